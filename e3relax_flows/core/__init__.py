@@ -1,0 +1,1 @@
+"""Settings, errors, ids and run information; imports nothing of ours."""

@@ -1,0 +1,33 @@
+"""Errors that say what happened, with the value, and what to type."""
+
+
+class E3RelaxError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+
+class StructureError(E3RelaxError):
+    """A structure that cannot be relaxed; `code` is the reason code of the prediction."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ModelError(E3RelaxError):
+    """A model that is missing, tampered with or of an unknown format."""
+
+
+class StoreError(E3RelaxError):
+    """A store that cannot be reached or read."""
+
+
+class EngineError(E3RelaxError):
+    """An engine that is unknown, not installed or gave an unreadable document."""
+
+
+class ConfigError(E3RelaxError):
+    """A setting or configuration file with a wrong or unknown entry."""
+
+
+class MissingDependencyError(E3RelaxError):
+    """An optional dependency that is not installed."""

@@ -1,0 +1,90 @@
+"""Model folders on disk: find, list and verify them, without torch.
+
+A model is a folder with `config.json`, `weights.safetensors` and `card.md`. Its id is the first 16 hex digits
+of the sha256 of the canonical JSON of the configuration followed by the bytes of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e3relax_flows.core.errors import ModelError
+from e3relax_flows.core.ids import ID_LENGTH
+
+BUNDLED = Path(__file__).parent.parent / "weights"
+ALIASES = {"default": "small"}
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "weights.safetensors", "card.md"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk that was found whole."""
+
+    path: Path
+    name: str
+    model_id: str
+    config: dict[str, Any]
+
+
+def identify_model(config: dict[str, Any], weights: bytes) -> str:
+    """Id of a model from its configuration and the bytes of its weights file."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode() + b"\0" + weights).hexdigest()[:ID_LENGTH]
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """Read a folder's configuration and hash its weights.
+
+    Raises
+    ------
+    ModelError
+        When a file is missing, unreadable or of a newer format.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text())
+        weights = (path / WEIGHTS_FILE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is no model folder ({error}); it needs {CONFIG_FILE} and {WEIGHTS_FILE}") from error
+    if config.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {config.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
+            "update with: pip install -U e3relax-flows"
+        )
+    return ModelFolder(path, path.name, identify_model(config, weights), config)
+
+
+def list_model_folders(models_dir: Path | None = None) -> list[ModelFolder]:
+    """The bundled models and those imported into `models_dir`, whole ones only."""
+    roots = [BUNDLED] + ([models_dir] if models_dir and models_dir.is_dir() else [])
+    paths = sorted(path.parent for root in roots for path in root.glob(f"*/{CONFIG_FILE}"))
+    return [read_model_folder(path) for path in paths]
+
+
+def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
+    """Find a model by alias ("default"), name ("small"), model id (8 digits or more) or path of its folder.
+
+    Raises
+    ------
+    ModelError
+        When nothing or more than one model answers to `spec`.
+    """
+    if Path(spec).is_dir() and (Path(spec) / CONFIG_FILE).exists():
+        return read_model_folder(Path(spec))
+    folders = list_model_folders(models_dir)
+    name = ALIASES.get(spec, spec)
+    found = [
+        folder for folder in folders
+        if folder.name == name or (len(spec) >= 8 and folder.model_id.startswith(spec))
+    ]
+    if len({folder.model_id for folder in found}) == 1:
+        return found[0]
+    what = "is ambiguous among" if found else "is none of the"
+    raise ModelError(
+        f"model {spec!r} {what} {len(folders)} known models ({', '.join(f.name for f in folders)}); "
+        "run `e3relax models list`"
+    )

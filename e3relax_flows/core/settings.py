@@ -1,0 +1,67 @@
+"""Settings: environment variables E3RELAX_* over the file ~/.e3relax.yaml; read at the edges only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from e3relax_flows.core.errors import ConfigError
+
+DEFAULT_CONFIG_FILE = "~/.e3relax.yaml"
+
+
+class E3RelaxSettings(BaseSettings):
+    """Everything that may differ between machines.
+
+    An environment variable E3RELAX_<NAME> wins over the configuration file, which is
+    E3RELAX_CONFIG_FILE or ~/.e3relax.yaml.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="E3RELAX_", extra="forbid", env_nested_delimiter="__")
+
+    CONFIG_FILE: Path = Field(Path(DEFAULT_CONFIG_FILE), description="YAML file with these settings")
+    DATA_DIR: Path = Field(Path("e3relax_data"), description="folder of the embedded stores and of imported models")
+    MODEL: str = Field("default", description="model that predicts when none is named")
+    DEVICE: str = Field("auto", description="torch device, or auto: CUDA where there is one")
+    PREDICTION_STORE: dict[str, Any] | None = Field(
+        None, description="maggma store of predictions, written as in jobflow.yaml; none: embedded"
+    )
+    OUTCOME_STORE: dict[str, Any] | None = Field(
+        None, description="maggma store of outcomes, written as in jobflow.yaml; none: embedded"
+    )
+
+    @field_validator("DATA_DIR", "CONFIG_FILE")
+    @classmethod
+    def _expand(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of the sources: arguments, environment, file."""
+        environment = sources["env_settings"]
+        file = environment().get("CONFIG_FILE") or DEFAULT_CONFIG_FILE
+        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=Path(file).expanduser())
+        return (sources["init_settings"], environment, yaml)
+
+
+def load_settings(**overrides: Any) -> E3RelaxSettings:
+    """Read the settings as they are now.
+
+    Raises
+    ------
+    ConfigError
+        When an entry is unknown or of the wrong type.
+    """
+    try:
+        return E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(
+            f"settings (E3RELAX_* and the file {DEFAULT_CONFIG_FILE}): {lines}; known: "
+            + ", ".join(E3RelaxSettings.model_fields)
+        ) from error

@@ -1,0 +1,1 @@
+"""DFT codes and potentials as values that flows can hold."""

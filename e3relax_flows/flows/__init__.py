@@ -1,0 +1,1 @@
+"""Makers that put the network in front of DFT."""

@@ -1,0 +1,1 @@
+"""Crystals as tensors: neighbours, conversion, batches."""

@@ -1,0 +1,1 @@
+"""jobflow jobs: predict, dispatch, outcome."""

@@ -1,0 +1,1 @@
+"""From structures to predictions: batches, guards, symmetry, constraints."""

@@ -1,0 +1,1 @@
+"""Tables and HTML pages written from documents."""

@@ -1,0 +1,1 @@
+"""Pydantic documents; no torch, no stores."""

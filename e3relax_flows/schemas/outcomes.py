@@ -1,0 +1,88 @@
+"""Documents of outcomes: what a relaxation engine said, joined with the prediction it began from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.runinfo import collect_versions, now
+
+
+class StartKind(StrEnum):
+    """Where the relaxation began: predicted; initial because the prediction was refused; initial as a control."""
+
+    PREDICTED = "predicted"
+    INITIAL = "initial"
+    CONTROL = "control"
+
+
+class OutcomeState(StrEnum):
+    """successful: converged; unconverged: the engine gave a structure but not its minimum; failed: no structure."""
+
+    SUCCESSFUL = "successful"
+    UNCONVERGED = "unconverged"
+    FAILED = "failed"
+
+
+class RelaxationResult(BaseModel):
+    """One relaxation by one engine, in the engine's own site order."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    initial: Structure = Field(description="the true start of the relaxation")
+    relaxed: Structure
+    energy: float | None = Field(None, description="eV per cell")
+    n_ionic_steps: int | None = Field(None, description="energy and force evaluations at distinct geometries")
+    n_electronic_steps: int | None = Field(None, description="SCF iterations; None where the code has none")
+    converged: bool
+    wall_time_s: float | None = None
+    dir_name: str | None = None
+    code: str = Field(description="VASP, GPAW, CHGNet, ...")
+    functional: str | None = Field(None, description="run type, such as PBE or PBE+U")
+    is_dft: bool = Field(description="False for potentials, which are labelled everywhere as not DFT")
+
+
+class StructureErrors(BaseModel):
+    """How far a structure is from the relaxed one."""
+
+    displacement: float = Field(description="Å; mean over atoms, nearest image, drift removed, relaxed lattice")
+    strain: float = Field(description="Frobenius norm of the logarithmic strain between the lattices")
+    volume: float = Field(description="|V/V_relaxed - 1|")
+
+
+class OutcomeDoc(BaseModel):
+    """What the engine said of one start of one structure; found by `outcome_id`, joined by `prediction_id`."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    outcome_id: str
+    prediction_id: str
+    structure_id: str
+    id: str | None = Field(None, description="the user's name for the structure")
+    model_id: str
+    engine: str = Field(description="name of the engine")
+    engine_id: str = Field(description="content id of the engine and its settings")
+    start_kind: StartKind
+    state: OutcomeState
+    message: str | None = Field(None, description="why it failed")
+    result: RelaxationResult | None = None
+    prediction_errors: StructureErrors | None = Field(None, description="predicted against relaxed")
+    initial_errors: StructureErrors | None = Field(None, description="initial against relaxed")
+    same_basin: bool | None = Field(
+        None, description="StructureMatcher takes predicted and relaxed for the same structure"
+    )
+    job_uuids: list[str] = Field(default_factory=list, description="jobs whose documents hold the relaxation")
+    hosts: list[str] = Field(default_factory=list, description="flows around them, innermost first")
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    last_updated: datetime = Field(default_factory=now)
+
+
+def identify_outcome(prediction_id: str, engine_id: str, start_kind: StartKind) -> str:
+    """Id of an outcome: the prediction, the engine with its settings, and where the relaxation began."""
+    return hash_content({"prediction": prediction_id, "engine": engine_id, "start": str(start_kind)})

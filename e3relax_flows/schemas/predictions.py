@@ -1,0 +1,139 @@
+"""Documents of predictions: what was asked, what the network said, and whether to trust it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.runinfo import collect_versions, now
+
+
+class Verdict(StrEnum):
+    """accept: start DFT from it; refuse: a guard said no; error: there is no prediction."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+    ERROR = "error"
+
+
+class Reason(StrEnum):
+    """Why a prediction was refused (first group) or could not be made (second group)."""
+
+    CLOSE_ATOMS = "close_atoms"
+    VOLUME = "volume"
+    STRAIN = "strain"
+    NOT_FINITE = "not_finite"
+    DETERMINANT = "determinant"
+    SCORE = "score"
+
+    NOT_A_STRUCTURE = "not_a_structure"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    DISORDERED = "disordered"
+    OVERLAPPING = "overlapping"
+    ZERO_VOLUME = "zero_volume"
+    UNKNOWN_ELEMENT = "unknown_element"
+    CONSTRAINT = "constraint"
+    FAILED = "failed"
+
+
+class Constraints(BaseModel):
+    """What the user wants to keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fix_cell: bool = Field(False, description="the lattice stays as it is")
+    vacuum_axis: Literal["a", "b", "c"] | None = Field(
+        None, description="2D: this lattice vector keeps its length and direction, the other two stay in their plane"
+    )
+    fixed_atoms: tuple[int, ...] = Field((), description="indices of sites whose fractional coordinates stay")
+    selective_dynamics: bool = Field(True, description="sites with selective_dynamics False along an axis keep it")
+
+
+class GuardLimits(BaseModel):
+    """When a prediction is refused; one limit per guard."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_distance: float = Field(0.5, description="shortest distance over the sum of covalent radii")
+    min_volume_ratio: float = Field(0.4, description="smallest predicted volume over initial volume")
+    max_volume_ratio: float = Field(2.5, description="largest predicted volume over initial volume")
+    max_strain: float = Field(0.6, description="largest absolute eigenvalue of the logarithmic strain")
+    max_score: float | None = Field(None, description="largest score, Å; none: the model's calibrated threshold")
+
+
+class PredictOptions(BaseModel):
+    """How to predict; part of the id of a prediction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    passes: int = Field(2, ge=1, description="largest number of applications of the network")
+    stop_below: float = Field(0.002, ge=0, description="Å; no further pass once the last one moved less than this")
+    symmetry: Literal["keep", "free"] = Field("keep", description="keep: project onto the space group of the input")
+    symprec: float = Field(0.01, gt=0, description="Å; tolerance with which the space group of the input is found")
+    constraints: Constraints = Field(default_factory=lambda: Constraints())
+    guards: GuardLimits = Field(default_factory=lambda: GuardLimits())
+
+
+class Prediction(BaseModel):
+    """One structure in, one prediction out.
+
+    `structure` keeps site order, site properties, charge and properties of `initial`. It is None only when
+    `verdict` is error. A refused prediction keeps its numbers.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
+    initial: Structure | None = Field(None, description="the structure as it was given")
+    structure: Structure | None = Field(None, description="the predicted structure")
+    verdict: Verdict
+    reasons: list[Reason] = Field(default_factory=list)
+    message: str | None = Field(None, description="the reasons in words, and what to do")
+    score: float | None = Field(None, description="Å; what one more application of the network would still move")
+    displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
+    max_displacement: float | None = Field(None, description="Å; the largest of these")
+    strain: float | None = Field(None, description="Frobenius norm of the logarithmic strain")
+    volume_ratio: float | None = Field(None, description="predicted volume over initial volume")
+    n_passes: int = 0
+    model_id: str
+    wall_time_s: float = Field(0.0, description="this structure's share of its batch's time")
+
+
+class PredictionOutput(BaseModel):
+    """What atomate2's flows look for in the `output` of a relaxation; a prediction has no energy."""
+
+    structure: Structure | None = None
+    energy: float | None = None
+    forces: list[list[float]] | None = None
+    stress: list[list[float]] | None = None
+
+
+class PredictionDoc(Prediction):
+    """A prediction as it is stored, written once and found by `prediction_id`.
+
+    `structure` is the start that DFT should take: the predicted structure when accepted.
+    `dir_name` is always None, because atomate2's flows would look there for the files of a VASP run.
+    """
+
+    prediction_id: str
+    structure_id: str | None = Field(None, description="content id of `initial`")
+    options: PredictOptions
+    device: str = "cpu"
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    output: PredictionOutput = Field(default_factory=PredictionOutput)
+    dir_name: None = None
+    last_updated: datetime = Field(default_factory=now)
+
+
+def identify_prediction(structure_id: str, model_id: str, options: PredictOptions) -> str:
+    """Id of a prediction: the structure, the resolved model and the options; the DFT side finds it by this."""
+    return hash_content(
+        {"structure": structure_id, "model": model_id, "options": options.model_dump(mode="json")}
+    )
