@@ -105,21 +105,8 @@ class Prediction(BaseModel):
     wall_time_s: float = Field(0.0, description="this structure's share of its batch's time")
 
 
-class PredictionOutput(BaseModel):
-    """What atomate2's flows look for in the `output` of a relaxation; a prediction has no energy."""
-
-    structure: Structure | None = None
-    energy: float | None = None
-    forces: list[list[float]] | None = None
-    stress: list[list[float]] | None = None
-
-
 class PredictionDoc(Prediction):
-    """A prediction as it is stored, written once and found by `prediction_id`.
-
-    `structure` is the start that DFT should take: the predicted structure when accepted.
-    `dir_name` is always None, because atomate2's flows would look there for the files of a VASP run.
-    """
+    """A prediction as it is stored, written once and found by `prediction_id`."""
 
     prediction_id: str
     structure_id: str | None = Field(None, description="content id of `initial`")
@@ -127,9 +114,36 @@ class PredictionDoc(Prediction):
     device: str = "cpu"
     versions: dict[str, str] = Field(default_factory=collect_versions)
     metadata: dict[str, Any] = Field(default_factory=dict)
-    output: PredictionOutput = Field(default_factory=PredictionOutput)
-    dir_name: None = None
+    job_uuid: str | None = Field(None, description="job that made it")
+    hosts: list[str] = Field(default_factory=list, description="flows around that job, innermost first")
     last_updated: datetime = Field(default_factory=now)
+
+
+class PrerelaxOutput(BaseModel):
+    """What atomate2's flows look for in the `output` of a relaxation; a prediction has no energy."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    structure: Structure
+    energy: float | None = None
+    forces: list[list[float]] | None = None
+    stress: list[list[float]] | None = None
+
+
+class PrerelaxDoc(BaseModel):
+    """The document of a pre-relaxation job, in the form that atomate2's flows take from a relax maker.
+
+    `structure` is where the next calculation should start: the predicted structure where the prediction was
+    accepted, the initial one where it was refused. `dir_name` is always None: atomate2's flows hand it to the
+    next VASP job, which would look there for the files of a VASP run.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    structure: Structure
+    prediction: PredictionDoc
+    output: PrerelaxOutput
+    dir_name: None = None
 
 
 def identify_prediction(structure_id: str, model_id: str, options: PredictOptions) -> str:
