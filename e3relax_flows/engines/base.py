@@ -1,0 +1,129 @@
+"""An engine: any jobflow maker that relaxes a structure, and the reader of its documents."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jobflow import Flow, Job, Maker, OutputReference
+from monty.json import MSONable
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.schemas.outcomes import RelaxationResult
+
+VOLATILE_KEYS = ("@version",)
+
+
+@dataclass
+class Engine(MSONable, ABC):
+    """A relaxation code with its settings, held as a value by the makers of flows.
+
+    An engine is a field of our makers, so that jobflow's `update_kwargs` and powerups reach `maker` in it.
+
+    Parameters
+    ----------
+    name
+        The word for it in documents, tables and on the command line.
+    maker
+        A jobflow maker with `make(structure)` or `make(structure, prev_dir=None)` that gives a job or a flow.
+    """
+
+    name: str
+    maker: Maker
+
+    is_dft: ClassVar[bool]
+    code: ClassVar[str]
+
+    @property
+    def engine_id(self) -> str:
+        """Content id of class and settings; the name and the versions of packages do not enter it."""
+        content = _strip_volatile(self.as_dict())
+        content.pop("name", None)
+        return hash_content(content)
+
+    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
+        """Build the flow that relaxes `structure`; its jobs keep the names that their maker gives them.
+
+        Raises
+        ------
+        EngineError
+            When the code cannot treat the structure.
+        """
+        if isinstance(structure, Structure):
+            self.check(structure)
+        # a copy, because makers write into themselves while their jobs run
+        maker = copy.deepcopy(self.maker)
+        made = maker.make(structure) if prev_dir is None else maker.make(structure, prev_dir=prev_dir)
+        return made if isinstance(made, Flow) else Flow([made], output=made.output, name=made.name)
+
+    def check(self, structure: Structure) -> None:  # noqa: B027
+        """Raise EngineError when the code cannot treat `structure`; engines without limits accept all."""
+
+    def collect_outputs(self, flow: Flow) -> list[OutputReference]:
+        """References to the documents of the flow's calculations, in order; jobs that only tidy up have none."""
+        return [job.output for job in _iterate_jobs(flow) if job.maker is not None]
+
+    @abstractmethod
+    def read(self, documents: list[Any]) -> RelaxationResult:
+        """Turn the documents of one flow into one result, in the site order that the code used.
+
+        Parameters
+        ----------
+        documents
+            What `collect_outputs` refers to, in its order: pydantic objects or dictionaries, None where a job
+            left no document. A result with a missing document is unconverged.
+
+        Raises
+        ------
+        EngineError
+            When no relaxation can be read from the documents.
+        """
+
+
+def get_entry(document: Any, *path: str) -> Any:
+    """Follow `path` through dictionaries and objects; None where an entry is missing."""
+    for key in path:
+        if document is None:
+            return None
+        document = document.get(key) if isinstance(document, Mapping) else getattr(document, key, None)
+    return document
+
+
+def read_structure(document: Any, *path: str) -> Structure | None:
+    """Structure at `path` of a document, from an object or its dictionary; None where it is missing."""
+    value = get_entry(document, *path)
+    if value is None or isinstance(value, Structure):
+        return value
+    if not isinstance(value, Mapping) or "sites" not in value:
+        raise EngineError(f"{'.'.join(path)} is no structure but {type(value).__name__}: the document is not whole")
+    return Structure.from_dict(dict(value))
+
+
+def read_plain(document: Any, *path: str) -> Any:
+    """Entry at `path`, an enumeration as its value (a dictionary may hold it as {"value": ...})."""
+    value = get_entry(document, *path)
+    if isinstance(value, Mapping) and "value" in value:
+        return value["value"]
+    return getattr(value, "value", value)
+
+
+def _iterate_jobs(flow: Flow) -> Iterator[Job]:
+    for node in flow.jobs:
+        if isinstance(node, Flow):
+            yield from _iterate_jobs(node)
+        else:
+            yield node
+
+
+def _strip_volatile(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _strip_volatile(value) for key, value in content.items() if key not in VOLATILE_KEYS}
+    if isinstance(content, list | tuple):
+        return [_strip_volatile(value) for value in content]
+    return content
