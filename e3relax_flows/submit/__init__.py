@@ -1,0 +1,1 @@
+"""Run flows: on this machine, through FireWorks, through jobflow-remote."""
