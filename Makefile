@@ -1,0 +1,60 @@
+# make demo    install into .venv and run the main job: candidates, predictions, relaxations, a table, an HTML page
+# make test    install into .venv and run the test suite
+# make lint    ruff and mypy
+#
+#   make demo N=4             only the first four candidates
+#   make demo ENGINE=gpaw     three candidates with a real DFT code (installs the extra; needs g++ and Python's headers)
+#   make PYTHON=python3.12    another Python, 3.11 or newer
+
+PYTHON ?= python3
+VENV   ?= .venv
+ENGINE ?= chgnet
+N      ?=
+OUT    ?= runs/demo
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.installed
+GPAW  := $(VENV)/.installed-gpaw
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+ifeq ($(ENGINE),gpaw)
+ENGINE_READY := $(GPAW)
+endif
+
+.PHONY: demo test lint install clean
+.DEFAULT_GOAL := install
+
+install: $(READY)
+
+demo: $(READY) $(ENGINE_READY)
+	$(BIN)/python workflows/02_screen_substitutions.py --engine $(ENGINE) $(if $(N),--n $(N)) --out $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "e3relax-flows needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) >/dev/null && test -x $(BIN)/pip; } || { \
+	  rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV) (once; some minutes)"
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(GPAW): $(READY) configs/gpaw_siteconfig.py
+	@command -v g++ >/dev/null || { \
+	  echo "GPAW is compiled by pip and needs a C++ compiler and Python's headers;" >&2; \
+	  echo "on Debian and Ubuntu: apt-get install g++ python3-dev" >&2; exit 1; }
+	@echo "compiling GPAW (once; some minutes)"
+	CC=g++ GPAW_CONFIG=$(abspath configs/gpaw_siteconfig.py) $(PIP) -e '.[dev,gpaw]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
