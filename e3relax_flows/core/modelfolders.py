@@ -50,9 +50,10 @@ def read_model_folder(path: Path) -> ModelFolder:
         weights = (path / WEIGHTS_FILE).read_bytes()
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is no model folder ({error}); it needs {CONFIG_FILE} and {WEIGHTS_FILE}") from error
-    if config.get("format_version") != FORMAT_VERSION:
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
         raise ModelError(
-            f"{path}: format version {config.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
+            f"{path}: format version {version!r}, this release reads {FORMAT_VERSION}; "
             "update with: pip install -U e3relax-flows"
         )
     return ModelFolder(path, path.name, identify_model(config, weights), config)

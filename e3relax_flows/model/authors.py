@@ -94,16 +94,13 @@ def rename_parameters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed, unknown = {}, []
     for name, value in weights.items():
-        if name == RADIAL_CENTERS:
-            _check_centers(value)
-            continue
-        for pattern, replacement in RENAMES.items():
-            ours, count = re.subn("^" + pattern, replacement, name)
-            if count and isinstance(value, Tensor):
-                renamed[ours] = value
-                break
-        else:
+        ours = _rename(name) if isinstance(value, Tensor) and value.is_floating_point() else None
+        if ours is None:
             unknown.append(str(name))
+        elif ours == RADIAL_CENTERS:
+            _check_centers(value)
+        else:
+            renamed[ours] = value
     if unknown:
         raise ModelError(
             f"{len(unknown)} of the checkpoint's {len(weights)} entries are none of the released E3Relax-H2 "
@@ -131,6 +128,17 @@ def infer_config(weights: dict[str, Tensor]) -> ReleasedConfig:
             f"the sizes of the network cannot be told from the checkpoint's EMA weights ({error}); "
             "give a checkpoint of the released E3Relax-H2 to `e3relax models import FILE`"
         ) from error
+
+
+def _rename(name: str) -> str | None:
+    """Our name of a parameter; the radial centres keep theirs; None for a name that is not the authors'."""
+    if name == RADIAL_CENTERS:
+        return name
+    for pattern, replacement in RENAMES.items():
+        ours, count = re.subn("^" + pattern, replacement, name)
+        if count:
+            return ours
+    return None
 
 
 def _check_centers(centers: Tensor) -> None:

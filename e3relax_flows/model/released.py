@@ -7,7 +7,7 @@ network without these faults.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -76,6 +76,11 @@ class ReleasedLayer(nn.Module):
         self.step = nn.Linear(n_channels, 1, bias=False)
         self.step_scale = nn.Parameter(torch.ones(()))
 
+    @property
+    def axis_blocks(self) -> list[AxisBlock]:
+        """The blocks of a, b and c."""
+        return [cast(AxisBlock, block) for block in self.axes]
+
     def forward(
         self, batch: CrystalBatch, layer: Layer, atoms: AtomState, axes: AxisState
     ) -> tuple[Layer, AtomState, AxisState]:
@@ -89,7 +94,9 @@ class ReleasedLayer(nn.Module):
         atoms = AtomState(*self.interaction(*atoms))
         steps = self.step_scale * self.step(atoms.vectors).squeeze(-1)
         axes = self._atoms_to_lattice(batch, atoms, axes)
-        changes = torch.stack([block.change(axes.vectors[:, k]).squeeze(-1) for k, block in enumerate(self.axes)], 1)
+        changes = torch.stack(
+            [block.change(axes.vectors[:, k]).squeeze(-1) for k, block in enumerate(self.axis_blocks)], 1
+        )
         if self.config.as_released:
             changes = changes.mT  # a fault of the released code: the changes of the vectors become columns
         layer = Layer(layer.positions + steps.to(torch.float64), layer.lattices + changes.to(torch.float64))
@@ -103,7 +110,7 @@ class ReleasedLayer(nn.Module):
         basis = [expand_radially(x.to(dtype), self.config.radial_cutoff, self.config.n_radial) for x in (along, across)]
         features = self.place(torch.cat(basis, dim=-1))
         directions = directions.to(dtype)
-        for k, block in enumerate(self.axes):
+        for k, block in enumerate(self.axis_blocks):
             axis = (axes.scalars[graph, k], axes.vectors[graph, k])
             atoms = AtomState(*block.inform_atoms(*atoms, features[:, k], directions[:, k], axis))
         return atoms, self._mix(axes)
@@ -111,7 +118,8 @@ class ReleasedLayer(nn.Module):
     def _atoms_to_lattice(self, batch: CrystalBatch, atoms: AtomState, axes: AxisState) -> AxisState:
         means = [average_groups(x, batch.graph_of_atom, batch.n_atoms) for x in atoms]
         states = [
-            block.listen_to_atoms(axes.scalars[:, k], axes.vectors[:, k], *means) for k, block in enumerate(self.axes)
+            block.listen_to_atoms(axes.scalars[:, k], axes.vectors[:, k], *means)
+            for k, block in enumerate(self.axis_blocks)
         ]
         scalars, vectors = zip(*states, strict=True)
         return self._mix(AxisState(torch.stack(scalars, 1), torch.stack(vectors, 1)))
