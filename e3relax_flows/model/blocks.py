@@ -1,0 +1,181 @@
+"""Parts of the network: radial functions, invariants of neighbour densities, atom and lattice updates.
+
+Symbols: N atoms, E directed edges, G crystals, F scalar channels, V vector channels, C density channels,
+T tensor channels of the lattice node, M = (l_max + 1)² components of the spherical harmonics.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class State(NamedTuple):
+    """Features of the coupled nodes: atoms and lattice."""
+
+    scalars: Tensor  # [N, F]
+    vectors: Tensor  # [N, 3, V]
+    lattice_scalars: Tensor  # [G, F]
+    lattice_tensors: Tensor  # [G, T, 9], symmetric 3x3 matrices written as rows of 9
+
+
+class EdgeGeometry(NamedTuple):
+    """Edges as they lie now, in the network's precision."""
+
+    centers: Tensor  # [E]
+    neighbors: Tensor  # [E]
+    directions: Tensor  # [E, 3] unit vectors from centre to neighbour
+    radial: Tensor  # [E, 2R] radial functions of the length
+    harmonics: Tensor  # [E, M]
+    outer: Tensor  # [E, 9] u ⊗ u - 1/3
+    weights: Tensor  # [E, 1] smooth cutoff
+
+
+def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Sequential:
+    """Linear, SiLU, Linear; `zero` starts the last layer at nought."""
+    last = nn.Linear(n_hidden, n_out)
+    if zero:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), last)
+
+
+def switch_off(t: Tensor) -> Tensor:
+    """1 at t = 0, 0 from t = 1 on, with three vanishing derivatives there: 1 - 35 t⁴ + 84 t⁵ - 70 t⁶ + 20 t⁷."""
+    t = t.clamp(max=1.0)
+    t4 = t.square().square()
+    return 1.0 + t4 * (-35.0 + t * (84.0 + t * (-70.0 + 20.0 * t)))
+
+
+def sum_by(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """Sum rows of `values` [K, ...] into [n, ...] by `index` [K]."""
+    return values.new_zeros((n, *values.shape[1:])).index_add_(0, index, values)
+
+
+def gather(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of `values` by `index`; its gradient is a plain sum."""
+    return values.index_select(0, index)
+
+
+class GaussianBasis(nn.Module):
+    """Gaussians with centres evenly spread over [start, stop] and width equal to their spacing."""
+
+    def __init__(self, start: float, stop: float, n: int) -> None:
+        super().__init__()
+        self.register_buffer("centers", torch.linspace(start, stop, n), persistent=False)
+        self.spacing = (stop - start) / (n - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[E] -> [E, n]."""
+        return torch.exp(-0.5 * ((x[:, None] - self.centers.to(x.dtype)) / self.spacing).square())
+
+
+class DensityInvariants(nn.Module):
+    """High-degree, high-order invariants of an edge and of its centre.
+
+    Densities A_i^lm = Σ_j f_ij Y_lm(u_ij) have no reference direction; an edge sees them through the contraction
+    Σ_m Y_lm(u_ij) A^lm for its centre and its neighbour, an atom through the power spectrum Σ_m (A_i^lm)².
+    """
+
+    def __init__(self, n_scalars: int, n_radial: int, n_channels: int, l_max: int, scale: float) -> None:
+        super().__init__()
+        self.from_radial = nn.Linear(n_radial, n_channels)
+        self.from_atom = nn.Linear(n_scalars, n_channels)
+        self.scale = scale
+        sums = [torch.full((2 * degree + 1, 1), (2 * degree + 1) ** -0.5) for degree in range(l_max + 1)]
+        self.register_buffer("sums", torch.block_diag(*sums), persistent=False)  # [M, l_max + 1]
+        self.n_edge = 2 * n_channels * (l_max + 1)
+        self.n_atom = n_channels * (l_max + 1)
+
+    def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor]:
+        """Invariants of edges [E, 2C(l_max+1)] and of atoms [N, C(l_max+1)]."""
+        weights = self.from_radial(edges.radial) * gather(self.from_atom(scalars), edges.neighbors) * edges.weights
+        harmonics = edges.harmonics[:, None, :]
+        density = sum_by(weights[:, :, None] * harmonics, edges.centers, len(scalars)) * self.scale  # [N, C, M]
+        of_center = self._sum_orders(harmonics * gather(density, edges.centers))
+        of_neighbor = self._sum_orders(harmonics * gather(density, edges.neighbors))
+        return torch.cat([of_center, of_neighbor], dim=1), self._sum_orders(density.square())
+
+    def _sum_orders(self, products: Tensor) -> Tensor:
+        """Sum [K, C, M] over the orders m of each degree and divide by sqrt(2l+1): [K, C·(l_max+1)]."""
+        return (products.flatten(0, 1) @ self.sums.to(products.dtype)).reshape(len(products), -1)
+
+
+class EdgeMessages(nn.Module):
+    """Messages of edges: what each adds to its centre's scalars and vectors, to its position and to the strain.
+
+    A hidden layer sees both atoms, the distance, the density invariants and u·T·u of the lattice node.
+    """
+
+    def __init__(self, sizes: BlockSizes, n_invariants: int) -> None:
+        super().__init__()
+        self.split = [sizes.scalars, sizes.vectors, sizes.vectors, sizes.tensors, 1]
+        self.of_center = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
+        self.of_neighbor = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
+        self.of_edge = nn.Linear(sizes.radial + n_invariants + sizes.tensors, sizes.hidden)
+        self.filter = nn.Linear(sizes.radial, sizes.hidden)
+        self.out = nn.Linear(sizes.hidden, sum(self.split))
+
+    def forward(self, state: State, edges: EdgeGeometry, invariants: Tensor, graph_of_edge: Tensor) -> list[Tensor]:
+        """Per edge: Δs [E, F], gates of the neighbour's vectors [E, V], of u [E, V], strain [E, T], pull [E, 1]."""
+        seen = (edges.outer[:, None, :] * gather(state.lattice_tensors, graph_of_edge)).sum(dim=2)
+        hidden = self.of_edge(torch.cat([edges.radial, invariants, seen], dim=1))
+        hidden = hidden + gather(self.of_center(state.scalars), edges.centers)
+        hidden = hidden + gather(self.of_neighbor(state.scalars), edges.neighbors)
+        hidden = nn.functional.silu(hidden) * self.filter(edges.radial)
+        return list((self.out(hidden) * edges.weights).split(self.split, dim=1))
+
+
+class AtomUpdate(nn.Module):
+    """Each atom on its own: vectors mix, scalars see their products, the power spectrum and the lattice node."""
+
+    def __init__(self, sizes: BlockSizes, n_invariants: int) -> None:
+        super().__init__()
+        self.split = [sizes.scalars, sizes.vectors]
+        self.mix = nn.Linear(sizes.vectors, 2 * sizes.vectors, bias=False)
+        self.mlp = make_mlp(2 * sizes.scalars + 2 * sizes.vectors + n_invariants, sizes.scalars, sum(self.split))
+
+    def forward(self, scalars: Tensor, vectors: Tensor, invariants: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars [N, F] and vectors [N, 3, V]; `lattice` [N, F] are the lattice node's scalars."""
+        left, right = self.mix(vectors).chunk(2, dim=2)
+        products = (left * right).sum(dim=1)
+        norms = torch.sqrt(right.square().sum(dim=1) + 1e-4) - 1e-2
+        change, gate = self.mlp(torch.cat([scalars, lattice, products, norms, invariants], dim=1)).split(self.split, 1)
+        return scalars + change, vectors + left * gate[:, None, :]
+
+
+class LatticeUpdate(nn.Module):
+    """The lattice node takes the atoms' means and the edges' strain, and gives the next strain."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__()
+        self.split = [sizes.scalars, sizes.tensors, sizes.tensors, 1]
+        self.mlp = make_mlp(2 * sizes.scalars + sizes.tensors, sizes.scalars, sum(self.split))
+        self.strain = nn.Parameter(torch.zeros(1, sizes.tensors))
+        self.volume = nn.Parameter(torch.zeros(1))
+
+    def forward(self, state: State, mean_scalars: Tensor, new_tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """New scalars [G, F] and tensors [G, T, 9], and the strain [G, 3, 3] of this layer.
+
+        `new_tensors` [G, T, 9] is the mean over atoms of the edges' weighted u ⊗ u.
+        """
+        tensors = state.lattice_tensors + new_tensors
+        norms = tensors.square().sum(dim=2)
+        seen = torch.cat([state.lattice_scalars, mean_scalars, norms / (1.0 + norms)], dim=1)
+        change, gate, trace, volume = self.mlp(seen).split(self.split, dim=1)
+        identity = torch.eye(3, dtype=tensors.dtype, device=tensors.device).flatten()
+        tensors = tensors * (1.0 + torch.tanh(gate))[:, :, None] + identity * trace[:, :, None]
+        strain = self.strain @ tensors + identity * (self.volume * volume)[:, :, None]
+        return state.lattice_scalars + change, tensors, strain.reshape(-1, 3, 3)
+
+
+class BlockSizes(NamedTuple):
+    """Numbers of channels that the blocks share."""
+
+    scalars: int
+    vectors: int
+    tensors: int
+    hidden: int
+    radial: int

@@ -1,0 +1,92 @@
+"""The loss: distances to the relaxed crystal after every layer, blind to image, drift and rotation."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from e3relax_flows.graphs.batching import CrystalBatch
+from e3relax_flows.model.blocks import sum_by
+from e3relax_flows.model.interface import Layer
+
+IMAGES = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What an error of 1 Å, of strain 1 and of ln V = 1 costs."""
+
+    displacement: float = 1.0
+    strain: float = 1.0
+    volume: float = 0.5
+
+
+class Deviations(NamedTuple):
+    """Errors of each crystal; all differentiable."""
+
+    displacement: Tensor  # [n_graphs] Å, mean over atoms of the distance to the relaxed site
+    strain: Tensor  # [n_graphs] Frobenius norm of ½(F·Fᵀ - 1)
+    volume: Tensor  # [n_graphs] |ln V / V_relaxed|
+
+
+def measure_deviations(layer: Layer, batch: CrystalBatch, fractions: Tensor, lattices: Tensor) -> Deviations:
+    """Errors of one layer's output against the relaxed crystals.
+
+    Parameters
+    ----------
+    fractions
+        [n_atoms, 3] relaxed fractional coordinates, in any periodic image and with any origin.
+    lattices
+        [n_graphs, 3, 3] Å, relaxed, in any orientation.
+    """
+    graphs = batch.graph_of_atom
+    predicted = torch.linalg.solve(layer.lattices[graphs].mT, layer.positions[:, :, None]).squeeze(2)
+    differences = _remove_images(predicted - fractions, lattices[graphs])
+    counts = batch.n_atoms.to(differences.dtype)[:, None]
+    drift = sum_by(differences, graphs, batch.n_graphs) / counts
+    differences = _remove_images(differences - drift[graphs], lattices[graphs])
+    drift = sum_by(differences, graphs, batch.n_graphs) / counts
+    moves = torch.einsum("ni,nij->nj", differences - drift[graphs], lattices[graphs])
+    displacement = sum_by(_norm(moves)[:, None], graphs, batch.n_graphs) / counts
+
+    deformation = torch.linalg.solve(lattices, layer.lattices)
+    identity = torch.eye(3, dtype=deformation.dtype, device=deformation.device)
+    strain = _norm((0.5 * (deformation @ deformation.mT - identity)).flatten(1))
+    volume = torch.log(torch.linalg.det(deformation).abs().clamp(min=1e-6)).abs()
+    return Deviations(displacement.squeeze(1), strain, volume)
+
+
+def compute_loss(
+    layers: list[Layer], batch: CrystalBatch, fractions: Tensor, lattices: Tensor, weights: LossWeights
+) -> tuple[Tensor, Deviations]:
+    """Weighted errors summed over layers, averaged over crystals; and the last layer's errors."""
+    total = lattices.new_zeros(())
+    for layer in layers:
+        errors = measure_deviations(layer, batch, fractions, lattices)
+        total = total + (
+            weights.displacement * errors.displacement
+            + weights.strain * errors.strain
+            + weights.volume * errors.volume
+        ).mean()
+    return total, errors
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    """Norm over the last dimension, with a finite gradient at nought."""
+    return torch.sqrt(vectors.square().sum(dim=-1) + 1e-10)
+
+
+def _remove_images(differences: Tensor, lattices: Tensor) -> Tensor:
+    """Fractional differences [n, 3] less the lattice vectors that make them shortest; the choice has no gradient."""
+    with torch.no_grad():
+        whole = torch.round(differences)
+        candidates = (differences - whole)[:, None, :] - IMAGES.to(differences.device)
+        lengths = torch.einsum("nki,nij->nkj", candidates, lattices).square().sum(dim=2)
+        # equal lengths must not be decided by rounding
+        closest = (lengths <= lengths.min(dim=1, keepdim=True).values + 1e-9).to(torch.int8).argmax(dim=1)
+        whole = whole + IMAGES.to(differences.device)[closest]
+    return differences - whole

@@ -1,0 +1,197 @@
+"""E3RelaxH2, the default network: atoms and lattice as coupled nodes, one pass from initial to relaxed.
+
+The ideas are those of arXiv 2603.23941 (messages between atoms and lattice both ways, high-degree high-order
+messages, refinement layer by layer) in a form that has no preferred axis, cell or image:
+
+* edges are all images within a smooth cutoff c·(V/N)^(1/3), both directions, no cap on their number;
+* messages are gated by contractions of neighbour densities with the spherical harmonics of the edge;
+* the lattice node holds scalars and symmetric tensors, fed by means over atoms and edges;
+* the lattice is the initial one times exp(ε), ε a symmetric strain that the layers add to, so that no layer
+  rotates the crystal; displacements come from edge directions and lose their mean.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from e3nn import o3
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from e3relax_flows.core.errors import StructureError
+from e3relax_flows.graphs.batching import Crystal, CrystalBatch
+from e3relax_flows.graphs.neighbors import find_neighbors
+from e3relax_flows.model.blocks import (
+    AtomUpdate,
+    BlockSizes,
+    DensityInvariants,
+    EdgeGeometry,
+    EdgeMessages,
+    GaussianBasis,
+    LatticeUpdate,
+    State,
+    gather,
+    sum_by,
+    switch_off,
+)
+from e3relax_flows.model.elements import MAX_Z, describe_elements
+from e3relax_flows.model.interface import Layer, NetworkConfig, RelaxationNetwork
+
+
+class E3RelaxH2Config(NetworkConfig):
+    """Sizes of the network; stored beside the weights."""
+
+    n_layers: int = Field(3, ge=1)
+    n_scalars: int = Field(64, ge=1, description="scalar channels of atoms and of the lattice node")
+    n_vectors: int = Field(24, ge=1, description="vector channels of atoms")
+    n_tensors: int = Field(8, ge=1, description="symmetric tensor channels of the lattice node")
+    n_densities: int = Field(12, ge=1, description="channels of the neighbour densities")
+    n_hidden: int = Field(64, ge=1, description="hidden channels of the edges")
+    n_radial: int = Field(16, ge=2, description="radial functions, once in Å and once in sums of covalent radii")
+    l_max: int = Field(3, ge=0, description="highest degree of the spherical harmonics")
+    cutoff_factor: float = Field(2.1, gt=0, description="cutoff over the cube root of the volume per atom")
+    max_cutoff: float = Field(6.0, gt=0, description="Å")
+    mean_neighbors: float = Field(16.0, gt=0, description="typical sum of edge weights, to normalise sums")
+
+
+class E3RelaxH2(RelaxationNetwork):
+    """The network; equivariant under everything that leaves the crystal the same crystal."""
+
+    kind: ClassVar[str] = "e3relax_h2"
+    config_class: ClassVar[type[NetworkConfig]] = E3RelaxH2Config
+    keeps_symmetry: ClassVar[bool] = True
+    config: E3RelaxH2Config
+
+    def __init__(self, config: E3RelaxH2Config | None = None) -> None:
+        config = config or E3RelaxH2Config()
+        super().__init__(config)
+        table = torch.tensor(describe_elements(), dtype=torch.get_default_dtype())
+        self.register_buffer("element_features", table, persistent=False)
+        self.log_radii = nn.Parameter(torch.log(table[:, -2].clamp(min=0.3)))
+        self.embedding = nn.Embedding(MAX_Z + 1, config.n_scalars)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.describe = nn.Linear(table.shape[1], config.n_scalars)
+        self.lattice_start = nn.Parameter(torch.zeros(config.n_scalars))
+        self.radial = GaussianBasis(0.5, config.max_cutoff, config.n_radial)
+        self.radial_scaled = GaussianBasis(0.4, 2.8, config.n_radial)
+        self.harmonics = o3.SphericalHarmonics(
+            list(range(config.l_max + 1)), normalize=False, normalization="component"
+        )
+        self.layers = nn.ModuleList(RefinementLayer(config) for _ in range(config.n_layers))
+
+    def build_crystal(
+        self, numbers: NDArray[np.int64], positions: NDArray[np.float64], lattice: NDArray[np.float64]
+    ) -> Crystal:
+        """Edges within c·(V/N)^(1/3), at most `max_cutoff`: as many neighbours at any density."""
+        if numbers.min() < 1 or numbers.max() > MAX_Z:
+            raise StructureError(
+                "unknown_element", f"atomic numbers {sorted(set(numbers.tolist()))}: only 1 to {MAX_Z} are elements"
+            )
+        spacing = float((abs(np.linalg.det(lattice)) / len(numbers)) ** (1 / 3))
+        cutoff = min(self.config.cutoff_factor * spacing, self.config.max_cutoff)
+        return Crystal(numbers, positions, lattice, find_neighbors(positions, lattice, cutoff), cutoff)
+
+    def forward(self, batch: CrystalBatch) -> list[Layer]:
+        """Positions and lattices after every layer; the last is the prediction."""
+        state = self._start(batch)
+        strain = batch.lattices.new_zeros((batch.n_graphs, 3, 3))
+        moved = torch.zeros_like(batch.positions)
+        weights = switch_off(self._edge_vectors(batch, moved, strain).norm(dim=1) / self._per_edge(batch, batch.cutoffs))
+        layers = []
+        for layer in self.layers:
+            edges = self._edge_geometry(batch, self._edge_vectors(batch, moved, strain), weights)
+            state, shift, more_strain = layer(state, edges, batch)
+            strain = strain + more_strain.to(strain.dtype)
+            moved = moved + shift.to(moved.dtype)
+            deformation = torch.linalg.matrix_exp(strain)
+            layers.append(
+                Layer(
+                    torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom]),
+                    batch.lattices @ deformation,
+                )
+            )
+        return layers
+
+    def _start(self, batch: CrystalBatch) -> State:
+        scalars = self.embedding(batch.numbers) + self.describe(self.element_features[batch.numbers])
+        n, config = len(scalars), self.config
+        return State(
+            scalars,
+            scalars.new_zeros((n, 3, config.n_vectors)),
+            self.lattice_start.expand(batch.n_graphs, -1),
+            scalars.new_zeros((batch.n_graphs, config.n_tensors, 9)),
+        )
+
+    @staticmethod
+    def _per_edge(batch: CrystalBatch, values: Tensor) -> Tensor:
+        return values[batch.graph_of_atom[batch.centers]]
+
+    def _edge_vectors(self, batch: CrystalBatch, moved: Tensor, strain: Tensor) -> Tensor:
+        """Edges [E, 3], Å, after the atoms have moved and the lattice is strained."""
+        positions = batch.positions + moved
+        vectors = positions[batch.neighbors] - positions[batch.centers]
+        vectors = vectors + torch.einsum("ei,eij->ej", batch.offsets, self._per_edge(batch, batch.lattices))
+        return torch.einsum("ei,eij->ej", vectors, self._per_edge(batch, torch.linalg.matrix_exp(strain)))
+
+    def _edge_geometry(self, batch: CrystalBatch, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
+        vectors = vectors.to(self.log_radii.dtype)
+        lengths = torch.sqrt(vectors.square().sum(dim=1) + 1e-6)
+        directions = vectors / lengths[:, None]
+        radii = torch.exp(self.log_radii)[batch.numbers]
+        scaled = lengths / (radii[batch.centers] + radii[batch.neighbors])
+        outer = (directions[:, :, None] * directions[:, None, :]).flatten(1)
+        identity = torch.eye(3, dtype=outer.dtype, device=outer.device).flatten()
+        return EdgeGeometry(
+            batch.centers,
+            batch.neighbors,
+            directions,
+            torch.cat([self.radial(lengths), self.radial_scaled(scaled)], dim=1),
+            self.harmonics(directions),
+            outer - identity / 3,
+            weights.to(vectors.dtype)[:, None],
+        )
+
+
+class RefinementLayer(nn.Module):
+    """One refinement: atoms to atoms, lattice to atoms, atoms to lattice, then new positions and lattice."""
+
+    def __init__(self, config: E3RelaxH2Config) -> None:
+        super().__init__()
+        self.scale = 1.0 / config.mean_neighbors
+        sizes = BlockSizes(
+            config.n_scalars, config.n_vectors, config.n_tensors, config.n_hidden, 2 * config.n_radial
+        )
+        self.norm = nn.LayerNorm(config.n_scalars)
+        self.invariants = DensityInvariants(
+            config.n_scalars, sizes.radial, config.n_densities, config.l_max, config.mean_neighbors**-0.5
+        )
+        self.messages = EdgeMessages(sizes, self.invariants.n_edge)
+        self.atoms = AtomUpdate(sizes, self.invariants.n_atom)
+        self.lattice = LatticeUpdate(sizes)
+        self.move = nn.Linear(config.n_vectors, 1, bias=False)
+        self.pull = nn.Parameter(torch.zeros(1))
+        nn.init.zeros_(self.move.weight)
+
+    def forward(self, state: State, edges: EdgeGeometry, batch: CrystalBatch) -> tuple[State, Tensor, Tensor]:
+        """New state, displacements [N, 3] Å without drift, and symmetric strain [G, 3, 3]."""
+        n, graphs = len(state.scalars), batch.graph_of_atom
+        counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
+        normed = state._replace(scalars=self.norm(state.scalars))
+        of_edges, of_atoms = self.invariants(normed.scalars, edges)
+        add, gate, push, stretch, pull = self.messages(normed, edges, of_edges, graphs[edges.centers])
+        u = edges.directions[:, :, None]
+        # one pass over the edges sums vectors and pulls; the neighbour's vectors are gathered once
+        terms = gate[:, None, :] * gather(state.vectors, edges.neighbors) + push[:, None, :] * u
+        vectors = state.vectors + sum_by(terms, edges.centers, n) * self.scale**0.5
+        scalars = state.scalars + sum_by(add, edges.centers, n) * self.scale**0.5
+        shift = sum_by(pull * edges.directions, edges.centers, n) * self.pull * self.scale
+        scalars, vectors = self.atoms(scalars, vectors, of_atoms, state.lattice_scalars[graphs])
+        tensors = sum_by(edges.outer[:, None, :] * stretch[:, :, None], graphs[edges.centers], batch.n_graphs)
+        mean_scalars = sum_by(scalars, graphs, batch.n_graphs) / counts
+        lattice_scalars, tensors, strain = self.lattice(state, mean_scalars, tensors * self.scale / counts[:, :, None])
+        shift = shift + self.move(vectors).squeeze(2)
+        shift = shift - (sum_by(shift, graphs, batch.n_graphs) / counts)[graphs]
+        return State(scalars, vectors, lattice_scalars, tensors), shift, strain

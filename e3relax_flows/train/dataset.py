@@ -1,0 +1,144 @@
+"""Pairs initial -> relaxed as flat arrays, read from files, and training samples made from them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.core.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """One crystal before and after relaxation; sites correspond."""
+
+    numbers: NDArray[np.int64]  # [n_atoms]
+    initial_fractions: Array  # [n_atoms, 3]
+    initial_lattice: Array  # [3, 3] Å
+    relaxed_fractions: Array  # [n_atoms, 3]
+    relaxed_lattice: Array  # [3, 3] Å
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB."""
+
+    ids: list[str]
+    sources: list[str]
+    first: NDArray[np.int64]  # [n_pairs + 1] first atom of each pair, and the number of atoms
+    numbers: NDArray[np.int64]  # [n_atoms]
+    fractions: Array  # [2, n_atoms, 3] initial, relaxed
+    lattices: Array  # [2, n_pairs, 3, 3] Å
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Pair:
+        atoms = slice(int(self.first[index]), int(self.first[index + 1]))
+        return Pair(
+            self.numbers[atoms],
+            self.fractions[0, atoms],
+            self.lattices[0, index],
+            self.fractions[1, atoms],
+            self.lattices[1, index],
+        )
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of atoms [n_pairs]."""
+        return np.diff(self.first)
+
+
+def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a pair file, one JSON object a line, gzipped or not.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read or a line is no pair.
+    """
+    required = {"id", "numbers", "initial", "relaxed"}
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt") as lines:
+            for line_number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if not required <= row.keys():
+                    raise ConfigError(
+                        f"{path} line {line_number}: no {', '.join(sorted(required - row.keys()))}; a pair is "
+                        '{"id", "numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}'
+                    )
+                yield row
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}; it must be a .jsonl or .jsonl.gz file of pairs") from error
+
+
+def load_pairs(paths: Sequence[Path]) -> PairSet:
+    """Read pair files into memory, in order."""
+    ids: list[str] = []
+    sources: list[str] = []
+    numbers: list[list[int]] = []
+    fractions: tuple[list[Array], list[Array]] = ([], [])
+    lattices: tuple[list[Array], list[Array]] = ([], [])
+    for path in paths:
+        for row in iter_pair_rows(Path(path)):
+            ids.append(row["id"])
+            sources.append(row.get("source", "unknown"))
+            numbers.append(row["numbers"])
+            for side, name in enumerate(("initial", "relaxed")):
+                frac = np.asarray(row[name]["frac"], dtype=float)
+                lattice = np.asarray(row[name]["lattice"], dtype=float)
+                if frac.shape != (len(row["numbers"]), 3) or lattice.shape != (3, 3):
+                    raise ConfigError(
+                        f"{path}: pair {row['id']!r}: {name} has {frac.shape} coordinates and a {lattice.shape} "
+                        f"lattice for {len(row['numbers'])} atoms"
+                    )
+                fractions[side].append(frac)
+                lattices[side].append(lattice)
+    if not ids:
+        raise ConfigError(f"no pairs in {', '.join(map(str, paths))}")
+    return PairSet(
+        ids,
+        sources,
+        np.concatenate([[0], np.cumsum([len(n) for n in numbers])]),
+        np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]),
+        np.stack([np.concatenate(side) for side in fractions]),
+        np.stack([np.stack(side) for side in lattices]),
+    )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How starts differ from those in the data, so that good starts are left alone and noisy ones mended."""
+
+    identity: float = 0.1  # share of samples that start at the relaxed structure
+    near: float = 0.1  # share that start at the relaxed structure with strain and noise
+    near_strain: float = 0.03  # standard deviation of that strain's components
+    near_noise: float = 0.05  # Å, standard deviation of that noise per component
+    jitter_strain: float = 0.01  # the same, for the other samples
+    jitter_noise: float = 0.01  # Å
+
+    def vary(self, pair: Pair, rng: np.random.Generator) -> Pair:
+        """A sample made from `pair`; the relaxed side stays as it is."""
+        kind = rng.random()
+        if kind < self.identity:
+            return pair._replace(initial_fractions=pair.relaxed_fractions, initial_lattice=pair.relaxed_lattice)
+        if kind < self.identity + self.near:
+            start, lattice = pair.relaxed_fractions, pair.relaxed_lattice
+            strain, noise = self.near_strain * rng.random(), self.near_noise * rng.random()
+        else:
+            start, lattice = pair.initial_fractions, pair.initial_lattice
+            # half of the starts stay exact, so that crystals with symmetry are seen too
+            strain, noise = rng.integers(2) * np.array([self.jitter_strain, self.jitter_noise])
+        strains = rng.normal(size=(3, 3)) * strain
+        varied = lattice @ (np.eye(3) + 0.5 * (strains + strains.T))
+        shifts = rng.normal(size=start.shape) * noise
+        return pair._replace(initial_fractions=start + shifts @ np.linalg.inv(varied), initial_lattice=varied)
