@@ -1,0 +1,150 @@
+"""The direction of imports: read from the sources, and watched while the modules are loaded."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import e3relax_flows.core
+
+PACKAGE = Path(e3relax_flows.core.__file__).parents[1]
+
+# which rooms a room may import; what these may import, it may, too
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
+    "schemas": {"core"},
+    "graphs": {"core"},
+    "model": {"graphs"},
+    "predict": {"model", "graphs", "schemas"},
+    "train": {"model", "graphs", "schemas"},
+    "data": {"schemas"},
+    "engines": {"schemas"},
+    "jobs": {"predict", "train", "data"},
+    "flows": {"jobs", "engines"},
+    "submit": {"core"},
+    "report": {"data", "schemas"},
+    "cli": {"report", "submit", "flows"},
+}
+WITHOUT_TORCH = ("core", "schemas", "data", "submit", "report", "cli", "engines")
+WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train")
+WORKFLOW_PACKAGES = ("jobflow", "maggma", "fireworks", "atomate2")
+# the front door and the test kit import what they offer from any room
+OPEN_MODULES = {"__init__", "testing"}
+
+
+@cache
+def list_reachable(room: str) -> frozenset[str]:
+    """Rooms that `room` may import, itself included."""
+    return frozenset({room}.union(*(list_reachable(below) for below in MAY_IMPORT[room])))
+
+
+def list_modules(room: str) -> list[Path]:
+    return sorted((PACKAGE / room).rglob("*.py"))
+
+
+def name_module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def find_imports(source: str) -> list[tuple[int, str]]:
+    """Line and absolute name of everything that a module imports, inside functions too."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide their direction"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def find_room(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if parts[0] == PACKAGE.name and len(parts) > 1 else None
+
+
+def find_upward_imports(room: str, source: str) -> list[str]:
+    """What `source`, a module of `room`, imports and must not."""
+    wrong = []
+    for line, name in find_imports(source):
+        target = find_room(name)
+        if name.split(".")[0] == PACKAGE.name and target not in list_reachable(room):
+            wrong.append(f"line {line}: {room} imports {name}; it may import {', '.join(sorted(list_reachable(room)))}")
+        if room in WITHOUT_WORKFLOWS and name.split(".")[0] in WORKFLOW_PACKAGES:
+            wrong.append(f"line {line}: {room} imports {name}; the network is usable without workflows")
+    return wrong
+
+
+def test_every_room_has_a_rule() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(MAY_IMPORT), f"rooms without a rule: {rooms - set(MAY_IMPORT)}, gone: {set(MAY_IMPORT) - rooms}"
+    loose = {path.stem for path in PACKAGE.glob("*.py")}
+    assert loose <= OPEN_MODULES, f"modules outside of every room: {loose - OPEN_MODULES}"
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_point_downwards(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE.parent)} {text}"
+        for path in list_modules(room)
+        for text in find_upward_imports(room, path.read_text())
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("core", "from e3relax_flows.schemas.pairs import PairDoc"),
+        ("data", "def f():\n    import e3relax_flows.model.network"),
+        ("engines", "from e3relax_flows.model import network"),
+        ("report", "from e3relax_flows.flows.screen import ScreenMaker"),
+        ("schemas", "from e3relax_flows import Predictor"),
+        ("train", "def f():\n    from jobflow import Flow"),
+    ],
+)
+def test_an_upward_import_is_found(room: str, source: str) -> None:
+    assert len(find_upward_imports(room, source)) == 1
+
+
+def test_a_downward_import_is_none() -> None:
+    source = "import torch\nfrom e3relax_flows.core.ids import hash_content\nfrom e3relax_flows.graphs import batching"
+    assert find_upward_imports("predict", source) == []
+
+
+@pytest.mark.parametrize(
+    ("rooms", "banned"), [(WITHOUT_TORCH, ("torch",)), (WITHOUT_WORKFLOWS, WORKFLOW_PACKAGES)], ids=["torch", "workflows"]
+)
+def test_loading_stays_light(rooms: tuple[str, ...], banned: tuple[str, ...]) -> None:
+    """Load all modules of the rooms in a fresh interpreter and look who brought in what they must not."""
+    names = [name_module(path) for room in rooms for path in list_modules(room)]
+    script = (
+        "import importlib, json, sys\n"
+        "names, banned = json.loads(sys.argv[1])\n"
+        "guilty = {}\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "    for package in banned:\n"
+        "        if package in sys.modules and package not in guilty:\n"
+        "            guilty[package] = name\n"
+        "print('RESULT' + json.dumps([guilty, len(names)]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, json.dumps([names, banned])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    guilty, n_loaded = json.loads(run.stdout.split("RESULT")[1])
+    assert n_loaded == len(names) > 0
+    assert not guilty, "; ".join(f"{package} is loaded by {name}" for package, name in guilty.items())
