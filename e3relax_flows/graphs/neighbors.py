@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from vesin import NeighborList
 
+from e3relax_flows.core.errors import StructureError
+
+MAX_IMAGES = 10_000  # cells in one direction that the cutoff may span
+MAX_CELLS_OUTSIDE = 1e6
+MAX_MEAN_NEIGHBORS = 100_000
+
 
 class Neighbors(NamedTuple):
     """Directed edges of one crystal, sorted by centre; both directions of every pair are there."""
@@ -28,8 +34,37 @@ def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64],
         [3, 3] Å, rows are the vectors; left-handed ones too.
     cutoff
         Å.
+
+    Raises
+    ------
+    StructureError
+        When a number is not finite (`not_finite`), or the cell has no or almost no volume (`zero_volume`).
     """
+    _check_geometry(positions, lattice, cutoff)
     centers, neighbors, offsets = NeighborList(cutoff=cutoff, full_list=True, sorted=True).compute(
         points=positions, box=lattice, periodic=True, quantities="ijS"
     )
     return Neighbors(centers.astype(np.int64), neighbors.astype(np.int64), offsets.astype(np.int64))
+
+
+def _check_geometry(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> None:
+    """Refuse what would end the process, overflow an offset or fill the memory inside the neighbour search."""
+    if not (np.isfinite(lattice).all() and np.isfinite(positions).all()):
+        raise StructureError(
+            "not_finite", "a position or lattice vector is not a finite number; look at the input file"
+        )
+    volume = abs(float(np.linalg.det(lattice)))
+    inverse = np.linalg.inv(lattice) if volume > 0 else np.full((3, 3), np.inf)
+    n_images = cutoff * float(np.linalg.norm(inverse, axis=0).max())  # cutoff over the smallest height of the cell
+    mean_neighbors = 4 / 3 * np.pi * cutoff**3 * len(positions) / volume if volume > 0 else np.inf
+    if not n_images <= MAX_IMAGES or not mean_neighbors <= MAX_MEAN_NEIGHBORS:
+        raise StructureError(
+            "zero_volume",
+            f"the cell is flat or collapsed: {volume:.3g} Å³, {len(positions)} atoms, height {cutoff / n_images:.3g} Å "
+            f"({mean_neighbors:.3g} neighbours within {cutoff:.3g} Å); give a cell with a volume",
+        )
+    if np.abs(positions @ inverse).max(initial=0.0) > MAX_CELLS_OUTSIDE:
+        raise StructureError(
+            "not_finite",
+            f"an atom lies more than {MAX_CELLS_OUTSIDE:.0e} cells away from the origin; wrap it into the cell",
+        )
