@@ -1,0 +1,201 @@
+"""Rows and sums of a screen from its documents, for the terminal and for the HTML page alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from pymatgen.core import Structure
+
+from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
+from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
+from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One candidate: initial, predicted and relaxed side by side; None where there is nothing to say.
+
+    Volumes are Å³ per atom, displacements Å (mean over atoms, drift removed). The steps from the initial structure are
+    those of a control, or of a candidate whose prediction was refused (`initial_is_control` tells them apart).
+    """
+
+    id: str
+    formula: str
+    n_atoms: int | None
+    verdict: str
+    state: str
+    note: str
+    initial_volume: float | None = None
+    predicted_volume: float | None = None
+    relaxed_volume: float | None = None
+    initial_displacement: float | None = None
+    predicted_displacement: float | None = None
+    steps_from_predicted: int | None = None
+    steps_from_initial: int | None = None
+    scf_from_predicted: int | None = None
+    scf_from_initial: int | None = None
+    initial_is_control: bool = False
+
+
+@dataclass(frozen=True)
+class Medians:
+    """Medians over the accepted candidates that have a relaxed structure; volumes as |V / V_relaxed - 1|."""
+
+    n: int
+    initial_volume: float
+    predicted_volume: float
+    initial_displacement: float
+    predicted_displacement: float
+
+
+@dataclass(frozen=True)
+class ScreenTable:
+    """What is shown of a screen."""
+
+    rows: list[TableRow]
+    funnel: list[tuple[str, int]]
+    refusals: list[tuple[str, int]]
+    medians: Medians | None
+    code: str
+    functional: str
+    is_dft: bool | None  # None: nothing was relaxed, so nobody said
+
+    @property
+    def engine_label(self) -> str:
+        """Such as "CHGNet: a potential, not DFT"."""
+        if self.is_dft is None:
+            return self.code
+        if not self.is_dft:
+            return f"{self.code}: a potential, not DFT"
+        return f"{self.code} ({self.functional})" if self.functional else self.code
+
+
+def build_table(screen: ScreenDoc, predictions: Iterable[PredictionDoc], outcomes: Iterable[OutcomeDoc]) -> ScreenTable:
+    """Join the rows of a screen with its predictions and outcomes.
+
+    Documents that the screen does not name are ignored; rows whose documents are missing keep what the screen says.
+    """
+    by_prediction = {doc.prediction_id: doc for doc in predictions}
+    by_outcome = {doc.outcome_id: doc for doc in outcomes}
+    rows, used, errors = [], [], []
+    for candidate in screen.candidates:
+        prediction = by_prediction.get(candidate.prediction_id or "")
+        docs = [by_outcome[row.outcome_id] for row in candidate.outcomes if row.outcome_id in by_outcome]
+        rows.append(_build_row(candidate, prediction, docs))
+        used += [doc for doc in docs if doc.result is not None]
+        best = _choose_relaxed(docs)
+        if best and candidate.verdict == Verdict.ACCEPT and best.initial_errors and best.prediction_errors:
+            errors.append(best)
+    results = [doc.result for doc in used if doc.result is not None]
+    return ScreenTable(
+        rows=rows,
+        funnel=_count_funnel(screen),
+        refusals=Counter(str(reason) for row in screen.candidates for reason in row.reasons).most_common(),
+        medians=_take_medians(errors),
+        code=results[0].code if results else screen.engine,
+        functional=next((result.functional for result in results if result.functional), ""),
+        is_dft=results[0].is_dft if results else None,
+    )
+
+
+def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcomes: list[OutcomeDoc]) -> TableRow:
+    initial = prediction.initial if prediction else None
+    relaxed = _choose_relaxed(outcomes)
+    predicted_start = _find_start(candidate.outcomes, StartKind.PREDICTED)
+    control = _find_start(candidate.outcomes, StartKind.CONTROL)
+    initial_start = control or _find_start(candidate.outcomes, StartKind.INITIAL)
+    return TableRow(
+        id=candidate.id,
+        formula=candidate.formula or (initial.composition.reduced_formula if initial else ""),
+        n_atoms=len(initial) if initial else None,
+        verdict=str(candidate.verdict or Verdict.ERROR),
+        state=str(candidate.state),
+        note=_write_note(candidate),
+        initial_volume=_volume_per_atom(initial),
+        predicted_volume=_volume_per_atom(prediction.structure if prediction else None),
+        relaxed_volume=_volume_per_atom(relaxed.result.relaxed if relaxed and relaxed.result else None),
+        initial_displacement=relaxed.initial_errors.displacement if relaxed and relaxed.initial_errors else None,
+        predicted_displacement=(
+            relaxed.prediction_errors.displacement if relaxed and relaxed.prediction_errors else None
+        ),
+        steps_from_predicted=predicted_start.n_ionic_steps if predicted_start else None,
+        steps_from_initial=initial_start.n_ionic_steps if initial_start else None,
+        scf_from_predicted=predicted_start.n_electronic_steps if predicted_start else None,
+        scf_from_initial=initial_start.n_electronic_steps if initial_start else None,
+        initial_is_control=control is not None,
+    )
+
+
+def _choose_relaxed(outcomes: list[OutcomeDoc]) -> OutcomeDoc | None:
+    """The outcome whose relaxed structure is shown: from the predicted structure where there is one."""
+    relaxed = [doc for doc in outcomes if doc.result is not None]
+    return min(relaxed, key=lambda doc: list(StartKind).index(doc.start_kind), default=None)
+
+
+def _find_start(outcomes: list[OutcomeRow], kind: StartKind) -> OutcomeRow | None:
+    return next((row for row in outcomes if row.start_kind == kind), None)
+
+
+def _volume_per_atom(structure: Structure | None) -> float | None:
+    return structure.volume / len(structure) if structure else None
+
+
+def _write_note(candidate: CandidateRow) -> str:
+    if candidate.duplicate_of is not None:
+        return f"same as {candidate.duplicate_of}"
+    failures = [row.message for row in candidate.outcomes if row.message]
+    return candidate.message or (failures[0] if failures else "") or ", ".join(map(str, candidate.reasons))
+
+
+def _count_funnel(screen: ScreenDoc) -> list[tuple[str, int]]:
+    """Candidates that reached each stage, as words and numbers in order."""
+    candidates = screen.candidates
+    states = Counter(row.state for row in candidates)
+    verdicts = Counter(row.verdict for row in candidates)
+    stages = [
+        ("candidates", len(candidates)),
+        ("accepted", verdicts[Verdict.ACCEPT]),
+        ("refused", verdicts[Verdict.REFUSE]),
+        ("no prediction", states[CandidateState.ERROR]),
+        ("duplicates", states[CandidateState.DUPLICATE]),
+        ("relaxed", states[CandidateState.SUCCESSFUL]),
+        ("unconverged", states[CandidateState.UNCONVERGED]),
+        ("failed", states[CandidateState.FAILED]),
+        ("skipped", states[CandidateState.SKIPPED]),
+        ("planned", states[CandidateState.PLANNED]),
+    ]
+    always = {"candidates", "accepted", "refused", "duplicates", "relaxed", "failed"}
+    return [(name, count) for name, count in stages if count or name in always]
+
+
+def _take_medians(outcomes: list[OutcomeDoc]) -> Medians | None:
+    pairs = [
+        (doc.initial_errors, doc.prediction_errors)
+        for doc in outcomes
+        if doc.initial_errors is not None and doc.prediction_errors is not None
+    ]
+    if not pairs:
+        return None
+    return Medians(
+        n=len(pairs),
+        initial_volume=median(initial.volume for initial, _ in pairs),
+        predicted_volume=median(predicted.volume for _, predicted in pairs),
+        initial_displacement=median(initial.displacement for initial, _ in pairs),
+        predicted_displacement=median(predicted.displacement for _, predicted in pairs),
+    )
+
+
+def describe_medians(table: ScreenTable) -> str:
+    """How far initial and predicted structures were from the relaxed ones, in words; empty without any."""
+    medians = table.medians
+    if medians is None:
+        return ""
+    return (
+        f"Against the relaxed structures of {medians.n} accepted candidates (medians): volume off by "
+        f"{medians.initial_volume:.1%} initially and {medians.predicted_volume:.1%} predicted; "
+        f"displacement {medians.initial_displacement:.3f} Å initially "
+        f"and {medians.predicted_displacement:.3f} Å predicted."
+    )
