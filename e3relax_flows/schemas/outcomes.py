@@ -86,3 +86,40 @@ class OutcomeDoc(BaseModel):
 def identify_outcome(prediction_id: str, engine_id: str, start_kind: StartKind) -> str:
     """Id of an outcome: the prediction, the engine with its settings, and where the relaxation began."""
     return hash_content({"prediction": prediction_id, "engine": engine_id, "start": str(start_kind)})
+
+
+class StepStatistics(BaseModel):
+    """Steps of the converged relaxations that began at one kind of start."""
+
+    n: int = Field(description="converged relaxations whose ionic steps are known")
+    mean_ionic_steps: float
+    median_ionic_steps: float
+    mean_electronic_steps: float | None = Field(None, description="None where the code has none")
+    median_electronic_steps: float | None = None
+
+
+class PairedSaving(BaseModel):
+    """Steps from the predicted structure over steps from the initial one, for the same structures and engine."""
+
+    n_pairs: int
+    ratio: float = Field(description="steps from predicted over steps from initial, each summed over pairs; < 1 saves")
+    low: float | None = Field(None, description="lower end of the bootstrap 95 % interval; None for a single pair")
+    high: float | None = Field(None, description="upper end of it")
+
+
+class SavingsSummary(BaseModel):
+    """What prediction saved, as measured on controls; without controls there is no saving to state."""
+
+    n_candidates: int = Field(description="different structures")
+    n_predicted: int = Field(description="outcomes that began at the predicted structure")
+    n_initial: int = Field(description="outcomes that began at the initial structure, the prediction being refused")
+    n_control: int = Field(description="outcomes that began at the initial structure as controls")
+    n_unconverged: int
+    n_failed: int
+    n_broken_pairs: int = Field(description="pairs of which one did not converge; they are in no ratio")
+    engines: list[str]
+    is_dft: bool | None = Field(None, description="whether every result is DFT; None without results")
+    predicted: StepStatistics | None = None
+    control: StepStatistics | None = None
+    ionic: PairedSaving | None = Field(None, description="None without controls that have a partner")
+    electronic: PairedSaving | None = None

@@ -1,0 +1,278 @@
+"""Join a prediction with what an engine said of it: pure functions on documents."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
+from pymatgen.core import Structure
+from scipy.optimize import linear_sum_assignment
+
+from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.geometry import find_nearest_images, measure_displacements, measure_log_strain
+from e3relax_flows.schemas.outcomes import (
+    OutcomeDoc,
+    OutcomeState,
+    PairedSaving,
+    RelaxationResult,
+    SavingsSummary,
+    StartKind,
+    StepStatistics,
+    StructureErrors,
+    identify_outcome,
+)
+from e3relax_flows.schemas.predictions import PredictionDoc
+
+SITE_TOLERANCE = 0.05  # Å; what codes lose of positions by writing them in files
+LATTICE_TOLERANCE = 1e-3  # norm of the logarithmic strain; the same for lattices
+N_RESAMPLES = 2000
+
+Steps = Callable[[RelaxationResult], int | None]
+
+
+def align_sites(reference: Structure, structure: Structure, tolerance: float = SITE_TOLERANCE) -> list[int]:
+    """Index in `structure` of each site of `reference`: the same crystal with its sites in another order.
+
+    Input sets sort sites by element (Fe, O, Fe, O becomes Fe, Fe, O, O), so that the order of a candidate is
+    never that of its DFT document. Elements are compared, not oxidation states, which codes drop; positions by
+    nearest image. A rotated lattice is the same lattice.
+
+    Parameters
+    ----------
+    reference
+        The structure whose order is wanted.
+    structure
+        The true start of the relaxation, as the engine reports it.
+    tolerance
+        Å; the largest distance between a site and its partner.
+
+    Raises
+    ------
+    EngineError
+        When composition, lattice or positions differ.
+    """
+    numbers_a, numbers_b = _list_numbers(reference), _list_numbers(structure)
+    if sorted(numbers_a) != sorted(numbers_b):
+        raise EngineError(f"the engine relaxed {structure.formula}, it was given {reference.formula}")
+    strain = np.linalg.norm(measure_log_strain(reference.lattice.matrix, structure.lattice.matrix))
+    if not strain <= LATTICE_TOLERANCE:
+        raise EngineError(
+            f"the engine started from a lattice that is strained by {strain:.2g} against the one it was given "
+            f"({reference.formula}); its document does not begin at the given structure"
+        )
+    partners = np.empty(len(reference), dtype=int)
+    for number in set(numbers_a):
+        here, there = np.flatnonzero(numbers_a == number), np.flatnonzero(numbers_b == number)
+        differences = structure.frac_coords[there][None, :, :] - reference.frac_coords[here][:, None, :]
+        images = find_nearest_images(differences.reshape(-1, 3), reference.lattice.matrix)
+        distances = np.linalg.norm(images @ reference.lattice.matrix, axis=1).reshape(len(here), len(there))
+        rows, columns = linear_sum_assignment(distances**2)
+        worst = distances[rows, columns].max()
+        if worst > tolerance:
+            raise EngineError(
+                f"the engine started with an atom {worst:.2f} Å away from where it was put ({reference.formula}); "
+                "its document does not begin at the given structure"
+            )
+        partners[here[rows]] = there[columns]
+    return partners.tolist()
+
+
+def reorder_sites(structure: Structure, order: Sequence[int]) -> Structure:
+    """The structure with its sites in the order given, charge and properties kept."""
+    sites = [structure[index] for index in order]
+    return Structure.from_sites(sites, charge=structure._charge, properties=structure.properties)
+
+
+def measure_errors(structure: Structure, relaxed: Structure) -> StructureErrors:
+    """How far `structure` is from `relaxed`, whose sites and axes are in the same order."""
+    displacements = measure_displacements(structure.frac_coords, relaxed.frac_coords, relaxed.lattice.matrix)
+    strain = measure_log_strain(structure.lattice.matrix, relaxed.lattice.matrix)
+    return StructureErrors(
+        displacement=float(displacements.mean()),
+        strain=float(np.linalg.norm(strain)),
+        volume=abs(structure.volume / relaxed.volume - 1),
+    )
+
+
+def share_basin(predicted: Structure, relaxed: Structure) -> bool:
+    """Whether pymatgen's StructureMatcher takes both for the same structure, whatever their volumes.
+
+    Cells are compared as they are; oxidation states and spins, which codes drop, do not count.
+    """
+    matcher = StructureMatcher(
+        primitive_cell=False, scale=True, attempt_supercell=False, comparator=ElementComparator()
+    )
+    return bool(matcher.fit(predicted, relaxed))
+
+
+def join_outcome(
+    prediction: PredictionDoc,
+    start_kind: StartKind,
+    engine_name: str,
+    engine_id: str,
+    result: RelaxationResult | None,
+    message: str | None = None,
+    job_uuids: Sequence[str] = (),
+) -> OutcomeDoc:
+    """The outcome of one relaxation.
+
+    Errors are measured against converged results only: an unconverged structure is not the minimum. They are
+    measured site by site after `align_sites`; `result` itself stays in the engine's order.
+
+    Parameters
+    ----------
+    prediction
+        With the structure from which the relaxation began.
+    start_kind
+        At which of its structures.
+    engine_name, engine_id
+        The engine and the content id of its settings.
+    result
+        None when the engine left no structure; `message` then says why.
+    message
+        What is to be told about the outcome.
+    job_uuids
+        The jobs whose documents hold the relaxation.
+
+    Raises
+    ------
+    EngineError
+        When the result does not belong to the prediction.
+    """
+    start = prediction.structure if start_kind is StartKind.PREDICTED else prediction.initial
+    if prediction.initial is None or prediction.structure_id is None or start is None:
+        raise EngineError(f"prediction {prediction.prediction_id} has no {start_kind} structure to start from")
+    doc = OutcomeDoc(
+        outcome_id=identify_outcome(prediction.prediction_id, engine_id, start_kind),
+        prediction_id=prediction.prediction_id,
+        structure_id=prediction.structure_id,
+        id=prediction.id,
+        model_id=prediction.model_id,
+        engine=engine_name,
+        engine_id=engine_id,
+        start_kind=start_kind,
+        state=OutcomeState.FAILED,
+        message=message,
+        prediction_errors=None,
+        initial_errors=None,
+        same_basin=None,
+        job_uuids=list(job_uuids),
+    )
+    if result is None:
+        doc.message = message or "the engine left no structure"
+        return doc
+    order = align_sites(start, result.initial)
+    if not np.array_equal(_list_numbers(result.initial), _list_numbers(result.relaxed)):
+        raise EngineError(f"the engine's document begins with {result.initial.formula} in another order than it ends")
+    doc.result = result
+    doc.state = OutcomeState.SUCCESSFUL if result.converged else OutcomeState.UNCONVERGED
+    if result.converged:
+        relaxed = reorder_sites(result.relaxed, order)
+        doc.initial_errors = measure_errors(prediction.initial, relaxed)
+        if prediction.structure is not None:
+            doc.prediction_errors = measure_errors(prediction.structure, relaxed)
+            doc.same_basin = share_basin(prediction.structure, relaxed)
+    return doc
+
+
+def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsSummary:
+    """Steps from predicted and from initial structures, and their ratio where a structure has both.
+
+    Pairs are outcomes of the same structure and engine id, one from the predicted structure and one control;
+    where there are several of a kind (of several models), their mean counts. Give the outcomes of one model and
+    one engine to speak of these. Refused predictions (`n_initial`) save nothing and are in no pair.
+
+    Parameters
+    ----------
+    outcomes
+        Of all kinds and states.
+    seed
+        Of the bootstrap over pairs.
+    """
+    docs = list(outcomes)
+    results = [doc.result for doc in docs if doc.result is not None]
+    pairs = _pair(docs)
+    whole = [pair for pair in pairs if all(pair)]
+    return SavingsSummary(
+        n_candidates=len({doc.structure_id for doc in docs}),
+        n_predicted=sum(doc.start_kind is StartKind.PREDICTED for doc in docs),
+        n_initial=sum(doc.start_kind is StartKind.INITIAL for doc in docs),
+        n_control=sum(doc.start_kind is StartKind.CONTROL for doc in docs),
+        n_unconverged=sum(doc.state is OutcomeState.UNCONVERGED for doc in docs),
+        n_failed=sum(doc.state is OutcomeState.FAILED for doc in docs),
+        n_broken_pairs=len(pairs) - len(whole),
+        engines=sorted({doc.engine for doc in docs}),
+        is_dft=all(result.is_dft for result in results) if results else None,
+        predicted=_summarize_steps(docs, StartKind.PREDICTED),
+        control=_summarize_steps(docs, StartKind.CONTROL),
+        ionic=_measure_saving(whole, _get_ionic_steps, seed),
+        electronic=_measure_saving(whole, _get_electronic_steps, seed),
+    )
+
+
+def _get_ionic_steps(result: RelaxationResult) -> int | None:
+    return result.n_ionic_steps
+
+
+def _get_electronic_steps(result: RelaxationResult) -> int | None:
+    return result.n_electronic_steps
+
+
+def _list_numbers(structure: Structure) -> np.ndarray:
+    return np.array([site.specie.Z for site in structure])
+
+
+def _list_converged(docs: Iterable[OutcomeDoc], kind: StartKind) -> list[RelaxationResult]:
+    return [
+        doc.result
+        for doc in docs
+        if doc.start_kind is kind and doc.state is OutcomeState.SUCCESSFUL and doc.result is not None
+    ]
+
+
+def _pair(docs: list[OutcomeDoc]) -> list[tuple[list[RelaxationResult], list[RelaxationResult]]]:
+    """Converged results from predicted and from control starts, for every structure and engine that has both."""
+    groups: dict[tuple[str, str], list[OutcomeDoc]] = defaultdict(list)
+    for doc in docs:
+        groups[doc.structure_id, doc.engine_id].append(doc)
+    return [
+        (_list_converged(group, StartKind.PREDICTED), _list_converged(group, StartKind.CONTROL))
+        for group in groups.values()
+        if {StartKind.PREDICTED, StartKind.CONTROL} <= {doc.start_kind for doc in group}
+    ]
+
+
+def _summarize_steps(docs: list[OutcomeDoc], kind: StartKind) -> StepStatistics | None:
+    results = _list_converged(docs, kind)
+    ionic = [steps for result in results if (steps := result.n_ionic_steps) is not None]
+    electronic = [steps for result in results if (steps := result.n_electronic_steps) is not None]
+    if not ionic:
+        return None
+    return StepStatistics(
+        n=len(ionic),
+        mean_ionic_steps=float(np.mean(ionic)),
+        median_ionic_steps=float(np.median(ionic)),
+        mean_electronic_steps=float(np.mean(electronic)) if electronic else None,
+        median_electronic_steps=float(np.median(electronic)) if electronic else None,
+    )
+
+
+def _measure_saving(
+    pairs: list[tuple[list[RelaxationResult], list[RelaxationResult]]], get_steps: Steps, seed: int
+) -> PairedSaving | None:
+    """Ratio of the sums over pairs, and its interval from pairs drawn again with replacement."""
+    counted = [
+        [[steps for result in side if (steps := get_steps(result)) is not None] for side in pair] for pair in pairs
+    ]
+    means = np.array([[np.mean(side) for side in pair] for pair in counted if all(pair)])
+    if len(means) == 0 or means[:, 1].sum() == 0:
+        return None
+    ratio = float(means[:, 0].sum() / means[:, 1].sum())
+    if len(means) == 1:
+        return PairedSaving(n_pairs=1, ratio=ratio, low=None, high=None)
+    random = np.random.default_rng(seed)
+    sums = np.array([means[random.integers(0, len(means), len(means))].sum(axis=0) for _ in range(N_RESAMPLES)])
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1e-12), [0.025, 0.975])
+    return PairedSaving(n_pairs=len(means), ratio=ratio, low=float(low), high=float(high))
