@@ -62,7 +62,7 @@ class Engine(MSONable, ABC):
         made = maker.make(structure) if prev_dir is None else maker.make(structure, prev_dir=prev_dir)
         return made if isinstance(made, Flow) else Flow([made], output=made.output, name=made.name)
 
-    def check(self, structure: Structure) -> None:  # noqa: B027
+    def check(self, structure: Structure) -> None:
         """Raise EngineError when the code cannot treat `structure`; engines without limits accept all."""
 
     def collect_outputs(self, flow: Flow) -> list[OutputReference]:

@@ -1,0 +1,53 @@
+"""Reader of the task documents that atomate2's ASE and force-field jobs write."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from e3relax_flows.core.errors import EngineError
+from e3relax_flows.engines.base import get_entry, read_plain, read_structure
+from e3relax_flows.schemas.outcomes import RelaxationResult
+
+
+def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft: bool) -> RelaxationResult:
+    """Turn the documents of one or more consecutive ASE relaxations into one result.
+
+    Raises
+    ------
+    EngineError
+        When the first document is missing or one has no structures or no finite energy.
+    """
+    if not documents or documents[0] is None:
+        raise EngineError(f"the {code} job left no document; read its error with jobflow or in its directory")
+    found = [document for document in documents if document is not None]
+    last = found[-1]
+    initial, relaxed = read_structure(found[0], "input", "mol_or_struct"), read_structure(last, "structure")
+    if initial is None or relaxed is None:
+        missing = "initial" if initial is None else "relaxed"
+        raise EngineError(f"the {code} document of {get_entry(last, 'dir_name')} holds no {missing} structure")
+    energy = get_entry(last, "output", "energy")
+    if energy is None or not math.isfinite(energy):
+        raise EngineError(f"the {code} document of {get_entry(last, 'dir_name')} has the energy {energy} eV")
+    electronic = [get_entry(document, "n_electronic_steps") for document in found]
+    return RelaxationResult(
+        initial=initial,
+        relaxed=relaxed,
+        energy=energy,
+        n_ionic_steps=sum(_count_evaluations(document) for document in found),
+        n_electronic_steps=None if None in electronic else sum(electronic),
+        converged=len(found) == len(documents) and read_plain(last, "state") == "successful",
+        wall_time_s=sum(get_entry(document, "output", "elapsed_time") or 0.0 for document in found),
+        dir_name=get_entry(last, "dir_name"),
+        code=code,
+        functional=functional,
+        is_dft=is_dft,
+    )
+
+
+def _count_evaluations(document: Any) -> int:
+    """Energy and force evaluations; atomate2 records the last geometry of a relaxation twice."""
+    n_steps = get_entry(document, "output", "n_steps")
+    if n_steps is None:
+        raise EngineError(f"the document of {get_entry(document, 'dir_name')} does not say how many steps were made")
+    return max(n_steps - 1, 1)

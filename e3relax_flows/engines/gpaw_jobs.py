@@ -1,0 +1,98 @@
+"""The relaxation job of GPAW; imports atomate2's ASE jobs, so the engine imports it when used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import Calculator
+from atomate2.ase.jobs import AseRelaxMaker
+from atomate2.ase.schemas import AseStructureTaskDoc
+from jobflow import job
+from pydantic import Field
+from pymatgen.core import Structure
+
+from e3relax_flows.core.optional import require
+from e3relax_flows.engines.gpaw_settings import (
+    K_LENGTH,
+    K_LENGTH_METAL,
+    check_datasets,
+    choose_settings,
+    prepare_magmoms,
+)
+from e3relax_flows.engines.guards import SWAP, GuardedRelaxMixin, RightHandedCalculator
+
+SCF_LINE = re.compile(r"^\s*Converged in (\d+) steps", re.MULTILINE)
+
+
+class GpawTaskDoc(AseStructureTaskDoc):
+    """atomate2's document of an ASE relaxation, with what GPAW's output says of its SCF cycles."""
+
+    n_electronic_steps: int | None = Field(None, description="SCF iterations of all converged cycles")
+    n_scf_cycles: int | None = Field(None, description="converged SCF cycles, one per evaluation")
+    settings: dict[str, Any] = Field(default_factory=dict, description="keyword arguments given to GPAW")
+
+
+@dataclass
+class GpawRelaxMaker(GuardedRelaxMixin, AseRelaxMaker):
+    """Relax cell and atoms with GPAW, plane waves and PBE; cut-off, k-points and spin follow the structure.
+
+    Parameters
+    ----------
+    calculator_kwargs
+        Keyword arguments of GPAW that win over the chosen ones.
+    k_length
+        Å of real space that the k-point grid stands for along each axis.
+    k_length_metal
+        The same where all elements are metals.
+    smearing
+        Width of the Fermi-Dirac occupations, eV.
+    """
+
+    name: str = "GPAW PBE relax"
+    steps: int = 100
+    relax_kwargs: dict = field(default_factory=lambda: {"fmax": 0.05, "final_atoms_object_file": None})
+    optimizer_kwargs: dict = field(default_factory=lambda: {"optimizer": "BFGS"})
+    ionic_step_data: tuple[str, ...] | None = ("energy",)
+    k_length: float = K_LENGTH
+    k_length_metal: float = K_LENGTH_METAL
+    smearing: float = 0.05
+
+    @job
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> GpawTaskDoc:
+        """Relax a structure as a job; `prev_dir` is there because atomate2's flows pass it, and is not used."""
+        check_datasets(structure)
+        prepared, spin_polarized = prepare_magmoms(structure)
+        settings = choose_settings(prepared, self.k_length, self.k_length_metal, self.smearing)
+        settings |= {"txt": "gpaw.txt"} | ({"spinpol": True} if spin_polarized else {}) | self.calculator_kwargs
+        self._calculator = build_calculator(prepared, settings)
+        document = AseRelaxMaker.make.original(self, prepared, prev_dir)
+        counts = count_scf_iterations(settings["txt"])
+        return GpawTaskDoc(
+            **dict(document),
+            n_electronic_steps=sum(counts) if counts else None,
+            n_scf_cycles=len(counts) if counts else None,
+            settings=settings,
+        )
+
+
+def build_calculator(structure: Structure, settings: dict[str, Any]) -> Calculator:
+    """GPAW for the structure; a left-handed cell is shown to it with two axes, and their k-points, exchanged."""
+    gpaw = require("gpaw", "gpaw", "engine 'gpaw'")
+    if np.linalg.det(structure.lattice.matrix) > 0:
+        return gpaw.GPAW(**settings)
+    kpts = settings["kpts"]
+    if isinstance(kpts, Mapping) and "size" in kpts:
+        settings = settings | {"kpts": {**kpts, "size": [kpts["size"][axis] for axis in SWAP]}}
+    return RightHandedCalculator(gpaw.GPAW(**settings))
+
+
+def count_scf_iterations(path: str | Path | None) -> list[int]:
+    """SCF iterations of each converged cycle in a GPAW output file; none where there is no file."""
+    if path is None or not Path(path).is_file():
+        return []
+    return [int(count) for count in SCF_LINE.findall(Path(path).read_text())]
