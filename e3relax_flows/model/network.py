@@ -33,6 +33,7 @@ from e3relax_flows.model.blocks import (
     GaussianBasis,
     LatticeUpdate,
     State,
+    exponentiate,
     gather,
     sum_by,
     switch_off,
@@ -98,21 +99,19 @@ class E3RelaxH2(RelaxationNetwork):
         """Positions and lattices after every layer; the last is the prediction."""
         state = self._start(batch)
         strain = batch.lattices.new_zeros((batch.n_graphs, 3, 3))
+        deformation = exponentiate(strain)
         moved = torch.zeros_like(batch.positions)
-        weights = switch_off(self._edge_vectors(batch, moved, strain).norm(dim=1) / self._per_edge(batch, batch.cutoffs))
+        vectors = self._edge_vectors(batch, moved, deformation)
+        weights = switch_off(vectors.norm(dim=1) / self._per_edge(batch, batch.cutoffs))
         layers = []
         for layer in self.layers:
-            edges = self._edge_geometry(batch, self._edge_vectors(batch, moved, strain), weights)
-            state, shift, more_strain = layer(state, edges, batch)
+            state, shift, more_strain = layer(state, self._edge_geometry(batch, vectors, weights), batch)
             strain = strain + more_strain.to(strain.dtype)
             moved = moved + shift.to(moved.dtype)
-            deformation = torch.linalg.matrix_exp(strain)
-            layers.append(
-                Layer(
-                    torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom]),
-                    batch.lattices @ deformation,
-                )
-            )
+            deformation = exponentiate(strain)
+            vectors = self._edge_vectors(batch, moved, deformation)
+            positions = torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom])
+            layers.append(Layer(positions, batch.lattices @ deformation))
         return layers
 
     def _start(self, batch: CrystalBatch) -> State:
@@ -129,12 +128,12 @@ class E3RelaxH2(RelaxationNetwork):
     def _per_edge(batch: CrystalBatch, values: Tensor) -> Tensor:
         return values[batch.graph_of_atom[batch.centers]]
 
-    def _edge_vectors(self, batch: CrystalBatch, moved: Tensor, strain: Tensor) -> Tensor:
+    def _edge_vectors(self, batch: CrystalBatch, moved: Tensor, deformation: Tensor) -> Tensor:
         """Edges [E, 3], Å, after the atoms have moved and the lattice is strained."""
         positions = batch.positions + moved
         vectors = positions[batch.neighbors] - positions[batch.centers]
         vectors = vectors + torch.einsum("ei,eij->ej", batch.offsets, self._per_edge(batch, batch.lattices))
-        return torch.einsum("ei,eij->ej", vectors, self._per_edge(batch, torch.linalg.matrix_exp(strain)))
+        return torch.einsum("ei,eij->ej", vectors, self._per_edge(batch, deformation))
 
     def _edge_geometry(self, batch: CrystalBatch, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
         vectors = vectors.to(self.log_radii.dtype)
