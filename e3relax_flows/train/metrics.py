@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,15 @@ def measure_pair(fractions: NDArray[np.float64], lattice: NDArray[np.float64], p
     )
 
 
-def summarize_by_source(errors: NDArray[np.float64], sources: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Means of errors [n_pairs, 3] for every source, and for all pairs."""
+def summarize_by_source(
+    errors: NDArray[np.float64],
+    sources: Sequence[str],
+    average: Callable[..., NDArray[np.float64]] = np.mean,
+) -> dict[str, dict[str, float]]:
+    """Averages of errors [n_pairs, 3] for every source, and for all pairs."""
     names = np.array(sources)
     groups = {"all": np.full(len(names), True)} | {name: names == name for name in sorted(set(sources))}
     return {
-        name: dict(zip(METRICS, errors[mask].mean(axis=0).tolist(), strict=True)) | {"n": int(mask.sum())}
+        name: dict(zip(METRICS, average(errors[mask], axis=0).tolist(), strict=True)) | {"n": int(mask.sum())}
         for name, mask in groups.items()
     }

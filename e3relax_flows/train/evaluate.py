@@ -1,0 +1,98 @@
+"""Score a predictor on pairs: errors of the identity, of the predictions and of what the guards let through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from pymatgen.core import Structure
+
+from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
+from e3relax_flows.train.dataset import PairSet
+from e3relax_flows.train.metrics import measure_pair, summarize_by_source
+
+
+class Evaluation(BaseModel):
+    """Mean errors by source; every table has a row "all"."""
+
+    model_id: str
+    options: PredictOptions
+    n_pairs: int
+    identity: dict[str, dict[str, float]] = Field(description="predicted = initial")
+    predicted: dict[str, dict[str, float]] = Field(description="every prediction, refused ones too")
+    served: dict[str, dict[str, float]] = Field(description="the initial structure where the prediction was refused")
+    refused: dict[str, float] = Field(description="share of pairs refused or in error")
+    harmed: dict[str, float] = Field(description="share where the accepted prediction is worse than the initial one")
+    median: dict[str, dict[str, float]] = Field(description="medians of the predictions' errors")
+    seconds_per_structure: float
+
+
+def evaluate_pairs(
+    predictor: Predictor,
+    pairs: PairSet,
+    options: PredictOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Evaluation, list[Prediction]]:
+    """Predict from the initial side of every pair and compare with the relaxed side, sites in the pair's order."""
+    starts = [Structure(p.initial_lattice, p.numbers, p.initial_fractions) for p in (pairs[i] for i in range(len(pairs)))]
+    predictions = predictor.predict(starts, options, ids=pairs.ids, on_progress=on_progress)
+    errors = measure_predictions(predictions, pairs)
+    identity = np.array(
+        [measure_pair(p.initial_fractions, p.initial_lattice, p) for p in (pairs[i] for i in range(len(pairs)))]
+    )
+    accepted = np.array([prediction.verdict == Verdict.ACCEPT for prediction in predictions])
+    served = np.where(accepted[:, None], errors, identity)
+    harmed = accepted & (combine_errors(errors) > combine_errors(identity))
+    evaluation = Evaluation(
+        model_id=predictor.model_id,
+        options=options,
+        n_pairs=len(pairs),
+        identity=summarize_by_source(identity, pairs.sources),
+        predicted=summarize_by_source(errors, pairs.sources),
+        served=summarize_by_source(served, pairs.sources),
+        refused=_share_by_source(~accepted, pairs.sources),
+        harmed=_share_by_source(harmed, pairs.sources),
+        median=summarize_by_source(errors, pairs.sources, np.median),
+        seconds_per_structure=sum(p.wall_time_s for p in predictions) / len(predictions),
+    )
+    return evaluation, predictions
+
+
+def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> NDArray[np.float64]:
+    """Errors [n_pairs, 3] in the order of METRICS; the identity's where there is no prediction."""
+    errors = []
+    for index, prediction in enumerate(predictions):
+        pair = pairs[index]
+        if prediction.structure is None:
+            errors.append(measure_pair(pair.initial_fractions, pair.initial_lattice, pair))
+        else:
+            structure = prediction.structure
+            errors.append(measure_pair(structure.frac_coords, structure.lattice.matrix, pair))
+    return np.array(errors)
+
+
+def combine_errors(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One number, Å, for each pair: displacement plus strain times 2.5 Å, a typical atomic spacing."""
+    return errors[:, 0] + 2.5 * errors[:, 1]
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: PairSet) -> None:
+    """A line {"id", "structure"} for each pair, in order; the initial structure where there is no prediction."""
+    with path.open("w") as file:
+        for index, (name, prediction) in enumerate(zip(pairs.ids, predictions, strict=True)):
+            pair = pairs[index]
+            structure = prediction.structure or Structure(pair.initial_lattice, pair.numbers, pair.initial_fractions)
+            row: dict[str, Any] = {"id": name, "verdict": prediction.verdict, "structure": structure.as_dict()}
+            file.write(json.dumps(row) + "\n")
+
+
+def _share_by_source(flags: NDArray[np.bool_], sources: Sequence[str]) -> dict[str, float]:
+    names = np.array(sources)
+    shares = {"all": float(flags.mean())}
+    return shares | {name: float(flags[names == name].mean()) for name in sorted(set(sources))}
