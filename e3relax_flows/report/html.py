@@ -95,7 +95,11 @@ def build_volume_chart(rows: list[TableRow]) -> VolumeChart:
     errors = [
         (row.id, row.initial_volume / row.relaxed_volume - 1, row.predicted_volume / row.relaxed_volume - 1)
         for row in rows
-        if row.initial_volume and row.predicted_volume and row.relaxed_volume and row.verdict == str(Verdict.ACCEPT)
+        if row.initial_volume
+        and row.predicted_volume
+        and row.relaxed_volume
+        and row.verdict == str(Verdict.ACCEPT)
+        and row.predicted_displacement is not None  # only converged relaxations say where the minimum is
     ][:MAX_CHART_ROWS]
     if not errors:
         return VolumeChart([], [])

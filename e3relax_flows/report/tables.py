@@ -9,7 +9,14 @@ from statistics import median
 
 from pymatgen.core import Structure
 
-from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
+from e3relax_flows.schemas.outcomes import (
+    OutcomeDoc,
+    OutcomeState,
+    PairedSaving,
+    SavingsSummary,
+    StartKind,
+    StepStatistics,
+)
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
@@ -130,9 +137,13 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
 
 
 def _choose_relaxed(outcomes: list[OutcomeDoc]) -> OutcomeDoc | None:
-    """The outcome whose relaxed structure is shown: from the predicted structure where there is one."""
+    """The outcome whose relaxed structure is shown: converged and from the predicted structure where there is one."""
     relaxed = [doc for doc in outcomes if doc.result is not None]
-    return min(relaxed, key=lambda doc: list(StartKind).index(doc.start_kind), default=None)
+    return min(
+        relaxed,
+        key=lambda doc: (doc.state != OutcomeState.SUCCESSFUL, list(StartKind).index(doc.start_kind)),
+        default=None,
+    )
 
 
 def _find_start(outcomes: list[OutcomeRow], kind: StartKind) -> OutcomeRow | None:
@@ -199,3 +210,50 @@ def describe_medians(table: ScreenTable) -> str:
         f"displacement {medians.initial_displacement:.3f} Å initially "
         f"and {medians.predicted_displacement:.3f} Å predicted."
     )
+
+
+def describe_savings(savings: SavingsSummary) -> str:
+    """What was saved against the controls, in words; without controls nothing is claimed."""
+    sentences = []
+    if savings.ionic is not None:
+        sentences.append(_describe_ratio(savings.ionic, "ionic steps"))
+        if savings.electronic is not None:
+            sentences.append(_describe_ratio(savings.electronic, "electronic (SCF) steps"))
+    elif savings.predicted is not None and savings.control is not None:
+        sentences.append(
+            f"{_describe_steps(savings.predicted)} from the predicted structure, "
+            f"{_describe_steps(savings.control)} from the initial one (controls): different candidates, so a hint only."
+        )
+    elif savings.n_control:
+        sentences.append("No control can be compared: what it needs did not converge.")
+    else:
+        sentences.append("No control: none was relaxed from its initial structure on purpose, so no saving is claimed.")
+    if savings.n_broken_pairs:
+        sentences.append(f"{_count(savings.n_broken_pairs, 'pair')} not converged on both sides (left out).")
+    if savings.n_initial:
+        sentences.append(
+            f"{_count(savings.n_initial, 'refused prediction')} relaxed from the initial structure, in no pair."
+        )
+    if savings.is_dft is False and (savings.ionic or savings.control):
+        sentences.append("These are steps of a potential, not of DFT.")
+    return " ".join(sentences)
+
+
+def _describe_ratio(saving: PairedSaving, what: str) -> str:
+    interval = (
+        f"95 % interval {saving.low:.0%} to {saving.high:.0%}, "
+        if saving.low is not None and saving.high is not None
+        else "no interval, "
+    )
+    return (
+        f"From the predicted structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
+        f"initial one ({interval}{_count(saving.n_pairs, 'pair')})."
+    )
+
+
+def _describe_steps(steps: StepStatistics) -> str:
+    return f"{steps.median_ionic_steps:g} ionic steps (median of {steps.n})"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.data.outcomes import summarize_savings
 from e3relax_flows.report.html import build_volume_chart, render_screen_page, write_screen_page
-from e3relax_flows.report.tables import build_table, describe_medians
+from e3relax_flows.report.tables import build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.outcomes import (
     OutcomeDoc,
     OutcomeState,
@@ -234,3 +235,21 @@ def test_chart_places_the_relaxed_volume_at_zero(documents):
 def test_report_does_not_import_torch():
     code = "import sys, e3relax_flows.report.html; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_savings_of_pairs_have_a_ratio_and_say_what_is_not_dft(documents):
+    outcomes = documents[2]
+    text = describe_savings(summarize_savings(outcomes))
+    assert "took 29% of the ionic steps" in text  # 5 of 17
+    assert "no interval, 1 pair" in text
+    assert "1 refused prediction relaxed from the initial structure" in text
+    assert text.endswith("steps of a potential, not of DFT.")
+
+
+def test_without_controls_no_saving_is_claimed(documents):
+    outcomes = [doc for doc in documents[2] if doc.start_kind == StartKind.PREDICTED]
+    assert describe_savings(summarize_savings(outcomes)).startswith("No control")
+    control = documents[2][0].model_copy(update={"structure_id": "another"})
+    text = describe_savings(summarize_savings([*outcomes, control]))
+    assert text.startswith("6 ionic steps (median of 2) from the predicted structure, 17 ionic steps (median of 1)")
+    assert "%" not in text
