@@ -66,10 +66,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         When the file is missing, is no checkpoint, holds more than tensors and plain values, or has no EMA weights.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        file.open("rb").close()
     except OSError as error:
         raise ModelError(f"cannot read {file} ({error.strerror or error}); give the path of a checkpoint") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ModelError(
             f"{file} is no checkpoint that can be read without running code in it "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); download it again and run "

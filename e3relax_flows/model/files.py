@@ -134,7 +134,7 @@ def import_checkpoint(file: Path, models_dir: Path, name: str | None = None) -> 
             f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-', e.g. "
             "`e3relax models import FILE --name released-mp`"
         )
-    if name in ALIASES or (BUNDLED / name).exists():
+    if name in {*ALIASES, *ALIASES.values()} or (BUNDLED / name).exists():
         raise ModelError(f"{name!r} is the name of a bundled model; add another one, e.g. --name {name}-imported")
     content = read_checkpoint(file)
     weights = rename_parameters(content["ema"])
