@@ -1,0 +1,91 @@
+"""Documents for the tests of the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.core.ids import identify_structure
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.outcomes import join_outcome
+from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
+from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Verdict, identify_prediction
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> E3RelaxSettings:
+    """Settings of a machine where nobody has configured anything."""
+    monkeypatch.setenv("E3RELAX_CONFIG_FILE", str(tmp_path / "absent.yaml"))
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "absent_jobflow.yaml"))
+    return E3RelaxSettings(DATA_DIR=tmp_path / "data")
+
+
+@pytest.fixture
+def make_prediction() -> Callable[..., PredictionDoc]:
+    """Prediction of a magnetic, charged slab with everything that a structure can carry."""
+
+    def make(name: str = "feo", length: float = 4.0) -> PredictionDoc:
+        initial = Structure(
+            Lattice.tetragonal(length, 4.4),
+            ["Fe3+", "O2-", "Fe2+", "O2-"],
+            [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.52]],
+            charge=1,
+            site_properties={
+                "magmom": [3.5, 0.0, -3.5, 0.0],
+                "selective_dynamics": [[True, True, False], [False] * 3, [True] * 3, [True] * 3],
+            },
+            properties={"source": name},
+        )
+        predicted = initial.copy()
+        predicted.apply_strain([0.01, 0.01, -0.02])
+        predicted.translate_sites([3], [0, 0, -0.02])
+        options = PredictOptions()
+        structure_id = identify_structure(initial)
+        return PredictionDoc(
+            prediction_id=identify_prediction(structure_id, "m-1", options),
+            structure_id=structure_id,
+            id=name,
+            initial=initial,
+            structure=predicted,
+            verdict=Verdict.ACCEPT,
+            score=0.01,
+            model_id="m-1",
+            options=options,
+            metadata={"campaign": "oxides"},
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_outcome(make_prediction) -> Callable[..., OutcomeDoc]:
+    """Outcome of such a prediction: the engine sorts the sites, drops the charges and moves nothing."""
+
+    def make(
+        name: str = "feo",
+        length: float = 4.0,
+        kind: StartKind = StartKind.PREDICTED,
+        ionic: int | None = 5,
+        electronic: int | None = 50,
+        converged: bool = True,
+    ) -> OutcomeDoc:
+        prediction = make_prediction(name, length)
+        result = None
+        if ionic is not None:
+            start = prediction.structure if kind is StartKind.PREDICTED else prediction.initial
+            begin = start.copy().remove_oxidation_states().get_sorted_structure()
+            result = RelaxationResult(
+                initial=begin,
+                relaxed=begin,
+                energy=-10.0,
+                n_ionic_steps=ionic,
+                n_electronic_steps=electronic,
+                converged=converged,
+                code="TEST",
+                is_dft=True,
+            )
+        return join_outcome(prediction, kind, "test", "engine-1", result, None if result else "it broke")
+
+    return make

@@ -1,0 +1,442 @@
+"""SQLiteStore: the contract of a maggma store, MongoDB's queries, and errors in words."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import sqlite3
+import threading
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from bson import ObjectId
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from maggma.core import Sort
+from maggma.core import Store as MaggmaStore
+from maggma.stores import MemoryStore
+
+from e3relax_flows.core.errors import StoreError
+from e3relax_flows.data.queries import build_prefilter
+from e3relax_flows.data.sqlite import SQLiteStore
+
+DOCS = [
+    {"uuid": "a", "index": 1, "energy": -1.5, "tags": ["oxide", "spinel"], "cell": {"a": 3.0, "pbc": [True, True]}},
+    {"uuid": "b", "index": 1, "energy": -3, "tags": [], "cell": {"a": 4.0}, "flag": True},
+    {"uuid": "b", "index": 2, "energy": None, "tags": ["oxide"], "sites": [{"el": "Fe", "n": 2}, {"el": "O", "n": 3}]},
+    {"uuid": "c", "index": 1, "flag": 1, "sites": [{"el": "Fe", "n": 3}], "cell": [{"a": 3.0}, {"a": 5}], "tags": "x"},
+    {"uuid": "d", "index": 1, "energy": "low", "flag": False, "cell": {"a": [3.0, 9.0]}, "a.b": 1, "text": "ü\n'\"$"},
+]
+QUERIES = [
+    {},
+    {"uuid": "b"},
+    {"uuid": {"$in": ["a", "c", "z"]}},
+    {"uuid": {"$in": []}},
+    {"uuid": {"$in": ["b"]}, "index": 2},
+    {"uuid": {"$nin": ["a", "c"]}},
+    {"uuid": {"$ne": "b"}},
+    {"energy": {"$gt": -2}},
+    {"energy": {"$gte": -3, "$lt": -1.5}},
+    {"energy": -3.0},
+    {"energy": None},
+    {"energy": {"$exists": False}},
+    {"energy": {"$exists": True, "$ne": None}},
+    {"energy": {"$type": "string"}},
+    {"flag": True},
+    {"flag": 1},
+    {"flag": {"$in": [0, False]}},
+    {"tags": "oxide"},
+    {"tags": "x"},
+    {"tags": ["oxide"]},
+    {"tags": []},
+    {"tags": {"$in": ["spinel", "x"]}},
+    {"tags": {"$all": ["oxide", "spinel"]}},
+    {"tags": {"$size": 1}},
+    {"cell.a": 3.0},
+    {"cell.a": 3},
+    {"cell.a": {"$in": [4, 5, 9]}},
+    {"cell": {"a": 4.0}},
+    {"cell.0.a": 3.0},
+    {"cell.pbc": True},
+    {"sites.el": "Fe"},
+    {"sites.el": {"$in": ["O"]}},
+    {"sites": {"$elemMatch": {"el": "Fe", "n": 3}}},
+    {"sites.el": "Fe", "sites.n": 3},
+    {"sites.1.el": "O"},
+    {"$or": [{"uuid": "a"}, {"energy": {"$lt": -2}}]},
+    {"$and": [{"uuid": "b"}, {"$and": [{"index": {"$eq": 1}}]}]},
+    {"$nor": [{"uuid": "a"}, {"index": 2}]},
+    {"$and": [{"uuid": {"$in": ["a", "b"]}}, {"$or": [{"tags": "oxide"}, {"flag": True}]}]},
+    {"uuid": {"$regex": "^[ab]"}},
+    {"text": "ü\n'\"$"},
+    {"uuid": {"$not": {"$eq": "a"}}},
+    {"uuid": "<nested>"},
+]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with SQLiteStore(tmp_path / "x.sqlite", "docs", key=["uuid", "index"]) as store:
+        yield store
+
+
+@pytest.fixture
+def filled(store):
+    store.update(copy.deepcopy(DOCS))
+    return store
+
+
+@pytest.fixture(scope="module")
+def memory():
+    with MemoryStore(key="uuid") as memory:
+        memory._collection.insert_many(copy.deepcopy(DOCS))
+        yield memory
+
+
+def strip(docs):
+    return [{key: value for key, value in doc.items() if key != "_id"} for doc in docs]
+
+
+# -- queries -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("criteria", QUERIES, ids=str)
+def test_queries_find_what_memory_store_finds(filled, memory, criteria, indexed):
+    if indexed:
+        for field in ("uuid", "energy", "flag", "tags", "cell.a", "sites.el"):
+            assert filled.ensure_index(field)
+    expected = strip(memory.query(copy.deepcopy(criteria)))
+    assert list(filled.query(criteria)) == expected
+    assert filled.count(criteria) == len(expected)
+
+
+def test_the_queries_above_are_no_empty_promise(memory):
+    sizes = [len(list(memory.query(copy.deepcopy(criteria)))) for criteria in QUERIES]
+    assert sum(size == 0 for size in sizes) <= 5
+    assert sizes[QUERIES.index({"sites": {"$elemMatch": {"el": "Fe", "n": 3}}})] == 1
+    assert sizes[QUERIES.index({"sites.el": "Fe", "sites.n": 3})] == 2
+    assert sizes[QUERIES.index({"energy": None})] == 2
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, 1.0, "", "x", "1", "é\n", "<nested>"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    docs=st.lists(st.dictionaries(st.sampled_from("ab"), VALUES, max_size=2), min_size=1, max_size=4),
+    field=st.sampled_from(["a", "b", "a.b", "a.a.b"]),
+    values=st.lists(VALUES, min_size=1, max_size=3),
+)
+def test_sql_never_hides_a_document_that_matches(store, docs, field, values):
+    store.remove_docs({})
+    store.update([{**doc, "uuid": str(n), "index": n} for n, doc in enumerate(docs)])
+    stored = list(store.query())
+    with MemoryStore(key="uuid") as memory:
+        memory._collection.insert_many(copy.deepcopy(stored))
+        for criteria in ({field: {"$eq": values[0]}}, {field: {"$in": values}}):
+            assert list(store.query(criteria)) == strip(memory.query(copy.deepcopy(criteria)))
+
+
+def test_key_queries_use_an_index(filled):
+    for criteria in ({"uuid": "b"}, {"uuid": {"$in": ["a", "b"]}}, {"uuid": "b", "index": 1}):
+        condition, parameters = build_prefilter(criteria)
+        plan = filled._file.fetch(f'EXPLAIN QUERY PLAN SELECT id FROM "docs" WHERE {condition}', parameters)
+        assert "SEARCH docs USING INDEX docs:uuid,index:key" in plan[0][-1]
+
+
+def test_long_lists_of_ids_are_looked_up(store):
+    ids = [f"id-{n}" for n in range(3000)]
+    store.update([{"uuid": name, "index": 0} for name in ids[:1500]])
+    assert store.count({"uuid": {"$in": ids}}) == 1500
+    assert store.count({"uuid": {"$in": ids[1400:]}, "index": 0}) == 100
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        None,
+        [],
+        ["uuid"],
+        ["cell.a"],
+        ["sites.el", "uuid"],
+        {"uuid": 1, "_id": 0},
+        {"tags": 0, "cell.a": 0},
+        {"_id": 0},
+        {"sites.n": 0},
+    ],
+    ids=str,
+)
+def test_projection_as_in_memory_store(filled, memory, properties):
+    assert list(filled.query({}, properties)) == strip(memory.query({}, copy.deepcopy(properties)))
+
+
+def test_a_whole_field_wins_over_its_parts(filled):
+    for properties in (["cell", "cell.a"], ["cell.a", "cell"]):
+        assert filled.query_one({"uuid": "a"}, properties) == {"cell": DOCS[0]["cell"]}
+
+
+def test_projection_that_cannot_be_done_says_so(filled):
+    with pytest.raises(StoreError, match="both takes and leaves out"):
+        list(filled.query({}, {"uuid": 1, "tags": 0}))
+    with pytest.raises(StoreError, match="operators are not supported"):
+        list(filled.query({}, {"tags": {"$slice": 1}}))
+
+
+@pytest.mark.parametrize(
+    "sort", [{"uuid": -1}, {"index": Sort.Descending, "uuid": 1}, {"energy": 1}, {"cell.a": -1, "uuid": -1}], ids=str
+)
+def test_sort_skip_limit_as_in_memory_store(filled, memory, sort):
+    plain = {key: value.value if isinstance(value, Sort) else value for key, value in sort.items()}
+    assert list(filled.query(sort=sort)) == strip(memory.query(sort=plain))
+    assert list(filled.query(sort=sort, skip=1, limit=2)) == strip(memory.query(sort=plain, skip=1, limit=2))
+
+
+def test_skip_and_limit_without_sort_keep_insertion_order(filled):
+    assert [doc["uuid"] + str(doc["index"]) for doc in filled.query(skip=1, limit=3)] == ["b1", "b2", "c1"]
+    filled.update({"uuid": "a", "index": 1, "new": True})
+    assert next(filled.query())["new"] is True
+
+
+def test_distinct(filled, memory):
+    assert filled.distinct("uuid") == ["a", "b", "c", "d"]
+    assert filled.distinct("tags") == ["oxide", "spinel", "x"]
+    assert filled.distinct("sites.el") == ["Fe", "O"]
+    assert filled.distinct("cell.a") == [3.0, 4.0, 5, 9.0]
+    assert filled.distinct("uuid", {"index": 2}) == ["b"]
+    assert filled.distinct("absent") == []
+    assert set(map(str, filled.distinct("sites.n"))) == set(map(str, memory.distinct("sites.n")))
+
+
+def test_groupby(filled, memory):
+    groups = {key["uuid"]: len(docs) for key, docs in filled.groupby("uuid")}
+    assert groups == {"a": 1, "b": 2, "c": 1, "d": 1}
+    [(key, docs)] = filled.groupby(["uuid", "index"], {"index": 2}, properties=["tags"])
+    assert key == {"uuid": "b", "index": 2}
+    assert docs == [{"uuid": "b", "index": 2, "tags": ["oxide"]}]
+    nested = [(key, len(docs)) for key, docs in filled.groupby("cell.a", {"uuid": {"$in": ["a", "b"]}})]
+    assert nested == [(key, len(docs)) for key, docs in memory.groupby("cell.a", {"uuid": {"$in": ["a", "b"]}})]
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def test_update_replaces_by_key_and_keeps_the_rest(filled):
+    filled.update([{"uuid": "b", "index": 1, "energy": 7}, {"uuid": "b", "index": 3}])
+    assert filled.count() == len(DOCS) + 1
+    assert filled.query_one({"uuid": "b", "index": 1}) == {"uuid": "b", "index": 1, "energy": 7}
+    assert filled.query_one({"uuid": "b", "index": 2})["tags"] == ["oxide"]
+    filled.update({"uuid": "e", "index": 1, "energy": 7}, key="energy")
+    assert filled.count({"uuid": "e"}) == 1
+    assert filled.count({"uuid": "b", "index": 1}) == 0
+
+
+@pytest.mark.parametrize("key", [True, 1, 1.5, "1", None, datetime(2024, 1, 1), ObjectId("0" * 24), {"a": 1}, [1, 2]])
+def test_any_value_can_be_a_key(tmp_path, key):
+    with SQLiteStore(tmp_path / "x.sqlite", key="k") as store:
+        for value in (key, "other", key):
+            store.update({"k": value, "n": 1})
+        assert store.count() == 2
+
+
+def test_update_without_key_field_says_which(store):
+    with pytest.raises(StoreError, match=r"no 'index'.*it has uuid"):
+        store.update([{"uuid": "a", "index": 1}, {"uuid": "a"}])
+    assert store.count() == 0
+
+
+def test_a_batch_that_fails_is_not_written_at_all(filled):
+    assert filled.ensure_index("name", unique=True)
+    with pytest.raises(StoreError, match="unique index forbids"):
+        filled.update([{"uuid": str(n), "index": 0, "name": name} for n, name in enumerate("xyx")])
+    assert filled.count() == len(DOCS)
+    filled.update([{"uuid": str(n), "index": 0, "name": name} for n, name in enumerate("xyz")])
+    assert filled.count() == len(DOCS) + 3
+    assert not filled.ensure_index("index", unique=True)
+
+
+def test_write_once(filled):
+    new = [{"uuid": "a", "index": 1, "energy": 0}, {"uuid": "z", "index": 1}, {"uuid": "z", "index": 1, "second": 1}]
+    assert filled.write_once(new) == 1
+    assert filled.query_one({"uuid": "a"}) == DOCS[0]
+    assert filled.write_once(new[:1], replaceable={"energy": {"$gt": 0}}) == 0
+    assert filled.write_once(new[:1], replaceable={"energy": -1.5}) == 1
+    assert filled.query_one({"uuid": "a"})["energy"] == 0
+
+
+def test_remove_docs(filled):
+    filled.remove_docs({"tags": "oxide"})
+    assert sorted(filled.distinct("uuid")) == ["b", "c", "d"]
+    filled.remove_docs({})
+    assert filled.count() == 0
+
+
+def test_the_store_may_be_written_while_it_is_followed(store):
+    store.update([{"uuid": str(n), "index": 0} for n in range(50)])
+    for doc in store.query():
+        store.update([{**doc, "seen": True}, {**doc, "index": 1}])
+    assert store.count({"seen": True}) == 50
+    assert store.count() == 100
+
+
+def test_values_come_back_as_from_mongodb(store):
+    time = datetime(2024, 5, 6, 7, 8, 9, 123987)
+    east = datetime(2024, 5, 6, 9, 8, 9, 123987, tzinfo=UTC) + timedelta(hours=-2)
+    doc = {
+        "uuid": "a",
+        "index": 0,
+        "time": time,
+        "aware": east,
+        "old": datetime(1, 1, 1),
+        "oid": ObjectId("65a1b2c3d4e5f60718293a4b"),
+        "raw": b"\x00\xff",
+        "numbers": np.array([[1.5, float("inf")]]),
+        "nan": float("nan"),
+        "big": 10**30,
+        "tuple": (1, 2),
+        "query": {"$date": "yesterday", "$regex": "^a", "$oid": 3},
+        "long": "x" * 20_000_000,
+    }
+    store.update(doc)
+    back = store.query_one({"uuid": "a"})
+    cut = time.replace(microsecond=123000)
+    assert back["time"] == cut
+    assert back["aware"] == cut
+    assert back["old"] == datetime(1, 1, 1)
+    assert back["oid"] == doc["oid"]
+    assert back["raw"] == b"\x00\xff"
+    assert back["numbers"] == [[1.5, float("inf")]]
+    assert np.isnan(back["nan"])
+    assert back["big"] == 10**30
+    assert back["tuple"] == [1, 2]
+    assert back["query"] == doc["query"]
+    assert len(back["long"]) == 20_000_000
+    for criteria in ({"time": time}, {"aware": east}, {"time": {"$gte": east}}, {"oid": doc["oid"]}, {"raw": b"\0\xff"}):
+        assert store.count(criteria) == 1, criteria
+    assert store.count({"time": {"$gt": east}}) == 0
+
+
+def test_last_updated_and_newer_in(tmp_path):
+    times = [datetime(2024, 1, day) for day in (1, 2, 3, 4)]
+    with (
+        SQLiteStore(tmp_path / "x.sqlite", "old", key="uuid") as old,
+        SQLiteStore(tmp_path / "x.sqlite", "new", key="uuid") as new,
+    ):
+        assert old.last_updated == datetime.min
+        new.update([{"uuid": name, "last_updated": time} for name, time in zip("abcd", times, strict=True)])
+        old.update([{"uuid": name, "last_updated": times[1]} for name in "abc"])
+        assert new.last_updated == times[3]
+        assert sorted(old.newer_in(new)) == ["c", "d"]
+        assert sorted(old.newer_in(new, exhaustive=True)) == ["c", "d"]
+        assert new.newer_in(old) == []
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_serialised_and_pickled_stores_find_the_same_documents(filled, tmp_path, monkeypatch):
+    for twin in (SQLiteStore.from_dict(filled.as_dict()), pickle.loads(pickle.dumps(filled)), copy.deepcopy(filled)):
+        assert isinstance(twin, MaggmaStore)
+        assert twin == filled
+        assert twin.key == ["uuid", "index"]
+        with pytest.raises(StoreError, match="connect"):
+            twin.count()
+        with twin:
+            assert twin.count() == len(DOCS)
+    monkeypatch.chdir(tmp_path)
+    relative = SQLiteStore("x.sqlite", "docs")
+    monkeypatch.chdir("/")
+    with relative:
+        assert relative.count() == len(DOCS)
+    assert SQLiteStore(tmp_path / "x.sqlite", "others") != filled
+
+
+def test_close_and_connect_again(filled):
+    filled.connect()
+    filled.close()
+    filled.close()
+    with pytest.raises(StoreError, match="not connected"):
+        filled.count()
+    filled.connect(force_reset=True)
+    assert filled.count() == len(DOCS)
+    filled.connect(force_reset=True)
+    assert filled.count() == len(DOCS)
+
+
+def test_threads_share_a_store(store):
+    def work(number):
+        for n in range(20):
+            store.update([{"uuid": "shared", "index": n, "by": number}, {"uuid": str(number), "index": n}])
+            assert store.count({"uuid": str(number)}) == n + 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.count({"uuid": "shared"}) == 20
+    assert store.count() == 20 + 4 * 20
+
+
+def _use_after_fork(store):
+    assert store.count() == len(DOCS)
+    store.update({"uuid": "child", "index": os.getpid()})
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_connects_for_itself(filled):
+    child = multiprocessing.get_context("fork").Process(target=_use_after_fork, args=(filled,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    filled.update({"uuid": "parent", "index": 1})
+    assert filled.query_one({"uuid": "child"})["index"] == child.pid
+    assert filled.count() == len(DOCS) + 2
+
+
+def test_files_that_cannot_be_used_say_what_to_type(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no database, but long enough to have a header of sixteen bytes\n" * 20)
+    with pytest.raises(StoreError, match=r"notes.txt.*no SQLite database.*E3RELAX_DATA_DIR"):
+        SQLiteStore(text).connect()
+    with pytest.raises(StoreError, match=r"folder cannot be made.*E3RELAX_DATA_DIR"):
+        SQLiteStore(text / "below" / "x.sqlite").connect()
+    with pytest.raises(StoreError, match=r"must be a file in a folder where you may write"):
+        SQLiteStore(tmp_path).connect()
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE documents (x)")
+    with pytest.raises(StoreError, match=r"belongs to another program \(its columns are x\)"):
+        SQLiteStore(foreign).connect()
+    assert text.read_text().startswith("no database")
+
+
+def test_a_file_that_may_not_be_written_says_so(filled):
+    filled._file.fetch("PRAGMA query_only = TRUE")
+    with pytest.raises(StoreError, match=r"readonly.*chmod u\+w"):
+        filled.update({"uuid": "new", "index": 1})
+    assert filled.count() == len(DOCS)
+
+
+def test_a_locked_file_says_so(tmp_path):
+    with SQLiteStore(tmp_path / "x.sqlite", timeout_s=0.1) as store:
+        other = sqlite3.connect(tmp_path / "x.sqlite")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"locked.*fuser"):
+            store.update({"task_id": 1})
+        other.rollback()
+        other.close()
+        store.update({"task_id": 1})
+        assert store.count() == 1
+
+
+def test_there_is_no_pymongo_collection(store):
+    with pytest.raises(StoreError, match="no pymongo collection"):
+        _ = store._collection
