@@ -1,0 +1,154 @@
+"""Crystals through a network in batches that fit the memory; one bad crystal costs the others nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from e3relax_flows.core.errors import ConfigError, StructureError
+from e3relax_flows.graphs.batching import Crystal, pack_crystals, plan_batches
+from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.schemas.predictions import Reason
+
+
+class BatchLimits(NamedTuple):
+    """The most that one batch holds."""
+
+    max_atoms: int
+    max_edges: int
+
+
+# On a CPU larger batches only leave its caches; on a GPU they amortise launches until the memory ends, and a batch
+# that does not fit is split.
+LIMITS = {"cpu": BatchLimits(1_000, 20_000), "cuda": BatchLimits(40_000, 800_000)}
+
+
+class Output(NamedTuple):
+    """What the network said of one crystal."""
+
+    positions: NDArray[np.float64]  # [n_atoms, 3] Å, Cartesian
+    lattice: NDArray[np.float64]  # [3, 3] Å, rows are the vectors
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        When the name is unknown or the device is not there; nothing else is used in its place.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown; give auto, cpu, cuda or cuda:N") from error
+    if resolved.type not in LIMITS:
+        raise ConfigError(f"device {device!r} cannot be used (float64 is needed); give auto, cpu, cuda or cuda:N")
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
+        raise ConfigError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees {n_devices} CUDA devices; give "
+            "--device cpu (device='cpu'), or install a torch with CUDA from https://pytorch.org"
+        )
+    return resolved
+
+
+class BatchRunner:
+    """Applies a network to crystals; learns from batches that did not fit.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on `device`.
+    device
+        Where batches go.
+    limits
+        The most that a batch holds; none: those of the kind of device.
+    """
+
+    def __init__(self, network: RelaxationNetwork, device: torch.device, limits: BatchLimits | None = None) -> None:
+        self.network = network
+        self.device = device
+        self.limits = limits or LIMITS[device.type]
+
+    def plan(self, crystals: Sequence[Crystal]) -> Iterator[list[int]]:
+        """Indices of batches, crystals of like size together."""
+        order = sorted(range(len(crystals)), key=lambda index: crystals[index].n_edges)
+        sizes = [(crystals[index].n_atoms, crystals[index].n_edges) for index in order]
+        for batch in plan_batches(sizes, *self.limits):
+            yield [order[position] for position in batch]
+
+    def run(self, crystals: Sequence[Crystal]) -> list[Output | StructureError]:
+        """Apply the network to one batch: in the order of `crystals`, an error in place of what failed.
+
+        A batch that fails is halved until only the guilty crystal is left. When it failed for want of memory,
+        later batches are kept below its size.
+        """
+        if not crystals:
+            return []
+        if len(crystals) > 1 and self._is_too_large(crystals):
+            return self._run_halves(crystals)
+        try:
+            return list(self._apply(crystals))
+        except Exception as error:
+            # the boundary between crystals: whatever goes wrong in one of them must not stop the others
+            failure, no_memory = error, is_out_of_memory(error)
+            failure.__traceback__ = None  # it holds the tensors of the batch that did not fit
+        if no_memory and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(crystals) > 1:
+            if no_memory:
+                self._lower_limits(crystals)
+            return self._run_halves(crystals)
+        return [self._describe_failure(crystals[0], failure, no_memory)]
+
+    def _apply(self, crystals: Sequence[Crystal]) -> Iterator[Output]:
+        with torch.inference_mode():
+            last = self.network(pack_crystals(crystals).to(self.device))[-1]
+            positions, lattices = last.positions.double().cpu().numpy(), last.lattices.double().cpu().numpy()
+        ends = np.cumsum([crystal.n_atoms for crystal in crystals])[:-1]
+        return map(Output, np.split(positions, ends), lattices)
+
+    def _run_halves(self, crystals: Sequence[Crystal]) -> list[Output | StructureError]:
+        half = len(crystals) // 2
+        return self.run(crystals[:half]) + self.run(crystals[half:])
+
+    def _is_too_large(self, crystals: Sequence[Crystal]) -> bool:
+        n_atoms, n_edges = _count(crystals)
+        return n_atoms > self.limits.max_atoms or n_edges > self.limits.max_edges
+
+    def _lower_limits(self, crystals: Sequence[Crystal]) -> None:
+        n_atoms, n_edges = _count(crystals)
+        self.limits = BatchLimits(
+            min(self.limits.max_atoms, max(1, n_atoms * 2 // 3)), min(self.limits.max_edges, max(1, n_edges * 2 // 3))
+        )
+
+    def _describe_failure(self, crystal: Crystal, error: Exception, no_memory: bool) -> StructureError:
+        if isinstance(error, StructureError):
+            return error
+        size = f"{crystal.n_atoms} atoms and {crystal.n_edges} edges"
+        if no_memory:
+            advice = "use device='cpu' or a smaller cell" if self.device.type == "cuda" else "use a smaller cell"
+            return StructureError(Reason.FAILED, f"{size} do not fit the memory of {self.device}; {advice}")
+        return StructureError(
+            Reason.FAILED,
+            f"the network failed on it ({size}): {type(error).__name__}: {error}; "
+            "if the structure looks right, please report this with the structure",
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _count(crystals: Sequence[Crystal]) -> tuple[int, int]:
+    return sum(crystal.n_atoms for crystal in crystals), sum(crystal.n_edges for crystal in crystals)

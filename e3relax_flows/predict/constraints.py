@@ -1,0 +1,89 @@
+"""What a user keeps fixed: the cell, the vacuum of a layer, atoms or single coordinates of atoms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import StructureError
+from e3relax_flows.schemas.predictions import Constraints, Reason
+
+AXES = "abc"
+SELECTIVE_DYNAMICS = "selective_dynamics"
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """Which coordinates may change: what is left of a crystal's freedom after its constraints."""
+
+    atoms: NDArray[np.bool_]  # [n_atoms, 3] whether a fractional coordinate may change
+    axes: tuple[int, ...]  # lattice vectors that may be strained, within the space they span
+
+    @property
+    def all_atoms(self) -> bool:
+        """Whether every coordinate may change."""
+        return bool(self.atoms.all())
+
+    def constrain_displacements(self, displacements: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Fractional displacements [n_atoms, 3] that leave fixed coordinates where they are.
+
+        A crystal has no origin, so displacements are counted from the fixed coordinates along an axis where there
+        are some (from their mean, then these are set to zero), and from the mean of all atoms where there are none.
+        """
+        fixed = ~self.atoms
+        n_fixed = fixed.sum(axis=0)
+        from_fixed = np.where(fixed, displacements, 0.0).sum(axis=0) / np.maximum(n_fixed, 1)
+        origin = np.where(n_fixed > 0, from_fixed, displacements.mean(axis=0))
+        return np.where(self.atoms, displacements - origin, 0.0)
+
+    def span(self, lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Orthonormal rows [n_axes, 3] that span the lattice vectors that may be strained."""
+        if len(self.axes) == 3:
+            return np.eye(3)
+        return np.linalg.qr(lattice[list(self.axes)].T)[0].T
+
+
+def resolve_constraints(structure: Structure, constraints: Constraints) -> Freedom:
+    """Read a structure's constraints from the options and from its selective dynamics.
+
+    Raises
+    ------
+    StructureError
+        When an index is out of range or `selective_dynamics` is not three switches per site.
+    """
+    n_atoms = len(structure)
+    atoms = np.ones((n_atoms, 3), dtype=bool)
+    outside = sorted(index for index in set(constraints.fixed_atoms) if not -n_atoms <= index < n_atoms)
+    if outside:
+        raise StructureError(
+            Reason.CONSTRAINT,
+            f"fixed_atoms names site {outside[0]}, but there are {n_atoms} sites; give indices from 0 to {n_atoms - 1}",
+        )
+    atoms[list(constraints.fixed_atoms)] = False
+    if constraints.selective_dynamics:
+        atoms &= _read_selective_dynamics(structure)
+    axes: tuple[int, ...] = (0, 1, 2)
+    if constraints.vacuum_axis:
+        axes = tuple(axis for axis in axes if axis != AXES.index(constraints.vacuum_axis))
+    if constraints.fix_cell:
+        axes = ()
+    return Freedom(atoms, axes)
+
+
+def _read_selective_dynamics(structure: Structure) -> NDArray[np.bool_]:
+    switches = np.ones((len(structure), 3), dtype=bool)
+    for index, site in enumerate(structure):
+        value = site.properties.get(SELECTIVE_DYNAMICS)
+        if value is None:
+            continue
+        if np.shape(value) != (3,) or not set(np.unique(value)) <= {False, True}:
+            raise StructureError(
+                Reason.CONSTRAINT,
+                f"site {index} has selective_dynamics {value!r}; give three booleans, one per lattice vector, "
+                "or ignore them with Constraints(selective_dynamics=False)",
+            )
+        switches[index] = np.asarray(value, dtype=bool)
+    return switches

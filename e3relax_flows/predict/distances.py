@@ -1,0 +1,70 @@
+"""Distances between atoms, in units of the sum of their covalent radii."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
+from pymatgen.core import Element
+
+from e3relax_flows.graphs.neighbors import find_neighbors
+
+FALLBACK_RADIUS = 1.6  # Å; for the elements beyond curium, which the table leaves out
+
+# Å, by atomic number (index 0 is unused); Cordero et al. 2008 as kept by pymatgen
+COVALENT_RADII: NDArray[np.float64] = np.array(
+    [FALLBACK_RADIUS]
+    + [CovalentRadius.radius.get(Element.from_Z(number).symbol, FALLBACK_RADIUS) for number in range(1, 119)]
+)
+
+
+class ClosePair(NamedTuple):
+    """Two atoms, or an atom and its own image, that are nearer than allowed."""
+
+    first: int
+    second: int
+    distance: float  # Å
+    ratio: float  # of the distance to the sum of the covalent radii
+
+
+def find_close_pair(
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    lattice: NDArray[np.float64],
+    min_ratio: float,
+    min_distance: float = 0.0,
+) -> ClosePair | None:
+    """Find the pair that falls furthest below `min_ratio` or `min_distance`, over all periodic images.
+
+    Parameters
+    ----------
+    numbers
+        [n_atoms] atomic numbers.
+    positions
+        [n_atoms, 3] Å, Cartesian.
+    lattice
+        [3, 3] Å, rows are the vectors.
+    min_ratio
+        Smallest allowed distance over the sum of the covalent radii.
+    min_distance
+        Å; smallest allowed distance.
+    """
+    radii = COVALENT_RADII[numbers]
+    cutoff = max(2 * min_ratio * float(radii.max()), min_distance)
+    if cutoff <= 0:
+        return None
+    edges = find_neighbors(positions, lattice, cutoff)
+    vectors = positions[edges.neighbors] + edges.offsets @ lattice - positions[edges.centers]
+    distances = np.linalg.norm(vectors, axis=1)
+    sums = radii[edges.centers] + radii[edges.neighbors]
+    allowed = np.maximum(min_ratio * sums, min_distance)
+    if not len(distances) or (worst := int(np.argmin(distances / allowed))) < 0 or distances[worst] >= allowed[worst]:
+        return None
+    return ClosePair(
+        int(edges.centers[worst]),
+        int(edges.neighbors[worst]),
+        float(distances[worst]),
+        float(distances[worst] / sums[worst]),
+    )

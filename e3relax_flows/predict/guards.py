@@ -1,0 +1,104 @@
+"""Guards: limits on numbers that a prediction must keep, each with a reason code and words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.core.geometry import measure_log_strain
+from e3relax_flows.predict.distances import find_close_pair
+from e3relax_flows.schemas.predictions import GuardLimits, Reason
+
+Floats = NDArray[np.float64]
+
+# No option loosens these: beyond them a cell has exploded and its neighbours must not even be looked for.
+EXPLODED_VOLUME = 20.0  # times larger or smaller than the initial cell
+EXPLODED_STRAIN = 2.0  # eigenvalue of the logarithmic strain
+
+
+class Objection(NamedTuple):
+    """A guard's no."""
+
+    reason: Reason
+    message: str
+
+
+def check_exploded(initial_lattice: Floats, lattice: Floats) -> Objection | None:
+    """Object to a cell that is beyond all limits, before anything is computed in it."""
+    ratio = _measure_volume_ratio(initial_lattice, lattice)
+    if not 1 / EXPLODED_VOLUME <= ratio <= EXPLODED_VOLUME:
+        return Objection(
+            Reason.VOLUME, f"the cell exploded: {ratio:.3g} times its initial volume (never beyond {EXPLODED_VOLUME:g})"
+        )
+    largest = _measure_largest_strain(initial_lattice, lattice)
+    if largest > EXPLODED_STRAIN:
+        return Objection(Reason.STRAIN, f"the cell exploded: strain {largest:.2f} (never beyond {EXPLODED_STRAIN:g})")
+    return None
+
+
+def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) -> list[Objection]:
+    """Object to a volume or a strain outside the limits.
+
+    Parameters
+    ----------
+    initial_lattice, lattice
+        [3, 3] Å, rows are the vectors.
+    limits
+        The user's.
+    """
+    objections = []
+    ratio = _measure_volume_ratio(initial_lattice, lattice)
+    if not limits.min_volume_ratio <= ratio <= limits.max_volume_ratio:
+        objections.append(
+            Objection(
+                Reason.VOLUME,
+                f"the volume becomes {ratio:.3f} times the initial one "
+                f"(limits {limits.min_volume_ratio:g} to {limits.max_volume_ratio:g})",
+            )
+        )
+    largest = _measure_largest_strain(initial_lattice, lattice)
+    if not largest <= limits.max_strain:
+        objections.append(
+            Objection(Reason.STRAIN, f"the largest strain is {largest:.3f} (limit {limits.max_strain:g})")
+        )
+    return objections
+
+
+def check_distances(
+    numbers: NDArray[np.int64], positions: Floats, lattice: Floats, limits: GuardLimits
+) -> list[Objection]:
+    """Object to atoms that are nearer than `min_distance` times the sum of their covalent radii."""
+    pair = find_close_pair(numbers, positions, lattice, limits.min_distance)
+    if pair is None:
+        return []
+    return [
+        Objection(
+            Reason.CLOSE_ATOMS,
+            f"sites {pair.first} and {pair.second} come within {pair.distance:.2f} Å, {pair.ratio:.2f} of the sum of "
+            f"their covalent radii (limit {limits.min_distance:g})",
+        )
+    ]
+
+
+def check_score(score: float, limits: GuardLimits, calibrated: float | None) -> list[Objection]:
+    """Object to a score, Å, above the user's limit or else above the model's calibrated one."""
+    limit = limits.max_score if limits.max_score is not None else calibrated
+    if limit is None or score <= limit:
+        return []
+    source = "limit" if limits.max_score is not None else "the model's calibrated limit"
+    return [
+        Objection(
+            Reason.SCORE,
+            f"one more application of the network would still move it by {score:.3f} Å ({source} {limit:g} Å)",
+        )
+    ]
+
+
+def _measure_volume_ratio(initial_lattice: Floats, lattice: Floats) -> float:
+    return float(abs(np.linalg.det(lattice) / np.linalg.det(initial_lattice)))
+
+
+def _measure_largest_strain(initial_lattice: Floats, lattice: Floats) -> float:
+    return float(np.abs(np.linalg.eigvalsh(measure_log_strain(initial_lattice, lattice))).max())

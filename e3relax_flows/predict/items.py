@@ -1,0 +1,161 @@
+"""One structure on its way from input to prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import E3RelaxError, StructureError
+from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
+from e3relax_flows.graphs.batching import Crystal
+from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.predict.batches import Output
+from e3relax_flows.predict.constraints import resolve_constraints
+from e3relax_flows.predict.guards import Objection, check_cell, check_distances, check_exploded, check_score
+from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
+from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
+from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
+
+ADVICE = "start DFT from the initial structure"
+
+
+@dataclass
+class Journey:
+    """A checked structure, the rules of its moves and where it stands."""
+
+    structure: Structure
+    numbers: NDArray[np.int64]  # [n_atoms] atomic numbers
+    types: NDArray[np.int64]  # [n_atoms] what symmetry may exchange
+    rules: Rules
+    geometry: Geometry
+    n_passes: int = 0
+    score: float | None = None
+    objections: list[Objection] = field(default_factory=list)
+    is_done: bool = False
+
+    def build_crystal(self, network: RelaxationNetwork) -> Crystal:
+        """The crystal as the network wants it."""
+        return network.build_crystal(self.numbers, self.geometry.positions, self.geometry.lattice)
+
+    def stop(self, error: StructureError) -> None:
+        """Refuse what there is, because the next application of the network failed."""
+        self.objections.append(Objection(Reason(error.code), f"application {self.n_passes + 1}: {error}"))
+        self.is_done = True
+
+    def advance(self, output: Output, options: PredictOptions) -> None:
+        """Take one application of the network: a pass, or after the last pass the residual."""
+        try:
+            geometry, size = make_move(self.geometry, output.positions, output.lattice, self.rules)
+        except StructureError as error:
+            self.stop(error)
+            return
+        if self.n_passes == options.passes:
+            self.score, self.is_done = size, True
+            return
+        self.geometry, self.n_passes = geometry, self.n_passes + 1
+        if exploded := check_exploded(self.rules.initial.lattice, geometry.lattice):
+            self.objections.append(exploded)
+            self.is_done = True
+        elif size < options.stop_below:
+            self.score, self.is_done = size, True
+
+    def judge(self, options: PredictOptions, calibrated: float | None) -> list[Objection]:
+        """What the guards have against the result."""
+        initial, final = self.rules.initial, self.geometry
+        objections = list(self.objections)
+        if check_exploded(initial.lattice, final.lattice) is None:
+            objections += check_cell(initial.lattice, final.lattice, options.guards)
+            objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
+        if self.score is not None:
+            objections += check_score(self.score, options.guards, calibrated)
+        return objections
+
+    def measure(self) -> dict[str, Any]:
+        """The numbers of a prediction."""
+        initial, final = self.rules.initial, self.geometry
+        displacements = measure_displacements(initial.fractions, final.fractions, final.lattice)
+        return {
+            "score": self.score,
+            "displacement": float(displacements.mean()),
+            "max_displacement": float(displacements.max()),
+            "strain": float(np.linalg.norm(measure_log_strain(initial.lattice, final.lattice))),
+            "volume_ratio": float(np.linalg.det(final.lattice) / np.linalg.det(initial.lattice)),
+            "n_passes": self.n_passes,
+        }
+
+
+def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Journey:
+    """Check an input and find the rules of its moves.
+
+    Raises
+    ------
+    StructureError
+        When it cannot be relaxed, or its symmetry is not found and `keeps_symmetry`, said of the network, is False.
+    """
+    structure = check_structure(item)
+    freedom = resolve_constraints(structure, options.constraints)
+    geometry = Geometry(np.array(structure.lattice.matrix), np.array(structure.frac_coords))
+    types = read_types(structure, freedom.atoms)
+    symmetry = None
+    if options.symmetry == "keep":
+        try:
+            symmetry = find_symmetry(geometry.lattice, geometry.fractions, types, options.symprec, freedom)
+        except SymmetryError as error:
+            if not keeps_symmetry:
+                raise StructureError(
+                    Reason.FAILED, f"{error}, and this model does not keep it; try another symprec or symmetry='free'"
+                ) from error
+    return Journey(structure, read_numbers(structure), types, Rules(geometry, freedom, symmetry), geometry)
+
+
+@dataclass
+class Item:
+    """One entry of the input, with its journey or the error that took its place."""
+
+    id: str | None
+    name: str  # how messages call it
+    given: Structure | None  # what the user gave, where it is a structure
+    journey: Journey | None = None
+    error: StructureError | None = None
+    wall_time_s: float = 0.0
+
+    def fail(self, error: Exception) -> None:
+        """Note what went wrong: an error, or a refusal where there is a prediction already."""
+        if not isinstance(error, StructureError):
+            what = str(error) if isinstance(error, E3RelaxError) else f"{type(error).__name__}: {error}"
+            error = StructureError(Reason.FAILED, f"{what}; if the structure looks right, please report this with it")
+        if self.journey is not None and self.journey.n_passes > 0:
+            self.journey.stop(error)
+        else:
+            self.journey, self.error = None, error
+
+    def conclude(self, model_id: str, options: PredictOptions, calibrated: float | None) -> Prediction:
+        """Judge the result by the guards and write it down."""
+        common: dict[str, Any] = {
+            "id": self.id,
+            "initial": self.given,
+            "model_id": model_id,
+            "wall_time_s": self.wall_time_s,
+        }
+        journey = self.journey
+        if journey is None:
+            error = self.error or StructureError(Reason.FAILED, "nothing came of it")
+            return Prediction(
+                verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
+            )
+        journey.geometry = finish_symmetry(journey.geometry, journey.rules, journey.types)
+        objections = journey.judge(options, calibrated)
+        words = "; ".join(objection.message for objection in objections)
+        return Prediction(
+            structure=rebuild_structure(journey.structure, journey.geometry),
+            verdict=Verdict.REFUSE if objections else Verdict.ACCEPT,
+            reasons=list(dict.fromkeys(objection.reason for objection in objections)),
+            message=f"{self.name}: {words}; {ADVICE}" if objections else None,
+            **journey.measure(),
+            **common,
+        )

@@ -1,0 +1,171 @@
+"""From what a network says to the move that is made: continuous, without rotation, symmetric, within constraints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.core.errors import StructureError
+from e3relax_flows.core.geometry import measure_log_strain
+from e3relax_flows.predict.constraints import Freedom
+from e3relax_flows.predict.symmetry import Symmetry, find_number
+from e3relax_flows.schemas.predictions import Reason
+
+Floats = NDArray[np.float64]
+
+NEAR_TOLERANCE = 0.25  # of the tolerance; deviations of the input above this are checked in the prediction
+DETERMINANTS = (1e-6, 1e6)  # of the predicted lattice over that of the one before; outside, there is no cell left
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a crystal stands."""
+
+    lattice: Floats  # [3, 3] Å, rows are the vectors
+    fractions: Floats  # [n_atoms, 3] unwrapped, so that an atom is followed from where the user wrote it
+
+    @property
+    def positions(self) -> Floats:
+        """Cartesian positions [n_atoms, 3], Å."""
+        return self.fractions @ self.lattice
+
+    @property
+    def spacing(self) -> float:
+        """Mean atomic spacing, Å: the cube root of the volume per atom."""
+        return float(np.cbrt(abs(np.linalg.det(self.lattice)) / len(self.fractions)))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every move of one crystal obeys."""
+
+    initial: Geometry
+    freedom: Freedom
+    symmetry: Symmetry | None  # None: free
+
+
+def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rules) -> tuple[Geometry, float]:
+    """Turn an application of the network into the next geometry and the size of the step.
+
+    The displacements are the changes of the fractional coordinates, the strain is the symmetric logarithmic one;
+    both are averaged over the space group and then held within the constraints (operations that do not commute with
+    the constraints are no part of that group). The size is the mean length of the displacements plus the Frobenius
+    norm of the strain times the mean atomic spacing, Å.
+
+    Parameters
+    ----------
+    current
+        What the network was given.
+    positions
+        [n_atoms, 3] Å, what it said.
+    lattice
+        [3, 3] Å, what it said.
+    rules
+        Symmetry and constraints, with the initial geometry from which rotations are counted.
+
+    Raises
+    ------
+    StructureError
+        With reason not_finite or determinant when there is no crystal in what the network said.
+    """
+    _check_output(current, positions, lattice)
+    displacements = positions @ np.linalg.inv(lattice) - current.fractions
+    strain = measure_log_strain(current.lattice, lattice)
+    form = current.lattice @ _restrict(strain, rules.freedom.span(current.lattice)) @ current.lattice.T
+    form = _blank(form, rules.freedom.axes)
+    group = rules.symmetry.loose if rules.symmetry and not rules.symmetry.loose.is_trivial else None
+    if group:
+        displacements = group.project_displacements(displacements)
+        form = group.project_form(form)
+    displacements = rules.freedom.constrain_displacements(displacements)
+    new_lattice, strain_norm = _strain_lattice(current.lattice, form, rules)
+    fractions = _settle(current.fractions + displacements, rules)
+    size = float(np.linalg.norm(displacements @ current.lattice, axis=1).mean()) + strain_norm * current.spacing
+    return Geometry(new_lattice, fractions), size
+
+
+def finish_symmetry(geometry: Geometry, rules: Rules, types: NDArray[np.int64]) -> Geometry:
+    """Make sure that a space group that the input has only roughly is still found with the same tolerance.
+
+    Deviations of the input are carried along with the atoms. Where they are near the tolerance and the strain has
+    lifted them above it, the prediction is projected onto the space group, deviations included.
+    """
+    symmetry = rules.symmetry
+    if symmetry is None or not rules.freedom.all_atoms or len(rules.freedom.axes) < 3:
+        return geometry
+    growth = float(np.linalg.norm(np.linalg.solve(rules.initial.lattice, geometry.lattice), ord=2))
+    if symmetry.loose.deviation * max(growth, 1.0) < NEAR_TOLERANCE * symmetry.symprec:
+        return geometry
+    if find_number(geometry.lattice, geometry.fractions, types, symmetry.symprec) == symmetry.loose.number:
+        return geometry
+    metric = symmetry.loose.project_form(geometry.lattice @ geometry.lattice.T)
+    lattice = _remove_rotation(rules.initial.lattice, metric)
+    return Geometry(lattice, symmetry.loose.project_positions(geometry.fractions))
+
+
+def _check_output(current: Geometry, positions: Floats, lattice: Floats) -> None:
+    if not (np.isfinite(positions).all() and np.isfinite(lattice).all()):
+        raise StructureError(Reason.NOT_FINITE, "the network gave numbers that are not finite")
+    ratio = np.linalg.det(lattice) / np.linalg.det(current.lattice)
+    if not DETERMINANTS[0] < ratio < DETERMINANTS[1]:
+        raise StructureError(
+            Reason.DETERMINANT,
+            f"the network gave a lattice whose determinant is {ratio:.3g} times that of its input "
+            f"(limits {DETERMINANTS[0]:g} to {DETERMINANTS[1]:g})",
+        )
+
+
+def _restrict(strain: Floats, span: Floats) -> Floats:
+    """The part of a strain [3, 3] within the space of the rows of `span`."""
+    projector = span.T @ span
+    return projector @ strain @ projector
+
+
+def _blank(form: Floats, axes: tuple[int, ...]) -> Floats:
+    """A form [3, 3] with the entries of all lattice vectors but `axes` set to zero."""
+    kept = np.zeros(3)
+    kept[list(axes)] = 1.0
+    return form * np.outer(kept, kept)
+
+
+def _strain_lattice(lattice: Floats, form: Floats, rules: Rules) -> tuple[Floats, float]:
+    """Strain the lattice vectors that may be, and the norm of that strain.
+
+    `form` holds a_k · ε · a_l. The result is the initial lattice deformed without rotation, with the metric
+    that follows; the other vectors stay exactly as they are.
+    """
+    axes = list(rules.freedom.axes)
+    if not axes:
+        return lattice, 0.0
+    span = rules.freedom.span(rules.initial.lattice)
+    vectors = lattice[axes] @ span.T
+    inverse = np.linalg.inv(vectors)
+    strain = inverse @ form[np.ix_(axes, axes)] @ inverse.T
+    eigenvalues, directions = np.linalg.eigh(0.5 * (strain + strain.T))
+    strained = vectors @ (directions * np.exp(eigenvalues)) @ directions.T
+    metric = strained @ strained.T
+    if rules.symmetry and not rules.symmetry.tight.is_trivial:
+        whole = np.zeros((3, 3))
+        whole[np.ix_(axes, axes)] = metric
+        metric = rules.symmetry.tight.project_form(whole)[np.ix_(axes, axes)]
+    result = lattice.copy()
+    result[axes] = _remove_rotation(rules.initial.lattice[axes] @ span.T, metric) @ span
+    return result, float(np.linalg.norm(eigenvalues))
+
+
+def _remove_rotation(initial: Floats, metric: Floats) -> Floats:
+    """The lattice with this metric that is `initial` under a symmetric deformation; handedness stays."""
+    inverse = np.linalg.inv(initial)
+    eigenvalues, directions = np.linalg.eigh(inverse @ metric @ inverse.T)
+    return initial @ (directions * np.sqrt(eigenvalues)) @ directions.T
+
+
+def _settle(fractions: Floats, rules: Rules) -> Floats:
+    """Positions freed of rounding: exact in their space group, and exactly the initial ones where fixed."""
+    if not rules.freedom.all_atoms:
+        return np.where(rules.freedom.atoms, fractions, rules.initial.fractions)
+    if rules.symmetry and not rules.symmetry.tight.is_trivial:
+        return rules.symmetry.tight.project_positions(fractions)
+    return fractions

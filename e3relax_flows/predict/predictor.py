@@ -1,0 +1,235 @@
+"""Predictor: structures in, predictions out, in the same number and order."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import ConfigError, StructureError
+from e3relax_flows.core.modelfolders import find_model
+from e3relax_flows.graphs.batching import Crystal
+from e3relax_flows.model.files import load_network
+from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.predict.batches import BatchRunner, resolve_device
+from e3relax_flows.predict.items import Item, start_journey
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions
+
+# Structures are read, predicted and handed out in windows, so that memory does not grow with their number.
+WINDOW_STRUCTURES = 2_048
+WINDOW_ATOMS = 40_000
+
+Progress = Callable[[int, int], None]
+
+
+class Predictor:
+    """A network ready to predict.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.9), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    >>> prediction = Predictor.load().predict([salt])[0]
+    >>> prediction.verdict, prediction.volume_ratio  # doctest: +SKIP
+
+    Parameters
+    ----------
+    network
+        The network; it is put into evaluation mode on `device`.
+    model_id
+        Content id of the model, written into every prediction.
+    calibration
+        What is known of its scores; "max_score" (Å) is the largest that is trusted.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+
+    def __init__(
+        self,
+        network: RelaxationNetwork,
+        model_id: str,
+        calibration: dict[str, Any] | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.device = resolve_device(str(device))
+        self.network = network.to(self.device).eval()
+        self.model_id = model_id
+        self.calibration = calibration or {}
+        self.runner = BatchRunner(self.network, self.device)
+
+    @classmethod
+    def load(cls, model: str = "default", device: str = "auto", models_dir: Path | None = None) -> Self:
+        """Load a model by alias, name, id or path of its folder.
+
+        Parameters
+        ----------
+        model
+            "default" is the bundled one; `e3relax models list` shows the others.
+        device
+            auto (CUDA where there is one), cpu, cuda or cuda:N.
+        models_dir
+            Where imported models are.
+
+        Raises
+        ------
+        ModelError
+            When there is no such model or its files are damaged.
+        ConfigError
+            When the device is not there.
+        """
+        resolved = resolve_device(device)
+        folder = find_model(model, models_dir)
+        network = load_network(folder, resolved, torch.float32)
+        return cls(network, folder.model_id, folder.config.get("calibration"), resolved)
+
+    def predict(
+        self,
+        structures: Iterable[Any],
+        options: PredictOptions | None = None,
+        ids: Sequence[str] | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """Predict the relaxed structures of initial ones: one prediction per item, in order.
+
+        What cannot be relaxed gets the verdict error and costs the others nothing.
+
+        Parameters
+        ----------
+        structures
+            pymatgen structures.
+        options
+            Passes, symmetry, constraints and limits; defaults where none are given.
+        ids
+            Names of the structures, for the predictions and their messages.
+        on_progress
+            Called with the number of finished items and of all items (those read so far where their number is
+            not known).
+
+        Raises
+        ------
+        ConfigError
+            When a single structure is given in place of several, or `ids` are not as many as they.
+        """
+        return list(self.iter_predict(structures, options, ids, on_progress))
+
+    def iter_predict(
+        self,
+        structures: Iterable[Any],
+        options: PredictOptions | None = None,
+        ids: Sequence[str] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict as `predict` does, handing out predictions while the input is being read, with constant memory."""
+        if isinstance(structures, Structure | str | dict) or not isinstance(structures, Iterable):
+            raise ConfigError(
+                f"predict takes a list of structures, not one {type(structures).__name__}; write predict([structure])"
+            )
+        if ids is not None and isinstance(structures, Sized) and len(structures) != len(ids):
+            raise ConfigError(f"{len(ids)} ids for {len(structures)} structures; give one per structure")
+        total = len(ids) if ids is not None else operator.length_hint(structures)
+        return self._iter_windows(structures, options or PredictOptions(), ids, _Counter(on_progress, total))
+
+    def _iter_windows(
+        self, structures: Iterable[Any], options: PredictOptions, ids: Sequence[str] | None, counter: _Counter
+    ) -> Iterator[Prediction]:
+        window: list[Item] = []
+        n_atoms = n_read = 0
+        for index, structure in enumerate(structures):
+            if ids is not None and index >= len(ids):
+                raise ConfigError(f"{len(ids)} ids for more structures than that; give one per structure")
+            item = self._start(structure, index, ids, options)
+            window.append(item)
+            n_read += 1
+            n_atoms += len(item.journey.numbers) if item.journey else 0
+            if len(window) >= WINDOW_STRUCTURES or n_atoms >= WINDOW_ATOMS:
+                yield from self._finish_window(window, options, counter)
+                window, n_atoms = [], 0
+        yield from self._finish_window(window, options, counter)
+        if ids is not None and n_read != len(ids):
+            raise ConfigError(f"{len(ids)} ids for {n_read} structures; give one per structure")
+
+    def _start(self, structure: Any, index: int, ids: Sequence[str] | None, options: PredictOptions) -> Item:
+        start = time.perf_counter()
+        id = ids[index] if ids is not None else None
+        item = Item(id, id or f"structure {index}", structure if isinstance(structure, Structure) else None)
+        try:
+            item.journey = start_journey(structure, options, self.network.keeps_symmetry)
+            item.given = item.journey.structure
+        except Exception as error:  # the boundary between items
+            item.fail(error)
+        item.wall_time_s += time.perf_counter() - start
+        return item
+
+    def _finish_window(self, window: list[Item], options: PredictOptions, counter: _Counter) -> list[Prediction]:
+        counter.add_read(len(window))
+        items, crystals = self._build(window)
+        counter.add_done(len(window) - len(items))
+        for batch in self.runner.plan(crystals):
+            self._relax([items[index] for index in batch], [crystals[index] for index in batch], options)
+            counter.add_done(len(batch))
+        return [self._conclude(item, options) for item in window]
+
+    def _build(self, items: Sequence[Item]) -> tuple[list[Item], list[Crystal]]:
+        """Crystals of the items that are on their way, and those items."""
+        kept, crystals = [], []
+        for item in items:
+            if item.journey is None or item.journey.is_done:
+                continue
+            start = time.perf_counter()
+            try:
+                crystals.append(item.journey.build_crystal(self.network))
+                kept.append(item)
+            except Exception as error:  # the boundary between items
+                item.fail(error)
+            item.wall_time_s += time.perf_counter() - start
+        return kept, crystals
+
+    def _relax(self, items: list[Item], crystals: list[Crystal], options: PredictOptions) -> None:
+        """All passes of one batch, and the application that gives the residual."""
+        while items:
+            start = time.perf_counter()
+            n_atoms = sum(crystal.n_atoms for crystal in crystals)
+            for item, output in zip(items, self.runner.run(crystals), strict=True):
+                try:
+                    if isinstance(output, StructureError):
+                        raise output
+                    if item.journey is not None:
+                        item.journey.advance(output, options)
+                except Exception as error:  # the boundary between items
+                    item.fail(error)
+            share = (time.perf_counter() - start) / n_atoms
+            for item, crystal in zip(items, crystals, strict=True):
+                item.wall_time_s += share * crystal.n_atoms
+            items, crystals = self._build(items)
+
+    def _conclude(self, item: Item, options: PredictOptions) -> Prediction:
+        start = time.perf_counter()
+        try:
+            prediction = item.conclude(self.model_id, options, self.calibration.get("max_score"))
+        except Exception as error:  # the boundary between items
+            item.journey = None
+            item.fail(error)
+            prediction = item.conclude(self.model_id, options, None)
+        prediction.wall_time_s += time.perf_counter() - start
+        return prediction
+
+
+class _Counter:
+    """Counts what is read and done, and tells."""
+
+    def __init__(self, on_progress: Progress | None, total: int) -> None:
+        self._tell = on_progress
+        self._total, self._read, self._done = total, 0, 0
+
+    def add_read(self, number: int) -> None:
+        self._read += number
+
+    def add_done(self, number: int) -> None:
+        self._done += number
+        if self._tell and number:
+            self._tell(self._done, max(self._total, self._read))
