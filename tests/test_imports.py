@@ -121,7 +121,9 @@ def test_a_downward_import_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rooms", "banned"), [(WITHOUT_TORCH, ("torch",)), (WITHOUT_WORKFLOWS, WORKFLOW_PACKAGES)], ids=["torch", "workflows"]
+    ("rooms", "banned"),
+    [(WITHOUT_TORCH, ("torch",)), (WITHOUT_WORKFLOWS, WORKFLOW_PACKAGES)],
+    ids=["torch", "workflows"],
 )
 def test_loading_stays_light(rooms: tuple[str, ...], banned: tuple[str, ...]) -> None:
     """Load all modules of the rooms in a fresh interpreter and look who brought in what they must not."""

@@ -1,0 +1,128 @@
+"""Run a flow on this machine, one job after the other, and say what failed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
+
+FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
+FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
+
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """One job that has ended."""
+
+    name: str
+    uuid: str
+    index: int
+    error: str | None  # class and message of the exception; None: it finished
+    traceback: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass
+class LocalRun:
+    """What a local run leaves."""
+
+    responses: dict[str, dict[int, Response]]
+    n_finished: int = 0
+    failures: list[JobReport] = field(default_factory=list)
+
+
+def run_flow_locally(
+    flow: Flow | Job,
+    store: JobStore,
+    root_dir: Path,
+    on_job_finished: Callable[[JobReport], None] | None = None,
+) -> LocalRun:
+    """Run a flow in new folders below `root_dir`; a failed job costs only those that need it.
+
+    Nothing is logged to the terminal; the working directory is what it was before.
+
+    Parameters
+    ----------
+    flow
+        The flow, of which jobs may replace themselves by others.
+    store
+        Where outputs go; closing it is the caller's business.
+    root_dir
+        Made where it is missing; each job runs in a folder of its own there.
+    on_job_finished
+        Called after each job, failed ones too.
+    """
+    root_dir.mkdir(parents=True, exist_ok=True)
+    run = LocalRun(responses={})
+
+    def note(report: JobReport) -> None:
+        if report.error is None:
+            run.n_finished += 1
+        else:
+            run.failures.append(report)
+        if on_job_finished is not None:
+            on_job_finished(report)
+
+    with _watch_jobs(store, note):
+        run.responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=root_dir)
+    return run
+
+
+class _JobWatcher(logging.Handler):
+    """Reads from jobflow's messages which jobs have finished or failed; its local manager has no callback."""
+
+    def __init__(self, store: JobStore, note: Callable[[JobReport], None]) -> None:
+        super().__init__(level=logging.INFO)
+        self.store = store
+        self.note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report the end of a job; an error of the callback is shown and costs no job."""
+        try:
+            message = record.getMessage()
+            if match := FINISHED.match(message):
+                self._note_finished(match["name"], match["uuid"], int(match["index"] or 1))
+            elif match := FAILED.match(message):
+                self._note_failed(match["name"], match["trace"])
+        except Exception:  # the rule of logging: a handler never breaks what it listens to
+            self.handleError(record)
+
+    def _note_finished(self, name: str, uuid: str, index: int) -> None:
+        document = self.store.query_one({"uuid": uuid, "index": index}, ["metadata"]) or {}
+        self.note(JobReport(name, uuid, index, None, None, document.get("metadata") or {}))
+
+    def _note_failed(self, name: str, trace: str) -> None:
+        # jobflow leaves a failed job in place, and takes a finished one away before it says so
+        job = CURRENT_JOB.job
+        lines = EXCEPTION.findall(trace) or trace.strip().splitlines() or ["unknown error"]
+        error = lines[-1]
+        if job is None or job.name != name:
+            self.note(JobReport(name, "", 1, error, trace, {}))
+        else:
+            self.note(JobReport(name, job.uuid, job.index, error, trace, dict(job.metadata)))
+        CURRENT_JOB.reset()
+
+
+@contextmanager
+def _watch_jobs(store: JobStore, note: Callable[[JobReport], None]) -> Iterator[None]:
+    """Listen to jobflow's logger while nothing of it reaches the terminal; put all back afterwards."""
+    logger = logging.getLogger("jobflow")
+    level, propagate, handlers = logger.level, logger.propagate, logger.handlers[:]
+    logger.handlers[:] = [_JobWatcher(store, note)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+        CURRENT_JOB.reset()

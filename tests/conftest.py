@@ -1,0 +1,49 @@
+"""Fixtures of more than one package: settings in a folder of their own, a predictor without a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_vasp import fake_vasp  # noqa: F401
+
+from e3relax_flows.core.modelfolders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.testing import EMT_LATTICES, TablePredictor
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E3RelaxSettings:
+    """Settings of this test alone: an empty data folder, no configuration file, the working directory apart."""
+    monkeypatch.setenv("E3RELAX_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("E3RELAX_DATA_DIR", str(tmp_path / "data"))
+    for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE"):
+        monkeypatch.delenv(f"E3RELAX_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return load_settings()
+
+
+@pytest.fixture
+def predictor(settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch) -> TablePredictor:
+    """The default model of the settings is a `TablePredictor` that knows EMT's lattices to half a percent.
+
+    The module of the real one is replaced, so that no torch is loaded by a worker that only runs flows.
+    """
+    folder = settings.DATA_DIR / "models" / "table"
+    folder.mkdir(parents=True)
+    (folder / CONFIG_FILE).write_text(f'{{"format_version": {FORMAT_VERSION}}}')
+    (folder / WEIGHTS_FILE).write_bytes(b"none")
+    monkeypatch.setenv("E3RELAX_MODEL", "table")
+    volumes = {element: (1.005 * a) ** 3 / 4 for element, a in EMT_LATTICES.items()}
+    table = TablePredictor(read_model_folder(folder).model_id, volumes)
+
+    def load(model: str, device: str, models_dir: Path) -> Any:
+        assert (model, device, models_dir) == ("table", "auto", settings.DATA_DIR / "models")
+        return table
+
+    module = SimpleNamespace(Predictor=SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "e3relax_flows.predict.predictor", module)
+    return table
