@@ -1,0 +1,69 @@
+"""The command `e3relax`: registers the commands and turns our errors into messages.
+
+Exit codes: 0 done; 1 done, but some items failed; 2 nothing was done (usage, settings, something missing).
+Only typer and rich are imported here; what a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from e3relax_flows.cli.console import print_error
+from e3relax_flows.cli.doctor import doctor
+from e3relax_flows.cli.models import models_app
+from e3relax_flows.cli.predict import predict
+from e3relax_flows.cli.screen import screen
+from e3relax_flows.core.errors import E3RelaxError
+
+app = typer.Typer(
+    name="e3relax",
+    help="One-shot pre-relaxation of crystals with E3Relax-H2 in front of DFT.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_debug = False
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"e3relax-flows {version('e3relax-flows')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _set_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+app.command("predict")(predict)
+app.command("screen")(screen)
+app.add_typer(models_app, name="models")
+app.command("doctor")(doctor)
+
+
+def main() -> None:
+    """Entry point: run the command; an error that the user can mend is one message and exit code 2."""
+    try:
+        app()
+    except E3RelaxError as error:
+        if _debug:
+            raise
+        print_error(str(error))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""`e3relax doctor`: what is installed and reachable, and what to type for the rest; each check stands alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from e3relax_flows.cli import console
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `hint` says what to type where it is not ok."""
+
+    what: str
+    state: str  # ok, missing (optional) or failed (something that is configured does not work)
+    detail: str
+    hint: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
+) -> None:
+    """Say what is installed, which models, stores, engines and devices can be used, and what to type for the rest.
+
+    Exit code 1 when something that is configured does not work; optional parts that are missing are no failure.
+    """
+    findings: list[Finding] = []
+    for check in (check_packages, check_settings, check_models, check_devices, check_stores, check_engines):
+        findings += run_check(check)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _show(findings)
+    raise typer.Exit(int(any(finding.state == "failed" for finding in findings)))
+
+
+def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Findings of a check; when it breaks down itself, that is the finding."""
+    try:
+        return check()
+    except Exception as error:  # the boundary between checks
+        name = check.__name__.removeprefix("check_")
+        return [Finding(name, "failed", f"{type(error).__name__}: {error}", _read_hint(error))]
+
+
+def check_packages() -> list[Finding]:
+    """Versions of what is installed."""
+    from e3relax_flows.core.runinfo import PACKAGES, collect_versions
+
+    versions = collect_versions()
+    extras = {"chgnet": "mlip", "gpaw": "gpaw"}
+    rows = []
+    for package in ("python", *PACKAGES):
+        if package in versions:
+            rows.append(Finding(package, "ok", versions[package]))
+        elif package in extras:
+            hint = f"pip install 'e3relax-flows[{extras[package]}]'"
+            rows.append(Finding(package, "missing", "optional, not installed", hint))
+        else:
+            rows.append(Finding(package, "failed", "not installed", "pip install e3relax-flows"))
+    return rows
+
+
+def check_settings() -> list[Finding]:
+    """Where the settings come from, and the folder of the embedded stores."""
+    from e3relax_flows.core.settings import load_settings
+
+    settings = load_settings()
+    file = settings.CONFIG_FILE.expanduser()
+    place = settings.DATA_DIR.absolute()
+    free = next((shutil.disk_usage(path).free for path in (place, *place.parents) if path.exists()), 0) / 2**30
+    return [
+        Finding("settings", "ok", f"{file}{'' if file.exists() else ' (none; all as usual)'}"),
+        Finding("data folder", "ok", f"{place}, {free:.1f} GiB free"),
+    ]
+
+
+def check_models() -> list[Finding]:
+    """The models on disk, and whether the one in use is among them."""
+    from e3relax_flows.core.modelfolders import find_model, list_model_folders
+    from e3relax_flows.core.settings import load_settings
+
+    settings = load_settings()
+    models_dir = settings.DATA_DIR / "models"
+    names = ", ".join(folder.name for folder in list_model_folders(models_dir)) or "none"
+    folder = find_model(settings.MODEL, models_dir)
+    return [Finding("model", "ok", f"{settings.MODEL} is {folder.name} ({folder.model_id}); known: {names}")]
+
+
+def check_devices() -> list[Finding]:
+    """What torch can compute on."""
+    import torch
+
+    rows = [Finding("cpu", "ok", f"{torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(i)
+            rows.append(Finding(f"cuda:{i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    else:
+        built = torch.version.cuda is not None
+        detail = "no device is visible" if built else "this torch is built for CPU only"
+        hint = "check the driver with nvidia-smi" if built else "install torch's build for CUDA to use a GPU"
+        rows.append(Finding("cuda", "missing", detail, hint))
+    return rows
+
+
+def check_stores() -> list[Finding]:
+    """Open each store and count its documents."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.stores import open_job_store, open_outcome_store, open_prediction_store
+
+    settings = load_settings()
+    openers = {
+        "store of predictions": open_prediction_store,
+        "store of outcomes": open_outcome_store,
+        "store of jobs": open_job_store,
+    }
+
+    def check_one(name: str) -> list[Finding]:
+        with openers[name](settings) as store:
+            return [Finding(name, "ok", f"{store.name}, {store.count()} documents")]
+
+    rows: list[Finding] = []
+    for name in openers:
+        found = run_check(lambda name=name: check_one(name))  # type: ignore[misc]
+        rows += [Finding(name, row.state, row.detail, row.hint) for row in found]
+    return rows
+
+
+def check_engines() -> list[Finding]:
+    """Which engines can run on this machine."""
+    from e3relax_flows.engines.registry import list_engines
+
+    return [
+        Finding(f"engine {info.name}", "ok" if info.available else "missing", info.description, info.hint)
+        for info in list_engines()
+    ]
+
+
+def _read_hint(error: Exception) -> str:
+    from e3relax_flows.core.errors import E3RelaxError
+
+    return "" if isinstance(error, E3RelaxError) else "run with --debug for more: e3relax --debug doctor"
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.table import Table
+
+    table = Table(show_lines=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("state")
+    table.add_column("found, and what to type for the rest", overflow="fold")
+    for finding in findings:
+        hint = f"\n→ {finding.hint}" if finding.hint and finding.state != "ok" else ""
+        table.add_row(
+            console.plain(finding.what), console.color_word(finding.state), console.plain(finding.detail + hint)
+        )
+    console.out.print(table)

@@ -1,0 +1,88 @@
+"""`e3relax evaluate`: errors of a model on pairs initial -> relaxed, by source, against the identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e3relax_flows.cli.console import make_progress, out
+from e3relax_flows.cli.options import (
+    ConstrainOption,
+    DeviceOption,
+    ModelOption,
+    PassesOption,
+    SymmetryOption,
+    build_predict_options,
+)
+
+if TYPE_CHECKING:
+    from e3relax_flows.train.evaluate import Evaluation
+
+
+def evaluate(
+    pairs: Annotated[list[Path], typer.Argument(help="Pair files: .jsonl or .jsonl.gz.")],
+    model: ModelOption = None,
+    passes: PassesOption = None,
+    symmetry: SymmetryOption = None,
+    constrain: ConstrainOption = None,
+    device: DeviceOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    predictions_file: Annotated[
+        Path | None, typer.Option("--predictions", help="Write a line with id and structure for every pair.")
+    ] = None,
+) -> None:
+    """Predict from the initial side of every pair and compare with the relaxed side."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.predict.predictor import Predictor
+    from e3relax_flows.train.dataset import load_pairs
+    from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
+
+    options = build_predict_options(passes, symmetry, constrain)
+    settings = load_settings(MODEL=model, DEVICE=device)
+    rows = load_pairs(pairs)
+    predictor = Predictor.load(settings.MODEL, settings.DEVICE, settings.DATA_DIR / "models")
+    with make_progress() as progress:
+        task = progress.add_task("predicting", total=len(rows), note="")
+        evaluation, predictions = evaluate_pairs(
+            predictor, rows, options, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(evaluation.model_dump_json(indent=2) + "\n")
+    if predictions_file:
+        predictions_file.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(predictions_file, predictions, rows)
+    _print_table(evaluation)
+
+
+def _print_table(evaluation: Evaluation) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"model {evaluation.model_id}, {evaluation.n_pairs} pairs, up to {evaluation.options.passes} passes"
+    )
+    for header in ("source", "pairs"):
+        table.add_column(header, justify="left" if header == "source" else "right")
+    for header in ("displacement, Å", "strain", "volume error, %"):
+        table.add_column(f"{header}\ninitial -> predicted", justify="right")
+    table.add_column("refused, %", justify="right")
+    table.add_column("harmed, %", justify="right")
+    for source, predicted in evaluation.predicted.items():
+        identity = evaluation.identity[source]
+        table.add_row(
+            source,
+            str(int(predicted["n"])),
+            f"{identity['displacement']:.4f} -> {predicted['displacement']:.4f}",
+            f"{identity['strain']:.4f} -> {predicted['strain']:.4f}",
+            f"{100 * identity['volume']:.2f} -> {100 * predicted['volume']:.2f}",
+            f"{100 * evaluation.refused[source]:.1f}",
+            f"{100 * evaluation.harmed[source]:.1f}",
+        )
+    out.print(table)
+    out.print(
+        "Means over pairs, refused predictions too. Harmed: accepted, and further from the relaxed structure than the "
+        f"initial one. {1 / max(evaluation.seconds_per_structure, 1e-9):.0f} structures per second.",
+        soft_wrap=True,
+    )

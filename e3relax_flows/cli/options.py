@@ -1,0 +1,95 @@
+"""Options that several commands share, and their words turned into documents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e3relax_flows.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from e3relax_flows.schemas.predictions import PredictOptions
+
+ModelOption = Annotated[
+    str | None, typer.Option(help="Model: alias, name, id or folder; see `e3relax models list`.", metavar="MODEL")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda, cuda:1.", metavar="DEVICE")]
+PassesOption = Annotated[int | None, typer.Option(help="Largest number of applications of the network.", min=1)]
+SymmetryOption = Annotated[
+    str | None, typer.Option(help="keep the space group of the input, or leave the atoms free.", metavar="keep|free")
+]
+ConstrainOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8 (sites counted from 0); repeatable.",
+        metavar="CONSTRAINT",
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder to write into.", file_okay=False)]
+
+CONSTRAINTS = "fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"
+
+
+def parse_constraints(words: list[str]) -> dict[str, Any]:
+    """Turn words of `--constrain` into fields of `Constraints`.
+
+    Raises
+    ------
+    ConfigError
+        When a word is unknown, or two name different vacuum axes.
+    """
+    fields: dict[str, Any] = {}
+    for word in words:
+        if word == "fix-cell":
+            fields["fix_cell"] = True
+        elif match := re.fullmatch(r"vacuum-([abc])", word):
+            if fields.get("vacuum_axis", match[1]) != match[1]:
+                raise ConfigError(f"--constrain vacuum-{fields['vacuum_axis']} and {word}: there is one vacuum axis")
+            fields["vacuum_axis"] = match[1]
+        elif match := re.fullmatch(r"fix-atoms=(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)", word):
+            fields["fixed_atoms"] = tuple(sorted({*fields.get("fixed_atoms", ()), *_expand_ranges(match[1])}))
+        else:
+            raise ConfigError(f"--constrain {word!r} is unknown; known: {CONSTRAINTS}")
+    return fields
+
+
+def build_predict_options(passes: int | None, symmetry: str | None, constrain: list[str] | None) -> PredictOptions:
+    """Options of a prediction; what is None stays as usual.
+
+    Raises
+    ------
+    ConfigError
+        When a word or a number cannot be used.
+    """
+    from pydantic import ValidationError
+
+    from e3relax_flows.schemas.predictions import PredictOptions
+
+    fields: dict[str, Any] = {"constraints": parse_constraints(constrain or [])}
+    if passes is not None:
+        fields["passes"] = passes
+    if symmetry is not None:
+        fields["symmetry"] = symmetry
+    try:
+        return PredictOptions.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error)) from error
+
+
+def describe_validation(error: Any) -> str:
+    """A pydantic error on one line: where, what, and the value that was given."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']} (got {item['input']!r})"
+        for item in error.errors()
+    )
+
+
+def _expand_ranges(text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers

@@ -1,0 +1,144 @@
+"""`e3relax predict`: structures from files in, predicted structures out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.options import (
+    ConstrainOption,
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    PassesOption,
+    SymmetryOption,
+    build_predict_options,
+)
+
+if TYPE_CHECKING:
+    from e3relax_flows.cli.predictionfiles import PredictionWriter
+    from e3relax_flows.data.reading import ReadItem
+    from e3relax_flows.schemas.predictions import Prediction, PredictOptions
+
+MAX_ROWS = 100
+
+
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Files that pymatgen reads, folders of them, .json(.gz) lists or dicts of structures."),
+    ],
+    model: ModelOption = None,
+    passes: PassesOption = None,
+    symmetry: SymmetryOption = None,
+    constrain: ConstrainOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout and nothing else.")] = False,
+) -> None:
+    """Predict the relaxed structures of initial ones.
+
+    With --out, DIR/predictions.jsonl has one prediction per line in the order of the input, and a CIF of each is beside
+    it. Exit code 0: each was accepted or refused; 1: some have no prediction; 2: nothing was done.
+    """
+    options = build_predict_options(passes, symmetry, constrain)
+    counts: Counter[str] = Counter()
+    shown: list[Prediction] = []
+    with ExitStack() as stack:
+        predictions = _iterate_predictions(inputs, model, device, options, stack)
+        writer = _open_writer(out, stack) if out else None
+        for prediction in predictions:
+            counts[str(prediction.verdict)] += 1
+            if writer is not None:
+                writer.write(prediction)
+            if as_json:
+                from e3relax_flows.cli.predictionfiles import dump_line
+
+                typer.echo(dump_line(prediction))
+            elif len(shown) < MAX_ROWS:
+                shown.append(prediction)
+    if not as_json:
+        _show(shown, counts, out)
+    raise typer.Exit(1 if counts["error"] else 0)
+
+
+def _iterate_predictions(
+    inputs: list[str], model: str | None, device: str | None, options: PredictOptions, stack: ExitStack
+) -> Iterator[Prediction]:
+    """Read all inputs, then predict them; what could not be read takes its place as an error."""
+    from e3relax_flows.core.modelfolders import find_model
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.reading import read_structures
+
+    settings = load_settings()
+    model = model or settings.MODEL
+    models_dir = settings.DATA_DIR / "models"
+    find_model(model, models_dir)
+    progress = stack.enter_context(console.make_progress())
+    task = progress.add_task("reading", total=None, note="")
+    items: list[ReadItem] = []
+    for item in read_structures(inputs):
+        items.append(item)
+        progress.update(task, completed=len(items))
+    good = [item for item in items if item.structure is not None]
+    progress.update(task, description="loading the model", completed=0, total=len(good))
+
+    from e3relax_flows.predict.predictor import Predictor
+
+    predictor = Predictor.load(model, device or settings.DEVICE, models_dir)
+    progress.update(task, description=f"predicting on {predictor.device}")
+    made = predictor.iter_predict(
+        [item.structure for item in good],
+        options,
+        ids=[item.id for item in good],
+        on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+    )
+    for item in items:
+        yield next(made) if item.structure is not None else _refuse_to_read(item, predictor.model_id)
+
+
+def _refuse_to_read(item: ReadItem, model_id: str) -> Prediction:
+    from e3relax_flows.schemas.predictions import Prediction, Reason, Verdict
+
+    reason = Reason(getattr(item.error, "code", Reason.UNREADABLE))
+    return Prediction(id=item.id, verdict=Verdict.ERROR, reasons=[reason], message=str(item.error), model_id=model_id)
+
+
+def _open_writer(out: Path, stack: ExitStack) -> PredictionWriter:
+    from e3relax_flows.cli.predictionfiles import PredictionWriter
+
+    return stack.enter_context(PredictionWriter(out))
+
+
+def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None) -> None:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("structure", overflow="fold")
+    table.add_column("verdict")
+    for name in ("V/V initial", "displacement Å", "score Å"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for prediction in predictions:
+        table.add_row(
+            console.plain(prediction.id or ""),
+            console.color_word(str(prediction.verdict)),
+            console.format_number(prediction.volume_ratio, 4),
+            console.format_number(prediction.displacement, 4),
+            console.format_number(prediction.score, 4),
+            console.plain(prediction.message or ""),
+        )
+    console.out.print(table)
+    hidden = sum(counts.values()) - len(predictions)
+    if hidden:
+        console.out.print(f"... and {hidden} more", highlight=False)
+    words = (("accept", "accepted"), ("refuse", "refused"), ("error", "without prediction"))
+    console.out.print(", ".join(f"{counts[key]} {word}" for key, word in words) + ".", highlight=False)
+    if out is not None:
+        console.out.print(f"Predictions: {(out / 'predictions.jsonl').absolute()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,82 @@
+"""Predictions as files: one JSON line each, and a CIF beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from monty.json import jsanitize
+from pymatgen.core import Structure
+from pymatgen.io.cif import CifWriter
+
+from e3relax_flows.schemas.predictions import Prediction
+
+LINES_FILE = "predictions.jsonl"
+MAX_NAME = 100
+
+
+def dump_line(prediction: Prediction, **more: Any) -> str:
+    """One line of JSON, structures as pymatgen's dictionaries; numbers that are not finite become null."""
+    content = jsanitize(prediction.model_dump(mode="python"), enum_values=True, recursive_msonable=True)
+    return json.dumps(_remove_infinite(content | more), allow_nan=False, separators=(",", ":"))
+
+
+class PredictionWriter:
+    """Writes predictions into a folder as they come; its lines are in the order of `write`.
+
+    The lines take the place of those of an earlier run only when all are written; CIF files are replaced at once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._part = folder / f"{LINES_FILE}.part"
+        self._stream = self._part.open("w", encoding="utf-8")
+        self._names: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        if kind is None:
+            self._part.replace(self.folder / LINES_FILE)
+
+    def write(self, prediction: Prediction) -> None:
+        """Write a line, and a CIF where there is a finite structure; the line's `cif` is its name."""
+        cif = None
+        if prediction.structure is not None and _is_finite(prediction.structure):
+            cif = self._choose_name(prediction.id or prediction.structure.composition.reduced_formula)
+            (self.folder / cif).write_text(str(CifWriter(prediction.structure)), encoding="utf-8")
+        self._stream.write(dump_line(prediction, cif=cif) + "\n")
+        self._stream.flush()
+
+    def _choose_name(self, id: str) -> str:
+        """A file name for an id: plain characters, not taken yet, case ignored."""
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "_", id).strip("._")[:MAX_NAME] or "structure"
+        stem = stem.removesuffix(".cif")
+        name, number = stem, 1
+        while name.lower() in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._names.add(name.lower())
+        return f"{name}.cif"
+
+
+def _is_finite(structure: Structure) -> bool:
+    return bool(np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all())
+
+
+def _remove_infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _remove_infinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_remove_infinite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,133 @@
+"""`e3relax screen`: predict candidates, relax them with an engine, and say what it saved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e3relax_flows.cli.options import (
+    ConstrainOption,
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    PassesOption,
+    SymmetryOption,
+    build_predict_options,
+)
+from e3relax_flows.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from e3relax_flows.cli.screenconfig import ScreenConfig
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.schemas.screens import CandidateRow
+
+CONFIG_ENDINGS = (".yaml", ".yml")
+
+
+def screen(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Structures (files, folders), or one YAML file like configs/screen.yaml.")
+    ],
+    engine: Annotated[str | None, typer.Option(help="What to relax with; see `e3relax doctor`.")] = None,
+    control: Annotated[
+        float | None, typer.Option(help="Fraction relaxed from the initial structure, to measure savings.")
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    passes: PassesOption = None,
+    symmetry: SymmetryOption = None,
+    constrain: ConstrainOption = None,
+    on_refuse: Annotated[
+        str | None, typer.Option(help="After a refused prediction.", metavar="initial|skip|fail")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
+    out: OutOption = None,
+) -> None:
+    """Predict candidates, relax each once with an engine on this machine, and show what was saved.
+
+    What is in the stores is not computed again. Exit code 1 when candidates failed.
+    """
+    options = {"passes": passes, "symmetry": symmetry, "constrain": constrain}
+    changes: dict[str, Any] = {
+        "engine": engine,
+        "control": control,
+        "model": model,
+        "device": device,
+        "on_refuse": on_refuse,
+        "retry_failed": retry_failed or None,
+        "out": out,
+    }
+    if any(value is not None for value in options.values()):
+        changes["options"] = build_predict_options(passes, symmetry, constrain)
+    config = _load_config(inputs, changes)
+    raise typer.Exit(_run(config))
+
+
+def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
+    from pathlib import Path
+
+    from e3relax_flows.cli.screenconfig import load_screen_config, make_screen_config
+
+    configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]
+    if configs and len(inputs) > 1:
+        raise ConfigError(f"give either structures or one configuration file, not both ({', '.join(inputs)})")
+    if configs:
+        return load_screen_config(Path(configs[0]), **changes)
+    if changes["engine"] is None:
+        from e3relax_flows.engines.registry import list_engines
+
+        names = ", ".join(info.name for info in list_engines())
+        raise ConfigError(f"--engine is needed; known: {names}")
+    fields = {key: value for key, value in changes.items() if value is not None}
+    return make_screen_config({"inputs": inputs, **fields}, "options")
+
+
+def _run(config: ScreenConfig) -> int:
+    from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
+    from e3relax_flows.core.modelfolders import find_model
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.reading import read_structures
+    from e3relax_flows.engines.registry import get_engine
+    from e3relax_flows.flows.screen import ScreenMaker
+    from e3relax_flows.jobs.predict import PrerelaxMaker
+
+    settings = load_settings()
+    find_model(_choose_model(config, settings), settings.DATA_DIR / "models")
+    maker = ScreenMaker(
+        name=config.name,
+        prerelax=PrerelaxMaker(model=config.model, device=config.device, options=config.options),
+        engine=get_engine(config.engine, **config.engine_settings),
+        on_refuse=config.on_refuse,
+        control=config.control,
+        paired_controls=config.paired_controls,
+        seed=config.seed,
+        chunk_size=config.chunk_size,
+        retry_failed=config.retry_failed,
+    )
+    items = list(read_structures(config.inputs))
+    good = [item for item in items if item.structure is not None]
+    if not good:
+        reasons = "; ".join(f"{item.id}: {item.error}" for item in items[:5])
+        raise ConfigError(f"no structure could be read from {', '.join(config.inputs)} ({reasons or 'nothing there'})")
+    report = run_screen(maker, [item.structure for item in good], [item.id for item in good], settings, config.out)
+    if len(good) < len(items):
+        rows = {row.id: row for row in report.screen.candidates}
+        report.screen.candidates = [rows.get(item.id) or _list_unread(item.id, str(item.error)) for item in items]
+        report = report_screen(report.screen, settings, config.out)
+    show_screen(report)
+    return int(has_errors(report.screen))
+
+
+def _choose_model(config: ScreenConfig, settings: E3RelaxSettings) -> str:
+    return settings.MODEL if config.model == "default" else config.model
+
+
+def _list_unread(name: str, error: str) -> CandidateRow:
+    """Row of an input that could not be read."""
+    from e3relax_flows.schemas.predictions import Reason, Verdict
+    from e3relax_flows.schemas.screens import CandidateRow, CandidateState
+
+    return CandidateRow(
+        id=name, state=CandidateState.ERROR, verdict=Verdict.ERROR, reasons=[Reason.UNREADABLE], message=error
+    )
