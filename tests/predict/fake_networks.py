@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,17 @@ from e3relax_flows.graphs.neighbors import find_neighbors
 from e3relax_flows.model.interface import Layer, NetworkConfig, RelaxationNetwork
 
 CUTOFF = 3.2
+
+
+class View(NamedTuple):
+    """One crystal of a batch."""
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    lattice: np.ndarray
+    centers: np.ndarray
+    neighbors: np.ndarray
+    offsets: np.ndarray
 
 
 class FakeNetwork(RelaxationNetwork):
@@ -35,7 +47,7 @@ class FakeNetwork(RelaxationNetwork):
         for graph, n_atoms in enumerate(batch.n_atoms.tolist()):
             rows = slice(first, first + n_atoms)
             inside = (batch.centers >= first) & (batch.centers < first + n_atoms)
-            x, lattice = self.move(
+            view = View(
                 batch.numbers[rows].numpy(),
                 batch.positions[rows].numpy(),
                 batch.lattices[graph].numpy(),
@@ -43,18 +55,19 @@ class FakeNetwork(RelaxationNetwork):
                 (batch.neighbors[inside] - first).numpy(),
                 batch.offsets[inside].numpy(),
             )
+            x, lattice = self.move(view)
             positions.append(torch.from_numpy(x))
             lattices.append(torch.from_numpy(lattice))
             first += n_atoms
         return [Layer(torch.cat(positions), torch.stack(lattices))]
 
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
+    def move(self, view):
         raise NotImplementedError
 
 
 class Identity(FakeNetwork):
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
-        return positions, lattice
+    def move(self, view):
+        return view.positions, view.lattice
 
 
 class Contraction(FakeNetwork):
@@ -64,10 +77,10 @@ class Contraction(FakeNetwork):
         super().__init__()
         self.volume_per_atom, self.fraction = volume_per_atom, fraction
 
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
-        ratio = self.volume_per_atom * len(numbers) / abs(np.linalg.det(lattice))
+    def move(self, view):
+        ratio = self.volume_per_atom * len(view.numbers) / abs(np.linalg.det(view.lattice))
         factor = ratio ** (self.fraction / 3)
-        return positions * factor, lattice * factor
+        return view.positions * factor, view.lattice * factor
 
 
 class Springs(FakeNetwork):
@@ -77,7 +90,8 @@ class Springs(FakeNetwork):
         super().__init__()
         self.strength, self.bond = strength, bond
 
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
+    def move(self, view):
+        numbers, positions, lattice, centers, neighbors, offsets = view
         vectors = positions[neighbors] + offsets @ lattice - positions[centers]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         switch = (1 - (lengths / CUTOFF) ** 2) ** 2 * np.sqrt(numbers[neighbors] * 0.1)[:, None]
@@ -98,13 +112,13 @@ class Breaker(FakeNetwork):
         super().__init__()
         self.size = size
 
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
-        rng = np.random.default_rng(len(numbers))
+    def move(self, view):
+        rng = np.random.default_rng(len(view.numbers))
         deformation = np.eye(3) + 0.6 * self.size * rng.normal(size=(3, 3))
         turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         turn *= np.sign(np.linalg.det(turn))
-        moved = positions + self.size * rng.normal(size=positions.shape)
-        return moved @ deformation @ turn, lattice @ deformation @ turn
+        moved = view.positions + self.size * rng.normal(size=view.positions.shape)
+        return moved @ deformation @ turn, view.lattice @ deformation @ turn
 
 
 class Scripted(FakeNetwork):
@@ -114,8 +128,8 @@ class Scripted(FakeNetwork):
         super().__init__()
         self.script = script
 
-    def move(self, numbers, positions, lattice, centers, neighbors, offsets):
-        return self.script(numbers, positions, lattice)
+    def move(self, view):
+        return self.script(view.numbers, view.positions, view.lattice)
 
 
 class SmallMemory(Contraction):

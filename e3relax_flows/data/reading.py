@@ -1,0 +1,215 @@
+"""Reading structures from files, folders and lists; what cannot be read becomes an item that says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifParser
+from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
+
+from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.optional import require
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
+ASE_ENDINGS = (".xyz", ".extxyz", ".traj")
+# what is looked at in a folder; a file that is named itself is always tried
+PATTERNS = (
+    *("*.cif", "*.mcif", "*poscar*", "*contcar*", "*.vasp", "vasprun*.xml", "*.xsf", "*.cssr", "*.res"),
+    *("*.xyz", "*.extxyz", "*.traj", "*.json", "*.jsonl"),
+)
+ID_KEYS = ("id", "material_id", "structure_id", "entry_id", "task_id", "name")
+ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or .json(.gz)/.jsonl(.gz) of structures"
+
+
+class ReadItem(NamedTuple):
+    """One structure, or why there is none."""
+
+    id: str  # unique among the items of one reading
+    structure: Structure | None
+    error: str | None
+
+
+def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
+    """Read structures one by one, in the order of `inputs`.
+
+    A folder gives its structure files and those of its folders, sorted by name. Lists and dictionaries of structures
+    (.json, .jsonl, also .gz) may hold pymatgen dictionaries, documents with a `structure` (as the Materials Project's
+    and our own predictions), and pairs with an `initial` side, which is taken. Ids are the documents' own, the keys of
+    a dictionary or the names of files, with a number added to those that repeat.
+    """
+    known: dict[str, int] = {}
+    for path in map(Path, inputs):
+        for item in _read_path(path.expanduser()):
+            yield item._replace(id=_make_unique(item.id, known))
+
+
+def _read_path(path: Path) -> Iterator[ReadItem]:
+    if path.is_dir():
+        files = sorted(file for file in [*path.glob("*"), *path.glob("*/*")] if _is_wanted(file))
+        if not files:
+            yield ReadItem(path.name, None, f"{path}: no structures in this folder; {ADVICE}")
+        for file in files:
+            yield from _read_file(file)
+    elif path.exists():
+        yield from _read_file(path)
+    else:
+        yield ReadItem(_cut_name(path), None, f"{path}: there is no such file or folder; {ADVICE}")
+
+
+def _is_wanted(path: Path) -> bool:
+    name = _cut_compression(path.name.lower())
+    return path.is_file() and not name.startswith(".") and any(fnmatch(name, pattern) for pattern in PATTERNS)
+
+
+def _read_file(path: Path) -> Iterator[ReadItem]:
+    """Items of one file; whatever goes wrong in it stays in it."""
+    name, stem = _cut_compression(path.name.lower()), _cut_name(path)
+    try:
+        if name.endswith(".jsonl"):
+            yield from _read_lines(path, stem)
+        elif name.endswith(".json"):
+            with _open(path) as stream:
+                content = json.load(stream)
+            yield from _read_content(content, stem, path)
+        else:
+            structures, lost = _parse_file(path, name)
+            ids = [stem] if len(structures) == 1 else [f"{stem}-{index}" for index in range(1, len(structures) + 1)]
+            for id, structure in zip(ids, structures, strict=True):
+                yield ReadItem(id, structure, None)
+            if lost:
+                yield ReadItem(f"{stem}-unread", None, f"{path}: {lost}; mend these or take them out")
+    except Exception as error:  # the boundary between files: parsers raise anything on bad input
+        yield ReadItem(stem, None, f"{path}: {_describe(error)}; {ADVICE}")
+
+
+def _parse_file(path: Path, name: str) -> tuple[list[Structure], str]:
+    """Structures of a file, and what of it was lost."""
+    if name.endswith((".cif", ".mcif")):
+        return _parse_cif(path)
+    if name.endswith(ASE_ENDINGS):
+        ase_io = require("ase.io", "mlip", f"reading {path.name}")
+        adaptor = require("pymatgen.io.ase", "mlip", f"reading {path.name}").AseAtomsAdaptor
+        frames = list(ase_io.iread(str(path), index=":"))
+        if not all(frame.cell.rank == 3 for frame in frames):
+            raise ValueError("an entry has no cell, so it is a molecule")
+        return [adaptor.get_structure(frame) for frame in frames], ""
+    with warnings.catch_warnings():
+        # without element names pymatgen would take hydrogen, helium, ... in their place
+        warnings.filterwarnings("error", message="Elements in POSCAR", category=BadPoscarWarning)
+        if "poscar" in name or "contcar" in name:  # in small letters too, which from_file does not know
+            return [Poscar.from_file(path, check_for_potcar=False).structure], ""
+        return [Structure.from_file(path)], ""
+
+
+def _parse_cif(path: Path) -> tuple[list[Structure], str]:
+    """Structures of all data blocks that have atoms."""
+    parser = CifParser(path)
+    structures = parser.parse_structures(primitive=False)
+    n_blocks = sum("_atom_site_fract_x" in block for block in parser.as_dict().values())
+    n_lost = n_blocks - len(structures)
+    return structures, f"{n_lost} of {n_blocks} blocks cannot be read" if n_lost > 0 else ""
+
+
+def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
+    with _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}, line {number}"
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                yield ReadItem(f"{stem}-{number}", None, f"{place}: no JSON ({error}); write one structure per line")
+                continue
+            yield _read_entry(entry, f"{stem}-{number}", place)
+
+
+def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
+    """Items of a JSON file: one structure, a list of them, or a dictionary whose keys are ids."""
+    if isinstance(content, list):
+        for number, entry in enumerate(content, start=1):
+            yield _read_entry(entry, f"{stem}-{number}", f"{path}, entry {number}")
+    elif isinstance(content, dict) and not _find_structure(content):
+        if not content:
+            yield ReadItem(stem, None, f"{path}: it is empty; {ADVICE}")
+        for key, entry in content.items():
+            yield _read_entry(entry, key, f"{path}, key {key!r}", keep_id=True)
+    else:
+        yield _read_entry(content, stem, str(path))
+
+
+def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False) -> ReadItem:
+    """One structure, document or pair; its own id wins over `fallback_id` unless that is kept."""
+    kind = _find_structure(entry) if isinstance(entry, dict) else None
+    if kind is None:
+        found = f"keys {sorted(entry)[:6]}" if isinstance(entry, dict) else f"{type(entry).__name__}"
+        return ReadItem(
+            fallback_id,
+            None,
+            f"{place}: no structure ({found}); give pymatgen dictionaries, documents with a `structure`, or pairs "
+            "with `numbers` and an `initial` side",
+        )
+    own = next((entry[key] for key in ID_KEYS if isinstance(entry.get(key), str | int)), None)
+    id = fallback_id if keep_id or own is None or kind == "structure" else str(own)
+    try:
+        return ReadItem(id, _build_structure(entry, kind), None)
+    except Exception as error:  # the boundary between entries
+        return ReadItem(id, None, f"{place}: {_describe(error)}; write the structure again with Structure.as_dict()")
+
+
+def _find_structure(entry: dict[str, Any]) -> str | None:
+    """Where the structure of a dictionary is: it is one, a document holds one, or a pair."""
+    if "lattice" in entry and "sites" in entry:
+        return "structure"
+    if isinstance(entry.get("initial"), dict) and "frac" in entry["initial"] and "numbers" in entry:
+        return "pair"
+    if isinstance(entry.get("structure"), dict) and "sites" in entry["structure"]:
+        return "document"
+    return None
+
+
+def _build_structure(entry: dict[str, Any], kind: str) -> Structure:
+    if kind == "pair":
+        side = entry["initial"]
+        return Structure(Lattice(side["lattice"]), entry["numbers"], side["frac"])
+    return Structure.from_dict(entry["structure"] if kind == "document" else entry)
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open()
+
+
+def _cut_compression(name: str) -> str:
+    return next((name[: -len(ending)] for ending in COMPRESSIONS if name.endswith(ending)), name)
+
+
+def _cut_name(path: Path) -> str:
+    """Name of a file without the endings that say how it is written; POSCAR.mp-22862 stays."""
+    name = path.name[: len(_cut_compression(path.name.lower()))]
+    endings = {Path(pattern).suffix for pattern in PATTERNS} | set(ASE_ENDINGS)
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and dot + ending.lower() in endings | {".xml", ".yaml", ".yml"} else name
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"
+
+
+def _make_unique(id: str, known: dict[str, int]) -> str:
+    """The id, or with the first number that makes it new."""
+    if id not in known:
+        known[id] = 1
+        return id
+    while True:
+        known[id] += 1
+        candidate = f"{id}-{known[id]}"
+        if candidate not in known:
+            known[candidate] = 1
+            return candidate
