@@ -60,10 +60,19 @@ def read_model_folder(path: Path) -> ModelFolder:
 
 
 def list_model_folders(models_dir: Path | None = None) -> list[ModelFolder]:
-    """The bundled models and those imported into `models_dir`, whole ones only."""
+    """The bundled models and those imported into `models_dir`.
+
+    Raises
+    ------
+    ModelError
+        When one of them is not whole.
+    """
+    return [read_model_folder(path) for path in _list_paths(models_dir)]
+
+
+def _list_paths(models_dir: Path | None) -> list[Path]:
     roots = [BUNDLED] + ([models_dir] if models_dir and models_dir.is_dir() else [])
-    paths = sorted(path.parent for root in roots for path in root.glob(f"*/{CONFIG_FILE}"))
-    return [read_model_folder(path) for path in paths]
+    return sorted(path.parent for root in roots for path in root.glob(f"*/{CONFIG_FILE}"))
 
 
 def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
@@ -76,16 +85,16 @@ def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
     """
     if Path(spec).is_dir() and (Path(spec) / CONFIG_FILE).exists():
         return read_model_folder(Path(spec))
-    folders = list_model_folders(models_dir)
+    paths = _list_paths(models_dir)
     name = ALIASES.get(spec, spec)
-    found = [
-        folder for folder in folders
-        if folder.name == name or (len(spec) >= 8 and folder.model_id.startswith(spec))
-    ]
+    # only those of the name are read: other models may be large, or broken
+    found = [read_model_folder(path) for path in paths if path.name == name]
+    if not found and len(spec) >= 8:
+        found = [folder for folder in map(read_model_folder, paths) if folder.model_id.startswith(spec)]
     if len({folder.model_id for folder in found}) == 1:
         return found[0]
     what = "is ambiguous among" if found else "is none of the"
     raise ModelError(
-        f"model {spec!r} {what} {len(folders)} known models ({', '.join(f.name for f in folders)}); "
+        f"model {spec!r} {what} {len(paths)} known models ({', '.join(path.name for path in paths)}); "
         "run `e3relax models list`"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,19 @@ RENAMES = (
         for theirs, ours in AXIS_PREFIXES.items()
     }
 )
+READ_ERRORS = (  # what torch.load was seen to raise for damaged files
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 RADIAL_CENTERS = "radial_basis.rbf.offset"
 CENTER_TOLERANCE = 1e-6
 
@@ -71,10 +85,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise ModelError(f"cannot read {file} ({error.strerror or error}); give the path of a checkpoint") from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except READ_ERRORS as error:  # torch's own message would advise to run the code in the file
         raise ModelError(
-            f"{file} is no checkpoint that can be read without running code in it "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); download it again and run "
+            f"{file} is no checkpoint, is damaged, or holds more than tensors and plain values "
+            f"({type(error).__name__}); code in a file is never run: download it again and run "
             "`e3relax models import FILE`"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("ema"), dict) or not content["ema"]:
@@ -96,7 +110,7 @@ def rename_parameters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed, unknown = {}, []
     for name, value in weights.items():
-        ours = _rename(name) if isinstance(value, Tensor) and value.is_floating_point() else None
+        ours = _rename(str(name)) if isinstance(value, Tensor) and value.is_floating_point() else None
         if ours is None:
             unknown.append(str(name))
         elif ours == RADIAL_CENTERS:

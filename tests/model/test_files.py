@@ -95,7 +95,10 @@ def make_ema(h: int, n_layers: int, r: int, n_elements: int) -> dict[str, torch.
             add_perceptron(f"{block}.axis_state_scalar_mlp", 2 * h, h, 3 * h)
             add_linear(f"{block}.axis_lattice_delta_mlp", h, 1, bias=False)
     generator = torch.Generator().manual_seed(1)
-    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights = {
+        name: torch.randn(shape, generator=generator) / (3 * shape[-1] ** 0.5 if shape else 1)
+        for name, shape in shapes.items()
+    }
     weights["radial_basis.rbf.offset"] = torch.linspace(0, 1, r)
     return weights
 
@@ -135,6 +138,18 @@ def test_a_name_is_not_given_twice(folder: ModelFolder) -> None:
     with pytest.raises(ModelError, match=f"holds another model already .*{folder.model_id}.*under another name"):
         save_model(folder.path, make_network(seed=1), "# other\n")
     assert read_model_folder(folder.path) == folder
+
+
+def test_a_broken_model_does_not_keep_others_from_being_found(folder: ModelFolder, tmp_path: Path) -> None:
+    broken = save_model(tmp_path / "broken", make_network(seed=1), "")
+    (broken.path / "weights.safetensors").unlink()
+    assert find_model("mine", tmp_path) == folder
+    with pytest.raises(ModelError, match="broken is no model folder"):
+        find_model("broken", tmp_path)
+    with pytest.raises(
+        ModelError, match=r"model 'mina' is none of the \d known models \(.*mine.*`e3relax models list`"
+    ):
+        find_model("mina", tmp_path)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +325,9 @@ def test_sizes_are_read_from_the_weights(tmp_path: Path, sizes: tuple[int, int, 
     network = load_network(folder)
     assert network.config == ReleasedConfig(n_channels=h, n_layers=n_layers, n_radial=r, n_elements=n_elements)
     crystal = network.build_crystal(np.array([n_elements - 1]), np.zeros((1, 3)), np.diag([4.0, 4.0, 4.0]))
-    assert len(network(pack_crystals([crystal]))) == n_layers
+    layers = network(pack_crystals([crystal]))
+    assert len(layers) == n_layers
+    assert layers[-1].lattices.isfinite().all()
 
 
 class Payload:
@@ -322,7 +339,7 @@ class Payload:
 
 def test_a_checkpoint_with_code_is_refused_unrun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_checkpoint(tmp_path / "bad.pt", golden_ema(), scaler=Payload())
-    with pytest.raises(ModelError, match="is no checkpoint that can be read without running code in it"):
+    with pytest.raises(ModelError, match=r"holds more than tensors and plain values .*code in a file is never run"):
         import_checkpoint(file, tmp_path / "models")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "models").exists()
@@ -331,9 +348,9 @@ def test_a_checkpoint_with_code_is_refused_unrun(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no checkpoint that can be read"),
-        (b"data_NaCl\n_cell_length_a 5.6\n", "is no checkpoint that can be read"),
-        (b"PK\x03\x04 broken", "is no checkpoint that can be read"),
+        (b"", "is no checkpoint, is damaged"),
+        (b"data_NaCl\n_cell_length_a 5.6\n", "is no checkpoint, is damaged"),
+        (b"PK\x03\x04 broken", "is no checkpoint, is damaged"),
         (None, "cannot read .*No such file.*give the path of a checkpoint"),
     ],
 )
@@ -348,7 +365,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, content: byte
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "short.pt", make_ema(8, 1, 4, 20))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ModelError, match="is no checkpoint that can be read"):
+    with pytest.raises(ModelError, match="is no checkpoint, is damaged"):
         import_checkpoint(file, tmp_path / "models")
 
 
