@@ -128,11 +128,7 @@ def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collecti
         store = _construct({"collection_name": collection, **spec} if named else spec)
     if not isinstance(store, Store):
         raise ConfigError(f"store {spec.get('@class')!r} cannot be made; check its @module and @class")
-    if isinstance(store, JSONStore | MontyStore):
-        raise ConfigError(
-            f"{type(store).__name__} may lose or double documents when a process is killed or two write; leave the "
-            "setting out for the embedded store, or use {type: SQLiteStore, path: FILE} or {type: MongoStore, ...}"
-        )
+    _refuse_fragile(type(store))
     if type(store) is MongoStore and store.uri is None:
         store.mongoclient_kwargs = {**ACKNOWLEDGED, **store.mongoclient_kwargs}
     store.key = key
@@ -182,6 +178,7 @@ def _construct(spec: dict[str, Any]) -> Store:
     kind = spec.get("type")
     if kind not in STORE_TYPES:
         raise ConfigError(f"store type {kind!r} is unknown; known: {', '.join(sorted(STORE_TYPES))}")
+    _refuse_fragile(STORE_TYPES[kind])
     arguments: dict[str, Any] = {
         name: _construct(value) if isinstance(value, dict) and "type" in value else value
         for name, value in spec.items()
@@ -189,8 +186,16 @@ def _construct(spec: dict[str, Any]) -> Store:
     }
     try:
         return STORE_TYPES[kind](**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"store of type {kind}: {error}; its other entries are arguments of {kind}") from error
+
+
+def _refuse_fragile(kind: type) -> None:
+    if issubclass(kind, JSONStore | MontyStore):
+        raise ConfigError(
+            f"{kind.__name__} may lose or double documents when a process is killed or two write; leave the setting "
+            "out for the embedded store, or use {type: SQLiteStore, path: FILE} or {type: MongoStore, ...}"
+        )
 
 
 def _connect(store: Store, indexed: list[str], setting: str) -> Store:

@@ -75,7 +75,9 @@ def make_outcome(make_prediction) -> Callable[..., OutcomeDoc]:
         result = None
         if ionic is not None:
             start = prediction.structure if kind is StartKind.PREDICTED else prediction.initial
-            begin = start.copy().remove_oxidation_states().get_sorted_structure()
+            begin = start.copy()
+            begin.unset_charge()
+            begin = begin.remove_oxidation_states().get_sorted_structure()
             result = RelaxationResult(
                 initial=begin,
                 relaxed=begin,

@@ -318,7 +318,13 @@ def test_values_come_back_as_from_mongodb(store):
     assert back["tuple"] == [1, 2]
     assert back["query"] == doc["query"]
     assert len(back["long"]) == 20_000_000
-    for criteria in ({"time": time}, {"aware": east}, {"time": {"$gte": east}}, {"oid": doc["oid"]}, {"raw": b"\0\xff"}):
+    for criteria in (
+        {"time": time},
+        {"aware": east},
+        {"time": {"$gte": east}},
+        {"oid": doc["oid"]},
+        {"raw": b"\0\xff"},
+    ):
         assert store.count(criteria) == 1, criteria
     assert store.count({"time": {"$gt": east}}) == 0
 
