@@ -1,13 +1,29 @@
-"""The two consoles of the command line: results on stdout, everything else on stderr."""
+"""The two consoles of the command line, results on stdout and all else on stderr, and progress for people and logs."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
+LINE_EVERY_S = 5.0
 
 STYLES = {
     "accept": "green",
@@ -23,9 +39,24 @@ STYLES = {
 }
 
 
+def _make_console(stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
+    return Console(stderr=stderr, width=width)
+
+
+out = _make_console()
+err = _make_console(stderr=True)
+
+
 def print_error(message: str) -> None:
     """Print one message for a human, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def plain(text: str) -> Text:
+    """Text that is never parsed as markup."""
+    return Text(text)
 
 
 def color_word(word: str) -> Text:
@@ -34,12 +65,14 @@ def color_word(word: str) -> Text:
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """A number with `digits` decimals; empty where there is none."""
-    return "" if value is None else f"{value:.{digits}f}"
+    """A number with `digits` decimals; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def make_progress() -> Progress:
-    """Progress on stderr with counts and the time left; it disappears when it is done."""
+    """Progress on stderr with counts and the time left: a bar that disappears, or lines where it is no terminal."""
+    if not err.is_terminal:
+        return LineProgress(console=err, disable=True)
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -53,6 +86,31 @@ def make_progress() -> Progress:
     )
 
 
-def plain(text: str) -> Text:
-    """Text that is never parsed as markup."""
-    return Text(text)
+class LineProgress(Progress):
+    """Progress for logs: a line when something was done and the last line is some seconds old, and at the end."""
+
+    _last = 0.0
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Update the task as usual and maybe print a line."""
+        before = self._tasks[task_id].completed
+        super().update(task_id, **changes)
+        task = self._tasks[task_id]
+        if task.total is None or task.completed == before:
+            return
+        now = time.monotonic()
+        if task.completed >= task.total or now - self._last >= LINE_EVERY_S:
+            self._last = now
+            left = f", about {task.time_remaining:.0f} s left" if task.time_remaining else ""
+            note = f" | {task.fields['note']}" if task.fields.get("note") else ""
+            line = f"{task.description}: {task.completed:.0f}/{task.total:.0f}{left}{note}"
+            self.console.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def hide_warnings() -> Iterator[None]:
+    """Keep the warnings of other packages from the terminal, where nobody can do anything about them."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield

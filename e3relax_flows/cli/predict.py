@@ -83,9 +83,10 @@ def _iterate_predictions(
     progress = stack.enter_context(console.make_progress())
     task = progress.add_task("reading", total=None, note="")
     items: list[ReadItem] = []
-    for item in read_structures(inputs):
-        items.append(item)
-        progress.update(task, completed=len(items))
+    with console.hide_warnings():
+        for item in read_structures(inputs):
+            items.append(item)
+            progress.update(task, completed=len(items))
     good = [item for item in items if item.structure is not None]
     progress.update(task, description="loading the model", completed=0, total=len(good))
 
@@ -106,8 +107,9 @@ def _iterate_predictions(
 def _refuse_to_read(item: ReadItem, model_id: str) -> Prediction:
     from e3relax_flows.schemas.predictions import Prediction, Reason, Verdict
 
-    reason = Reason(getattr(item.error, "code", Reason.UNREADABLE))
-    return Prediction(id=item.id, verdict=Verdict.ERROR, reasons=[reason], message=str(item.error), model_id=model_id)
+    return Prediction(
+        id=item.id, verdict=Verdict.ERROR, reasons=[Reason.UNREADABLE], message=item.error, model_id=model_id
+    )
 
 
 def _open_writer(out: Path, stack: ExitStack) -> PredictionWriter:

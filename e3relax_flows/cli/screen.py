@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     ConstrainOption,
     DeviceOption,
@@ -105,7 +106,8 @@ def _run(config: ScreenConfig) -> int:
         chunk_size=config.chunk_size,
         retry_failed=config.retry_failed,
     )
-    items = list(read_structures(config.inputs))
+    with console.hide_warnings():
+        items = list(read_structures(config.inputs))
     good = [item for item in items if item.structure is not None]
     if not good:
         reasons = "; ".join(f"{item.id}: {item.error}" for item in items[:5])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobflow import JobStore
+from rich.box import SIMPLE_HEAD
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -23,7 +25,6 @@ from e3relax_flows.jobs.outcome import OUTCOME_JOB
 from e3relax_flows.jobs.predict import PREDICT_JOB
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
-from e3relax_flows.schemas.predictions import Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc
 from e3relax_flows.submit.local import JobReport, run_flow_locally
 
@@ -56,7 +57,9 @@ def run_screen(
     flow = maker.make(structures, ids)
     with open_job_store(settings) as jobs, console.make_progress() as progress:
         watcher = _ScreenWatcher(progress, jobs, n_chunks=-(-len(ids) // maker.chunk_size))
-        run = run_flow_locally(flow, jobs, out / JOBS_DIR, on_job_finished=watcher.note)
+        with console.hide_warnings():
+            run = run_flow_locally(flow, jobs, out / JOBS_DIR, on_job_finished=watcher.note)
+        _remove_empty_folders(out / JOBS_DIR)
         if watcher.summary is None:
             errors = "; ".join(f"{failure.name}: {failure.error}" for failure in run.failures)
             raise E3RelaxError(f"the screen ended without a summary ({errors or 'no job failed'}); run it again")
@@ -84,7 +87,7 @@ def show_screen(report: ScreenReport) -> None:
     console.out.print(build_rich_table(table))
     if len(table.rows) > MAX_ROWS:
         console.out.print(f"... and {len(table.rows) - MAX_ROWS} more: all are on the page")
-    console.out.print("Volumes in Å³ per atom; displacements from the relaxed structure in Å.", style="dim")
+    console.out.print("Displacements: from the relaxed structure, mean over atoms; steps: from there on.", style="dim")
     if any(row.steps_from_initial is not None and not row.initial_is_control for row in table.rows):
         console.out.print("† refused, so relaxed from the initial structure; no control.", style="dim")
     console.out.print(", ".join(f"{count} {name}" for name, count in table.funnel) + ".", highlight=False)
@@ -99,16 +102,18 @@ def show_screen(report: ScreenReport) -> None:
 
 def build_rich_table(table: ScreenTable) -> Table:
     """The rows for a terminal, the first `MAX_ROWS` of them."""
-    rich_table = Table(title=f"initial -> predicted -> relaxed with {table.engine_label}", title_justify="left")
+    rich_table = Table(
+        title=f"initial → predicted → relaxed with {table.engine_label}", title_justify="left", box=SIMPLE_HEAD
+    )
     rich_table.add_column("candidate", overflow="fold")
-    rich_table.add_column("verdict")
-    for name in ("V initial", "V pred.", "V relaxed", "d initial", "d pred.", "steps pred.", "steps initial"):
-        rich_table.add_column(name, justify="right")
+    rich_table.add_column("verdict", no_wrap=True)
+    rich_table.add_column("volume Å³/atom\ninit. → pred. → relaxed", justify="right", no_wrap=True)
+    rich_table.add_column("displaced Å\ninit. → pred.", justify="right", no_wrap=True)
+    rich_table.add_column("ionic steps\npred. | init.", justify="right", no_wrap=True)
     has_scf = any(row.scf_from_predicted is not None or row.scf_from_initial is not None for row in table.rows)
     if has_scf:
-        rich_table.add_column("SCF pred.", justify="right")
-        rich_table.add_column("SCF initial", justify="right")
-    rich_table.add_column("relaxation", overflow="fold")
+        rich_table.add_column("SCF steps\npred. | init.", justify="right", no_wrap=True)
+    rich_table.add_column("relaxation", overflow="fold", min_width=10)
     for row in table.rows[:MAX_ROWS]:
         rich_table.add_row(*_format_row(row, has_scf))
     return rich_table
@@ -120,23 +125,31 @@ def has_errors(screen: ScreenDoc) -> bool:
 
 
 def _format_row(row: TableRow, has_scf: bool) -> list[Any]:
-    number = console.format_number
     mark = "†" if row.steps_from_initial is not None and not row.initial_is_control else ""
+    volumes = (row.initial_volume, row.predicted_volume, row.relaxed_volume)
+    displacements = (row.initial_displacement, row.predicted_displacement)
     cells: list[Any] = [
-        console.color_word(row.id) if row.verdict == str(Verdict.ERROR) else console.plain(row.id),
+        console.plain(row.id),
         console.color_word(row.verdict),
-        number(row.initial_volume, 2),
-        number(row.predicted_volume, 2),
-        number(row.relaxed_volume, 2),
-        number(row.initial_displacement, 3),
-        number(row.predicted_displacement, 3),
-        number(row.steps_from_predicted, 0),
-        number(row.steps_from_initial, 0) + mark,
+        " → ".join(f"{console.format_number(volume, 2):>5}" for volume in volumes),
+        " → ".join(console.format_number(displacement, 3) for displacement in displacements),
+        _format_steps(row.steps_from_predicted, row.steps_from_initial) + mark,
     ]
     if has_scf:
-        cells += [number(row.scf_from_predicted, 0), number(row.scf_from_initial, 0)]
+        cells.append(_format_steps(row.scf_from_predicted, row.scf_from_initial))
     state = console.color_word(row.state)
     return [*cells, state.append(f" ({row.note})", style="dim") if row.note else state]
+
+
+def _format_steps(predicted: int | None, initial: int | None) -> str:
+    return f"{console.format_number(predicted, 0)} | {console.format_number(initial, 0):>3}"
+
+
+def _remove_empty_folders(root: Path) -> None:
+    """Remove the folders of jobs that left no files."""
+    for folder in root.glob("job_*"):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @dataclass
@@ -155,7 +168,7 @@ class _ScreenWatcher:
     def note(self, report: JobReport) -> None:
         """Count one job."""
         if report.name == PREDICT_JOB:
-            self.progress.advance(self._task)
+            self.progress.update(self._task, advance=1)
         elif report.name == PLAN_JOB and report.error is None:
             screen = self._read(report)
             planned = sum(outcome.state is None for row in screen.candidates for outcome in row.outcomes)
