@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
@@ -15,7 +16,9 @@ from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
 
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b.*$", re.MULTILINE)
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b", re.MULTILINE)
+
+MAX_ERROR_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class JobReport:
     name: str
     uuid: str
     index: int
-    error: str | None  # class and message of the exception; None: it finished
+    error: str | None  # class and message of the exception, on one line; None: it finished
     traceback: str | None
     metadata: dict[str, Any]
 
@@ -102,8 +105,8 @@ class _JobWatcher(logging.Handler):
     def _note_failed(self, name: str, trace: str) -> None:
         # jobflow leaves a failed job in place, and takes a finished one away before it says so
         job = CURRENT_JOB.job
-        lines = EXCEPTION.findall(trace) or trace.strip().splitlines() or ["unknown error"]
-        error = lines[-1]
+        starts = [match.start() for match in EXCEPTION.finditer(trace)]
+        error = shorten(trace[starts[-1] :] if starts else trace, MAX_ERROR_LENGTH)
         if job is None or job.name != name:
             self.note(JobReport(name, "", 1, error, trace, {}))
         else:

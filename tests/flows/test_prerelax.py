@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobflow import Flow, JobStore, job
+from atomate2.ase.jobs import EmtRelaxMaker
+from jobflow import Flow, JobStore, Maker, job
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
@@ -143,3 +145,39 @@ def test_keyword_updates_and_serialisation() -> None:
     copy = Flow.from_dict(json.loads(json.dumps(flow, cls=MontyEncoder)))
     assert [job.name for job in copy.jobs] == ["e3r predict", "e3r dispatch"]
     assert copy.jobs[1].maker.engine.maker.steps == 7
+
+
+@dataclass
+class TwiceMaker(Maker):
+    """Two relaxations in a row, as double relaxations are."""
+
+    name: str = "twice"
+    first: Maker = field(default_factory=lambda: EmtEngine().maker)
+    second: Maker = field(default_factory=lambda: EmtEngine().maker)
+
+    def make(self, structure: Structure) -> Flow:
+        first = self.first.make(structure)
+        second = self.second.make(first.output.structure)
+        return Flow([first, second], output=second.output)
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_failure_reaches_the_outcome_through_the_jobs_between(settings: E3RelaxSettings, tmp_path: Path) -> None:
+    """Other managers let the child of a failed job wait for ever, so it is run and fails; the outcome is recorded."""
+    local, _, _ = run(PrerelaxFlowMaker(engine=EmtEngine(maker=TwiceMaker())).make(make_fcc("Fe")), tmp_path)
+    assert [failure.name for failure in local.failures] == ["EMT relax", "EMT relax"]
+    (outcome,) = read_outcomes(settings)
+    assert outcome.state == "failed"
+    assert "2 of 2 jobs of the engine left no document" in str(outcome.message)
+    assert outcome.job_uuids == [failure.uuid for failure in local.failures]
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_half_finished_relaxation_is_unconverged(settings: E3RelaxSettings, tmp_path: Path) -> None:
+    maker = TwiceMaker(second=EmtRelaxMaker(name="EMT relax", relax_kwargs={"unknown": 1}))
+    local, _, _ = run(PrerelaxFlowMaker(engine=EmtEngine(maker=maker)).make(make_fcc("Cu")), tmp_path)
+    assert len(local.failures) == 1
+    (outcome,) = read_outcomes(settings)
+    assert outcome.state == "unconverged"
+    assert "1 of 2 jobs of the engine left no document" in str(outcome.message)
+    assert outcome.prediction_errors is None
