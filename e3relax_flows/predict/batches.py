@@ -88,7 +88,7 @@ class BatchRunner:
         """Apply the network to one batch: in the order of `crystals`, an error in place of what failed.
 
         A batch that fails is halved until only the guilty crystal is left. When it failed for want of memory,
-        later batches are kept below its size.
+        later batches are kept below two thirds of its size.
         """
         if not crystals:
             return []
@@ -125,9 +125,8 @@ class BatchRunner:
 
     def _lower_limits(self, crystals: Sequence[Crystal]) -> None:
         n_atoms, n_edges = _count(crystals)
-        self.limits = BatchLimits(
-            min(self.limits.max_atoms, max(1, n_atoms * 2 // 3)), min(self.limits.max_edges, max(1, n_edges * 2 // 3))
-        )
+        fill = max(n_atoms / self.limits.max_atoms, n_edges / self.limits.max_edges)
+        self.limits = BatchLimits(*(max(1, int(limit * min(fill, 1.0) * 2 / 3)) for limit in self.limits))
 
     def _describe_failure(self, crystal: Crystal, error: Exception, no_memory: bool) -> StructureError:
         if isinstance(error, StructureError):

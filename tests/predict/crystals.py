@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
 third = 1 / 3
 
 
+@functools.cache
 def build_prototypes() -> dict[str, Structure]:
-    """Name to structure; conventional cells where not said otherwise."""
+    """Name to structure; conventional cells where not said otherwise. Shared, so never to be changed."""
     make = Structure.from_spacegroup
     cells = {
         "rock salt": make("Fm-3m", Lattice.cubic(5.9), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
