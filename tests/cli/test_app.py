@@ -1,0 +1,112 @@
+"""The command as a whole: light to start, models, doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e3relax_flows.cli.console import LineProgress
+from e3relax_flows.cli.doctor import run_check
+
+HEAVY = ("torch", "pymatgen", "jobflow", "maggma", "numpy")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["screen", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys, json\n"
+        "from e3relax_flows.cli.app import main\n"
+        f"sys.argv = ['e3relax', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        f"print('RESULT' + json.dumps([code, [name for name in {HEAVY!r} if name in sys.modules]]))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    code, heavy = json.loads(run.stdout.split("RESULT")[1])
+    assert code in (0, None)
+    assert heavy == []
+
+
+def test_models_are_listed_shown_and_named_when_unknown(e3relax, small_model, settings):
+    shutil.copytree(small_model, settings.DATA_DIR / "models" / "mine")
+    rows = {row["name"]: row for row in json.loads(e3relax("models", "list", "--json").stdout)}
+    model_id = rows["mine"]["model_id"]
+    assert rows["mine"]["kind"] == "e3relax_h2"
+    assert model_id in e3relax("models", "list").stdout
+    shown = json.loads(e3relax("models", "show", model_id[:10], "--json").stdout)
+    assert shown["name"] == "mine"
+    assert shown["config"]["network"]["n_scalars"] == 8
+    assert "Random weights." in e3relax("models", "show", "mine").stdout
+    unknown = e3relax("models", "show", "yours")
+    assert unknown.code == 2
+    assert "mine" in unknown.stderr
+
+
+def test_an_authors_checkpoint_is_imported(e3relax, settings, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "model")
+    from authors_format import make_ema, write_checkpoint
+
+    file = write_checkpoint(tmp_path / "released.pt", make_ema(8, 1, 4, 118))
+    result = e3relax("models", "import", file, "--name", "theirs")
+    assert result.code == 0, result.stderr
+    assert (settings.DATA_DIR / "models" / "theirs" / "weights.safetensors").exists()
+    assert "theirs" in {row["name"] for row in json.loads(e3relax("models", "list", "--json").stdout)}
+    missing = e3relax("models", "import", tmp_path / "none.pt")
+    assert missing.code == 2
+    assert "is no file" in missing.stderr
+
+
+def test_doctor_finds_stores_engines_and_devices(e3relax, small_model, monkeypatch):
+    monkeypatch.setenv("E3RELAX_MODEL", str(small_model))
+    result = e3relax("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(result.stdout)}
+    assert findings["python"]["detail"].startswith("3.")
+    assert findings["store of predictions"]["state"] == "ok"
+    assert findings["store of predictions"]["detail"].endswith("0 documents")
+    assert findings["engine chgnet"]["state"] == "ok"
+    assert "tiny" in findings["model"]["detail"]
+    assert findings["cpu"]["detail"].endswith("threads")
+    assert result.code == 0
+    table = e3relax("doctor").stdout
+    assert "engine vasp-mp-gga" in table
+
+
+def test_doctor_goes_on_after_a_check_that_fails(e3relax, monkeypatch):
+    monkeypatch.setenv("E3RELAX_MODEL", "none-such")
+    monkeypatch.setenv("E3RELAX_OUTCOME_STORE", json.dumps({"type": "NoStore"}))
+    result = e3relax("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(result.stdout)}
+    assert result.code == 1
+    assert findings["models"]["state"] == "failed"
+    assert "e3relax models list" in findings["models"]["detail"]
+    assert findings["store of outcomes"]["state"] == "failed"
+    assert "'NoStore'" in findings["store of outcomes"]["detail"]
+    assert findings["store of predictions"]["state"] == "ok"
+    assert findings["engine gpaw"]["state"] in ("ok", "missing")
+
+
+def test_a_check_that_breaks_is_a_finding():
+    def check_luck():
+        raise ZeroDivisionError("no luck")
+
+    (finding,) = run_check(check_luck)
+    assert (finding.what, finding.state, finding.detail) == ("luck", "failed", "ZeroDivisionError: no luck")
+
+
+def test_progress_in_logs_is_lines(capsys):
+    from rich.console import Console
+
+    with LineProgress(console=Console(stderr=True), disable=True) as progress:
+        task = progress.add_task("relaxing", total=3, note="")
+        for name in ("a", "b", "c"):
+            progress.update(task, advance=1, note=name)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "relaxing: 1/3 | a"
+    assert lines[-1].startswith("relaxing: 3/3")
+    assert lines[-1].endswith("| c")

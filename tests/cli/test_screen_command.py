@@ -1,0 +1,114 @@
+"""`e3relax screen` with a real engine that is quick, and its configuration file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.cli.screenconfig import ScreenConfig, load_screen_config
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.engines import registry
+from e3relax_flows.testing import EMT_LATTICES
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def emt(monkeypatch):
+    """The engine "emt" by name."""
+    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+
+
+@pytest.fixture
+def metals(tmp_path):
+    """Cu and Ag, strained by 4 %, and a file that cannot be read."""
+    folder = tmp_path / "metals"
+    folder.mkdir()
+    for element in ("Cu", "Ag"):
+        half = EMT_LATTICES[element] * 1.04 / 2
+        lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        Structure(lattice, [element], [[0, 0, 0]]).to_file(str(folder / f"{element}.cif"))
+    (folder / "Xx.cif").write_text("not a crystal")
+    return folder
+
+
+@pytest.mark.usefixtures("emt")
+def test_screen_relaxes_shows_and_computes_nothing_twice(e3relax, metals, predictor, tmp_path):
+    arguments = ("screen", metals, "--engine", "emt", "--control", 1, "--out", tmp_path / "out")
+    result = e3relax(*arguments)
+    assert result.code == 1  # one file is unreadable
+    assert "2 accepted" in result.stdout
+    assert "1 no prediction" in result.stdout
+    assert "EMT: a potential, not DFT" in result.stdout
+    assert "2 pairs" in result.stdout
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "EMT: a potential, not DFT" in page
+    document = json.loads((tmp_path / "out" / "screen.json").read_text())
+    rows = {row["id"]: row for row in document["candidates"]}
+    assert list(rows) == ["Ag", "Cu", "Xx"]
+    assert "Xx.cif" in rows["Xx"]["message"]
+    steps = {outcome["start_kind"]: outcome["n_ionic_steps"] for outcome in rows["Cu"]["outcomes"]}
+    assert 1 <= steps["predicted"] < steps["control"]
+    assert predictor.n_predicted == 2
+
+    again = e3relax(*arguments)
+    assert predictor.n_predicted == 2
+    assert "4 outcomes were in the store already" in again.stdout
+
+
+@pytest.mark.usefixtures("emt", "predictor")
+def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path):
+    file = tmp_path / "screen.yaml"
+    file.write_text(yaml.safe_dump({"inputs": ["metals/Cu.cif"], "engine": "emt", "control": 1.0, "out": "there"}))
+    result = e3relax("screen", file, "--control", 0)
+    assert result.code == 0
+    document = json.loads((tmp_path / "there" / "screen.json").read_text())
+    assert [row["id"] for row in document["candidates"]] == ["Cu"]
+    assert [outcome["start_kind"] for outcome in document["candidates"][0]["outcomes"]] == ["predicted"]
+    assert "no saving is claimed" in " ".join(result.stdout.split())
+    assert metals.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.cif"], "--engine is needed; known: chgnet, gpaw, vasp"),
+        (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
+        (["a.yaml", "x.cif"], "either structures or one configuration file"),
+        (["x.cif", "--engine", "emt", "--control", "2"], "control: Input should be less than or equal to 1 (got 2.0)"),
+        (["nowhere", "--engine", "emt"], "no structure could be read from nowhere"),
+    ],
+)
+@pytest.mark.usefixtures("emt", "predictor")
+def test_wrong_usage_is_one_message_and_exit_code_2(e3relax, arguments, message):
+    result = e3relax("screen", *arguments)
+    assert result.code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_sample_configuration_names_every_key_and_loads():
+    config = load_screen_config(CONFIGS / "screen.yaml")
+    assert config.inputs == [str(CONFIGS / "../candidates")]
+    assert config.out == CONFIGS / "../runs/example_screen"
+    assert config.options.passes == 2
+    named = set(yaml.safe_load((CONFIGS / "screen.yaml").read_text()))
+    assert named == set(ScreenConfig.model_fields) - {"retry_failed"}
+    assert config.engine in {info.name for info in registry.list_engines()}
+
+
+def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
+    file = tmp_path / "screen.yaml"
+    file.write_text("inputs: [a]\nengine: chgnet\ncontrols: 0.2\n")
+    with pytest.raises(ConfigError, match=r"controls: Extra inputs.*known keys: inputs, engine, .*control,"):
+        load_screen_config(file)
+    file.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="holds list"):
+        load_screen_config(file)
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        load_screen_config(tmp_path / "nothing.yaml")
