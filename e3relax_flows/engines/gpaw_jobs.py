@@ -24,7 +24,7 @@ from e3relax_flows.engines.gpaw_settings import (
     choose_settings,
     prepare_magmoms,
 )
-from e3relax_flows.engines.guards import SWAP, GuardedRelaxMixin, RightHandedCalculator
+from e3relax_flows.engines.guards import SWAP, GuardedRelaxMaker, RightHandedCalculator
 
 SCF_LINE = re.compile(r"^\s*Converged in (\d+) steps", re.MULTILINE)
 
@@ -38,7 +38,7 @@ class GpawTaskDoc(AseStructureTaskDoc):
 
 
 @dataclass
-class GpawRelaxMaker(GuardedRelaxMixin, AseRelaxMaker):
+class GpawRelaxMaker(GuardedRelaxMaker):
     """Relax cell and atoms with GPAW, plane waves and PBE; cut-off, k-points and spin follow the structure.
 
     Parameters
@@ -70,7 +70,7 @@ class GpawRelaxMaker(GuardedRelaxMixin, AseRelaxMaker):
         settings = choose_settings(prepared, self.k_length, self.k_length_metal, self.smearing)
         settings |= {"txt": "gpaw.txt"} | ({"spinpol": True} if spin_polarized else {}) | self.calculator_kwargs
         self._calculator = build_calculator(prepared, settings)
-        document = AseRelaxMaker.make.original(self, prepared, prev_dir)
+        document = AseRelaxMaker.make.original(self, prepared, prev_dir)  # type: ignore[attr-defined]
         counts = count_scf_iterations(settings["txt"])
         return GpawTaskDoc(
             **dict(document),

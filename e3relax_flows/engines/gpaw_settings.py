@@ -13,9 +13,16 @@ from e3relax_flows.core.errors import EngineError
 NO_DATASET = {"Tc", "Po", "At", "Fr", "Ra"}  # and everything from Ac on
 LAST_DATASET_Z = 86
 
+# eV. Where the pressure of the element in an fcc cell is within about 10 GPa·Å^3 per atom of its value at 1000 eV;
+# below, the stress is so wrong that oxides collapse (MgO at 350 eV by a third of its volume)
 DEFAULT_CUTOFF = 400.0
-CUTOFFS: dict[str, float] = {}
+CUTOFFS = {
+    **dict.fromkeys(["B", "Ne", "Mg", "K", "Ca", "Ti", "V", "Cr", "Mn", "Ni", "Zn"], 500.0),
+    **dict.fromkeys(["C", "Ar", "Fe", "Co", "Cu"], 600.0),
+    **dict.fromkeys(["N", "O", "F"], 800.0),
+}
 
+# Å of real space that a k-point grid stands for: 5x5x5 for primitive silicon, 4x4x4 for a cubic perovskite
 K_LENGTH, K_LENGTH_METAL = 15.0, 25.0
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize.optimize import Optimizer
+from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
 from atomate2.ase.utils import OPTIMIZERS, AseRelaxer
-from pymatgen.core import Structure
+from pymatgen.core import Molecule, Structure
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.geometry import measure_log_strain
@@ -126,8 +127,8 @@ def guard_optimizer(name: str, time_limit_s: float | None, max_strain: float) ->
 
 
 @dataclass
-class GuardedRelaxMixin:
-    """Fields and the relaxation itself for makers that derive from atomate2's AseRelaxMaker.
+class GuardedRelaxMaker(AseRelaxMaker):
+    """atomate2's AseRelaxMaker whose relaxations end; to be subclassed with a calculator.
 
     Parameters
     ----------
@@ -140,17 +141,21 @@ class GuardedRelaxMixin:
     time_limit_s: float | None = None
     max_strain: float = 1.0
 
-    def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:  # noqa: ARG002
+    def run_ase(
+        self,
+        mol_or_struct: Structure | Molecule,
+        prev_dir: str | Path | None = None,  # noqa: ARG002
+    ) -> AseResult:
         """Relax one structure; one that is stopped by a limit is unconverged and keeps what it reached."""
-        options = dict(self.optimizer_kwargs)  # type: ignore[attr-defined]
+        options = dict(self.optimizer_kwargs)
         optimizer = guard_optimizer(options.pop("optimizer", "BFGS"), self.time_limit_s, self.max_strain)
         relaxer = AseRelaxer(
-            self.calculator,  # type: ignore[attr-defined]
-            optimizer=optimizer,
-            relax_cell=self.relax_cell,  # type: ignore[attr-defined]
-            relax_shape=self.relax_shape,  # type: ignore[attr-defined]
-            fix_symmetry=self.fix_symmetry,  # type: ignore[attr-defined]
-            symprec=self.symprec,  # type: ignore[attr-defined]
+            self.calculator,
+            optimizer=optimizer,  # type: ignore[arg-type]  # a class, as AseRelaxer's own table holds
+            relax_cell=self.relax_cell,
+            relax_shape=self.relax_shape,
+            fix_symmetry=self.fix_symmetry,
+            symprec=self.symprec,  # type: ignore[arg-type]  # looked at with fix_symmetry only
             **options,
         )
-        return relaxer.relax(mol_or_struct, steps=self.steps, **self.relax_kwargs)  # type: ignore[attr-defined]
+        return relaxer.relax(mol_or_struct, steps=self.steps, **self.relax_kwargs)

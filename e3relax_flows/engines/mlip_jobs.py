@@ -14,14 +14,14 @@ from atomate2.forcefields.schemas import ForceFieldTaskDocument
 from jobflow import job
 from pymatgen.core import Structure
 
-from e3relax_flows.engines.guards import GuardedRelaxMixin, RightHandedCalculator
+from e3relax_flows.engines.guards import GuardedRelaxMaker, RightHandedCalculator
 
 
 @dataclass
-class PotentialRelaxMaker(GuardedRelaxMixin, ForceFieldRelaxMaker):
+class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     """atomate2's ForceFieldRelaxMaker with a time limit, a largest deformation and right-handed axes.
 
-    Parameters beyond atomate2's are those of GuardedRelaxMixin. Unlike atomate2's, the job needs no additional
+    Parameters beyond atomate2's are those of GuardedRelaxMaker. Unlike atomate2's, the job needs no additional
     store: of the steps it keeps the energies only.
     """
 
@@ -36,7 +36,7 @@ class PotentialRelaxMaker(GuardedRelaxMixin, ForceFieldRelaxMaker):
     @job
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> ForceFieldTaskDocument:
         """Relax a structure as a job; `prev_dir` is there because atomate2's flows pass it, and is not used."""
-        return ForceFieldRelaxMaker.make.original(self, structure, prev_dir)
+        return ForceFieldRelaxMaker.make.original(self, structure, prev_dir)  # type: ignore[attr-defined]
 
     def _get_calculator(self) -> Calculator:
         with contextlib.redirect_stdout(io.StringIO()):  # CHGNet greets

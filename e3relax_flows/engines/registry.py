@@ -136,15 +136,9 @@ def get_engine(name: str, **settings: Any) -> Engine:
 def _describe(name: str, entry: _Entry) -> EngineInfo:
     if entry.packages:
         available = not entry.list_missing()
-        hint = "" if available else entry.describe_installation()
+        hint = entry.describe_installation()
     else:
-        command = os.environ.get(VASP_COMMAND, "vasp_std")
-        available = any(shutil.which(word) for word in shlex.split(os.path.expandvars(command))[-1:])
-        hint = (
-            ""
-            if available
-            else (
-                f"{command!r} is not on this machine; its workers need VASP, {VASP_COMMAND} and pymatgen's PMG_VASP_PSP_DIR"
-            )
-        )
-    return EngineInfo(name, entry.description, entry.is_dft, available, hint)
+        command = os.path.expandvars(os.environ.get(VASP_COMMAND, "vasp_std"))
+        available = any(shutil.which(word) for word in shlex.split(command)[-1:])
+        hint = f"no {command!r} on this machine; where jobs run, set {VASP_COMMAND} and pymatgen's PMG_VASP_PSP_DIR"
+    return EngineInfo(name, entry.description, entry.is_dft, available, "" if available else hint)

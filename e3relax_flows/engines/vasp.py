@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from jobflow import Flow, Maker, OutputReference
 from jobflow.core.maker import recursive_call
@@ -131,7 +131,7 @@ def _keep_unconverged(maker: Maker) -> Maker:
             return nested
         content = nested.as_dict()
         content["stop_children_kwargs"] = {**kwargs, "handle_unsuccessful": False}
-        return type(nested).from_dict(content)
+        return cast(Maker, type(nested).from_dict(content))
 
     return recursive_call(maker, amend, nested=True)
 
