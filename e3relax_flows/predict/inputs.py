@@ -124,7 +124,6 @@ def _require_structure(item: Any) -> Structure:
 
 def _check_species(structure: Structure) -> None:
     for index, site in enumerate(structure):
-        amounts = site.species.as_dict()
         dummies = [specie for specie in site.species if not _is_element(specie)]
         if dummies:
             raise StructureError(
@@ -135,7 +134,7 @@ def _check_species(structure: Structure) -> None:
         if not site.is_ordered:
             raise StructureError(
                 Reason.DISORDERED,
-                f"site {index} is occupied by {amounts}; only ordered structures can be relaxed "
+                f"site {index} is occupied by {site.species.as_dict()}; only ordered structures can be relaxed "
                 "(order it first, for instance with pymatgen's OrderDisorderedStructureTransformation)",
             )
 
@@ -154,6 +153,8 @@ def _name_site(structure: Structure, index: int) -> str:
 
 def _group_moments(moments: list[Any]) -> list[tuple[int, ...]]:
     """Groups of magnetic moments that differ by less than 0.1 μB from the next; scalars, vectors or nothing."""
+    if all(moment is None for moment in moments):
+        return [()] * len(moments)
     values = [np.atleast_1d(np.asarray(getattr(m, "moment", 0.0 if m is None else m), dtype=float)) for m in moments]
     width = max(len(value) for value in values)
     table = np.array([np.pad(value, (width - len(value), 0)) for value in values])

@@ -30,13 +30,13 @@ class Journey:
 
     structure: Structure
     numbers: NDArray[np.int64]  # [n_atoms] atomic numbers
-    types: NDArray[np.int64]  # [n_atoms] what symmetry may exchange
     rules: Rules
     geometry: Geometry
     n_passes: int = 0
     score: float | None = None
     objections: list[Objection] = field(default_factory=list)
     is_done: bool = False
+    has_exploded: bool = False
 
     def build_crystal(self, network: RelaxationNetwork) -> Crystal:
         """The crystal as the network wants it."""
@@ -60,7 +60,7 @@ class Journey:
         self.geometry, self.n_passes = geometry, self.n_passes + 1
         if exploded := check_exploded(self.rules.initial.lattice, geometry.lattice):
             self.objections.append(exploded)
-            self.is_done = True
+            self.is_done = self.has_exploded = True
         elif size < options.stop_below:
             self.score, self.is_done = size, True
 
@@ -68,7 +68,7 @@ class Journey:
         """What the guards have against the result."""
         initial, final = self.rules.initial, self.geometry
         objections = list(self.objections)
-        if check_exploded(initial.lattice, final.lattice) is None:
+        if not self.has_exploded:
             objections += check_cell(initial.lattice, final.lattice, options.guards)
             objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
         if self.score is not None:
@@ -100,9 +100,9 @@ def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> J
     structure = check_structure(item)
     freedom = resolve_constraints(structure, options.constraints)
     geometry = Geometry(np.array(structure.lattice.matrix), np.array(structure.frac_coords))
-    types = read_types(structure, freedom.atoms)
-    symmetry = None
+    types, symmetry = None, None
     if options.symmetry == "keep":
+        types = read_types(structure, freedom.atoms)
         try:
             symmetry = find_symmetry(geometry.lattice, geometry.fractions, types, options.symprec, freedom)
         except SymmetryError as error:
@@ -110,7 +110,8 @@ def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> J
                 raise StructureError(
                     Reason.FAILED, f"{error}, and this model does not keep it; try another symprec or symmetry='free'"
                 ) from error
-    return Journey(structure, read_numbers(structure), types, Rules(geometry, freedom, symmetry), geometry)
+    rules = Rules(geometry, freedom, types, symmetry)
+    return Journey(structure, read_numbers(structure), rules, geometry)
 
 
 @dataclass
@@ -148,7 +149,7 @@ class Item:
             return Prediction(
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
-        journey.geometry = finish_symmetry(journey.geometry, journey.rules, journey.types)
+        journey.geometry = finish_symmetry(journey.geometry, journey.rules)
         objections = journey.judge(options, calibrated)
         words = "; ".join(objection.message for objection in objections)
         return Prediction(

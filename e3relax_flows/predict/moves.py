@@ -43,7 +43,8 @@ class Rules:
 
     initial: Geometry
     freedom: Freedom
-    symmetry: Symmetry | None  # None: free
+    types: NDArray[np.int64] | None  # [n_atoms] atoms that symmetry may exchange have the same; None: free
+    symmetry: Symmetry | None  # None: free, or not found
 
 
 def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rules) -> tuple[Geometry, float]:
@@ -86,14 +87,14 @@ def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rule
     return Geometry(new_lattice, fractions), size
 
 
-def finish_symmetry(geometry: Geometry, rules: Rules, types: NDArray[np.int64]) -> Geometry:
+def finish_symmetry(geometry: Geometry, rules: Rules) -> Geometry:
     """Make sure that a space group that the input has only roughly is still found with the same tolerance.
 
     Deviations of the input are carried along with the atoms. Where they are near the tolerance and the strain has
     lifted them above it, the prediction is projected onto the space group, deviations included.
     """
-    symmetry = rules.symmetry
-    if symmetry is None or not rules.freedom.all_atoms or len(rules.freedom.axes) < 3:
+    symmetry, types = rules.symmetry, rules.types
+    if symmetry is None or types is None or not rules.freedom.all_atoms or len(rules.freedom.axes) < 3:
         return geometry
     growth = float(np.linalg.norm(np.linalg.solve(rules.initial.lattice, geometry.lattice), ord=2))
     if symmetry.loose.deviation * max(growth, 1.0) < NEAR_TOLERANCE * symmetry.symprec:
