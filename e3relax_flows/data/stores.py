@@ -80,7 +80,7 @@ def open_job_store(settings: E3RelaxSettings) -> JobStore:
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
     outputs of the jobs are no longer wanted.
     """
-    configured = JobflowSettings()  # type: ignore[call-arg]
+    configured = JobflowSettings()
     if "JOB_STORE" in configured.model_fields_set:
         store = configured.JOB_STORE
     else:
