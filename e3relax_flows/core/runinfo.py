@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("e3relax-flows", "torch", "e3nn", "pymatgen", "jobflow", "atomate2", "maggma", "chgnet", "gpaw")
@@ -17,6 +18,12 @@ def now() -> datetime:
 
 def collect_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Versions of those of `packages` that are installed, and of Python."""
+    return dict(_collect_versions(packages))
+
+
+@cache
+def _collect_versions(packages: tuple[str, ...]) -> dict[str, str]:
+    # looked up once: ten packages take 10 ms, and every document has them
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -20,7 +20,10 @@ OnRefuse = Literal["initial", "skip", "fail"]
 ON_REFUSE = ("initial", "skip", "fail")
 
 # stol 0.05 is about 0.12 Å; pymatgen's defaults would take a ferroelectric for its parent, which costs its place
-DUPLICATE_TOLERANCES: dict[str, Any] = {"ltol": 0.05, "stol": 0.05, "angle_tol": 2, "scale": False}
+DUPLICATE_TOLERANCES: dict[str, Any] = {
+    "ltol": 0.05, "stol": 0.05, "angle_tol": 2, "scale": False, "primitive_cell": False
+}  # fmt: skip
+VOLUME_TOLERANCE = 0.05  # of duplicates, relative, per atom
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,9 @@ def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:
 def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool = True) -> dict[int, int]:
     """Find predictions that an earlier one makes superfluous.
 
-    The same prediction id is always a duplicate. Accepted predictions of equal reduced formula and charge are
-    compared by StructureMatcher; magnetic moments make a difference, and candidates with selective dynamics
-    are never taken for one another.
+    The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
+    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic moments make
+    a difference, and candidates with selective dynamics are never taken for one another.
 
     Parameters
     ----------
@@ -105,11 +108,11 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
             continue
         original = by_id.setdefault(prediction.prediction_id, index)
         if original == index and compare and _is_comparable(prediction):
-            structure = _mark_spins(take_start(prediction, StartKind.PREDICTED))
-            group = kept.setdefault((structure.composition.reduced_formula, structure.charge), [])
-            original = next((other for other, seen in group if matcher.fit(seen, structure)), index)
+            cell = _mark_spins(take_start(prediction, StartKind.PREDICTED)).get_primitive_structure()
+            group = kept.setdefault((cell.formula, cell.charge), [])
+            original = next((other for other, seen in group if _are_equal(matcher, seen, cell)), index)
             if original == index:
-                group.append((index, structure))
+                group.append((index, cell))
         if original != index:
             # what an id stands for may itself be a duplicate
             duplicates[index] = duplicates.get(original, original)
@@ -202,6 +205,10 @@ def _is_comparable(prediction: PredictionDoc) -> bool:
         and structure is not None
         and "selective_dynamics" not in structure.site_properties
     )
+
+
+def _are_equal(matcher: StructureMatcher, first: Structure, second: Structure) -> bool:
+    return abs(first.volume / second.volume - 1) < VOLUME_TOLERANCE and bool(matcher.fit(first, second))
 
 
 def _mark_spins(structure: Structure) -> Structure:
