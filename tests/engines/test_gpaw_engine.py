@@ -43,6 +43,7 @@ def test_cutoff_is_that_of_the_hardest_element():
     assert choose_cutoff(rock_salt("Na", "Cl", 5.7)) == 400.0
     assert choose_cutoff(rock_salt("Mg", "O", 4.2)) == 800.0
     assert choose_cutoff(rock_salt("Fe", "S", 5.0)) == 600.0
+    assert choose_cutoff(rock_salt("Pd", "S", 5.0)) == 500.0
 
 
 def test_kpoints_are_dense_enough_and_follow_the_cell():
