@@ -13,6 +13,7 @@ from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.stores import find_outcomes, open_stores, save_outcomes, save_predictions
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.flows.ordering import DepthFirstFlow
 from e3relax_flows.jobs.dispatch import (
     DISPATCH_JOB,
     PLAN_JOB,
@@ -160,7 +161,8 @@ class ScreenMaker(Maker):
             save_outcomes(stores.outcomes, failures, replace_failed=True)
         if not flows:
             return failures
-        return Response(replace=Flow(flows, output=[*(flow.output for flow in flows), *failures], name=screen.name))
+        output = [*(flow.output for flow in flows), *failures]
+        return Response(replace=DepthFirstFlow(flows, output=output, name=screen.name))
 
     @job(name=SUMMARY_JOB, output_schema=ScreenDoc, config=COLLECTOR)
     def summarize(self, screen: ScreenDoc | None, outcomes: list[list[OutcomeDoc | None] | None]) -> ScreenDoc:

@@ -1,0 +1,35 @@
+"""A flow whose candidates come one after the other where jobs are run one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jobflow import Flow, Job
+from networkx import lexicographical_topological_sort
+
+
+class DepthFirstFlow(Flow):
+    """A flow that yields its jobs in their order of listing, as far as their references allow.
+
+    jobflow yields all jobs without parents first. Run one by one, all relaxations of a screen would then be over
+    before the first outcome is recorded, and a killed run would have nothing to show for them. Managers that run
+    jobs at once see the same jobs and parents.
+    """
+
+    def iterflow(self) -> Iterator[tuple[Job, list[str]]]:
+        """Jobs with the uuids of their parents, parents first."""
+        graph: Any = self.graph
+        position = {job.uuid: number for number, job in enumerate(_list_jobs(self))}
+        known = [node for node in graph.nodes if node in position]
+        for uuid in lexicographical_topological_sort(graph.subgraph(known), key=position.__getitem__):
+            parents = [parent for parent, _ in graph.in_edges(uuid) if "job" in graph.nodes[parent]]
+            yield graph.nodes[uuid]["job"], parents
+
+
+def _list_jobs(flow: Flow) -> Iterator[Job]:
+    for node in flow.jobs:
+        if isinstance(node, Flow):
+            yield from _list_jobs(node)
+        else:
+            yield node
