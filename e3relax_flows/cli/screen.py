@@ -97,7 +97,7 @@ def _run(config: ScreenConfig) -> int:
     find_model(_choose_model(config, settings), settings.DATA_DIR / "models")
     maker = ScreenMaker(
         name=config.name,
-        prerelax=PrerelaxMaker(model=config.model, device=config.device, options=config.options),
+        prerelax=PrerelaxMaker(model=_find_folder(config.model), device=config.device, options=config.options),
         engine=get_engine(config.engine, **config.engine_settings),
         on_refuse=config.on_refuse,
         control=config.control,
@@ -123,6 +123,13 @@ def _run(config: ScreenConfig) -> int:
 
 def _choose_model(config: ScreenConfig, settings: E3RelaxSettings) -> str:
     return settings.MODEL if config.model == "default" else config.model
+
+
+def _find_folder(model: str) -> str:
+    """The absolute path of a model's folder, since jobs run in folders of their own; other names as they are."""
+    from pathlib import Path
+
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _list_unread(name: str, error: str) -> CandidateRow:

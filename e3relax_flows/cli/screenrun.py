@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,8 +51,6 @@ def run_screen(
     E3RelaxError
         When the screen ends without its summary.
     """
-    # jobs run in folders of their own and read the settings there
-    os.environ["E3RELAX_DATA_DIR"] = str(settings.DATA_DIR.absolute())
     flow = maker.make(structures, ids)
     with open_job_store(settings) as jobs, console.make_progress() as progress:
         watcher = _ScreenWatcher(progress, jobs, n_chunks=-(-len(ids) // maker.chunk_size))

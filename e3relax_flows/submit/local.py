@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from textwrap import shorten
 from typing import Any
 
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
+
+from e3relax_flows.core.settings import load_settings
 
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
@@ -50,7 +53,8 @@ def run_flow_locally(
 ) -> LocalRun:
     """Run a flow in new folders below `root_dir`; a failed job costs only those that need it.
 
-    Nothing is logged to the terminal; the working directory is what it was before.
+    Nothing is logged to the terminal; the working directory is what it was before. Relative paths of the settings
+    mean the same in the folders of the jobs as they do here.
 
     Parameters
     ----------
@@ -74,7 +78,7 @@ def run_flow_locally(
         if on_job_finished is not None:
             on_job_finished(report)
 
-    with _watch_jobs(store, note):
+    with _watch_jobs(store, note), _pin_settings():
         run.responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=root_dir)
     return run
 
@@ -112,6 +116,25 @@ class _JobWatcher(logging.Handler):
         else:
             self.note(JobReport(name, job.uuid, job.index, error, trace, dict(job.metadata)))
         CURRENT_JOB.reset()
+
+
+@contextmanager
+def _pin_settings() -> Iterator[None]:
+    """Make the paths of the settings absolute in the environment, which the jobs read in folders of their own."""
+    settings = load_settings()
+    paths = {"DATA_DIR": settings.DATA_DIR, "CONFIG_FILE": settings.CONFIG_FILE.expanduser()}
+    if Path(settings.MODEL).is_dir():
+        paths["MODEL"] = Path(settings.MODEL)
+    before = {f"E3RELAX_{name}": os.environ.get(f"E3RELAX_{name}") for name in paths}
+    os.environ.update({f"E3RELAX_{name}": str(path.absolute()) for name, path in paths.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from jobflow import CURRENT_JOB, Flow, JobStore, OnMissing, Response, job
 from maggma.stores import MemoryStore
 
+from e3relax_flows.core.settings import load_settings
 from e3relax_flows.submit.local import JobReport, run_flow_locally
 
 
@@ -106,3 +107,25 @@ def test_an_error_of_the_callback_costs_no_job(
     run = run_flow_locally(Flow([add(1, 2)]), store, tmp_path, stumble)
     assert (run.n_finished, run.failures) == (1, [])
     assert "no progress for add" in capfd.readouterr().err
+
+
+@job
+def read_settings() -> list[str]:
+    """A job that says what its settings are."""
+    settings = load_settings()
+    return [str(settings.DATA_DIR), settings.MODEL]
+
+
+def test_relative_paths_of_the_settings_are_those_of_the_caller(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("E3RELAX_CONFIG_FILE", "none.yaml")
+    monkeypatch.setenv("E3RELAX_MODEL", "models/mine")
+    monkeypatch.delenv("E3RELAX_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    read = read_settings()
+    run = run_flow_locally(Flow([read]), store, tmp_path / "run")
+    assert run.responses[read.uuid][1].output == [str(tmp_path / "e3relax_data"), str(tmp_path / "models" / "mine")]
+    assert os.environ["E3RELAX_MODEL"] == "models/mine"
+    assert "E3RELAX_DATA_DIR" not in os.environ
