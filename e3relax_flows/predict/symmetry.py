@@ -191,6 +191,7 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
         return trivial
     rows = np.vstack([np.eye(3, dtype=np.int64) * n_translations, np.round(steps).astype(np.int64)])
     basis = _reduce_rows(rows) / n_translations
+    basis *= np.sign(np.linalg.det(basis))  # a cell of the same hand: its space group may have a mirror image
     orbits = np.unique(partners[good].min(axis=0), return_inverse=True)[1]
     first = np.unique(orbits, return_index=True)[1]
     cells = np.linalg.solve(basis.T, (fractions - fractions[first][orbits]).T).T
@@ -201,12 +202,11 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
 
 
 def _call_spglib(lattice: Floats, fractions: Floats, types: Integers, symprec: float) -> tuple[int, Integers, Floats]:
-    """Space group number, rotations and translations; fractional operations do not change under inversion."""
-    right_handed = lattice if np.linalg.det(lattice) > 0 else -lattice
+    """Space group number, rotations and translations; left-handed cells are no matter to spglib."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # spglib's note on its old way to report errors
         try:
-            dataset = spglib.get_symmetry_dataset((right_handed, fractions, types), symprec=symprec)  # type: ignore[arg-type]
+            dataset = spglib.get_symmetry_dataset((lattice, fractions, types), symprec=symprec)  # type: ignore[arg-type]
         except spglib.SpglibError as error:
             raise SymmetryError(f"spglib found no space group with symprec {symprec:g} Å: {error}") from error
     if dataset is None:
