@@ -13,9 +13,11 @@ import typer
 
 from e3relax_flows.cli.console import print_error
 from e3relax_flows.cli.doctor import doctor
+from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
 from e3relax_flows.cli.predict import predict
 from e3relax_flows.cli.screen import screen
+from e3relax_flows.cli.train import train
 from e3relax_flows.core.errors import E3RelaxError
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ def _set_options(
 
 app.command("predict")(predict)
 app.command("screen")(screen)
+app.command("evaluate")(evaluate)
+app.command("train")(train)
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor)
 
