@@ -52,7 +52,7 @@ def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
 
 def _read_path(path: Path) -> Iterator[ReadItem]:
     if path.is_dir():
-        files = sorted(file for file in [*path.glob("*"), *path.glob("*/*")] if _is_wanted(file))
+        files = sorted(file for file in [*path.glob("*"), *path.glob("[!.]*/*")] if _is_wanted(file))
         if not files:
             yield ReadItem(path.name, None, f"{path}: no structures in this folder; {ADVICE}")
         for file in files:
