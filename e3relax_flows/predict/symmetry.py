@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 TIGHT = 1e-5  # Å; the tolerance with which a space group counts as exact
+ANGLE_TOLERANCE = 5.0  # degrees, between lattice vectors; that of pymatgen's SpacegroupAnalyzer
 EXACT = 1e-6  # Å; deviations from a space group below this are rounding
 
 
@@ -206,7 +207,11 @@ def _call_spglib(lattice: Floats, fractions: Floats, types: Integers, symprec: f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # spglib's note on its old way to report errors
         try:
-            dataset = spglib.get_symmetry_dataset((lattice, fractions, types), symprec=symprec)  # type: ignore[arg-type]
+            dataset = spglib.get_symmetry_dataset(
+                (lattice, fractions, types),  # type: ignore[arg-type]
+                symprec=symprec,
+                angle_tolerance=ANGLE_TOLERANCE,
+            )
         except spglib.SpglibError as error:
             raise SymmetryError(f"spglib found no space group with symprec {symprec:g} Å: {error}") from error
     if dataset is None:
