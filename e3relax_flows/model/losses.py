@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from e3relax_flows.graphs.batching import CrystalBatch
@@ -16,7 +17,7 @@ from e3relax_flows.model.interface import Layer
 IMAGES = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)), dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LossWeights:
     """What an error of 1 Å, of strain 1 and of ln V = 1 costs."""
 

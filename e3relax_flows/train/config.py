@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.model.losses import LossWeights
+from e3relax_flows.train.dataset import Augmentation
 
 
 class _Section(BaseModel):
@@ -22,8 +24,7 @@ class DataConfig(_Section):
     val: list[Path] = Field(description="pair files that choose the best weights")
     val_size: int = Field(600, ge=1, description="pairs of `val` that are scored during training")
     max_atoms: int = Field(320, ge=1, description="atoms in a batch")
-    max_edges: int = Field(14000, ge=1, description="directed edges in a batch")
-    augmentation: dict[str, float] = Field(default_factory=dict, description="fields of Augmentation")
+    augmentation: Augmentation = Field(default_factory=lambda: Augmentation())
     own_output: float = Field(0.1, ge=0, le=1, description="share of steps that start from the network's own output")
 
 
@@ -47,7 +48,7 @@ class TrainConfig(_Section):
     data: DataConfig
     kind: Literal["e3relax_h2", "released"] = "e3relax_h2"
     network: dict[str, Any] = Field(default_factory=dict, description="sizes of the network; unnamed ones as usual")
-    loss: dict[str, float] = Field(default_factory=dict, description="fields of LossWeights")
+    loss: LossWeights = Field(default_factory=lambda: LossWeights())
     schedule: ScheduleConfig = Field(default_factory=lambda: ScheduleConfig())
     seed: int = 0
     device: str = "cpu"

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from e3relax_flows.core.errors import ConfigError
 
@@ -115,7 +117,7 @@ def load_pairs(paths: Sequence[Path]) -> PairSet:
     )
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Augmentation:
     """How starts differ from those in the data, so that good starts are left alone and noisy ones mended."""
 

@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
-from e3relax_flows.train.dataset import PairSet
+from e3relax_flows.train.dataset import Pair, PairSet
 from e3relax_flows.train.metrics import measure_pair, summarize_by_source
 
 
@@ -40,12 +40,11 @@ def evaluate_pairs(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, list[Prediction]]:
     """Predict from the initial side of every pair and compare with the relaxed side, sites in the pair's order."""
-    starts = [Structure(p.initial_lattice, p.numbers, p.initial_fractions) for p in (pairs[i] for i in range(len(pairs)))]
+    rows = [pairs[i] for i in range(len(pairs))]
+    starts = [make_start(pair) for pair in rows]
     predictions = predictor.predict(starts, options, ids=pairs.ids, on_progress=on_progress)
     errors = measure_predictions(predictions, pairs)
-    identity = np.array(
-        [measure_pair(p.initial_fractions, p.initial_lattice, p) for p in (pairs[i] for i in range(len(pairs)))]
-    )
+    identity = np.array([measure_pair(p.initial_fractions, p.initial_lattice, p) for p in rows])
     accepted = np.array([prediction.verdict == Verdict.ACCEPT for prediction in predictions])
     served = np.where(accepted[:, None], errors, identity)
     harmed = accepted & (combine_errors(errors) > combine_errors(identity))
@@ -62,6 +61,11 @@ def evaluate_pairs(
         seconds_per_structure=sum(p.wall_time_s for p in predictions) / len(predictions),
     )
     return evaluation, predictions
+
+
+def make_start(pair: Pair) -> Structure:
+    """The initial side of a pair."""
+    return Structure(pair.initial_lattice, pair.numbers.tolist(), pair.initial_fractions)
 
 
 def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> NDArray[np.float64]:
@@ -86,8 +90,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: Pair
     """A line {"id", "structure"} for each pair, in order; the initial structure where there is no prediction."""
     with path.open("w") as file:
         for index, (name, prediction) in enumerate(zip(pairs.ids, predictions, strict=True)):
-            pair = pairs[index]
-            structure = prediction.structure or Structure(pair.initial_lattice, pair.numbers, pair.initial_fractions)
+            structure = prediction.structure or make_start(pairs[index])
             row: dict[str, Any] = {"id": name, "verdict": prediction.verdict, "structure": structure.as_dict()}
             file.write(json.dumps(row) + "\n")
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.graphs.batching import CrystalBatch, pack_crystals, plan_batches
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
-from e3relax_flows.model.losses import LossWeights, compute_loss
+from e3relax_flows.model.losses import compute_loss
 from e3relax_flows.train.checkpoint import read_checkpoint, write_checkpoint
 from e3relax_flows.train.config import TrainConfig
-from e3relax_flows.train.dataset import Augmentation, Pair, PairSet, load_pairs
+from e3relax_flows.train.dataset import Pair, PairSet, load_pairs
 from e3relax_flows.train.metrics import METRICS, measure_pair, summarize_by_source
 
 CHECKPOINT_FILE, LOG_FILE = "last.ckpt", "log.jsonl"
@@ -91,8 +91,6 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.device = torch.device(config.device)
-        self.weights = LossWeights(**config.loss)
-        self.augmentation = Augmentation(**config.data.augmentation)
         self.network = _build_network(config).to(self.device)
         self.average = _build_network(config).to(self.device)
         self.average.load_state_dict(self.network.state_dict())
@@ -159,7 +157,7 @@ class Trainer:
         layers = self.network(sample.batch.to(self.device))
         loss, _ = compute_loss(
             layers, sample.batch.to(self.device), sample.fractions.to(self.device),
-            sample.lattices.to(self.device), self.weights,
+            sample.lattices.to(self.device), self.config.loss,
         )
         self.optimizer.zero_grad()
         loss.backward()
@@ -219,7 +217,7 @@ def _run(
             started = time.perf_counter()
             rng = np.random.default_rng([config.seed, progress.epoch, progress.batch])
             sample = own or make_sample(
-                trainer.network, [trainer.augmentation.vary(pairs[i], rng) for i in indices]
+                trainer.network, [config.data.augmentation.vary(pairs[i], rng) for i in indices]
             )
             loss, output = trainer.step(sample)
             own = None if own or rng.random() >= config.data.own_output else _start_from_output(trainer, output, sample)
@@ -236,7 +234,8 @@ def _run(
                      "per_second": seen / (now - reported), "done": trainer.fraction_done}
                 )
                 losses, seen, reported = [], 0, now
-            if now - saved > 60 * config.checkpoint_minutes:
+            # a start from the network's own output is not in the checkpoint: wait until it is used
+            if own is None and now - saved > 60 * config.checkpoint_minutes:
                 trainer.save()
                 saved = now
             if trainer.fraction_done >= 1.0:

@@ -1,0 +1,60 @@
+"""From a checkpoint to a model folder that can be served: best weights, threshold, card."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from e3relax_flows.core.modelfolders import ModelFolder
+from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.model.files import save_model
+from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.train.calibrate import calibrate
+from e3relax_flows.train.dataset import load_pairs
+from e3relax_flows.train.loop import Trainer
+
+
+def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
+    """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
+
+    Raises
+    ------
+    ModelError
+        When another model is in `folder` already.
+    """
+    network = trainer.average
+    network.load_state_dict(trainer.best)
+    network.eval()
+    predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
+    calibration = calibrate(predictor, load_pairs(trainer.config.data.val))
+    progress = trainer.progress
+    provenance: dict[str, Any] = {
+        "trained": now().isoformat(),
+        "step": progress.best_step,
+        "steps": progress.step,
+        "hours": round(progress.seconds / 3600, 3),
+        "best_score": progress.best_score,
+        "n_parameters": sum(p.numel() for p in network.parameters()),
+        "versions": collect_versions(),
+        "schedule": trainer.config.schedule.model_dump(mode="json"),
+        "loss": dataclasses.asdict(trainer.config.loss),
+        "data": {"train": [p.name for p in trainer.config.data.train], "val": [p.name for p in trainer.config.data.val]},
+    }
+    return save_model(folder, network, _write_card(folder.name, provenance, calibration), {
+        "calibration": calibration, "provenance": provenance,
+    })
+
+
+def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, float]) -> str:
+    data = provenance["data"]
+    return f"""# {name}
+
+Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}; best weights (exponential average) of
+step {provenance["step"]} out of {provenance["steps"]}, {provenance["hours"]} h. {provenance["n_parameters"]} parameters.
+Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over the identity's error
+{provenance["best_score"]:.3f}. Guard: score up to {calibration["max_score"]:.3f} Å
+({calibration["refused"]:.1%} of the validation pairs refused).
+
+Say here where the data come from, their licence, and for what the model should not be used.
+"""

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pymatgen.core import Structure
+
+from e3relax_flows import Predictor
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows.train.calibrate import choose_max_score
+from e3relax_flows.train.config import load_train_config
+from e3relax_flows.train.dataset import Augmentation, Pair, load_pairs
+from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
+from e3relax_flows.train.export import export_model
+from e3relax_flows.train.loop import train_model
+from e3relax_flows.train.metrics import measure_pair
+
+
+def test_trained_exported_and_evaluated(config_file, tmp_path):
+    config = load_train_config(config_file)
+    folder = export_model(train_model(config), config.out / "tiny")
+    assert folder.config["calibration"]["n_pairs"] == 24
+    predictor = Predictor.load(str(folder.path), "cpu")
+    assert predictor.model_id == folder.model_id
+    pairs = load_pairs(config.data.val)
+    evaluation, predictions = evaluate_pairs(predictor, pairs, PredictOptions(passes=1))
+    assert evaluation.n_pairs == evaluation.predicted["all"]["n"] == 24
+    assert evaluation.predicted["all"]["volume"] < 0.8 * evaluation.identity["all"]["volume"]
+    names = {"all", "small", "large"}
+    assert evaluation.identity.keys() == evaluation.served.keys() == evaluation.refused.keys() == names
+    whole = sum(evaluation.predicted[s]["strain"] * evaluation.predicted[s]["n"] for s in ("small", "large")) / 24
+    assert evaluation.predicted["all"]["strain"] == pytest.approx(whole)
+
+    write_predictions(tmp_path / "predictions.jsonl", predictions, pairs)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == pairs.ids
+    structure = Structure.from_dict(rows[3]["structure"])
+    assert list(structure.atomic_numbers) == pairs[3].numbers.tolist()
+    assert structure.lattice.matrix == pytest.approx(predictions[3].structure.lattice.matrix)
+
+
+def test_metrics_of_a_known_deformation():
+    lattice, fractions = 4.0 * np.eye(3), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    pair = Pair(np.array([55, 17]), fractions, lattice, fractions, lattice)
+    moved = np.array([[0.0, 0, 0], [0.55, 0.5, 0.5]])
+    displacement, strain, volume = measure_pair(moved, lattice * 1.1, pair)
+    assert displacement == pytest.approx(0.1)  # 0.2 Å between the two, halved by removing the drift
+    assert strain == pytest.approx(3**0.5 * np.log(1.1))
+    assert volume == pytest.approx(1.1**3 - 1)
+    turned = lattice @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    assert measure_pair(fractions + [0.3, 0.7, 1.9], turned, pair) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_augmentation_shares():
+    pair = Pair(np.array([3, 9]), np.zeros((2, 3)), np.eye(3) * 3.0, np.ones((2, 3)) * 0.2, np.eye(3) * 4.0)
+    rng = np.random.default_rng(0)
+    samples = [Augmentation(identity=0.3, near=0.2).vary(pair, rng) for _ in range(2000)]
+    same = np.mean([np.array_equal(s.initial_lattice, pair.relaxed_lattice) for s in samples])
+    near = np.mean([abs(np.linalg.det(s.initial_lattice) / 64 - 1) < 0.4 for s in samples])
+    exact = np.mean([np.array_equal(s.initial_lattice, pair.initial_lattice) for s in samples])
+    assert same == pytest.approx(0.3, abs=0.04)
+    assert near == pytest.approx(0.5, abs=0.04)
+    assert exact == pytest.approx(0.25, abs=0.04)
+    assert all(s.relaxed_lattice is pair.relaxed_lattice for s in samples)
+
+
+def test_threshold_gains_most():
+    scores = [0.01, 0.02, 0.05, 0.2, 0.4]
+    gains = np.array([0.1, 0.1, 0.05, -0.2, 0.1])
+    assert choose_max_score(scores, gains) == 0.05
+    assert choose_max_score(scores[::-1], gains[::-1]) == 0.05
+    assert choose_max_score(scores, np.abs(gains)) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a"}\n', "line 1: no initial, numbers, relaxed"),
+        ("not json\n", "must be a .jsonl"),
+        ('{"id": "a", "numbers": [1], "initial": {"lattice": [[1,0,0],[0,1,0],[0,0,1]], "frac": [[0,0]]}, '
+         '"relaxed": {"lattice": [], "frac": []}}\n', "pair 'a'"),
+        ("", "no pairs"),
+    ],
+)  # fmt: skip
+def test_bad_pair_files_say_where(tmp_path, text, message):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_pairs([path])
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_pairs([tmp_path / "nowhere.jsonl"])
