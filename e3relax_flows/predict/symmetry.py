@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 
 TIGHT = 1e-5  # Å; the tolerance with which a space group counts as exact
 ANGLE_TOLERANCE = 5.0  # degrees, between lattice vectors; that of pymatgen's SpacegroupAnalyzer
-EXACT = 1e-6  # Å; deviations from a space group below this are rounding
+EXACT = 2.5e-6  # Å; with deviations below this, spglib finds the same operations within 1e-5 Å
 
 
 class SymmetryError(Exception):
