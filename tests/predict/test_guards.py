@@ -11,10 +11,11 @@ from e3relax_flows.schemas.predictions import Reason, Verdict
 
 CUBE = 4.0 * np.eye(3)
 SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+LIMITS = {"min_volume_ratio": 0.4, "max_volume_ratio": 2.5, "max_strain": 0.6}
 
 
 def predict(script, structure=SALT, calibration=None, **limits):
-    options = PredictOptions(symmetry="free", guards=GuardLimits(**limits), passes=limits.pop("passes", 1))
+    options = PredictOptions(symmetry="free", guards=GuardLimits(**(LIMITS | limits)), passes=1)
     return Predictor(Scripted(script), "m-1", calibration, "cpu").predict([structure], options, ids=["s"])[0]
 
 
