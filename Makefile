@@ -12,6 +12,10 @@ ENGINE ?= chgnet
 N      ?=
 OUT    ?= runs/demo
 
+# small cells gain nothing from more threads, and lose much where others want the cores, too
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
+
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
 GPAW  := $(VENV)/.installed-gpaw

@@ -84,7 +84,7 @@ def show_screen(report: ScreenReport) -> None:
     console.out.print(build_rich_table(table))
     if len(table.rows) > MAX_ROWS:
         console.out.print(f"... and {len(table.rows) - MAX_ROWS} more: all are on the page")
-    console.out.print("Displacements: from the relaxed structure, mean over atoms; steps: from there on.", style="dim")
+    console.out.print("Displacements are those from the relaxed structure, means over atoms.", style="dim")
     if any(row.steps_from_initial is not None and not row.initial_is_control for row in table.rows):
         console.out.print("† refused, so relaxed from the initial structure; no control.", style="dim")
     console.out.print(", ".join(f"{count} {name}" for name, count in table.funnel) + ".", highlight=False)

@@ -121,7 +121,7 @@ SUBSTITUTIONS = (
         (("V", 0, 0, 0), ("S", 1 / 3, 2 / 3, 1 / 4)),
     ),
     Substitution(
-        "alpha-NaFeO2-type", "LiCoO2", "LiCrO2", "R-3m", _hexagonal(2.816, 14.05),
+        "NaFeO2-type", "LiCoO2", "LiCrO2", "R-3m", _hexagonal(2.816, 14.05),
         (("Li", 0, 0, 1 / 2), ("Co", 0, 0, 0), ("O", 0, 0, 0.2605)),
     ),
     Substitution(
@@ -133,7 +133,7 @@ SUBSTITUTIONS = (
         (("Ba", 1 / 2, 1 / 2, 1 / 2), ("Sn", 0, 0, 0), ("O", 1 / 2, 0, 0)),
     ),
     Substitution(
-        "tetragonal perovskite", "BaTiO3", "PbTiO3", "P4mm", _tetragonal(3.994, 4.038),
+        "polar perovskite", "BaTiO3", "PbTiO3", "P4mm", _tetragonal(3.994, 4.038),
         (("Ba", 0, 0, 0), ("Ti", 1 / 2, 1 / 2, 0.522), ("O", 1 / 2, 1 / 2, -0.022), ("O", 1 / 2, 0, 0.488)),
     ),
     Substitution(

@@ -14,7 +14,7 @@ BONDS = {
     "rock salt NaBr from NaCl": 2.820,
     "zinc blende GaP from GaAs": 2.448,
     "wurtzite AlN from GaN": 1.948,
-    "tetragonal perovskite PbTiO3 from BaTiO3": 1.841,
+    "polar perovskite PbTiO3 from BaTiO3": 1.841,
     "pyrite RuS2 from FeS2": 2.158,
     "spinel MgGa2O4 from MgAl2O4": 1.923,
     "ilmenite CdTiO3 from MgTiO3": 1.870,
