@@ -27,9 +27,7 @@ def identify_structure(structure: Structure) -> str:
     Two descriptions of the same crystal (another origin, another cell) have different ids: a prediction
     belongs to one list of sites. Equivalent crystals are found with pymatgen's StructureMatcher instead.
     """
-    fractions = [
-        [round(float(x) % 1.0, FRACTION_DIGITS) % 1.0 for x in site.frac_coords] for site in structure
-    ]
+    fractions = [[round(float(x) % 1.0, FRACTION_DIGITS) % 1.0 for x in site.frac_coords] for site in structure]
     return hash_content(
         {
             "lattice": [[round(float(x), LENGTH_DIGITS) + 0.0 for x in row] for row in structure.lattice.matrix],

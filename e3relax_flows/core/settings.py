@@ -40,13 +40,17 @@ class E3RelaxSettings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of the sources: arguments, environment, file."""
-        environment = sources["env_settings"]
-        file = environment().get("CONFIG_FILE") or DEFAULT_CONFIG_FILE
+        file = env_settings().get("CONFIG_FILE") or DEFAULT_CONFIG_FILE
         yaml = YamlConfigSettingsSource(settings_cls, yaml_file=Path(file).expanduser())
-        return (sources["init_settings"], environment, yaml)
+        return (init_settings, env_settings, yaml)
 
 
 def load_settings(**overrides: Any) -> E3RelaxSettings:

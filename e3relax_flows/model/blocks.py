@@ -78,6 +78,8 @@ def exponentiate(matrices: Tensor) -> Tensor:
 class GaussianBasis(nn.Module):
     """Gaussians with centres evenly spread over [start, stop] and width equal to their spacing."""
 
+    centers: Tensor
+
     def __init__(self, start: float, stop: float, n: int) -> None:
         super().__init__()
         self.register_buffer("centers", torch.linspace(start, stop, n), persistent=False)
@@ -94,6 +96,8 @@ class DensityInvariants(nn.Module):
     Densities A_i^lm = Σ_j f_ij Y_lm(u_ij) have no reference direction; an edge sees them through the contraction
     Σ_m Y_lm(u_ij) A^lm for its centre and its neighbour, an atom through the power spectrum Σ_m (A_i^lm)².
     """
+
+    sums: Tensor
 
     def __init__(self, n_scalars: int, n_radial: int, n_channels: int, l_max: int, scale: float) -> None:
         super().__init__()

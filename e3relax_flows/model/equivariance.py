@@ -65,7 +65,7 @@ def describe_otherwise(crystal: Description, seed: int = 0) -> list[Retelling]:
 
     order = rng.permutation(n)
     double = np.diag([2.0, 1.0, 1.0])
-    fractions = np.concatenate([crystal.fractions, crystal.fractions + [1.0, 0.0, 0.0]]) @ np.linalg.inv(double)
+    fractions = np.concatenate([crystal.fractions, crystal.fractions + np.eye(3)[0]]) @ np.linalg.inv(double)
     return [
         retell("rotation", turn=rotation),
         retell("reflection", turn=mirror),
@@ -105,7 +105,5 @@ def measure_disagreement(network: RelaxationNetwork, crystal: Description, retel
         np.abs(plain.lattice - crystal.lattice).max(),
         np.abs((plain.fractions - crystal.fractions) @ crystal.lattice).max(),
     )
-    apart = max(
-        np.abs(plain.lattice - lattice).max(), np.abs((plain.fractions - fractions) @ plain.lattice).max()
-    )
+    apart = max(np.abs(plain.lattice - lattice).max(), np.abs((plain.fractions - fractions) @ plain.lattice).max())
     return float(apart / size)

@@ -68,11 +68,14 @@ def compute_loss(
     total = lattices.new_zeros(())
     for layer in layers:
         errors = measure_deviations(layer, batch, fractions, lattices)
-        total = total + (
-            weights.displacement * errors.displacement
-            + weights.strain * errors.strain
-            + weights.volume * errors.volume
-        ).mean()
+        total = (
+            total
+            + (
+                weights.displacement * errors.displacement
+                + weights.strain * errors.strain
+                + weights.volume * errors.volume
+            ).mean()
+        )
     return total, errors
 
 

@@ -65,6 +65,7 @@ class E3RelaxH2(RelaxationNetwork):
     config_class: ClassVar[type[NetworkConfig]] = E3RelaxH2Config
     keeps_symmetry: ClassVar[bool] = True
     config: E3RelaxH2Config
+    element_features: Tensor
 
     def __init__(self, config: E3RelaxH2Config | None = None) -> None:
         config = config or E3RelaxH2Config()
@@ -160,9 +161,7 @@ class RefinementLayer(nn.Module):
     def __init__(self, config: E3RelaxH2Config) -> None:
         super().__init__()
         self.scale = 1.0 / config.mean_neighbors
-        sizes = BlockSizes(
-            config.n_scalars, config.n_vectors, config.n_tensors, config.n_hidden, 2 * config.n_radial
-        )
+        sizes = BlockSizes(config.n_scalars, config.n_vectors, config.n_tensors, config.n_hidden, 2 * config.n_radial)
         self.norm = nn.LayerNorm(config.n_scalars)
         self.invariants = DensityInvariants(
             config.n_scalars, sizes.radial, config.n_densities, config.l_max, config.mean_neighbors**-0.5

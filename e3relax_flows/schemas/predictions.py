@@ -152,6 +152,4 @@ class PrerelaxDoc(BaseModel):
 
 def identify_prediction(structure_id: str, model_id: str, options: PredictOptions) -> str:
     """Id of a prediction: the structure, the resolved model and the options; the DFT side finds it by this."""
-    return hash_content(
-        {"structure": structure_id, "model": model_id, "options": options.model_dump(mode="json")}
-    )
+    return hash_content({"structure": structure_id, "model": model_id, "options": options.model_dump(mode="json")})

@@ -40,4 +40,8 @@ def calibrate(predictor: Predictor, pairs: PairSet, options: PredictOptions | No
     gains = combine_errors(identity) - combine_errors(measure_predictions(predictions, pairs))
     scores = [prediction.score for prediction in predictions if prediction.score is not None]
     max_score = choose_max_score(scores, gains[known])
-    return {"max_score": max_score, "n_pairs": int(known.sum()), "refused": float(np.mean(np.array(scores) > max_score))}
+    return {
+        "max_score": max_score,
+        "n_pairs": int(known.sum()),
+        "refused": float(np.mean(np.array(scores) > max_score)),
+    }

@@ -39,19 +39,29 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
         "versions": collect_versions(),
         "schedule": trainer.config.schedule.model_dump(mode="json"),
         "loss": dataclasses.asdict(trainer.config.loss),
-        "data": {"train": [p.name for p in trainer.config.data.train], "val": [p.name for p in trainer.config.data.val]},
+        "data": {
+            "train": [p.name for p in trainer.config.data.train],
+            "val": [p.name for p in trainer.config.data.val],
+        },
     }
-    return save_model(folder, network, _write_card(folder.name, provenance, calibration), {
-        "calibration": calibration, "provenance": provenance,
-    })
+    return save_model(
+        folder,
+        network,
+        _write_card(folder.name, provenance, calibration),
+        {
+            "calibration": calibration,
+            "provenance": provenance,
+        },
+    )
 
 
 def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, float]) -> str:
     data = provenance["data"]
     return f"""# {name}
 
-Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}; best weights (exponential average) of
-step {provenance["step"]} out of {provenance["steps"]}, {provenance["hours"]} h. {provenance["n_parameters"]} parameters.
+Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}.
+{provenance["n_parameters"]} parameters: the best averaged weights, of step {provenance["step"]} out of
+{provenance["steps"]} ({provenance["hours"]} h).
 Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over the identity's error
 {provenance["best_score"]:.3f}. Guard: score up to {calibration["max_score"]:.3f} Å
 ({calibration["refused"]:.1%} of the validation pairs refused).

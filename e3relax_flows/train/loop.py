@@ -7,16 +7,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.graphs.batching import CrystalBatch, pack_crystals, plan_batches
+from e3relax_flows.model import network as _network  # noqa: F401  registers its kind
+from e3relax_flows.model import released as _released  # noqa: F401
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.model.losses import compute_loss
 from e3relax_flows.train.checkpoint import read_checkpoint, write_checkpoint
@@ -77,9 +79,7 @@ def plan_epoch(pairs: PairSet, max_atoms: int, seed: int, epoch: int) -> list[li
     """Batches of one epoch: all pairs once, in an order that depends on seed and epoch alone."""
     order = np.random.default_rng([seed, epoch]).permutation(len(pairs))
     sizes = pairs.sizes[order]
-    return [
-        [int(order[i]) for i in batch] for batch in plan_batches([(int(n), 0) for n in sizes], max_atoms, 2**62)
-    ]
+    return [[int(order[i]) for i in batch] for batch in plan_batches([(int(n), 0) for n in sizes], max_atoms, 2**62)]
 
 
 class Trainer:
@@ -156,8 +156,11 @@ class Trainer:
             group["lr"] = max(rate, 1e-3 * schedule.learning_rate)
         layers = self.network(sample.batch.to(self.device))
         loss, _ = compute_loss(
-            layers, sample.batch.to(self.device), sample.fractions.to(self.device),
-            sample.lattices.to(self.device), self.config.loss,
+            layers,
+            sample.batch.to(self.device),
+            sample.fractions.to(self.device),
+            sample.lattices.to(self.device),
+            self.config.loss,
         )
         self.optimizer.zero_grad()
         loss.backward()
@@ -171,14 +174,12 @@ class Trainer:
         progress.step += 1
         decay = min(schedule.ema_decay, (1 + progress.step) / (10 + progress.step))
         with torch.no_grad():
-            averages, values = list(self.average.parameters()), list(self.network.parameters())
-            torch._foreach_lerp_(averages, values, 1.0 - decay)
+            for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(value, 1.0 - decay)
         return float(loss.detach()), layers[-1]
 
 
-def train_model(
-    config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] = lambda record: None
-) -> Trainer:
+def train_model(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Trainer:
     """Train until steps or hours are spent, resuming a run that was stopped in the same folder.
 
     `on_progress` gets every line of the log: step, loss, structures per second, share done, and, where a
@@ -195,7 +196,8 @@ def train_model(
         def report(record: dict[str, Any]) -> None:
             log.write(json.dumps(record) + "\n")
             log.flush()
-            on_progress(record)
+            if on_progress:
+                on_progress(record)
 
         report({"event": "resume" if resumed else "start", "step": trainer.progress.step, "n_pairs": len(pairs)})
         _run(trainer, pairs, (val_pairs, val_sources), report)
@@ -230,8 +232,13 @@ def _run(
             now = time.perf_counter()
             if now - reported > 10:
                 report(
-                    {"step": progress.step, "epoch": progress.epoch, "loss": float(np.mean(losses)),
-                     "per_second": seen / (now - reported), "done": trainer.fraction_done}
+                    {
+                        "step": progress.step,
+                        "epoch": progress.epoch,
+                        "loss": float(np.mean(losses)),
+                        "per_second": seen / (now - reported),
+                        "done": trainer.fraction_done,
+                    }
                 )
                 losses, seen, reported = [], 0, now
             # a start from the network's own output is not in the checkpoint: wait until it is used
@@ -268,8 +275,14 @@ def _validate(trainer: Trainer, val: tuple[list[Pair], list[str]], report: Calla
         trainer.progress.best_score, trainer.progress.best_step = score, trainer.progress.step
         trainer.best = {key: value.clone() for key, value in trainer.average.state_dict().items()}
     report(
-        {"event": "validation", "step": trainer.progress.step, "score": score,
-         "best": trainer.progress.best_score, "errors": ours, "over_identity": ratios}
+        {
+            "event": "validation",
+            "step": trainer.progress.step,
+            "score": score,
+            "best": trainer.progress.best_score,
+            "errors": ours,
+            "over_identity": ratios,
+        }
     )
 
 
@@ -283,16 +296,13 @@ def apply_network(network: RelaxationNetwork, pairs: list[Pair], device: torch.d
 
 
 def _build_network(config: TrainConfig) -> RelaxationNetwork:
-    # importing the classes registers them
-    from e3relax_flows.model import network as _network
-
-    kinds = RelaxationNetwork.kinds
-    if config.kind not in kinds:
-        raise ConfigError(f"network kind {config.kind!r} is none of {', '.join(kinds)} ({_network.__name__})")
-    return kinds[config.kind].from_config(config.network)
+    try:
+        return RelaxationNetwork.kinds[config.kind].from_config(config.network)
+    except ValidationError as error:
+        lines = "; ".join(f"network.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{lines}; see configs/train.yaml") from error
 
 
 def _describe(config: TrainConfig) -> dict[str, Any]:
     """What must not change between restarts."""
-    free = {"out": True, "name": True, "threads": True, "device": True, "checkpoint_minutes": True}
-    return config.model_dump(mode="json", exclude=free)  # type: ignore[arg-type]
+    return config.model_dump(mode="json", exclude={"out", "name", "threads", "device", "checkpoint_minutes"})

@@ -13,7 +13,9 @@ from e3relax_flows.train.dataset import Pair
 METRICS = ("displacement", "strain", "volume")
 
 
-def measure_pair(fractions: NDArray[np.float64], lattice: NDArray[np.float64], pair: Pair) -> tuple[float, float, float]:
+def measure_pair(
+    fractions: NDArray[np.float64], lattice: NDArray[np.float64], pair: Pair
+) -> tuple[float, float, float]:
     """Displacement (Å, mean over atoms), strain (Frobenius norm of its logarithm) and |V/V_relaxed - 1|."""
     return (
         float(measure_displacements(fractions, pair.relaxed_fractions, pair.relaxed_lattice).mean()),

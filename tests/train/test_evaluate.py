@@ -50,7 +50,7 @@ def test_metrics_of_a_known_deformation():
     assert strain == pytest.approx(3**0.5 * np.log(1.1))
     assert volume == pytest.approx(1.1**3 - 1)
     turned = lattice @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    assert measure_pair(fractions + [0.3, 0.7, 1.9], turned, pair) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert measure_pair(fractions + np.array([0.3, 0.7, 1.9]), turned, pair) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_augmentation_shares():

@@ -24,7 +24,7 @@ def rewrite(path, **changes):
     config = yaml.safe_load(path.read_text())
     for key, value in changes.items():
         if isinstance(value, dict):
-            config[key].update(value)
+            config.setdefault(key, {}).update(value)
         else:
             config[key] = value
     path.write_text(yaml.safe_dump(config))
@@ -93,13 +93,12 @@ def test_damaged_checkpoint_is_refused(config_file):
         train_model(config)
 
 
-def test_configuration_errors_name_the_key(config_file):
-    with pytest.raises(ConfigError, match="learning_rat"):
-        rewrite(config_file, schedule={"learning_rat": 1.0})
-    with pytest.raises(ConfigError, match="loss.position"):
-        rewrite(config_file, loss={"position": 1.0})
-    with pytest.raises(ConfigError, match="network"):
-        Trainer(rewrite(config_file, loss={}, schedule={"learning_rate": 0.01}, network={"n_layer": 1}))
+@pytest.mark.parametrize(
+    ("section", "key"), [("schedule", "learning_rat"), ("loss", "position"), ("data", "batch"), ("network", "n_layer")]
+)
+def test_configuration_errors_name_the_key(config_file, section, key):
+    with pytest.raises(ConfigError, match=f"{section}.{key}"):
+        Trainer(rewrite(config_file, **{section: {key: 1.0}}))
 
 
 def test_epochs_see_every_pair_once_in_another_order(config_file):
