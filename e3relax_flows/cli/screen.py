@@ -20,7 +20,6 @@ from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from e3relax_flows.cli.screenconfig import ScreenConfig
-    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.schemas.screens import CandidateRow
 
 CONFIG_ENDINGS = (".yaml", ".yml")
@@ -86,7 +85,6 @@ def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 def _run(config: ScreenConfig) -> int:
     from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
-    from e3relax_flows.core.modelfolders import find_model
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.reading import read_structures
     from e3relax_flows.engines.registry import get_engine
@@ -94,7 +92,6 @@ def _run(config: ScreenConfig) -> int:
     from e3relax_flows.jobs.predict import PrerelaxMaker
 
     settings = load_settings()
-    find_model(_choose_model(config, settings), settings.DATA_DIR / "models")
     maker = ScreenMaker(
         name=config.name,
         prerelax=PrerelaxMaker(model=_find_folder(config.model), device=config.device, options=config.options),
@@ -119,10 +116,6 @@ def _run(config: ScreenConfig) -> int:
         report = report_screen(report.screen, settings, config.out)
     show_screen(report)
     return int(has_errors(report.screen))
-
-
-def _choose_model(config: ScreenConfig, settings: E3RelaxSettings) -> str:
-    return settings.MODEL if config.model == "default" else config.model
 
 
 def _find_folder(model: str) -> str:

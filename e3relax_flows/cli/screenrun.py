@@ -15,13 +15,14 @@ from rich.table import Table
 
 from e3relax_flows.cli import console
 from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.modelfolders import find_model
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.outcomes import summarize_savings
 from e3relax_flows.data.stores import find_outcomes, find_predictions, open_job_store, open_stores
 from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.dispatch import PLAN_JOB, SUMMARY_JOB
 from e3relax_flows.jobs.outcome import OUTCOME_JOB
-from e3relax_flows.jobs.predict import PREDICT_JOB
+from e3relax_flows.jobs.predict import DEFAULT_MODEL, PREDICT_JOB
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc
@@ -48,15 +49,22 @@ def run_screen(
 
     Raises
     ------
+    ModelError
+        When there is no such model.
     E3RelaxError
         When the screen ends without its summary.
     """
+    model = maker.prerelax.model
+    find_model(settings.MODEL if model == DEFAULT_MODEL else model, settings.DATA_DIR / "models")
     flow = maker.make(structures, ids)
     with open_job_store(settings) as jobs, console.make_progress() as progress:
         watcher = _ScreenWatcher(progress, jobs, n_chunks=-(-len(ids) // maker.chunk_size))
         with console.hide_warnings():
             run = run_flow_locally(flow, jobs, out / JOBS_DIR, on_job_finished=watcher.note)
         _remove_empty_folders(out / JOBS_DIR)
+        for failure in run.failures:
+            if failure.name.startswith("e3r "):  # relaxations that fail are in the table
+                console.print_error(f"{failure.name}: {failure.error}")
         if watcher.summary is None:
             errors = "; ".join(f"{failure.name}: {failure.error}" for failure in run.failures)
             raise E3RelaxError(f"the screen ended without a summary ({errors or 'no job failed'}); run it again")

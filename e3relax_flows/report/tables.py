@@ -20,6 +20,8 @@ from e3relax_flows.schemas.outcomes import (
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
+MIN_PAIRS = 5  # below, pairs drawn again are too often the same ones to bound anything
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -240,11 +242,9 @@ def describe_savings(savings: SavingsSummary) -> str:
 
 
 def _describe_ratio(saving: PairedSaving, what: str) -> str:
-    interval = (
-        f"95 % interval {saving.low:.0%} to {saving.high:.0%}, "
-        if saving.low is not None and saving.high is not None
-        else "no interval, "
-    )
+    interval = "too few for an interval: "
+    if saving.n_pairs >= MIN_PAIRS and saving.low is not None and saving.high is not None:
+        interval = f"95 % interval {saving.low:.0%} to {saving.high:.0%}, "
     return (
         f"From the predicted structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
         f"initial one ({interval}{_count(saving.n_pairs, 'pair')})."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -241,7 +242,7 @@ def test_savings_of_pairs_have_a_ratio_and_say_what_is_not_dft(documents):
     outcomes = documents[2]
     text = describe_savings(summarize_savings(outcomes))
     assert "took 29% of the ionic steps" in text  # 5 of 17
-    assert "no interval, 1 pair" in text
+    assert "(too few for an interval: 1 pair)" in text
     assert "1 refused prediction relaxed from the initial structure" in text
     assert text.endswith("steps of a potential, not of DFT.")
 
@@ -253,3 +254,17 @@ def test_without_controls_no_saving_is_claimed(documents):
     text = describe_savings(summarize_savings([*outcomes, control]))
     assert text.startswith("6 ionic steps (median of 2) from the predicted structure, 17 ionic steps (median of 1)")
     assert "%" not in text
+
+
+def test_interval_is_told_from_five_pairs_on():
+    steps = [(4, 10), (5, 12), (6, 20), (7, 9), (5, 15)]
+    pairs = [
+        doc.model_copy(update={"structure_id": f"s-{i}"})
+        for i, (predicted, control) in enumerate(steps)
+        for doc in (relax("x", StartKind.PREDICTED, predicted), relax("x", StartKind.CONTROL, control))
+    ]
+    assert "(too few for an interval: 4 pairs)" in describe_savings(summarize_savings(pairs[:8]))
+    text = describe_savings(summarize_savings(pairs))
+    assert "took 41% of the ionic steps" in text  # 27 of 66
+    low, high = map(int, re.search(r"95 % interval (\d+)% to (\d+)%, 5 pairs", text).groups())
+    assert 25 <= low < 41 < high <= 80
