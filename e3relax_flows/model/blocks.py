@@ -120,7 +120,7 @@ class DensityInvariants(nn.Module):
 
     def _sum_orders(self, products: Tensor) -> Tensor:
         """Sum [K, C, M] over the orders m of each degree and divide by sqrt(2l+1): [K, C·(l_max+1)]."""
-        return (products.flatten(0, 1) @ self.sums.to(products.dtype)).reshape(len(products), -1)
+        return (products.flatten(0, 1) @ self.sums.to(products.dtype)).reshape(len(products), self.n_atom)
 
 
 class EdgeMessages(nn.Module):

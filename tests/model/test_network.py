@@ -148,6 +148,17 @@ def test_all_elements_work_and_others_are_refused():
             NETWORK.build_crystal(np.array([number]), np.zeros((1, 3)), 3.5 * np.eye(3))
 
 
+def test_a_crystal_without_edges_is_predicted():
+    lonely, other = Description(np.array([8]), np.zeros((1, 3)), 25.0 * np.eye(3)), make_crystal(1, 3)
+    graphs = [NETWORK.build_crystal(c.numbers, c.fractions @ c.lattice, c.lattice) for c in (lonely, other)]
+    assert graphs[0].n_edges == 0
+    with torch.inference_mode():
+        together = NETWORK(pack_crystals(graphs))[-1]
+    alone = predict_one(NETWORK, lonely)
+    assert np.abs(alone.lattice - together.lattices[0].numpy()).max() < 1e-9
+    assert np.abs(alone.lattice - alone.lattice[0, 0] * np.eye(3)).max() < 1e-9
+
+
 def test_fresh_network_leaves_crystals_alone():
     crystal = make_crystal(2, 5)
     predicted = predict_one(E3RelaxH2().double(), crystal)
