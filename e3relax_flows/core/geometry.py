@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
+PLANE_STEPS = np.array([(0, 0), *(step for step in itertools.product((-1, 0, 1), repeat=2) if any(step))])
+SHORTER = 1 - 1e-9  # a squared length has to shrink by this factor to count as shorter
 
 
 def measure_log_strain(lattice_a: Array, lattice_b: Array) -> Array:
@@ -25,14 +27,38 @@ def measure_log_strain(lattice_a: Array, lattice_b: Array) -> Array:
     return (vectors * (0.5 * np.log(eigenvalues))) @ vectors.T
 
 
+def reduce_lattices(lattices: Array) -> Array:
+    """Integer matrices [n, 3, 3] with determinant ±1 that turn `lattices` [n, 3, 3] into Minkowski-reduced ones.
+
+    In a reduced cell the nearest image of a wrapped difference is at most one lattice vector away along each axis; in
+    a skewed one it may be any number of them. A cell that is reduced already gets the identity.
+    """
+    cells = np.tile(np.eye(3), (len(lattices), 1, 1))
+    rows = np.arange(len(lattices))
+    is_reduced = len(lattices) == 0
+    while not is_reduced:
+        is_reduced = True
+        for axis in range(3):
+            steps = np.insert(PLANE_STEPS, axis, 1, axis=1)
+            candidates = steps @ cells  # the axis, and the axis plus or minus the other two
+            lengths = np.square(candidates @ lattices).sum(axis=2)
+            best = lengths.argmin(axis=1)
+            is_shorter = lengths[rows, best] < SHORTER * lengths[:, 0]
+            cells[is_shorter, axis] = candidates[rows, best][is_shorter]
+            is_reduced &= not is_shorter.any()
+    return cells
+
+
 def find_nearest_images(differences: Array, lattice: Array) -> Array:
     """Fractional differences [n, 3] moved by whole lattice vectors to their shortest Cartesian length."""
+    cell = reduce_lattices(lattice[None])[0]
+    differences = differences @ np.round(np.linalg.inv(cell))
     wrapped = differences - np.round(differences)
     candidates = wrapped[:, None, :] + IMAGES
-    lengths = np.linalg.norm(candidates @ lattice, axis=-1)
+    lengths = np.linalg.norm(candidates @ cell @ lattice, axis=-1)
     # the first image within rounding of the shortest, so that equal lengths do not depend on noise
     choice = np.argmax(lengths <= lengths.min(axis=1, keepdims=True) + 1e-9, axis=1)
-    return candidates[np.arange(len(candidates)), choice]
+    return candidates[np.arange(len(candidates)), choice] @ cell
 
 
 def measure_displacements(fractions_a: Array, fractions_b: Array, lattice: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import torch
@@ -10,11 +9,10 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from e3relax_flows.core.geometry import IMAGES, reduce_lattices
 from e3relax_flows.graphs.batching import CrystalBatch
 from e3relax_flows.model.blocks import sum_by
 from e3relax_flows.model.interface import Layer
-
-IMAGES = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)), dtype=torch.float64)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,12 +44,16 @@ def measure_deviations(layer: Layer, batch: CrystalBatch, fractions: Tensor, lat
     """
     graphs = batch.graph_of_atom
     predicted = torch.linalg.solve(layer.lattices[graphs].mT, layer.positions[:, :, None]).squeeze(2)
-    differences = _remove_images(predicted - fractions, lattices[graphs])
+    cells = torch.from_numpy(reduce_lattices(lattices.detach().cpu().numpy())).to(lattices)
+    # in the reduced cell the nearest image is never more than one lattice vector away
+    reduced, differences = (cells @ lattices)[graphs], predicted - fractions
+    differences = torch.linalg.solve(cells[graphs].mT, differences[:, :, None]).squeeze(2)
+    differences = _remove_images(differences, reduced)
     counts = batch.n_atoms.to(differences.dtype)[:, None]
     drift = sum_by(differences, graphs, batch.n_graphs) / counts
-    differences = _remove_images(differences - drift[graphs], lattices[graphs])
+    differences = _remove_images(differences - drift[graphs], reduced)
     drift = sum_by(differences, graphs, batch.n_graphs) / counts
-    moves = torch.einsum("ni,nij->nj", differences - drift[graphs], lattices[graphs])
+    moves = torch.einsum("ni,nij->nj", differences - drift[graphs], reduced)
     displacement = sum_by(_norm(moves)[:, None], graphs, batch.n_graphs) / counts
 
     deformation = torch.linalg.solve(lattices, layer.lattices)
@@ -87,10 +89,11 @@ def _norm(vectors: Tensor) -> Tensor:
 def _remove_images(differences: Tensor, lattices: Tensor) -> Tensor:
     """Fractional differences [n, 3] less the lattice vectors that make them shortest; the choice has no gradient."""
     with torch.no_grad():
+        images = torch.from_numpy(IMAGES).to(differences.device)
         whole = torch.round(differences)
-        candidates = (differences - whole)[:, None, :] - IMAGES.to(differences.device)
+        candidates = (differences - whole)[:, None, :] - images
         lengths = torch.einsum("nki,nij->nkj", candidates, lattices).square().sum(dim=2)
         # equal lengths must not be decided by rounding
         closest = (lengths <= lengths.min(dim=1, keepdim=True).values + 1e-9).to(torch.int8).argmax(dim=1)
-        whole = whole + IMAGES.to(differences.device)[closest]
+        whole = whole + images[closest]
     return differences - whole

@@ -76,6 +76,27 @@ def test_blind_to_images_origin_and_rotation():
             assert torch.allclose(mine, theirs, atol=EXACT), name
 
 
+def test_nearest_images_are_found_in_skewed_cells():
+    # the same crystals in cells whose nearest images are up to six lattice vectors away
+    batch, fractions, lattices = make_batch()
+    plain = measure_deviations(initial_layer(batch), batch, fractions, lattices)
+    skew = np.array([[1.0, 6, 0], [0, 1, 0], [3, -4, 1]])
+    turned, skewed = torch.tensor(np.linalg.inv(skew)), torch.tensor(skew)
+    layer = Layer(batch.positions, skewed @ batch.lattices)
+    errors = measure_deviations(layer, batch, fractions @ turned, skewed @ lattices)
+    for mine, theirs in zip(plain, errors, strict=True):
+        assert torch.allclose(mine, theirs, atol=EXACT)
+    rng = np.random.default_rng(3)
+    for lattice in lattices.numpy():
+        start = rng.random((6, 3))
+        end = start + 0.03 * rng.normal(size=(6, 3))
+        moves = measure_displacements(start, end, lattice)
+        same = measure_displacements(start @ turned.numpy(), end @ turned.numpy() + [1, -2, 5], skew @ lattice)
+        assert same == pytest.approx(moves, abs=EXACT)
+        drift = (end - start).mean(axis=0)
+        assert moves == pytest.approx(np.linalg.norm((end - start - drift) @ lattice, axis=1), abs=EXACT)
+
+
 def test_sums_over_layers_and_weighs():
     batch, fractions, lattices = make_batch()
     layer = initial_layer(batch)
