@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.model.elements import MAX_Z
 
 Array = NDArray[np.float64]
+
+FORM = '{"id", "numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}'
 
 
 class Pair(NamedTuple):
@@ -73,48 +77,64 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
         with opener(path, "rt") as lines:
             for line_number, line in enumerate(lines, 1):
                 row = json.loads(line)
-                if not required <= row.keys():
-                    raise ConfigError(
-                        f"{path} line {line_number}: no {', '.join(sorted(required - row.keys()))}; a pair is "
-                        '{"id", "numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}'
-                    )
+                missing = sorted(required - row.keys()) if isinstance(row, dict) else sorted(required)
+                if missing:
+                    raise ConfigError(f"{path} line {line_number}: no {', '.join(missing)}; a pair is {FORM}")
                 yield row
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # a cut or damaged gzip file raises any of these
         raise ConfigError(f"{path}: {error}; it must be a .jsonl or .jsonl.gz file of pairs") from error
 
 
 def load_pairs(paths: Sequence[Path]) -> PairSet:
-    """Read pair files into memory, in order."""
+    """Read pair files into memory, in order.
+
+    Raises
+    ------
+    ConfigError
+        When a file cannot be read, holds something that is no pair, or there are no pairs at all.
+    """
     ids: list[str] = []
     sources: list[str] = []
-    numbers: list[list[int]] = []
-    fractions: tuple[list[Array], list[Array]] = ([], [])
-    lattices: tuple[list[Array], list[Array]] = ([], [])
+    pairs: list[Pair] = []
     for path in paths:
         for row in iter_pair_rows(Path(path)):
-            ids.append(row["id"])
-            sources.append(row.get("source", "unknown"))
-            numbers.append(row["numbers"])
-            for side, name in enumerate(("initial", "relaxed")):
-                frac = np.asarray(row[name]["frac"], dtype=float)
-                lattice = np.asarray(row[name]["lattice"], dtype=float)
-                if frac.shape != (len(row["numbers"]), 3) or lattice.shape != (3, 3):
-                    raise ConfigError(
-                        f"{path}: pair {row['id']!r}: {name} has {frac.shape} coordinates and a {lattice.shape} "
-                        f"lattice for {len(row['numbers'])} atoms"
-                    )
-                fractions[side].append(frac)
-                lattices[side].append(lattice)
+            try:
+                pairs.append(_parse_pair(row))
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"no {error}" if isinstance(error, KeyError) else str(error)
+                raise ConfigError(f"{path}: pair {row['id']!r}: {what}; a pair is {FORM}") from error
+            ids.append(str(row["id"]))
+            sources.append(str(row.get("source") or "unknown"))
     if not ids:
         raise ConfigError(f"no pairs in {', '.join(map(str, paths))}")
     return PairSet(
         ids,
         sources,
-        np.concatenate([[0], np.cumsum([len(n) for n in numbers])]),
-        np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]),
-        np.stack([np.concatenate(side) for side in fractions]),
-        np.stack([np.stack(side) for side in lattices]),
+        np.concatenate([[0], np.cumsum([len(pair.numbers) for pair in pairs])]),
+        np.concatenate([pair.numbers for pair in pairs]),
+        np.stack(
+            [
+                np.concatenate([pair.initial_fractions for pair in pairs]),
+                np.concatenate([pair.relaxed_fractions for pair in pairs]),
+            ]
+        ),
+        np.stack([[pair.initial_lattice for pair in pairs], [pair.relaxed_lattice for pair in pairs]]),
     )
+
+
+def _parse_pair(row: dict[str, Any]) -> Pair:
+    numbers = np.asarray(row["numbers"], dtype=np.int64)
+    if numbers.ndim != 1 or not len(numbers) or numbers.min() < 1 or numbers.max() > MAX_Z:
+        raise ValueError(f"numbers {row['numbers']!r} are not a list of atomic numbers, 1 to {MAX_Z}")
+    sides: list[Array] = []
+    for name in ("initial", "relaxed"):
+        frac, lattice = (np.asarray(row[name][key], dtype=float) for key in ("frac", "lattice"))
+        if frac.shape != (len(numbers), 3) or lattice.shape != (3, 3):
+            raise ValueError(
+                f"{name} has {frac.shape} coordinates and a {lattice.shape} lattice for {len(numbers)} atoms"
+            )
+        sides += [frac, lattice]
+    return Pair(numbers, *sides)
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))

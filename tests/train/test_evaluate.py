@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -79,6 +80,10 @@ def test_threshold_gains_most():
     [
         ('{"id": "a"}\n', "line 1: no initial, numbers, relaxed"),
         ("not json\n", "must be a .jsonl"),
+        ("[1]\n", "line 1: no id"),
+        ('{"id": "a", "numbers": [1], "initial": {}, "relaxed": {}}\n', "pair 'a': no 'frac'; a pair is"),
+        ('{"id": "a", "numbers": ["H"], "initial": {}, "relaxed": {}}\n', "pair 'a'"),
+        ('{"id": "a", "numbers": [119], "initial": {}, "relaxed": {}}\n', "1 to 118"),
         ('{"id": "a", "numbers": [1], "initial": {"lattice": [[1,0,0],[0,1,0],[0,0,1]], "frac": [[0,0]]}, '
          '"relaxed": {"lattice": [], "frac": []}}\n', "pair 'a'"),
         ("", "no pairs"),
@@ -91,3 +96,10 @@ def test_bad_pair_files_say_where(tmp_path, text, message):
         load_pairs([path])
     with pytest.raises(ConfigError, match="nowhere"):
         load_pairs([tmp_path / "nowhere.jsonl"])
+
+
+def test_a_cut_gzip_file_is_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": "a"}\n')[:15])
+    with pytest.raises(ConfigError, match=r"must be a .jsonl or .jsonl.gz"):
+        load_pairs([path])
