@@ -21,6 +21,7 @@ from e3relax_flows.model import network as _network  # noqa: F401  registers its
 from e3relax_flows.model import released as _released  # noqa: F401
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.model.losses import compute_loss
+from e3relax_flows.predict.batches import resolve_device
 from e3relax_flows.train.checkpoint import read_checkpoint, write_checkpoint
 from e3relax_flows.train.config import TrainConfig
 from e3relax_flows.train.dataset import Pair, PairSet, load_pairs
@@ -90,7 +91,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config = config
-        self.device = torch.device(config.device)
+        self.device = resolve_device(config.device)
         self.network = _build_network(config).to(self.device)
         self.average = _build_network(config).to(self.device)
         self.average.load_state_dict(self.network.state_dict())

@@ -85,6 +85,13 @@ def test_changed_configuration_is_refused(config_file):
         train_model(rewrite(config_file, seed=5))
 
 
+def test_device_is_resolved_as_in_prediction(config_file):
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert Trainer(rewrite(config_file, device="auto")).device.type == expected
+    with pytest.raises(ConfigError, match="'gpu' is unknown; give auto, cpu, cuda"):
+        Trainer(rewrite(config_file, device="gpu"))
+
+
 def test_damaged_checkpoint_is_refused(config_file):
     config = load_train_config(config_file)
     config.out.mkdir()
