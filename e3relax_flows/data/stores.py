@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import maggma.stores
 from jobflow import JobStore
 from jobflow.settings import JobflowSettings
 from maggma.core import Store
+from maggma.core import StoreError as MaggmaStoreError
 from maggma.stores import JSONStore, MongoStore, MontyStore
 from monty.json import MontyDecoder, jsanitize
 from pydantic import BaseModel, ValidationError
@@ -92,6 +93,7 @@ def open_job_store(settings: E3RelaxSettings) -> JobStore:
         store.query_one({"uuid": ""}, ["uuid"])
         store.ensure_index("uuid")
     except PyMongoError as error:
+        _close(store)
         raise StoreError(
             f"the job store {describe_store(store.docs_store)} cannot be reached ({error}); start the server, "
             "or correct JOB_STORE in the file named by JOBFLOW_CONFIG_FILE or in ~/.jobflow.yaml"
@@ -204,6 +206,7 @@ def _connect(store: Store, indexed: list[str], setting: str) -> Store:
         store.connect()
         store.query_one({store.key: ""}, [store.key])
     except PyMongoError as error:
+        _close(store)
         raise StoreError(
             f"{describe_store(store)} cannot be reached ({error}); start the server, correct {setting} in the "
             "settings, or leave it out to use the embedded store"
@@ -213,6 +216,12 @@ def _connect(store: Store, indexed: list[str], setting: str) -> Store:
     for field in indexed:
         store.ensure_index(field)
     return store
+
+
+def _close(store: Store) -> None:
+    """Close what of a store is open, after its server did not answer."""
+    with suppress(MaggmaStoreError, AttributeError):  # a part that was never connected
+        store.close()
 
 
 def _write_once(store: Store, docs: list[dict[str, Any]], replaceable: dict[str, Any] | None = None) -> int:
