@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from yaml import YAMLError
 
 from e3relax_flows.core.errors import ConfigError
 
 DEFAULT_CONFIG_FILE = "~/.e3relax.yaml"
+# folders that jobflow and FireWorks make for single jobs
+JOB_FOLDER = re.compile(r"(job|launcher)_\d{4}(-\d\d){5}-\d+(-\d+)?")
 
 
 class E3RelaxSettings(BaseSettings):
     """Everything that may differ between machines.
 
     An environment variable E3RELAX_<NAME> wins over the configuration file, which is
-    E3RELAX_CONFIG_FILE or ~/.e3relax.yaml.
+    E3RELAX_CONFIG_FILE or ~/.e3relax.yaml. Relative paths, those of stores too, are below the working directory; in a
+    folder that jobflow or FireWorks has made for one job, below the folder around it, so that all jobs of a run see
+    the same stores.
     """
 
     model_config = SettingsConfigDict(env_prefix="E3RELAX_", extra="forbid", env_nested_delimiter="__")
@@ -36,7 +42,14 @@ class E3RelaxSettings(BaseSettings):
     @field_validator("DATA_DIR", "CONFIG_FILE")
     @classmethod
     def _expand(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return _make_absolute(path)
+
+    @field_validator("PREDICTION_STORE", "OUTCOME_STORE")
+    @classmethod
+    def _expand_store(cls, spec: dict[str, Any] | None) -> dict[str, Any] | None:
+        if spec is None or not isinstance(spec.get("path"), str):
+            return spec
+        return {**spec, "path": str(_make_absolute(Path(spec["path"])))}
 
     @classmethod
     def settings_customise_sources(
@@ -59,7 +72,7 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
     Raises
     ------
     ConfigError
-        When an entry is unknown or of the wrong type.
+        When an entry is unknown or of the wrong type, or the file is no YAML of settings.
     """
     try:
         return E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})
@@ -69,3 +82,15 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
             f"settings (E3RELAX_* and the file {DEFAULT_CONFIG_FILE}): {lines}; known: "
             + ", ".join(E3RelaxSettings.model_fields)
         ) from error
+    except (YAMLError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"the settings file (E3RELAX_CONFIG_FILE or {DEFAULT_CONFIG_FILE}) cannot be read ({error}); "
+            "write one setting per line, such as DATA_DIR: /home/me/e3relax_data"
+        ) from error
+
+
+def _make_absolute(path: Path) -> Path:
+    folder = Path.cwd()
+    while JOB_FOLDER.fullmatch(folder.name):
+        folder = folder.parent
+    return folder / path.expanduser()

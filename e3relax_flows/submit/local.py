@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -122,11 +123,14 @@ class _JobWatcher(logging.Handler):
 def _pin_settings() -> Iterator[None]:
     """Make the paths of the settings absolute in the environment, which the jobs read in folders of their own."""
     settings = load_settings()
-    paths = {"DATA_DIR": settings.DATA_DIR, "CONFIG_FILE": settings.CONFIG_FILE.expanduser()}
+    pinned = {"DATA_DIR": str(settings.DATA_DIR), "CONFIG_FILE": str(settings.CONFIG_FILE)}
     if Path(settings.MODEL).is_dir():
-        paths["MODEL"] = Path(settings.MODEL)
-    before = {f"E3RELAX_{name}": os.environ.get(f"E3RELAX_{name}") for name in paths}
-    os.environ.update({f"E3RELAX_{name}": str(path.absolute()) for name, path in paths.items()})
+        pinned["MODEL"] = str(Path(settings.MODEL).absolute())
+    for name in ("PREDICTION_STORE", "OUTCOME_STORE"):
+        if "path" in (spec := getattr(settings, name) or {}):
+            pinned[name] = json.dumps(spec)
+    before = {f"E3RELAX_{name}": os.environ.get(f"E3RELAX_{name}") for name in pinned}
+    os.environ.update({f"E3RELAX_{name}": value for name, value in pinned.items()})
     try:
         yield
     finally:

@@ -113,7 +113,7 @@ def test_an_error_of_the_callback_costs_no_job(
 def read_settings() -> list[str]:
     """A job that says what its settings are."""
     settings = load_settings()
-    return [str(settings.DATA_DIR), settings.MODEL]
+    return [str(settings.DATA_DIR), settings.MODEL, (settings.PREDICTION_STORE or {}).get("path", "")]
 
 
 def test_relative_paths_of_the_settings_are_those_of_the_caller(
@@ -121,11 +121,13 @@ def test_relative_paths_of_the_settings_are_those_of_the_caller(
 ) -> None:
     monkeypatch.setenv("E3RELAX_CONFIG_FILE", "none.yaml")
     monkeypatch.setenv("E3RELAX_MODEL", "models/mine")
+    monkeypatch.setenv("E3RELAX_PREDICTION_STORE", '{"type": "SQLiteStore", "path": "mine.sqlite"}')
     monkeypatch.delenv("E3RELAX_DATA_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     read = read_settings()
     run = run_flow_locally(Flow([read]), store, tmp_path / "run")
-    assert run.responses[read.uuid][1].output == [str(tmp_path / "e3relax_data"), str(tmp_path / "models" / "mine")]
+    names = ("e3relax_data", "models/mine", "mine.sqlite")
+    assert run.responses[read.uuid][1].output == [str(tmp_path / name) for name in names]
     assert os.environ["E3RELAX_MODEL"] == "models/mine"
     assert "E3RELAX_DATA_DIR" not in os.environ
