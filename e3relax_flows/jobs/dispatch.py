@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
@@ -84,8 +85,9 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
     """Find predictions that an earlier one makes superfluous.
 
     The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
-    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic moments make
-    a difference, and candidates with selective dynamics are never taken for one another.
+    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic
+    moments that are numbers make a difference; candidates with other moments, or with selective dynamics, are never
+    taken for one another.
 
     Parameters
     ----------
@@ -204,6 +206,7 @@ def _is_comparable(prediction: PredictionDoc) -> bool:
         prediction.verdict == Verdict.ACCEPT
         and structure is not None
         and "selective_dynamics" not in structure.site_properties
+        and _list_moments(structure) is not None
     )
 
 
@@ -213,9 +216,19 @@ def _are_equal(matcher: StructureMatcher, first: Structure, second: Structure) -
 
 def _mark_spins(structure: Structure) -> Structure:
     """Copy whose species carry the magnetic moments, which StructureMatcher then tells apart."""
-    moments = structure.site_properties.get("magmom")
-    if not moments or any(not isinstance(moment, int | float) for moment in moments):
+    moments = _list_moments(structure)
+    if not moments or not any(moments):
         return structure
     structure = structure.copy()
-    structure.add_spin_by_site([float(moment) for moment in moments])
+    structure.add_spin_by_site(moments)
     return structure
+
+
+def _list_moments(structure: Structure) -> list[float] | None:
+    """Moment of each site, 0 where it has none; empty without moments, None where they are not one number each."""
+    moments = structure.site_properties.get("magmom", ())
+    try:
+        values = np.array([0.0 if m is None else getattr(m, "moment", m) for m in moments], dtype=float)
+    except (TypeError, ValueError):  # words, or vectors beside numbers
+        return None
+    return values.tolist() if values.ndim == 1 else None

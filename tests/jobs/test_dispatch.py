@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.electronic_structure.core import Magmom
 
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform, identify_structure
@@ -140,6 +143,24 @@ def test_magnetic_orders_are_different_candidates() -> None:
     again = make_prediction(make_structure(4.3), make_structure(4.0, magmom=[5.0, 0.0]))
     assert find_duplicates([up, down, again]) == {2: 0}
     assert "spin" not in str(up.structure[0].species)
+
+
+@pytest.mark.parametrize(
+    ("moments", "others", "equal"),
+    [
+        ([5.0, None], [-5.0, None], False),
+        ([5.0, None], [5.0, None], True),
+        (np.array([5, 0]), np.array([-5, 0]), False),
+        ([Magmom(5.0), Magmom(0.0)], [Magmom(-5.0), Magmom(0.0)], False),
+        ([[0, 0, 5], [0, 0, 0]], [[0, 0, -5], [0, 0, 0]], False),
+        (["up", "none"], ["down", "none"], False),
+    ],
+)
+def test_moments_of_all_kinds_make_a_difference(moments: Any, others: Any, equal: bool) -> None:
+    """A candidate in another magnetic order would be lost if it were taken for a duplicate."""
+    first = make_prediction(make_structure(4.1), make_structure(4.0, magmom=moments))
+    second = make_prediction(make_structure(4.2), make_structure(4.0, magmom=others))
+    assert find_duplicates([first, second]) == ({1: 0} if equal else {})
 
 
 def test_selective_dynamics_refused_and_errors_are_not_compared() -> None:
