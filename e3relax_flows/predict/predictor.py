@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pymatgen.core import Structure
+from pydantic import ValidationError
+from pymatgen.core import IMolecule, IStructure, Structure
 
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.modelfolders import find_model
@@ -91,8 +92,9 @@ class Predictor:
         self,
         structures: Iterable[Any],
         options: PredictOptions | None = None,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[str | None] | None = None,
         on_progress: Progress | None = None,
+        **fields: Any,
     ) -> list[Prediction]:
         """Predict the relaxed structures of initial ones: one prediction per item, in order.
 
@@ -109,33 +111,41 @@ class Predictor:
         on_progress
             Called with the number of finished items and of all items (those read so far where their number is
             not known).
+        fields
+            Single fields of `PredictOptions`, in place of those of `options`: passes=3, symmetry="free".
 
         Raises
         ------
         ConfigError
-            When a single structure is given in place of several, or `ids` are not as many as they.
+            When a single structure is given in place of several, `ids` are not as many as they, or an option is
+            unknown or out of range.
         """
-        return list(self.iter_predict(structures, options, ids, on_progress))
+        return list(self.iter_predict(structures, options, ids, on_progress, **fields))
 
     def iter_predict(
         self,
         structures: Iterable[Any],
         options: PredictOptions | None = None,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[str | None] | None = None,
         on_progress: Progress | None = None,
+        **fields: Any,
     ) -> Iterator[Prediction]:
         """Predict as `predict` does, handing out predictions while the input is being read, with constant memory."""
-        if isinstance(structures, Structure | str | dict) or not isinstance(structures, Iterable):
+        if isinstance(structures, IStructure | IMolecule | str | dict) or not isinstance(structures, Iterable):
             raise ConfigError(
                 f"predict takes a list of structures, not one {type(structures).__name__}; write predict([structure])"
             )
+        options = _resolve_options(options, fields)
         if ids is not None and isinstance(structures, Sized) and len(structures) != len(ids):
             raise ConfigError(f"{len(ids)} ids for {len(structures)} structures; give one per structure")
+        wrong = [id for id in ids or () if not isinstance(id, str | None)]
+        if wrong:
+            raise ConfigError(f"the id {wrong[0]!r} is a {type(wrong[0]).__name__}; give strings, e.g. str(id)")
         total = len(ids) if ids is not None else operator.length_hint(structures)
-        return self._iter_windows(structures, options or PredictOptions(), ids, _Counter(on_progress, total))
+        return self._iter_windows(structures, options, ids, _Counter(on_progress, total))
 
     def _iter_windows(
-        self, structures: Iterable[Any], options: PredictOptions, ids: Sequence[str] | None, counter: _Counter
+        self, structures: Iterable[Any], options: PredictOptions, ids: Sequence[str | None] | None, counter: _Counter
     ) -> Iterator[Prediction]:
         window: list[Item] = []
         n_atoms = n_read = 0
@@ -153,7 +163,7 @@ class Predictor:
         if ids is not None and n_read != len(ids):
             raise ConfigError(f"{len(ids)} ids for {n_read} structures; give one per structure")
 
-    def _start(self, structure: Any, index: int, ids: Sequence[str] | None, options: PredictOptions) -> Item:
+    def _start(self, structure: Any, index: int, ids: Sequence[str | None] | None, options: PredictOptions) -> Item:
         start = time.perf_counter()
         id = ids[index] if ids is not None else None
         item = Item(id, id or f"structure {index}", structure if isinstance(structure, Structure) else None)
@@ -217,6 +227,18 @@ class Predictor:
             prediction = item.conclude(self.model_id, options, None)
         prediction.wall_time_s += time.perf_counter() - start
         return prediction
+
+
+def _resolve_options(options: PredictOptions | None, fields: dict[str, Any]) -> PredictOptions:
+    if not isinstance(options, PredictOptions | None):
+        raise ConfigError(
+            f"options is a {type(options).__name__}; give PredictOptions(...), or single fields by name: passes=3"
+        )
+    try:
+        return PredictOptions.model_validate(dict(options or PredictOptions()) | fields)
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"{lines}; the options are {', '.join(PredictOptions.model_fields)}") from error
 
 
 class _Counter:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from monty.json import jsanitize
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pymatgen.core import Structure
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+
+# a structure that `model_dump_json` writes as pymatgen's dictionary and `model_validate_json` reads back
+JsonStructure = Annotated[Structure, PlainSerializer(lambda item: jsanitize(item.as_dict()), when_used="json")]
 
 
 class Verdict(StrEnum):
@@ -94,12 +98,15 @@ class Prediction(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
-    initial: Structure | None = Field(None, description="the structure as it was given")
-    structure: Structure | None = Field(None, description="the predicted structure")
+    initial: JsonStructure | None = Field(None, description="the structure as it was given")
+    structure: JsonStructure | None = Field(None, description="the predicted structure")
     verdict: Verdict
     reasons: list[Reason] = Field(default_factory=list)
     message: str | None = Field(None, description="the reasons in words, and what to do")
-    score: float | None = Field(None, description="Å; what one more application of the network would still move")
+    score: float | None = Field(
+        None,
+        description="Å; what one more application of the network would still move, or after an early stop the last one did",
+    )
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
     max_displacement: float | None = Field(None, description="Å; the largest of these")
     strain: float | None = Field(None, description="Frobenius norm of the logarithmic strain")
@@ -115,9 +122,9 @@ class PredictionDoc(Prediction):
     prediction_id: str
     structure_id: str | None = Field(None, description="content id of `initial`")
     options: PredictOptions
-    device: str = "cpu"
+    device: str = Field("cpu", description="torch device that predicted")
     versions: dict[str, str] = Field(default_factory=collect_versions)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="metadata of that job")
     job_uuid: str | None = Field(None, description="job that made it")
     hosts: list[str] = Field(default_factory=list, description="flows around that job, innermost first")
     last_updated: datetime = Field(default_factory=now)
@@ -128,7 +135,7 @@ class PrerelaxOutput(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    structure: Structure
+    structure: JsonStructure
     energy: float | None = None
     forces: list[list[float]] | None = None
     stress: list[list[float]] | None = None
@@ -144,7 +151,7 @@ class PrerelaxDoc(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    structure: Structure
+    structure: JsonStructure
     prediction: PredictionDoc
     output: PrerelaxOutput
     dir_name: None = None

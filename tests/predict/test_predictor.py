@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from crystals import build_prototypes, flip_hand
 from fake_networks import Allergic, Contraction, Identity, Scripted, SmallMemory, Springs
-from pymatgen.core import Lattice, Molecule, Structure
+from pymatgen.core import IStructure, Lattice, Molecule, Structure
 
 import e3relax_flows
 from e3relax_flows import Constraints, PredictOptions, Predictor
@@ -17,7 +18,7 @@ from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.predict import predictor as predictor_module
 from e3relax_flows.predict.batches import BatchLimits
-from e3relax_flows.schemas.predictions import Reason, Verdict
+from e3relax_flows.schemas.predictions import Prediction, Reason, Verdict
 
 FREE = PredictOptions(symmetry="free")
 
@@ -187,6 +188,42 @@ def test_refuses_one_structure_and_wrong_ids(contraction):
         contraction.predict(iter(salts), ids=["a", "b"])
     with pytest.raises(ConfigError, match="4 ids for 3 structures"):
         contraction.predict(iter(salts), ids=list("abcd"))
+
+
+def test_refuses_what_only_looks_like_a_list_and_ids_that_are_no_strings(contraction):
+    salts = make_salts(2)
+    with pytest.raises(ConfigError, match="not one IStructure"):
+        contraction.predict(IStructure.from_sites(salts[0].sites))
+    with pytest.raises(ConfigError, match="not one Molecule"):
+        contraction.predict(Molecule(["H", "H"], [[0, 0, 0], [0, 0, 0.74]]))
+    with pytest.raises(ConfigError, match=r"the id 7 is a int; give strings"):
+        contraction.predict(salts, ids=["a", 7])
+    assert contraction.network.batch_sizes == []
+
+
+def test_single_options_by_name(contraction):
+    cell = Structure(Lattice.cubic(4.0), ["Au"], [[0, 0, 0]])
+    options = PredictOptions(passes=1, stop_below=0.0, constraints=Constraints(fix_cell=True))
+    assert contraction.predict([cell], passes=3, stop_below=0.0)[0].n_passes == 3
+    changed = contraction.predict([cell], options, passes=2)[0]
+    assert (changed.n_passes, changed.volume_ratio) == (2, 1.0)  # the other options stay
+    free = contraction.predict([cell], options, constraints={"fix_cell": False})[0]
+    assert (free.n_passes, round(free.volume_ratio, 2)) == (1, 0.35)
+    with pytest.raises(ConfigError, match=r"pases: .*the options are passes, stop_below"):
+        contraction.predict([cell], pases=3)
+    with pytest.raises(ConfigError, match=r"passes: .*\(got 0\)"):
+        contraction.iter_predict([cell], options, passes=0)
+    with pytest.raises(ConfigError, match="options is a dict"):
+        contraction.predict([cell], {"passes": 3})
+
+
+def test_predictions_are_plain_json(contraction):
+    cell = Structure(Lattice.cubic(4.0), ["Au"], [[0, 0, 0]], site_properties={"magmom": [np.float64(-1.5)]})
+    good, bad = contraction.predict([cell, None], ids=["good", "bad"])
+    for prediction in (good, bad):
+        again = Prediction.model_validate_json(prediction.model_dump_json())
+        assert again == prediction
+    assert json.loads(good.model_dump_json())["structure"]["sites"][0]["properties"] == {"magmom": -1.5}
 
 
 def test_left_handed_cells_come_back_left_handed():
