@@ -52,9 +52,13 @@ class TablePredictor:
 
     Attributes
     ----------
+    device
+        As `Predictor` has one.
     n_predicted
         How many structures were asked for so far.
     """
+
+    device = "cpu"
 
     def __init__(self, model_id: str, volumes: Mapping[str, float], refused: Collection[str] = ()) -> None:
         self.model_id = model_id

@@ -106,12 +106,14 @@ def record_outcome(
         if prediction is None:
             raise StoreError(
                 f"prediction {prediction_id!r} is not in store {stores.predictions.name}; workers that predict and "
-                "workers that record outcomes must share their stores: compare `e3relax doctor` on both"
+                "workers that record outcomes must share their stores: compare `e3relax doctor` on both, and set "
+                "E3RELAX_DATA_DIR to one absolute path where they run in different folders"
             )
         prediction = prediction.model_copy(update={"id": name or prediction.id})
         outcome = _join(engine, prediction, kind, documents, job_uuids)
         current = CURRENT_JOB.job
-        outcome.hosts = list(current.hosts) if current else []
+        if current:
+            outcome.hosts, outcome.metadata = list(current.hosts), dict(current.metadata)
         save_outcomes(stores.outcomes, [outcome], replace_failed=True)
     return outcome
 

@@ -149,7 +149,8 @@ def predict_stored(
             named = names if len(names) == len(todo) else None
             predictions = predictor.predict([structures[i] for i in todo], options, ids=named)
             for i, prediction in zip(todo, predictions, strict=True):
-                made[prediction_ids[i]] = _add_context(prediction, prediction_ids[i], structure_ids[i], options)
+                key, used = prediction_ids[i], str(predictor.device)
+                made[key] = _add_context(prediction, key, structure_ids[i], options, used)
             save_predictions(stores.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
     documents = [
         (found.get(key) or made[key]).model_copy(update={"id": name})
@@ -163,7 +164,7 @@ def _identify(structure: Any) -> str | None:
 
 
 def _add_context(
-    prediction: Prediction, prediction_id: str, structure_id: str | None, options: PredictOptions
+    prediction: Prediction, prediction_id: str, structure_id: str | None, options: PredictOptions, device: str
 ) -> PredictionDoc:
     """Add to a prediction what the store wants to know; the job and its flows are those that run now."""
     current = CURRENT_JOB.job
@@ -172,6 +173,8 @@ def _add_context(
         prediction_id=prediction_id,
         structure_id=structure_id,
         options=options,
+        device=device,
+        metadata=dict(current.metadata) if current else {},
         job_uuid=current.uuid if current else None,
         hosts=list(current.hosts) if current else [],
     )

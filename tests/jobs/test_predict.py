@@ -51,7 +51,9 @@ def test_a_document_holds_the_prediction_and_is_found_by_its_id(
     settings: E3RelaxSettings, predictor: TablePredictor
 ) -> None:
     initial = make_fcc("Cu")
+    predictor.device = "cuda:0"
     job = PrerelaxMaker().make(initial)
+    job.update_metadata({"campaign": "copper"})
     document = MontyDecoder().process_decoded(run_job(job))
     assert isinstance(document, PrerelaxDoc)
     assert document.structure.lattice.a == pytest.approx(1.005 * EMT_LATTICES["Cu"] / 2**0.5)
@@ -63,6 +65,7 @@ def test_a_document_holds_the_prediction_and_is_found_by_its_id(
     assert stored.initial == initial
     assert stored.structure == document.structure
     assert stored.job_uuid == job.uuid
+    assert (stored.device, stored.metadata) == ("cuda:0", {"campaign": "copper"})
     assert stored.verdict == Verdict.ACCEPT
     assert stored.model_dump(exclude={"initial", "structure", "last_updated"}) == document.prediction.model_dump(
         exclude={"initial", "structure", "last_updated"}
