@@ -41,7 +41,7 @@ class PrerelaxFlowMaker(Maker):
         Whether an outcome that failed before is tried again.
     """
 
-    name: str = "e3r prerelax"
+    name: str = "e3r candidate"
     prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)
     engine: Engine = field(kw_only=True)
     on_refuse: OnRefuse = "initial"

@@ -204,6 +204,8 @@ def _check_ids(structures: Sequence[Any], ids: Sequence[str] | None) -> list[str
         raise ConfigError(f"{len(structures)} structures but {len(ids)} ids; give one id per structure")
     seen: set[str] = set()
     for name in ids:
+        if not isinstance(name, str):
+            raise ConfigError(f"id {name!r} is of type {type(name).__name__}; ids are strings, write str({name!r})")
         if name in seen:
             raise ConfigError(f"id {name!r} is given twice; ids name the candidates, so each must be there once")
         seen.add(name)

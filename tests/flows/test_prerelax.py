@@ -139,6 +139,8 @@ def test_keyword_updates_and_serialisation() -> None:
     assert changed.engine.engine_id != maker.engine.engine_id
     copy = json.loads(json.dumps(maker, cls=MontyEncoder), cls=MontyDecoder)
     assert (copy.on_refuse, copy.prerelax, copy.engine.engine_id) == ("skip", maker.prerelax, maker.engine.engine_id)
+    # users aim at DFT jobs by a part of their name
+    assert maker.update_kwargs({"steps": 8}, name_filter="relax").engine.maker.steps == 8
     flow = maker.make(make_fcc("Cu"))
     flow.update_maker_kwargs({"steps": 7}, class_filter=type(maker.engine.maker))
     assert flow.jobs[1].maker.engine.maker.steps == 7

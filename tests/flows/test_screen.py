@@ -105,6 +105,7 @@ def test_six_metals_are_predicted_relaxed_and_joined(screener: Screener, predict
         assert document["name"] == "EMT relax"
         assert document["metadata"]["prediction_id"] == row.prediction_id
         assert document["metadata"]["structure_id"] == row.structure_id
+        assert outcome.metadata["candidate"] == row.id
         assert document["hosts"][-1] == outcome.hosts[-1] == prediction.hosts[-1]
 
 
@@ -274,9 +275,10 @@ def test_a_failed_chunk_does_not_lose_the_others(
         ([], None, "no structures"),
         ([make_fcc("Cu")], ["a", "b"], "1 structures but 2 ids"),
         ([make_fcc("Cu")] * 2, ["a", "a"], "'a' is given twice"),
+        ([make_fcc("Cu")], [1], "id 1 is of type int"),
     ],
 )
-def test_wrong_input_is_refused_before_anything_runs(structures: list, ids: list[str] | None, message: str) -> None:
+def test_wrong_input_is_refused_before_anything_runs(structures: list, ids: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ScreenMaker(engine=EmtEngine()).make(structures, ids)
 
