@@ -154,27 +154,29 @@ def join_outcome(
         engine_id=engine_id,
         start_kind=start_kind,
         state=OutcomeState.FAILED,
-        message=message,
-        prediction_errors=None,
-        initial_errors=None,
-        same_basin=None,
+        message=message if result is not None else message or "the engine left no structure",
         job_uuids=list(job_uuids),
     )
-    if result is None:
-        doc.message = message or "the engine left no structure"
-        return doc
+    if result is not None:
+        _add_result(doc, prediction, start, result)
+    return doc
+
+
+def _add_result(doc: OutcomeDoc, prediction: PredictionDoc, start: Structure, result: RelaxationResult) -> None:
+    """Write a result into its outcome, with the errors of the structures where it converged."""
     order = align_sites(start, result.initial)
     if not np.array_equal(_list_numbers(result.initial), _list_numbers(result.relaxed)):
         raise EngineError(f"the engine's document begins with {result.initial.formula} in another order than it ends")
     doc.result = result
     doc.state = OutcomeState.SUCCESSFUL if result.converged else OutcomeState.UNCONVERGED
-    if result.converged:
-        relaxed = reorder_sites(result.relaxed, order)
+    if not result.converged:
+        return
+    relaxed = reorder_sites(result.relaxed, order)
+    if prediction.initial is not None:
         doc.initial_errors = measure_errors(prediction.initial, relaxed)
-        if prediction.structure is not None:
-            doc.prediction_errors = measure_errors(prediction.structure, relaxed)
-            doc.same_basin = share_basin(prediction.structure, relaxed)
-    return doc
+    if prediction.structure is not None:
+        doc.prediction_errors = measure_errors(prediction.structure, relaxed)
+        doc.same_basin = share_basin(prediction.structure, relaxed)
 
 
 def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsSummary:

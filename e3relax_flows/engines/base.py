@@ -67,7 +67,7 @@ class Engine(MSONable, ABC):
 
     def collect_outputs(self, flow: Flow) -> list[OutputReference]:
         """References to the documents of the flow's calculations, in order; jobs that only tidy up have none."""
-        return [job.output for job in _iterate_jobs(flow) if job.maker is not None]
+        return [job.output for job in iterate_jobs(flow) if job.maker is not None]
 
     @abstractmethod
     def read(self, documents: list[Any]) -> RelaxationResult:
@@ -84,6 +84,15 @@ class Engine(MSONable, ABC):
         EngineError
             When no relaxation can be read from the documents.
         """
+
+
+def iterate_jobs(flow: Flow) -> Iterator[Job]:
+    """Jobs of a flow and of the flows in it, in the order of listing."""
+    for node in flow.jobs:
+        if isinstance(node, Flow):
+            yield from iterate_jobs(node)
+        else:
+            yield node
 
 
 def get_entry(document: Any, *path: str) -> Any:
@@ -111,14 +120,6 @@ def read_plain(document: Any, *path: str) -> Any:
     if isinstance(value, Mapping) and "value" in value:
         return value["value"]
     return getattr(value, "value", value)
-
-
-def _iterate_jobs(flow: Flow) -> Iterator[Job]:
-    for node in flow.jobs:
-        if isinstance(node, Flow):
-            yield from _iterate_jobs(node)
-        else:
-            yield node
 
 
 def _strip_volatile(content: Any) -> Any:

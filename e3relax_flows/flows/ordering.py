@@ -8,6 +8,8 @@ from typing import Any
 from jobflow import Flow, Job
 from networkx import lexicographical_topological_sort
 
+from e3relax_flows.engines.base import iterate_jobs
+
 
 class DepthFirstFlow(Flow):
     """A flow that yields its jobs in their order of listing, as far as their references allow.
@@ -20,16 +22,8 @@ class DepthFirstFlow(Flow):
     def iterflow(self) -> Iterator[tuple[Job, list[str]]]:
         """Jobs with the uuids of their parents, parents first."""
         graph: Any = self.graph
-        position = {job.uuid: number for number, job in enumerate(_list_jobs(self))}
+        position = {job.uuid: number for number, job in enumerate(iterate_jobs(self))}
         known = [node for node in graph.nodes if node in position]
         for uuid in lexicographical_topological_sort(graph.subgraph(known), key=position.__getitem__):
             parents = [parent for parent, _ in graph.in_edges(uuid) if "job" in graph.nodes[parent]]
             yield graph.nodes[uuid]["job"], parents
-
-
-def _list_jobs(flow: Flow) -> Iterator[Job]:
-    for node in flow.jobs:
-        if isinstance(node, Flow):
-            yield from _list_jobs(node)
-        else:
-            yield node

@@ -33,6 +33,7 @@ def test_the_environment_wins_over_the_file(home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("E3RELAX_PREDICTION_STORE", json.dumps(STORE))
     settings = load_settings()
     assert (settings.DEVICE, settings.OUTCOME_STORE) == ("cpu", None)
+    assert settings.PREDICTION_STORE is not None
     assert settings.PREDICTION_STORE["path"] == str(home / "mine.sqlite")
 
 
