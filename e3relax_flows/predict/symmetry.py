@@ -24,6 +24,7 @@ Integers = NDArray[np.int64]
 
 TIGHT = 1e-5  # Å; the tolerance with which a space group counts as exact
 ANGLE_TOLERANCE = 5.0  # degrees, between lattice vectors; that of pymatgen's SpacegroupAnalyzer
+N_PROBES = 4  # atoms on which a translation is tried first
 EXACT = 2.5e-6  # Å; with deviations below this, spglib finds the same operations within 1e-5 Å
 
 
@@ -175,6 +176,9 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
         return trivial
     rarest = np.flatnonzero(types == counts[0][np.argmin(counts[1])])
     candidates = fractions[rarest] - fractions[rarest[0]]
+    # most candidates fail at the next few atoms already; only the others are tried on all of them
+    for probe in rarest[1 : N_PROBES + 1]:
+        candidates = candidates[_find_nearest(lattice, fractions, fractions[probe] + candidates)[2] < symprec]
     targets = (fractions[None] + candidates[:, None]).reshape(-1, 3)
     partners, differences, distances = _find_nearest(lattice, fractions, targets)
     partners, distances = partners.reshape(-1, n_atoms), distances.reshape(-1, n_atoms)
