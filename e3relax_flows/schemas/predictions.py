@@ -105,7 +105,7 @@ class Prediction(BaseModel):
     message: str | None = Field(None, description="the reasons in words, and what to do")
     score: float | None = Field(
         None,
-        description="Å; what one more application of the network would still move, or after an early stop the last one did",
+        description="Å; what one more application of the network would move, or after an early stop the last one did",
     )
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
     max_displacement: float | None = Field(None, description="Å; the largest of these")
