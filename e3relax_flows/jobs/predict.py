@@ -153,14 +153,24 @@ def predict_stored(
                 made[key] = _add_context(prediction, key, structure_ids[i], options, used)
             save_predictions(stores.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
     documents = [
-        (found.get(key) or made[key]).model_copy(update={"id": name})
-        for key, name in zip(prediction_ids, ids, strict=True)
+        _hand_to(found.get(key) or made[key], structure, name)
+        for key, structure, name in zip(prediction_ids, structures, ids, strict=True)
     ]
     return documents, sum(key in found for key in prediction_ids)
 
 
 def _identify(structure: Any) -> str | None:
     return identify_structure(structure) if isinstance(structure, Structure) else None
+
+
+def _hand_to(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
+    """The document with what ids leave out as it was asked for: name, properties and periodic images."""
+    update: dict[str, Any] = {"id": name}
+    if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:
+        update["initial"] = asked
+        if document.structure.properties != asked.properties:
+            update["structure"] = document.structure.copy(properties=asked.properties)
+    return document.model_copy(update=update)
 
 
 def _add_context(

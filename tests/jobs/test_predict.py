@@ -95,6 +95,23 @@ def test_nothing_is_predicted_twice(settings: E3RelaxSettings, predictor: TableP
     assert len(read_predictions(settings)) == 4
 
 
+def test_a_prediction_found_again_has_the_properties_that_were_asked_for(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    """Properties and periodic images do not enter the id; those of another caller must not come back."""
+    first, second = make_fcc("Cu"), make_fcc("Cu")
+    first.properties, second.properties = {"tag": "first"}, {"tag": "second"}
+    second.translate_sites([0], [1, -2, 0], to_unit_cell=False)
+    predict_stored([first], ["a"], "default", "auto", OPTIONS)
+    (document,), n_reused = predict_stored([second], ["b"], "default", "auto", OPTIONS)
+    assert (n_reused, predictor.n_predicted) == (1, 1)
+    assert document.initial == second
+    assert document.initial.frac_coords.tolist() == [[1, -2, 0]]
+    assert document.structure.properties == {"tag": "second"}
+    (stored,) = read_predictions(settings)
+    assert stored.structure.properties == {"tag": "first"}
+
+
 @pytest.mark.usefixtures("predictor")
 def test_what_is_no_structure_costs_the_others_nothing(settings: E3RelaxSettings) -> None:
     water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
