@@ -79,7 +79,7 @@ class OutcomeDoc(BaseModel):
     job_uuids: list[str] = Field(default_factory=list, description="jobs whose documents hold the relaxation")
     hosts: list[str] = Field(default_factory=list, description="flows around them, innermost first")
     versions: dict[str, str] = Field(default_factory=collect_versions)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="metadata of the job that recorded it")
     last_updated: datetime = Field(default_factory=now)
 
 
