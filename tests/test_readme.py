@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.prototypes import SUBSTITUTIONS
 from e3relax_flows.engines import list_engines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,3 +72,11 @@ def test_citation_names_the_release_the_paper_and_the_data() -> None:
     assert citation["version"] == version("e3relax-flows")
     assert "arXiv:2603.23941" in str(citation["references"])
     assert any(reference.get("doi") == "10.1063/1.4812323" for reference in citation["references"])
+
+
+def test_output_shown_is_that_of_the_demo() -> None:
+    shown = re.search(r"<!-- demo output: begin -->(.*)<!-- demo output: end -->", README, re.DOTALL)[1]
+    assert "initial → predicted → relaxed with CHGNet: a potential, not DFT" in shown
+    assert "24 candidates" in shown
+    for candidate in SUBSTITUTIONS:
+        assert candidate.name in shown
