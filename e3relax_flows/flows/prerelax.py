@@ -11,10 +11,10 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.stores import find_outcomes, open_stores, save_predictions
+from e3relax_flows.data.stores import find_outcomes, open_stores, save_outcomes, save_predictions
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.jobs.dispatch import DISPATCH_JOB, OnRefuse, StartRules, choose_starts, is_reusable
-from e3relax_flows.jobs.outcome import build_relaxation
+from e3relax_flows.jobs.outcome import build_relaxation, join_failure
 from e3relax_flows.jobs.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason
@@ -74,6 +74,8 @@ class PrerelaxFlowMaker(Maker):
         ------
         StructureError
             When the prediction was refused and that is to be a failure.
+        EngineError
+            When the engine cannot treat the structure; the failed outcome is stored.
         """
         starts = choose_starts(prediction, StartRules(on_refuse=self.on_refuse))
         if not starts and self.on_refuse == "fail":
@@ -86,6 +88,10 @@ class PrerelaxFlowMaker(Maker):
             # the worker that predicted may have seen another store
             save_predictions(stores.predictions, [prediction])
             outcome = find_outcomes(stores.outcomes, [outcome_id]).get(outcome_id)
-        if outcome is not None and is_reusable(outcome, self.retry_failed):
-            return outcome
-        return Response(replace=build_relaxation(self.engine, prediction, starts[0]))
+            if outcome is not None and is_reusable(outcome, self.retry_failed):
+                return outcome
+            try:
+                return Response(replace=build_relaxation(self.engine, prediction, starts[0]))
+            except Exception as error:  # recorded as in a screen, and seen as a failed job
+                save_outcomes(stores.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
+                raise

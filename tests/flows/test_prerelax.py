@@ -14,7 +14,7 @@ from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, EngineError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.stores import find_outcomes, open_stores
 from e3relax_flows.flows.prerelax import PrerelaxFlowMaker
@@ -147,6 +147,25 @@ def test_keyword_updates_and_serialisation() -> None:
     copy = Flow.from_dict(json.loads(json.dumps(flow, cls=MontyEncoder)))
     assert [job.name for job in copy.jobs] == ["e3r predict", "e3r dispatch"]
     assert copy.jobs[1].maker.engine.maker.steps == 7
+
+
+@dataclass
+class NoSilverEngine(EmtEngine):
+    """Refuses silver when the relaxation is built."""
+
+    def check(self, structure: Structure) -> None:
+        if "Ag" in structure.symbol_set:
+            raise EngineError("silver is not treated")
+
+
+@pytest.mark.usefixtures("predictor")
+def test_what_the_engine_refuses_fails_and_is_recorded(settings: E3RelaxSettings, tmp_path: Path) -> None:
+    local, _, names = run(PrerelaxFlowMaker(engine=NoSilverEngine()).make(make_fcc("Ag")), tmp_path)
+    assert names == ["e3r predict", "e3r dispatch"]
+    (failure,) = local.failures
+    assert "silver is not treated" in str(failure.error)
+    (outcome,) = read_outcomes(settings)
+    assert (outcome.state, outcome.message) == ("failed", "silver is not treated")
 
 
 @dataclass
