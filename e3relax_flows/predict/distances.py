@@ -6,18 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
-from pymatgen.core import Element
 
 from e3relax_flows.graphs.neighbors import find_neighbors
+from e3relax_flows.model.elements import COVALENT_RADII
 
-FALLBACK_RADIUS = 1.6  # Å; for the elements beyond curium, which the table leaves out
-
-# Å, by atomic number (index 0 is unused); Cordero et al. 2008 as kept by pymatgen
-COVALENT_RADII: NDArray[np.float64] = np.array(
-    [FALLBACK_RADIUS]
-    + [CovalentRadius.radius.get(Element.from_Z(number).symbol, FALLBACK_RADIUS) for number in range(1, 119)]
-)
+# Å, by atomic number (index 0 is unused)
+RADII: NDArray[np.float64] = np.array([np.nan, *COVALENT_RADII])
 
 
 class ClosePair(NamedTuple):
@@ -51,7 +45,7 @@ def find_close_pair(
     min_distance
         Å; smallest allowed distance.
     """
-    radii = COVALENT_RADII[numbers]
+    radii = RADII[numbers]
     cutoff = max(2 * min_ratio * float(radii.max()), min_distance)
     if cutoff <= 0:
         return None

@@ -51,14 +51,14 @@ def test_strain_is_the_largest_eigenvalue():
 
 
 def test_distances_are_in_covalent_radii_and_periodic():
-    limits = GuardLimits(min_distance=0.5)  # carbon: 0.73 Å, so pairs of 0.73 Å
+    limits = GuardLimits(min_distance=0.5)  # carbon: 0.76 Å, so pairs of 0.76 Å
     positions = np.array([[0.0, 0, 0.05], [0, 0, 3.2]])
     lattice = np.diag([4.0, 4.0, 4.0])
     assert check_distances(np.array([6, 6]), positions, lattice, limits) == []
     (objection,) = check_distances(np.array([6, 6]), positions - [[0, 0, 0.15], [0, 0, 0]], lattice, limits)
     assert objection.reason == Reason.CLOSE_ATOMS
     assert "0.70 Å" in objection.message
-    assert "0.48 of the sum" in objection.message
+    assert "0.46 of the sum" in objection.message
     (own_image,) = check_distances(np.array([6]), np.zeros((1, 3)), np.diag([0.7, 4.0, 4.0]), limits)
     assert "sites 0 and 0" in own_image.message
 
