@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +48,7 @@ def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except Exception as error:  # the boundary between checks
-        name = check.__name__.removeprefix("check_")
+        name = getattr(check, "__name__", "").removeprefix("check_")
         return [Finding(name, "failed", f"{type(error).__name__}: {error}", _read_hint(error))]
 
 
@@ -111,26 +114,44 @@ def check_devices() -> list[Finding]:
 
 
 def check_stores() -> list[Finding]:
-    """Open each store and count its documents."""
+    """Open each store and count its documents; an embedded one that is not there yet is not made."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.stores import open_job_store, open_outcome_store, open_prediction_store
+    from e3relax_flows.data.stores import DATA_FILE, JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
 
     settings = load_settings()
-    openers = {
-        "store of predictions": open_prediction_store,
-        "store of outcomes": open_outcome_store,
-        "store of jobs": open_job_store,
+    stores: dict[str, tuple[Callable[..., Any], Path | None]] = {
+        "store of predictions": (open_prediction_store, None if settings.PREDICTION_STORE else Path(DATA_FILE)),
+        "store of outcomes": (open_outcome_store, None if settings.OUTCOME_STORE else Path(DATA_FILE)),
+        "store of jobs": (open_job_store, None if _is_job_store_configured() else Path(JOB_FILE)),
     }
 
     def check_one(name: str) -> list[Finding]:
-        with openers[name](settings) as store:
+        opener, embedded = stores[name]
+        file = settings.DATA_DIR.absolute() / embedded if embedded else None
+        if file is not None and not file.exists():
+            return [_check_new_file(name, file)]
+        with opener(settings) as store:
             return [Finding(name, "ok", f"{store.name}, {store.count()} documents")]
 
     rows: list[Finding] = []
-    for name in openers:
-        found = run_check(lambda name=name: check_one(name))  # type: ignore[misc]
+    for name in stores:
+        found = run_check(partial(check_one, name))
         rows += [Finding(name, row.state, row.detail, row.hint) for row in found]
     return rows
+
+
+def _is_job_store_configured() -> bool:
+    from jobflow.settings import JobflowSettings
+
+    return "JOB_STORE" in JobflowSettings().model_fields_set
+
+
+def _check_new_file(name: str, file: Path) -> Finding:
+    """Whether an embedded store can be made where it is to be."""
+    folder = next(path for path in file.parents if path.exists())
+    if os.access(folder, os.W_OK):
+        return Finding(name, "ok", f"{file}, made when it is first needed")
+    return Finding(name, "failed", f"{folder} may not be written", "name another folder with E3RELAX_DATA_DIR")
 
 
 def check_engines() -> list[Finding]:
@@ -156,8 +177,12 @@ def _show(findings: list[Finding]) -> None:
     table.add_column("what", no_wrap=True)
     table.add_column("state")
     table.add_column("found, and what to type for the rest", overflow="fold")
+    last = ""
     for finding in findings:
-        hint = f"\n→ {finding.hint}" if finding.hint and finding.state != "ok" else ""
+        hint = "" if finding.state == "ok" or not finding.hint else f"\n→ {finding.hint}"
+        if hint and finding.hint == last:
+            hint = "; as above"
+        last = finding.hint or last
         table.add_row(
             console.plain(finding.what), console.color_word(finding.state), console.plain(finding.detail + hint)
         )

@@ -13,6 +13,7 @@ import pytest
 
 from e3relax_flows.cli.console import LineProgress
 from e3relax_flows.cli.doctor import run_check
+from e3relax_flows.data.stores import open_stores
 
 HEAVY = ("torch", "pymatgen", "jobflow", "maggma", "numpy")
 
@@ -62,19 +63,25 @@ def test_an_authors_checkpoint_is_imported(e3relax, settings, tmp_path, monkeypa
     assert "is no file" in missing.stderr
 
 
-def test_doctor_finds_stores_engines_and_devices(e3relax, small_model, monkeypatch):
+def test_doctor_finds_stores_engines_and_devices(e3relax, small_model, monkeypatch, settings):
     monkeypatch.setenv("E3RELAX_MODEL", str(small_model))
     result = e3relax("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(result.stdout)}
     assert findings["python"]["detail"].startswith("3.")
     assert findings["store of predictions"]["state"] == "ok"
-    assert findings["store of predictions"]["detail"].endswith("0 documents")
+    assert findings["store of predictions"]["detail"].endswith("made when it is first needed")
+    assert not settings.DATA_DIR.exists()  # looking makes nothing
     assert findings["engine chgnet"]["state"] == "ok"
     assert "tiny" in findings["model"]["detail"]
     assert findings["cpu"]["detail"].endswith("threads")
     assert result.code == 0
-    table = e3relax("doctor").stdout
-    assert "engine vasp-mp-gga" in table
+    with open_stores(settings):
+        pass
+    assert "sqlite:" in e3relax("doctor").stdout
+    findings = {finding["what"]: finding for finding in json.loads(e3relax("doctor", "--json").stdout)}
+    assert findings["store of outcomes"]["detail"].endswith("0 documents")
+    assert findings["store of jobs"]["detail"].endswith("made when it is first needed")
+    assert findings["engine vasp-mp-gga"]["hint"] or findings["engine vasp-mp-gga"]["state"] == "ok"
 
 
 def test_doctor_goes_on_after_a_check_that_fails(e3relax, monkeypatch):
