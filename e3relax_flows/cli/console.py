@@ -96,7 +96,7 @@ class LineProgress(Progress):
         before = self._tasks[task_id].completed
         super().update(task_id, **changes)
         task = self._tasks[task_id]
-        if task.total is None or task.completed == before:
+        if task.total is None or task.completed <= before:
             return
         now = time.monotonic()
         if task.completed >= task.total or now - self._last >= LINE_EVERY_S:
