@@ -8,6 +8,7 @@ atoms the translation is the mean of the shifts, so that projections carry no no
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
 
 def _call_spglib(lattice: Floats, fractions: Floats, types: Integers, symprec: float) -> tuple[int, Integers, Floats]:
     """Space group number, rotations and translations; left-handed cells are no matter to spglib."""
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # it would write to stderr what is returned as an error too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # spglib's note on its old way to report errors
         try:
