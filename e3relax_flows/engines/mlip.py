@@ -48,7 +48,7 @@ class MlipEngine(Engine):
 
 
 def build_mlip(
-    name: str = "chgnet", fmax: float = 0.05, steps: int = 300, time_limit_s: float | None = 300.0
+    name: str = "chgnet", fmax: float = 0.02, steps: int = 300, time_limit_s: float | None = 300.0
 ) -> MlipEngine:
     """CHGNet engine: largest force in eV/Å, most steps, and most seconds per structure."""
     require("chgnet", "mlip", "engine 'chgnet'")
