@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.predictions import JsonStructure
 
 
 class StartKind(StrEnum):
@@ -34,8 +34,8 @@ class RelaxationResult(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    initial: Structure = Field(description="the true start of the relaxation")
-    relaxed: Structure
+    initial: JsonStructure = Field(description="the true start of the relaxation")
+    relaxed: JsonStructure
     energy: float | None = Field(None, description="eV per cell")
     n_ionic_steps: int | None = Field(None, description="energy and force evaluations at distinct geometries")
     n_electronic_steps: int | None = Field(None, description="SCF iterations; None where the code has none")

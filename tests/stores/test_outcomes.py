@@ -266,3 +266,9 @@ def test_pairs_need_the_same_engine(make_outcome):
     assert summarize_savings([predicted, control]).ionic.low is None
     other = control.model_copy(update={"engine_id": "engine-2"})
     assert summarize_savings([predicted, other]).ionic is None
+
+
+def test_a_result_as_plain_json_comes_back() -> None:
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    result = RelaxationResult(initial=salt, relaxed=salt * (2, 1, 1), converged=True, code="VASP", is_dft=True)
+    assert RelaxationResult.model_validate_json(result.model_dump_json()) == result
