@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pymatgen.core import Element
 
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.predict.distances import find_close_pair
@@ -92,6 +94,22 @@ def check_score(score: float, limits: GuardLimits, calibrated: float | None) -> 
         Objection(
             Reason.SCORE,
             f"one more application of the network would still move it by {score:.3f} Å ({source} {limit:g} Å)",
+        )
+    ]
+
+
+def check_elements(numbers: NDArray[np.int64], limits: GuardLimits, trained: Collection[int] | None) -> list[Objection]:
+    """Object to elements that are not among those the model was trained on, where these are known."""
+    if limits.allow_untrained or trained is None:
+        return []
+    unknown = sorted(set(numbers.tolist()) - set(trained))
+    if not unknown:
+        return []
+    symbols = ", ".join(Element.from_Z(number).symbol for number in unknown)
+    return [
+        Objection(
+            Reason.UNTRAINED,
+            f"the model has hardly seen {symbols} in training (allow_untrained in the guards accepts it all the same)",
         )
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,14 @@ from e3relax_flows.graphs.batching import Crystal
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import Output
 from e3relax_flows.predict.constraints import resolve_constraints
-from e3relax_flows.predict.guards import Objection, check_cell, check_distances, check_exploded, check_score
+from e3relax_flows.predict.guards import (
+    Objection,
+    check_cell,
+    check_distances,
+    check_elements,
+    check_exploded,
+    check_score,
+)
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
@@ -64,15 +72,16 @@ class Journey:
         elif size < options.stop_below:
             self.score, self.is_done = size, True
 
-    def judge(self, options: PredictOptions, calibrated: float | None) -> list[Objection]:
-        """What the guards have against the result."""
+    def judge(self, options: PredictOptions, calibration: Mapping[str, Any]) -> list[Objection]:
+        """What the guards have against the result, given what is known of the model."""
         initial, final = self.rules.initial, self.geometry
         objections = list(self.objections)
+        objections += check_elements(self.numbers, options.guards, calibration.get("elements"))
         if not self.has_exploded:
             objections += check_cell(initial.lattice, final.lattice, options.guards)
             objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
         if self.score is not None:
-            objections += check_score(self.score, options.guards, calibrated)
+            objections += check_score(self.score, options.guards, calibration.get("max_score"))
         return objections
 
     def measure(self) -> dict[str, Any]:
@@ -135,7 +144,7 @@ class Item:
         else:
             self.journey, self.error = None, error
 
-    def conclude(self, model_id: str, options: PredictOptions, calibrated: float | None) -> Prediction:
+    def conclude(self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any]) -> Prediction:
         """Judge the result by the guards and write it down."""
         common: dict[str, Any] = {
             "id": self.id,
@@ -150,7 +159,7 @@ class Item:
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
         journey.geometry = finish_symmetry(journey.geometry, journey.rules)
-        objections = journey.judge(options, calibrated)
+        objections = journey.judge(options, calibration)
         words = "; ".join(objection.message for objection in objections)
         return Prediction(
             structure=rebuild_structure(journey.structure, journey.geometry),

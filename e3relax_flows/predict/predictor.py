@@ -45,7 +45,8 @@ class Predictor:
     model_id
         Content id of the model, written into every prediction.
     calibration
-        What is known of its scores; "max_score" (Å) is the largest that is trusted.
+        What is known of it: "max_score" (Å) is the largest score that is trusted, "elements" are the atomic numbers
+        that it was trained on.
     device
         auto, cpu, cuda or cuda:N.
     """
@@ -220,11 +221,11 @@ class Predictor:
     def _conclude(self, item: Item, options: PredictOptions) -> Prediction:
         start = time.perf_counter()
         try:
-            prediction = item.conclude(self.model_id, options, self.calibration.get("max_score"))
+            prediction = item.conclude(self.model_id, options, self.calibration)
         except Exception as error:  # the boundary between items
             item.journey = None
             item.fail(error)
-            prediction = item.conclude(self.model_id, options, None)
+            prediction = item.conclude(self.model_id, options, {})
         prediction.wall_time_s += time.perf_counter() - start
         return prediction
 

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     DETERMINANT = "determinant"
     SCORE = "score"
+    UNTRAINED = "untrained"
 
     NOT_A_STRUCTURE = "not_a_structure"
     UNREADABLE = "unreadable"
@@ -73,6 +74,7 @@ class GuardLimits(BaseModel):
     max_volume_ratio: float = Field(6.0, description="largest predicted volume over initial volume")
     max_strain: float = Field(1.0, description="largest absolute eigenvalue of the logarithmic strain")
     max_score: float | None = Field(None, description="largest score, Å; none: the model's calibrated threshold")
+    allow_untrained: bool = Field(False, description="accept elements that the model has hardly seen in training")
 
 
 class PredictOptions(BaseModel):

@@ -137,6 +137,14 @@ def _parse_pair(row: dict[str, Any]) -> Pair:
     return Pair(numbers, *sides)
 
 
+def list_elements(pairs: PairSet, at_least: int = 10) -> list[int]:
+    """Atomic numbers that occur in `at_least` pairs; all that occur where there are fewer pairs than 100 times that."""
+    counts = np.zeros(MAX_Z + 1, dtype=np.int64)
+    for index in range(len(pairs)):
+        counts[np.unique(pairs[index].numbers)] += 1
+    return [int(number) for number in np.flatnonzero(counts >= (at_least if len(pairs) >= 100 * at_least else 1))]
+
+
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Augmentation:
     """How starts differ from those in the data, so that good starts are left alone and noisy ones mended."""

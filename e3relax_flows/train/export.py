@@ -11,7 +11,7 @@ from e3relax_flows.core.runinfo import collect_versions, now
 from e3relax_flows.model.files import save_model
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.train.calibrate import calibrate
-from e3relax_flows.train.dataset import load_pairs
+from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.loop import Trainer
 
 
@@ -27,7 +27,8 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     network.load_state_dict(trainer.best)
     network.eval()
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
-    calibration = calibrate(predictor, load_pairs(trainer.config.data.val))
+    calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val))
+    calibration["elements"] = list_elements(load_pairs(trainer.config.data.train))
     progress = trainer.progress
     provenance: dict[str, Any] = {
         "trained": now().isoformat(),
@@ -55,7 +56,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     )
 
 
-def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, float]) -> str:
+def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, Any]) -> str:
     data = provenance["data"]
     return f"""# {name}
 

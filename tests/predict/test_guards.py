@@ -188,3 +188,18 @@ def test_every_reason_of_refusal_has_a_guard():
     for network in (Identity(), Springs()):
         prediction = Predictor(network, "m-1", {}, "cpu").predict([SALT])[0]
         assert (prediction.verdict, prediction.reasons, prediction.message) == (Verdict.ACCEPT, [], None)
+
+
+def test_elements_that_were_not_trained_on_are_refused_unless_allowed():
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    exotic = salt.copy()
+    exotic.replace_species({"Na": "Og"})
+    predictor = Predictor(Contraction(fraction=0.9), "m-1", {"elements": [11, 17]}, "cpu")
+    known, unknown = predictor.predict([salt, exotic])
+    assert known.verdict == Verdict.ACCEPT
+    assert (unknown.verdict, unknown.reasons) == (Verdict.REFUSE, [Reason.UNTRAINED])
+    assert "hardly seen Og in training" in unknown.message
+    assert unknown.volume_ratio == pytest.approx(known.volume_ratio)
+    allowed = predictor.predict([exotic], PredictOptions(guards=GuardLimits(allow_untrained=True)))[0]
+    assert allowed.verdict == Verdict.ACCEPT
+    assert Predictor(Contraction(fraction=0.9), "m-1", {}, "cpu").predict([exotic])[0].verdict == Verdict.ACCEPT
