@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.train.config import load_train_config
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.loop import CHECKPOINT_FILE, LOG_FILE, Trainer, plan_epoch, train_model
@@ -115,3 +118,14 @@ def test_epochs_see_every_pair_once_in_another_order(config_file):
     assert first != second
     assert plan_epoch(pairs, 32, 0, 1) == second
     assert max(sum(pairs.sizes[i] for i in batch) for batch in first) <= 32
+
+
+def test_the_sample_configuration_is_that_of_the_bundled_weights():
+    root = Path(__file__).resolve().parents[2]
+    config = load_train_config(root / "configs" / "train.yaml")
+    assert config.out == root / "configs" / "../runs/small"
+    bundled = json.loads((root / "e3relax_flows" / "weights" / "small" / "config.json").read_text())
+    assert bundled["kind"] == config.kind
+    assert bundled["network"] == RelaxationNetwork.kinds[config.kind].from_config(config.network).config.model_dump()
+    assert bundled["provenance"]["loss"] == dataclasses.asdict(config.loss)
+    assert bundled["provenance"]["schedule"]["learning_rate"] == config.schedule.learning_rate
