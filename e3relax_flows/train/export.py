@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from e3relax_flows.core.modelfolders import ModelFolder
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.runinfo import collect_versions
 from e3relax_flows.model.files import save_model
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.train.calibrate import calibrate
 from e3relax_flows.train.dataset import list_elements, load_pairs
-from e3relax_flows.train.loop import Trainer
+from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 
 
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
+
+    Exporting the same run again gives the same model.
 
     Raises
     ------
@@ -29,9 +32,9 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val))
     calibration["elements"] = list_elements(load_pairs(trainer.config.data.train))
-    progress = trainer.progress
+    progress, checkpoint = trainer.progress, trainer.config.out / CHECKPOINT_FILE
     provenance: dict[str, Any] = {
-        "trained": now().isoformat(),
+        "trained": datetime.fromtimestamp(int(checkpoint.stat().st_mtime), UTC).isoformat(),
         "step": progress.best_step,
         "steps": progress.step,
         "hours": round(progress.seconds / 3600, 3),

@@ -201,8 +201,9 @@ def train_model(config: TrainConfig, on_progress: Callable[[dict[str, Any]], Non
                 on_progress(record)
 
         report({"event": "resume" if resumed else "start", "step": trainer.progress.step, "n_pairs": len(pairs)})
-        _run(trainer, pairs, (val_pairs, val_sources), report)
-        trainer.save()
+        if trainer.fraction_done < 1.0:
+            _run(trainer, pairs, (val_pairs, val_sources), report)
+            trainer.save()
     return trainer
 
 

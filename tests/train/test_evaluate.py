@@ -22,6 +22,7 @@ from e3relax_flows.train.metrics import measure_pair
 def test_trained_exported_and_evaluated(config_file, tmp_path):
     config = load_train_config(config_file)
     folder = export_model(train_model(config), config.out / "tiny")
+    assert export_model(train_model(config), config.out / "tiny").model_id == folder.model_id
     assert folder.config["calibration"]["n_pairs"] == 24
     assert folder.config["calibration"]["elements"] == [3, 9, 11, 17, 19, 35]
     predictor = Predictor.load(str(folder.path), "cpu")
