@@ -67,6 +67,11 @@ def main() -> None:
             raise
         print_error(str(error))
         sys.exit(2)
+    except OSError as error:
+        if _debug or error.filename is None:
+            raise
+        print_error(f"{error.filename}: {error.strerror}; choose another path or mend this one")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,11 @@ def predict(
 ) -> None:
     """Predict the relaxed structures of initial ones.
 
-    With --out, DIR/predictions.jsonl has one prediction per line in the order of the input, and a CIF of each is beside
-    it. Exit code 0: each was accepted or refused; 1: some have no prediction; 2: nothing was done.
+    With --out, DIR/predictions.jsonl has one prediction per line in the order
+    of the input, and a CIF of each is beside it.
+
+    Exit code 0: each was accepted or refused; 1: some have no prediction;
+    2: nothing was done.
     """
     options = build_predict_options(passes, symmetry, constrain)
     counts: Counter[str] = Counter()
@@ -123,9 +126,9 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
 
     table = Table()
     table.add_column("structure", overflow="fold")
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=len("verdict"))
     for name in ("V/V initial", "displacement Å", "score Å"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=len("0.0000"), overflow="fold")
     table.add_column("why", overflow="fold")
     for prediction in predictions:
         table.add_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,7 +55,11 @@ class PredictionWriter:
         cif = None
         if prediction.structure is not None and _is_finite(prediction.structure):
             cif = self._choose_name(prediction.id or prediction.structure.composition.reduced_formula)
-            (self.folder / cif).write_text(str(CifWriter(prediction.structure)), encoding="utf-8")
+            with warnings.catch_warnings():
+                # labels are those of the input, which pymatgen repeats in structures with spins or charges
+                warnings.filterwarnings("ignore", message="Site labels are not unique")
+                text = str(CifWriter(prediction.structure))
+            (self.folder / cif).write_text(text, encoding="utf-8")
         self._stream.write(dump_line(prediction, cif=cif) + "\n")
         self._stream.flush()
 

@@ -102,6 +102,22 @@ def test_wrong_usage_is_one_message_and_exit_code_2(e3relax, folder, arguments, 
     assert result.stdout == ""
 
 
+def test_an_output_folder_that_cannot_be_made_is_one_message(e3relax, small_model, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = e3relax("predict", folder, "--model", small_model, "--out", tmp_path / "file" / "out")
+    assert result.code == 2
+    assert f"error: {tmp_path / 'file' / 'out'}: Not a directory" in result.stderr
+
+
+def test_labels_that_repeat_give_no_warning(tmp_path, wurtzite):
+    structure = wurtzite.copy().add_oxidation_state_by_element({"Al": 3, "N": -3})
+    with PredictionWriter(tmp_path) as writer:  # warnings are errors in tests
+        writer.write(Prediction(id="ions", verdict=Verdict.ACCEPT, model_id="none", structure=structure))
+    text = (tmp_path / "ions.cif").read_text()
+    assert "Al3+" in text
+    assert "N3-" in text
+
+
 def test_debug_gives_the_exception(e3relax, folder):
     with pytest.raises(ConfigError, match="fix-everything"):
         e3relax("--debug", "predict", folder, "--constrain", "fix-everything")
