@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from e3relax_flows.submit.local import JobReport, run_flow_locally
 
 PAGE_FILE, DOCUMENT_FILE, JOBS_DIR = "report.html", "screen.json", "jobs"
 MAX_ROWS = 200
+MAX_ERRORS = 5
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,29 @@ def run_screen(
     model = maker.prerelax.model
     find_model(settings.MODEL if model == DEFAULT_MODEL else model, settings.DATA_DIR / "models")
     flow = maker.make(structures, ids)
+    with open_stores(settings):  # a store that cannot be had is one message now, not one of every job
+        pass
     with open_job_store(settings) as jobs, console.make_progress() as progress:
         watcher = _ScreenWatcher(progress, jobs, n_chunks=-(-len(ids) // maker.chunk_size))
         with console.hide_warnings():
             run = run_flow_locally(flow, jobs, out / JOBS_DIR, on_job_finished=watcher.note)
         _remove_empty_folders(out / JOBS_DIR)
-        for failure in run.failures:
-            if failure.name.startswith("e3r "):  # relaxations that fail are in the table
-                console.print_error(f"{failure.name}: {failure.error}")
+        _print_failures(run.failures)
         if watcher.summary is None:
             errors = "; ".join(f"{failure.name}: {failure.error}" for failure in run.failures)
             raise E3RelaxError(f"the screen ended without a summary ({errors or 'no job failed'}); run it again")
         screen = watcher.summary
     return report_screen(screen, settings, out)
+
+
+def _print_failures(failures: Sequence[JobReport]) -> None:
+    """Print our own jobs that failed, and of those of the engine, which the table lists, each error once."""
+    for failure in failures:
+        if failure.name.startswith("e3r "):
+            console.print_error(f"{failure.name}: {failure.error}")
+    counts = Counter((failure.name, failure.error) for failure in failures if not failure.name.startswith("e3r "))
+    for (name, error), count in counts.most_common(MAX_ERRORS):
+        console.print_error(f"{name}: {error}{f' ({count} jobs)' if count > 1 else ''}")
 
 
 def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> ScreenReport:
@@ -99,6 +111,11 @@ def show_screen(report: ScreenReport) -> None:
     reused = sum(outcome.reused for row in report.screen.candidates for outcome in row.outcomes)
     if reused:
         console.out.print(f"{reused} outcomes were in the store already and were not computed again.", highlight=False)
+    if any(row.state == CandidateState.FAILED for row in report.screen.candidates):
+        console.out.print(
+            "What failed is not tried again by itself: mend the cause and run `e3relax screen` with --retry-failed.",
+            highlight=False,
+        )
     for text in (describe_medians(table), report.savings):
         if text:
             console.out.print(text, highlight=False)
@@ -110,10 +127,10 @@ def build_rich_table(table: ScreenTable) -> Table:
     rich_table = Table(
         title=f"initial → predicted → relaxed with {table.engine_label}", title_justify="left", box=SIMPLE_HEAD
     )
-    rich_table.add_column("candidate", overflow="fold")
+    rich_table.add_column("candidate", overflow="fold", min_width=len("candidate"))
     rich_table.add_column("verdict", no_wrap=True)
-    rich_table.add_column("volume Å³/atom\ninit. → pred. → relaxed", justify="right", no_wrap=True)
-    rich_table.add_column("displaced Å\ninit. → pred.", justify="right", no_wrap=True)
+    rich_table.add_column("volume Å³/atom\ninit. → pred. → relaxed", justify="right", min_width=len("22.58 → 21.00"))
+    rich_table.add_column("displaced Å\ninit. → pred.", justify="right", min_width=len("displaced"))
     rich_table.add_column("ionic steps\npred. | init.", justify="right", no_wrap=True)
     has_scf = any(row.scf_from_predicted is not None or row.scf_from_initial is not None for row in table.rows)
     if has_scf:

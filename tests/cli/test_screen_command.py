@@ -61,6 +61,29 @@ def test_screen_relaxes_shows_and_computes_nothing_twice(e3relax, metals, predic
     assert "4 outcomes were in the store already" in again.stdout
 
 
+@pytest.mark.usefixtures("predictor")
+def test_why_an_engine_failed_is_said_once_and_what_to_do_always(e3relax, metals, monkeypatch, tmp_path):
+    monkeypatch.setenv("ATOMATE2_VASP_CMD", "no_such_vasp")
+    arguments = ("screen", metals / "Cu.cif", metals / "Ag.cif", "--engine", "vasp-single", "--out", tmp_path / "out")
+    result = e3relax(*arguments)
+    assert result.code == 1
+    assert result.stderr.count("error: relax: ") == 1
+    assert "(3 jobs)" in result.stderr  # two predictions and a control
+    assert "--retry-failed" in result.stdout
+    again = e3relax(*arguments)
+    assert "error: relax: " not in again.stderr
+    assert "--retry-failed" in again.stdout
+
+
+@pytest.mark.usefixtures("emt", "predictor")
+def test_a_store_that_cannot_be_had_is_one_message(e3relax, metals, monkeypatch):
+    monkeypatch.setenv("E3RELAX_OUTCOME_STORE", '{"type": "MongoStor"}')
+    result = e3relax("screen", metals, "--engine", "emt")
+    assert result.code == 2
+    assert result.stderr.count("error: ") == 1
+    assert "store type 'MongoStor' is unknown" in result.stderr
+
+
 @pytest.mark.usefixtures("emt", "predictor")
 def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path):
     file = tmp_path / "screen.yaml"
