@@ -70,9 +70,9 @@ def show_model(
     from rich.pretty import Pretty
 
     console.out.print(f"{folder.name}, model id {folder.model_id}, {folder.path}", highlight=False, soft_wrap=True)
-    console.out.print(Pretty(folder.config, max_length=20))
     card = folder.path / CARD_FILE
     console.out.print(Markdown(card.read_text(encoding="utf-8")) if card.exists() else "no card")
+    console.out.print(Pretty(folder.config, max_length=20))
 
 
 @models_app.command("import")

@@ -31,7 +31,8 @@ def screen(
     ],
     engine: Annotated[str | None, typer.Option(help="What to relax with; see `e3relax doctor`.")] = None,
     control: Annotated[
-        float | None, typer.Option(help="Fraction relaxed from the initial structure, to measure savings.")
+        float | None,
+        typer.Option(help="Chance of each to start from its initial structure, to measure savings."),
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -87,11 +88,14 @@ def _run(config: ScreenConfig) -> int:
     from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.reading import read_structures
-    from e3relax_flows.engines.registry import get_engine
+    from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.flows.screen import ScreenMaker
     from e3relax_flows.jobs.predict import PrerelaxMaker
 
     settings = load_settings()
+    hint = next((info.hint for info in list_engines() if info.name == config.engine and not info.available), None)
+    if hint:
+        console.err.print(f"engine {config.engine} may not run here: {hint}", style="yellow", soft_wrap=True)
     maker = ScreenMaker(
         name=config.name,
         prerelax=PrerelaxMaker(model=_find_folder(config.model), device=config.device, options=config.options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,9 +50,9 @@ def load_screen_config(path: Path, **overrides: Any) -> ScreenConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}, not keys and values; see configs/screen.yaml")
     if isinstance(raw.get("inputs"), list):
-        raw["inputs"] = [str(path.parent / str(item)) for item in raw["inputs"]]
+        raw["inputs"] = [os.path.normpath(path.parent / str(item)) for item in raw["inputs"]]
     if isinstance(raw.get("out"), str):
-        raw["out"] = path.parent / raw["out"]
+        raw["out"] = os.path.normpath(path.parent / raw["out"])
     return make_screen_config(raw | {key: value for key, value in overrides.items() if value is not None}, str(path))
 
 

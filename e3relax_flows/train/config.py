@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ def load_train_config(path: Path) -> TrainConfig:
     base = path.parent
 
     def locate(file: Path) -> Path:
-        return file if file.is_absolute() else base / file
+        return Path(os.path.normpath(base / file))
 
     data = config.data.model_copy(
         update={"train": [locate(p) for p in config.data.train], "val": [locate(p) for p in config.data.val]}

@@ -229,7 +229,8 @@ def _run(
             progress.seconds += time.perf_counter() - started
             losses.append(loss)
             seen += len(sample.pairs)
-            if progress.step % config.val_every == 0 or trainer.fraction_done >= 1.0:
+            validates = progress.step % config.val_every == 0 or trainer.fraction_done >= 1.0
+            if validates:
                 _validate(trainer, val, report)
             now = time.perf_counter()
             if now - reported > 10:
@@ -244,7 +245,7 @@ def _run(
                 )
                 losses, seen, reported = [], 0, now
             # a start from the network's own output is not in the checkpoint: wait until it is used
-            if own is None and now - saved > 60 * config.checkpoint_minutes:
+            if own is None and (validates or now - saved > 60 * config.checkpoint_minutes):
                 trainer.save()
                 saved = now
             if trainer.fraction_done >= 1.0:

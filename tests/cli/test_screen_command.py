@@ -117,8 +117,8 @@ def test_wrong_usage_is_one_message_and_exit_code_2(e3relax, arguments, message)
 
 def test_sample_configuration_names_every_key_and_loads():
     config = load_screen_config(CONFIGS / "screen.yaml")
-    assert config.inputs == [str(CONFIGS / "../candidates")]
-    assert config.out == CONFIGS / "../runs/example_screen"
+    assert config.inputs == [str(CONFIGS.parent / "candidates")]
+    assert config.out == CONFIGS.parent / "runs" / "example_screen"
     assert config.options.passes == 2
     named = set(yaml.safe_load((CONFIGS / "screen.yaml").read_text()))
     assert named == set(ScreenConfig.model_fields) - {"retry_failed"}

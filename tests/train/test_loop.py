@@ -15,7 +15,7 @@ import yaml
 
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.model.interface import RelaxationNetwork
-from e3relax_flows.train.config import load_train_config
+from e3relax_flows.train.config import TrainConfig, load_train_config
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.loop import CHECKPOINT_FILE, LOG_FILE, Trainer, plan_epoch, train_model
 
@@ -123,7 +123,13 @@ def test_epochs_see_every_pair_once_in_another_order(config_file):
 def test_the_sample_configuration_is_that_of_the_bundled_weights():
     root = Path(__file__).resolve().parents[2]
     config = load_train_config(root / "configs" / "train.yaml")
-    assert config.out == root / "configs" / "../runs/small"
+    assert config.out == root / "runs" / "small"
+    shown = yaml.safe_load((root / "configs" / "train.yaml").read_text())
+    assert shown.keys() == TrainConfig.model_fields.keys()
+    for section in ("data", "schedule", "network"):
+        fields = type(RelaxationNetwork.kinds[config.kind].from_config({}).config) if section == "network" else None
+        fields = fields or type(getattr(config, section))
+        assert shown[section].keys() == fields.model_fields.keys(), section
     bundled = json.loads((root / "e3relax_flows" / "weights" / "small" / "config.json").read_text())
     assert bundled["kind"] == config.kind
     assert bundled["network"] == RelaxationNetwork.kinds[config.kind].from_config(config.network).config.model_dump()
