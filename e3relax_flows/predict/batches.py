@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from e3relax_flows.core.errors import ConfigError, StructureError
+from e3relax_flows.core.errors import StructureError
 from e3relax_flows.graphs.batching import Crystal, pack_crystals, plan_batches
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.schemas.predictions import Reason
@@ -32,31 +32,6 @@ class Output(NamedTuple):
 
     positions: NDArray[np.float64]  # [n_atoms, 3] Å, Cartesian
     lattice: NDArray[np.float64]  # [3, 3] Å, rows are the vectors
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    ConfigError
-        When the name is unknown or the device is not there; nothing else is used in its place.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown; give auto, cpu, cuda or cuda:N") from error
-    if resolved.type not in LIMITS:
-        raise ConfigError(f"device {device!r} cannot be used (float64 is needed); give auto, cpu, cuda or cuda:N")
-    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
-        raise ConfigError(
-            f"device {device!r} was asked for, but torch {torch.__version__} sees {n_devices} CUDA devices; give "
-            "--device cpu (device='cpu'), or install a torch with CUDA from https://pytorch.org"
-        )
-    return resolved
 
 
 class BatchRunner:

@@ -15,9 +15,10 @@ from pymatgen.core import IMolecule, IStructure, Structure
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.modelfolders import find_model
 from e3relax_flows.graphs.batching import Crystal
+from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
-from e3relax_flows.predict.batches import BatchRunner, resolve_device
+from e3relax_flows.predict.batches import BatchRunner
 from e3relax_flows.predict.items import Item, start_journey
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions
 

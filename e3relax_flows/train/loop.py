@@ -17,11 +17,11 @@ from torch import Tensor
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.graphs.batching import CrystalBatch, pack_crystals, plan_batches
+from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model import network as _network  # noqa: F401  registers its kind
 from e3relax_flows.model import released as _released  # noqa: F401
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.model.losses import compute_loss
-from e3relax_flows.predict.batches import resolve_device
 from e3relax_flows.train.checkpoint import read_checkpoint, write_checkpoint
 from e3relax_flows.train.config import TrainConfig
 from e3relax_flows.train.dataset import Pair, PairSet, load_pairs
