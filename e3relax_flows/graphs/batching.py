@@ -47,6 +47,7 @@ class CrystalBatch:
     neighbors: Tensor  # [n_edges] int64
     offsets: Tensor  # [n_edges, 3] float64
     cutoffs: Tensor  # [n_graphs] Å, float64
+    reverse: Tensor | None = None  # [n_edges] int64, the same edges in the other direction; where the network wants it
 
     @property
     def n_graphs(self) -> int:
@@ -55,7 +56,8 @@ class CrystalBatch:
 
     def to(self, device: torch.device | str) -> CrystalBatch:
         """The same batch on another device."""
-        return CrystalBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return CrystalBatch(**{name: part if part is None else part.to(device) for name, part in parts.items()})
 
 
 def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
@@ -64,8 +66,10 @@ def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
     first = np.concatenate([[0], np.cumsum(n_atoms)[:-1]])
     n_edges = np.array([crystal.n_edges for crystal in crystals])
     shift = np.repeat(first, n_edges)
+    reverse = [crystal.edges.reverse for crystal in crystals]
+    shift_edges = np.repeat(np.concatenate([[0], np.cumsum(n_edges)[:-1]]), n_edges)
 
-    def join(parts: list[NDArray]) -> Tensor:
+    def join(parts: Sequence[NDArray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts))
 
     return CrystalBatch(
@@ -78,6 +82,7 @@ def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
         neighbors=join([crystal.edges.neighbors for crystal in crystals]) + torch.from_numpy(shift),
         offsets=join([crystal.edges.offsets for crystal in crystals]).to(torch.float64),
         cutoffs=torch.tensor([crystal.cutoff for crystal in crystals], dtype=torch.float64),
+        reverse=None if any(r is None for r in reverse) else join(reverse) + torch.from_numpy(shift_edges),
     )
 
 

@@ -16,15 +16,16 @@ MAX_MEAN_NEIGHBORS = 100_000
 
 
 class Neighbors(NamedTuple):
-    """Directed edges of one crystal, sorted by centre; both directions of every pair are there."""
+    """Directed edges of one crystal, sorted by centre."""
 
     centers: NDArray[np.int64]  # [n_edges]
     neighbors: NDArray[np.int64]  # [n_edges]
     offsets: NDArray[np.int64]  # [n_edges, 3] lattice vectors added to the neighbour
+    reverse: NDArray[np.int64] | None = None  # [n_edges] where the same edge stands in the other direction
 
 
 def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> Neighbors:
-    """All pairs with |x_j + n·lattice - x_i| < cutoff, except an atom with itself at n = 0.
+    """All pairs with |x_j + n·lattice - x_i| < cutoff in both directions, except an atom with itself at n = 0.
 
     Parameters
     ----------
@@ -41,10 +42,17 @@ def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64],
         When a number is not finite (`not_finite`), or the cell has no or almost no volume (`zero_volume`).
     """
     _check_geometry(positions, lattice, cutoff)
-    centers, neighbors, offsets = NeighborList(cutoff=cutoff, full_list=True, sorted=True).compute(
+    first, second, offsets = NeighborList(cutoff=cutoff, full_list=False).compute(
         points=positions, box=lattice, periodic=True, quantities="ijS"
     )
-    return Neighbors(centers.astype(np.int64), neighbors.astype(np.int64), offsets.astype(np.int64))
+    centers = np.concatenate([first, second]).astype(np.int64)
+    neighbors = np.concatenate([second, first]).astype(np.int64)
+    offsets = np.concatenate([offsets, -offsets]).astype(np.int64)
+    order = np.argsort(centers, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    reverse = place[(order + len(first)) % max(len(order), 1)]
+    return Neighbors(centers[order], neighbors[order], offsets[order], reverse)
 
 
 def _check_geometry(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> None:

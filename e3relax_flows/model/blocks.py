@@ -1,7 +1,9 @@
 """Parts of the network: radial functions, invariants of neighbour densities, atom and lattice updates.
 
-Symbols: N atoms, E directed edges, G crystals, F scalar channels, V vector channels, C density channels,
-T tensor channels of the lattice node, M = (l_max + 1)² components of the spherical harmonics.
+Symbols: N atoms, E directed edges, K the most edges of one atom, G crystals, F scalar channels, V vector channels,
+C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of the spherical harmonics.
+Narrow features of the edges are also kept as [N, K, ...], empty places nought: sums over the edges of an atom are
+then products of small matrices, without an intermediate of the size E × C × M.
 """
 
 from __future__ import annotations
@@ -21,16 +23,43 @@ class State(NamedTuple):
     lattice_tensors: Tensor  # [G, T, 9], symmetric 3x3 matrices written as rows of 9
 
 
-class EdgeGeometry(NamedTuple):
-    """Edges as they lie now, in the network's precision."""
+class EdgeTable(NamedTuple):
+    """Which edge stands where; the same for all layers."""
 
     centers: Tensor  # [E]
     neighbors: Tensor  # [E]
-    directions: Tensor  # [E, 3] unit vectors from centre to neighbour
+    reverse: Tensor  # [E] the same edges in the other direction
+    places: Tensor  # [E] place of an edge in [N·K]
+    shape: tuple[int, int]  # N, K
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[E, n] -> [N, K, n]."""
+        wide = values.new_zeros((self.shape[0] * self.shape[1], values.shape[1]))
+        return wide.index_copy(0, self.places, values).unflatten(0, self.shape)
+
+    def collect(self, values: Tensor) -> Tensor:
+        """[N, K, n] -> [E, n]."""
+        return values.flatten(0, 1).index_select(0, self.places)
+
+
+class EdgeGeometry(NamedTuple):
+    """Edges as they lie now, in the network's precision."""
+
+    table: EdgeTable
+    directions: Tensor  # [E, 3] unit vectors u from centre to neighbour
     radial: Tensor  # [E, 2R] radial functions of the length
-    harmonics: Tensor  # [E, M]
-    outer: Tensor  # [E, 9] u ⊗ u - 1/3
     weights: Tensor  # [E, 1] smooth cutoff
+    harmonics: Tensor  # [N, K, M]
+    shapes: Tensor  # [N, K, 12] u ⊗ u - 1/3, and u
+
+
+def arrange_edges(centers: Tensor, neighbors: Tensor, reverse: Tensor, n_atoms: int) -> EdgeTable:
+    """Give every edge, sorted by centre, its place among the edges of its centre."""
+    counts = torch.bincount(centers, minlength=n_atoms)
+    first = torch.cumsum(counts, 0) - counts
+    width = max(int(counts.max()), 1)
+    rank = torch.arange(len(centers), device=centers.device) - first[centers]
+    return EdgeTable(centers, neighbors, reverse, centers * width + rank, (n_atoms, width))
 
 
 def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Sequential:
@@ -95,9 +124,11 @@ class DensityInvariants(nn.Module):
 
     Densities A_i^lm = Σ_j f_ij Y_lm(u_ij) have no reference direction; an edge sees them through the contraction
     Σ_m Y_lm(u_ij) A^lm for its centre and its neighbour, an atom through the power spectrum Σ_m (A_i^lm)².
+    What an edge sees of its neighbour is what the reversed edge sees of its centre, times (-1)^l.
     """
 
     sums: Tensor
+    parity: Tensor
 
     def __init__(self, n_scalars: int, n_radial: int, n_channels: int, l_max: int, scale: float) -> None:
         super().__init__()
@@ -106,21 +137,21 @@ class DensityInvariants(nn.Module):
         self.scale = scale
         sums = [torch.full((2 * degree + 1, 1), (2 * degree + 1) ** -0.5) for degree in range(l_max + 1)]
         self.register_buffer("sums", torch.block_diag(*sums), persistent=False)  # [M, l_max + 1]
+        signs = torch.tensor([(-1.0) ** degree for degree in range(l_max + 1)])
+        self.register_buffer("parity", signs.repeat(n_channels), persistent=False)
         self.n_edge = 2 * n_channels * (l_max + 1)
         self.n_atom = n_channels * (l_max + 1)
 
     def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor]:
         """Invariants of edges [E, 2C(l_max+1)] and of atoms [N, C(l_max+1)]."""
-        weights = self.from_radial(edges.radial) * gather(self.from_atom(scalars), edges.neighbors) * edges.weights
-        harmonics = edges.harmonics[:, None, :]
-        density = sum_by(weights[:, :, None] * harmonics, edges.centers, len(scalars)) * self.scale  # [N, C, M]
-        of_center = self._sum_orders(harmonics * gather(density, edges.centers))
-        of_neighbor = self._sum_orders(harmonics * gather(density, edges.neighbors))
-        return torch.cat([of_center, of_neighbor], dim=1), self._sum_orders(density.square())
-
-    def _sum_orders(self, products: Tensor) -> Tensor:
-        """Sum [K, C, M] over the orders m of each degree and divide by sqrt(2l+1): [K, C·(l_max+1)]."""
-        return (products.flatten(0, 1) @ self.sums.to(products.dtype)).reshape(len(products), self.n_atom)
+        table, sums = edges.table, self.sums.to(scalars.dtype)
+        weights = self.from_radial(edges.radial) * gather(self.from_atom(scalars), table.neighbors) * edges.weights
+        density = table.spread(weights).mT @ edges.harmonics * self.scale  # [N, C, M]
+        by_degree = (density.mT[:, :, :, None] * sums[:, None, :]).flatten(2)  # [N, M, C·(l_max+1)]
+        of_center = table.collect(edges.harmonics @ by_degree)
+        of_neighbor = gather(of_center, table.reverse) * self.parity.to(scalars.dtype)
+        power = (density.square() @ sums).flatten(1)
+        return torch.cat([of_center, of_neighbor], dim=1), power
 
 
 class EdgeMessages(nn.Module):
@@ -138,12 +169,13 @@ class EdgeMessages(nn.Module):
         self.filter = nn.Linear(sizes.radial, sizes.hidden)
         self.out = nn.Linear(sizes.hidden, sum(self.split))
 
-    def forward(self, state: State, edges: EdgeGeometry, invariants: Tensor, graph_of_edge: Tensor) -> list[Tensor]:
+    def forward(self, state: State, edges: EdgeGeometry, invariants: Tensor, graph_of_atom: Tensor) -> list[Tensor]:
         """Per edge: Δs [E, F], gates of the neighbour's vectors [E, V], of u [E, V], strain [E, T], pull [E, 1]."""
-        seen = (edges.outer[:, None, :] * gather(state.lattice_tensors, graph_of_edge)).sum(dim=2)
+        tensors = gather(state.lattice_tensors, graph_of_atom)
+        seen = edges.table.collect(edges.shapes[:, :, :9] @ tensors.mT)
         hidden = self.of_edge(torch.cat([edges.radial, invariants, seen], dim=1))
-        hidden = hidden + gather(self.of_center(state.scalars), edges.centers)
-        hidden = hidden + gather(self.of_neighbor(state.scalars), edges.neighbors)
+        hidden = hidden + gather(self.of_center(state.scalars), edges.table.centers)
+        hidden = hidden + gather(self.of_neighbor(state.scalars), edges.table.neighbors)
         hidden = nn.functional.silu(hidden) * self.filter(edges.radial)
         return list((self.out(hidden) * edges.weights).split(self.split, dim=1))
 
@@ -189,6 +221,30 @@ class LatticeUpdate(nn.Module):
         tensors = tensors * (1.0 + torch.tanh(gate))[:, :, None] + identity * trace[:, :, None]
         strain = self.strain @ tensors + identity * (self.volume * volume)[:, :, None]
         return state.lattice_scalars + change, tensors, strain.reshape(-1, 3, 3)
+
+
+class ErrorHead(nn.Module):
+    """Expects how far start and prediction are from the relaxed crystal; reads the features, does not shape them."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__()
+        n_in = 3 * sizes.scalars + sizes.tensors + 4
+        self.norm = nn.LayerNorm(n_in)
+        self.mlp = make_mlp(n_in, sizes.scalars, 4, zero=True)
+
+    def forward(self, state: State, moves: Tensor, graphs: Tensor, counts: Tensor) -> Tensor:
+        """Logarithms [G, 4] of displacement (Å) and strain, of the start and of the prediction.
+
+        `moves` [G, 4] are the mean displacement (Å) and strain of all layers and of the last one.
+        """
+        scalars, n = state.scalars.detach(), len(counts)
+        mean = sum_by(scalars, graphs, n) / counts
+        spread = sum_by((scalars - mean[graphs]).square(), graphs, n) / counts
+        norms = state.lattice_tensors.detach().square().sum(dim=2)
+        seen = [mean, torch.log1p(spread), state.lattice_scalars.detach(), norms / (1.0 + norms)]
+        sizes = torch.log(moves.detach().to(mean.dtype) + 1e-3)
+        # the moves of all layers are the first guess of the start's errors, those of the last of the prediction's
+        return sizes + self.mlp(self.norm(torch.cat([*seen, sizes], dim=1)))
 
 
 class BlockSizes(NamedTuple):

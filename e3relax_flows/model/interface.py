@@ -18,6 +18,8 @@ class Layer(NamedTuple):
 
     positions: Tensor  # [n_atoms, 3] Å, Cartesian, float64
     lattices: Tensor  # [n_graphs, 3, 3] Å, rows are the vectors, float64
+    expected: Tensor | None = None  # [n_graphs, 4] logarithms of the errors expected of the start (displacement, Å,
+    # and strain) and of this layer; in the last layer of networks that expect errors
 
 
 class NetworkConfig(BaseModel):

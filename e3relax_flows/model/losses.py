@@ -22,6 +22,7 @@ class LossWeights:
     displacement: float = 1.0
     strain: float = 1.0
     volume: float = 0.5
+    expected: float = 0.1  # of the errors that the network expects: a Laplace likelihood
 
 
 class Deviations(NamedTuple):
@@ -66,7 +67,11 @@ def measure_deviations(layer: Layer, batch: CrystalBatch, fractions: Tensor, lat
 def compute_loss(
     layers: list[Layer], batch: CrystalBatch, fractions: Tensor, lattices: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Deviations]:
-    """Weighted errors summed over layers, averaged over crystals; and the last layer's errors."""
+    """Weighted errors summed over layers, averaged over crystals; and the last layer's errors.
+
+    Where the network expects errors, |error| / b + ln b is added, with b what it expects of the start and of the
+    prediction: least where b is the mean error of crystals that look alike. Errors have no gradient there.
+    """
     total = lattices.new_zeros(())
     for layer in layers:
         errors = measure_deviations(layer, batch, fractions, lattices)
@@ -78,6 +83,11 @@ def compute_loss(
                 + weights.volume * errors.volume
             ).mean()
         )
+    if layers[-1].expected is not None and weights.expected:
+        start = measure_deviations(Layer(batch.positions, batch.lattices), batch, fractions, lattices)
+        seen = torch.stack([start.displacement, start.strain, errors.displacement, errors.strain], dim=1).detach()
+        logs = layers[-1].expected.to(seen.dtype).clamp(-9.0, 4.0)
+        total = total + weights.expected * ((seen + 1e-3) * torch.exp(-logs) + logs).sum(dim=1).mean()
     return total, errors
 
 

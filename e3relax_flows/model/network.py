@@ -30,9 +30,12 @@ from e3relax_flows.model.blocks import (
     DensityInvariants,
     EdgeGeometry,
     EdgeMessages,
+    EdgeTable,
+    ErrorHead,
     GaussianBasis,
     LatticeUpdate,
     State,
+    arrange_edges,
     exponentiate,
     gather,
     sum_by,
@@ -83,6 +86,7 @@ class E3RelaxH2(RelaxationNetwork):
             list(range(config.l_max + 1)), normalize=False, normalization="component"
         )
         self.layers = nn.ModuleList(RefinementLayer(config) for _ in range(config.n_layers))
+        self.errors = ErrorHead(list_sizes(config))
 
     def build_crystal(
         self, numbers: NDArray[np.int64], positions: NDArray[np.float64], lattice: NDArray[np.float64]
@@ -104,16 +108,30 @@ class E3RelaxH2(RelaxationNetwork):
         moved = torch.zeros_like(batch.positions)
         vectors = self._edge_vectors(batch, moved, deformation)
         weights = switch_off(vectors.norm(dim=1) / self._per_edge(batch, batch.cutoffs))
+        table = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
         layers = []
         for layer in self.layers:
-            state, shift, more_strain = layer(state, self._edge_geometry(batch, vectors, weights), batch)
+            state, shift, more_strain = layer(state, self._edge_geometry(batch, table, vectors, weights), batch)
             strain = strain + more_strain.to(strain.dtype)
             moved = moved + shift.to(moved.dtype)
             deformation = exponentiate(strain)
             vectors = self._edge_vectors(batch, moved, deformation)
             positions = torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom])
             layers.append(Layer(positions, batch.lattices @ deformation))
+        expected = self._expect_errors(batch, state, moved, strain, shift, more_strain)
+        layers[-1] = layers[-1]._replace(expected=expected)
         return layers
+
+    def _expect_errors(self, batch: CrystalBatch, state: State, *moves: Tensor) -> Tensor:
+        """Logarithms [G, 4]; `moves` are displacements [N, 3] and strains [G, 3, 3] of all layers and of the last."""
+        counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
+        sizes = []
+        for move in moves:
+            lengths = move.flatten(1).norm(dim=1, keepdim=True).to(counts.dtype)
+            if move.ndim == 2:
+                lengths = sum_by(lengths, batch.graph_of_atom, batch.n_graphs) / counts
+            sizes.append(lengths)
+        return self.errors(state, torch.cat(sizes, dim=1), batch.graph_of_atom, counts)
 
     def _start(self, batch: CrystalBatch) -> State:
         scalars = self.embedding(batch.numbers) + self.describe(self.element_features[batch.numbers])
@@ -136,23 +154,23 @@ class E3RelaxH2(RelaxationNetwork):
         vectors = vectors + torch.einsum("ei,eij->ej", batch.offsets, self._per_edge(batch, batch.lattices))
         return torch.einsum("ei,eij->ej", vectors, self._per_edge(batch, deformation))
 
-    def _edge_geometry(self, batch: CrystalBatch, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
+    def _edge_geometry(self, batch: CrystalBatch, table: EdgeTable, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
         vectors = vectors.to(self.log_radii.dtype)
         lengths = torch.sqrt(vectors.square().sum(dim=1) + 1e-6)
         directions = vectors / lengths[:, None]
         radii = torch.exp(self.log_radii)[batch.numbers]
-        scaled = lengths / (radii[batch.centers] + radii[batch.neighbors])
+        scaled = lengths / (radii[table.centers] + radii[table.neighbors])
         outer = (directions[:, :, None] * directions[:, None, :]).flatten(1)
         identity = torch.eye(3, dtype=outer.dtype, device=outer.device).flatten()
-        return EdgeGeometry(
-            batch.centers,
-            batch.neighbors,
-            directions,
-            torch.cat([self.radial(lengths), self.radial_scaled(scaled)], dim=1),
-            self.harmonics(directions),
-            outer - identity / 3,
-            weights.to(vectors.dtype)[:, None],
-        )
+        angular = torch.cat([self.harmonics(directions), outer - identity / 3, directions], dim=1)
+        harmonics, shapes = table.spread(angular).split([angular.shape[1] - 12, 12], dim=2)
+        radial = torch.cat([self.radial(lengths), self.radial_scaled(scaled)], dim=1)
+        return EdgeGeometry(table, directions, radial, weights.to(vectors.dtype)[:, None], harmonics, shapes)
+
+
+def list_sizes(config: E3RelaxH2Config) -> BlockSizes:
+    """Numbers of channels that the blocks share."""
+    return BlockSizes(config.n_scalars, config.n_vectors, config.n_tensors, config.n_hidden, 2 * config.n_radial)
 
 
 class RefinementLayer(nn.Module):
@@ -161,7 +179,7 @@ class RefinementLayer(nn.Module):
     def __init__(self, config: E3RelaxH2Config) -> None:
         super().__init__()
         self.scale = 1.0 / config.mean_neighbors
-        sizes = BlockSizes(config.n_scalars, config.n_vectors, config.n_tensors, config.n_hidden, 2 * config.n_radial)
+        sizes = list_sizes(config)
         self.norm = nn.LayerNorm(config.n_scalars)
         self.invariants = DensityInvariants(
             config.n_scalars, sizes.radial, config.n_densities, config.l_max, config.mean_neighbors**-0.5
@@ -175,21 +193,22 @@ class RefinementLayer(nn.Module):
 
     def forward(self, state: State, edges: EdgeGeometry, batch: CrystalBatch) -> tuple[State, Tensor, Tensor]:
         """New state, displacements [N, 3] Å without drift, and symmetric strain [G, 3, 3]."""
-        n, graphs = len(state.scalars), batch.graph_of_atom
+        graphs, table = batch.graph_of_atom, edges.table
+        n, n_vectors = len(state.scalars), state.vectors.shape[2]
         counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
         normed = state._replace(scalars=self.norm(state.scalars))
         of_edges, of_atoms = self.invariants(normed.scalars, edges)
-        add, gate, push, stretch, pull = self.messages(normed, edges, of_edges, graphs[edges.centers])
-        u = edges.directions[:, :, None]
-        # one pass over the edges sums vectors and pulls; the neighbour's vectors are gathered once
-        terms = gate[:, None, :] * gather(state.vectors, edges.neighbors) + push[:, None, :] * u
-        vectors = state.vectors + sum_by(terms, edges.centers, n) * self.scale**0.5
-        scalars = state.scalars + sum_by(add, edges.centers, n) * self.scale**0.5
-        shift = sum_by(pull * edges.directions, edges.centers, n) * self.pull * self.scale
+        add, gate, push, stretch, pull = self.messages(normed, edges, of_edges, graphs)
+        # [N, V + 1 + T, 12]: all that is summed along edges with u or u ⊗ u
+        sums = table.spread(torch.cat([push, pull, stretch], dim=1)).mT @ edges.shapes
+        pushes, pulls = sums[:, :n_vectors, 9:].mT, sums[:, n_vectors, 9:]
+        passed_on = sum_by(gate[:, None, :] * gather(state.vectors, table.neighbors), table.centers, n)
+        vectors = state.vectors + (passed_on + pushes) * self.scale**0.5
+        scalars = state.scalars + sum_by(add, table.centers, n) * self.scale**0.5
         scalars, vectors = self.atoms(scalars, vectors, of_atoms, state.lattice_scalars[graphs])
-        tensors = sum_by(edges.outer[:, None, :] * stretch[:, :, None], graphs[edges.centers], batch.n_graphs)
+        tensors = sum_by(sums[:, n_vectors + 1 :, :9], graphs, batch.n_graphs)
         mean_scalars = sum_by(scalars, graphs, batch.n_graphs) / counts
         lattice_scalars, tensors, strain = self.lattice(state, mean_scalars, tensors * self.scale / counts[:, :, None])
-        shift = shift + self.move(vectors).squeeze(2)
+        shift = pulls * self.pull * self.scale + self.move(vectors).squeeze(2)
         shift = shift - (sum_by(shift, graphs, batch.n_graphs) / counts)[graphs]
         return State(scalars, vectors, lattice_scalars, tensors), shift, strain

@@ -171,6 +171,27 @@ def test_gradients_reach_every_parameter():
     graphs = [NETWORK.build_crystal(c.numbers, c.fractions @ c.lattice, c.lattice) for c in crystals]
     layers = NETWORK(pack_crystals(graphs))
     NETWORK.zero_grad()
-    sum((layer.positions**2).sum() + (layer.lattices**2).sum() for layer in layers).backward()
+    moved = sum((layer.positions**2).sum() + (layer.lattices**2).sum() for layer in layers)
+    (moved + layers[-1].expected.sum()).backward()
     without = [name for name, p in NETWORK.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert without == []
+
+
+def test_expected_errors_are_invariant_and_leave_the_features_alone():
+    crystal = make_crystal(3, 5)
+    turned = crystal.lattice @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    shifted = crystal.fractions + np.array([0.3, 1.7, -2.2]) + np.array([[0, 0, 3]] + [[0, 0, 0]] * 4)
+    doubled = np.concatenate([crystal.fractions, crystal.fractions + [1, 0, 0]]) / [2, 1, 1]
+    forms = [
+        (crystal.numbers, crystal.fractions @ crystal.lattice, crystal.lattice),
+        (crystal.numbers, shifted @ turned, turned),
+        (np.tile(crystal.numbers, 2), doubled @ (crystal.lattice * [[2], [1], [1]]), crystal.lattice * [[2], [1], [1]]),
+    ]
+    layers = NETWORK(pack_crystals([NETWORK.build_crystal(*form) for form in forms]))
+    expected = layers[-1].expected
+    assert expected.shape == (3, 4)
+    assert (expected - expected[0]).abs().max() < 1e-10
+    NETWORK.zero_grad()
+    expected.sum().backward()
+    shaped = [n for n, p in NETWORK.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    assert {name.split(".")[0] for name in shaped} == {"errors"}
