@@ -1,0 +1,230 @@
+"""Which crystals of a pair file `dft_savings.py` relaxes: rules that look at cost, chemistry and start only."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import spglib
+from pymatgen.core import Composition, Element, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
+from e3relax_flows.core.ids import draw_uniform
+from e3relax_flows.engines.gpaw_settings import LAST_DATASET_Z, NO_DATASET, choose_cutoff, choose_kpoints
+
+MAGNETIC = {"V", "Cr", "Mn", "Fe", "Co", "Ni"}
+NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}
+LANTHANIDES = range(57, 72)
+HUBBARD = {"V", "Cr", "Mn", "Fe", "Co", "Ni", "Mo", "W"}  # with O or F the Materials Project adds U to these
+SYMPREC = 0.01  # Å
+
+# plane waves per Å^3 and eV^1.5: half the volume of a sphere of radius sqrt(2 m E) / hbar times 2, over (2 pi)^3
+WAVES = (1 / 3.8099821) ** 1.5 / (6 * math.pi**2)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be chosen; the ids of the crystals and `seed` decide the rest."""
+
+    max_atoms: int = 12
+    max_cost: float = 0.5  # see estimate_cost; about 20 s per ionic step and unit on one core
+    least_per_group: int = 4  # a group with fewer within max_cost is topped up with its cheapest others ...
+    topping_cost: float = 2.0  # ... as long as the costs of these add up to no more than this
+    min_strain: float = 0.03  # Frobenius norm of the logarithmic strain, initial to relaxed
+    min_displacement: float = 0.05  # Å, mean over atoms; enough of either
+    k_length: float = 15.0  # Å of real space that the k-points stand for
+    k_length_metal: float = 25.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One crystal, and the settings that all its relaxations share."""
+
+    id: str
+    source: str
+    initial: Structure
+    relaxed: Structure  # of the pair file: it sets the k-points, never a start
+    ecut: float  # eV
+    kpts: tuple[int, int, int]
+    cost: float
+    strain: float  # initial to relaxed
+    displacement: float  # Å, the same
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula."""
+        return self.initial.composition.reduced_formula
+
+    @property
+    def chemistry(self) -> str:
+        """Chemical system, such as Mg-O."""
+        return self.initial.composition.chemical_system
+
+    @property
+    def space_group(self) -> str:
+        """International symbol of the initial structure."""
+        return SpacegroupAnalyzer(self.initial, SYMPREC).get_space_group_symbol()
+
+    @property
+    def group(self) -> str:
+        """Fluoride or oxide, which need the highest cut-off and are many, else the source."""
+        symbols = {element.symbol for element in self.initial.composition}
+        return "fluoride" if "F" in symbols else "oxide" if "O" in symbols else self.source
+
+    @property
+    def stratum(self) -> tuple[str, bool]:
+        """Group, and whether more than the volume has to relax."""
+        strain = measure_log_strain(self.initial.lattice.matrix, self.relaxed.lattice.matrix)
+        deviator = strain - np.eye(3) * np.trace(strain) / 3
+        return self.group, bool(np.linalg.norm(deviator) > 0.01 or self.displacement > 0.02)
+
+
+SIDES = ("initial", "relaxed")
+
+
+def read_pair(row: dict[str, Any]) -> tuple[Structure, Structure]:
+    """Initial and relaxed structure of a row of a pair file."""
+    initial, relaxed = (Structure(row[side]["lattice"], row["numbers"], row[side]["frac"]) for side in SIDES)
+    return initial, relaxed
+
+
+def find_refusal(row: dict[str, Any], rules: Rules) -> str | None:
+    """First rule on composition and size that the row breaks, in words; None: it may be tried."""
+    if len(row["numbers"]) > rules.max_atoms:
+        return f"more than {rules.max_atoms} atoms"
+    elements = {Element.from_Z(number) for number in row["numbers"]}
+    symbols = {element.symbol for element in elements}
+    if len(symbols) < 2:
+        return "an element alone"
+    if symbols & NO_DATASET or any(element.Z > LAST_DATASET_Z for element in elements):
+        return "no PBE dataset"
+    if symbols & NOBLE or any(element.Z in LANTHANIDES for element in elements):
+        return "noble gas or lanthanide"
+    if symbols & HUBBARD and symbols & {"O", "F"} and "+U" in str(row.get("functional", "+U")):
+        return "relaxed with +U"
+    if symbols & MAGNETIC:
+        return "possibly magnetic"
+    if sum(row["numbers"]) % 2:
+        return "an odd number of electrons"
+    return None
+
+
+def is_charge_balanced(composition: Composition) -> bool:
+    """Whether known oxidation states of the elements can add up to nothing; most others are metals."""
+    return bool(composition.reduced_composition.oxi_state_guesses(max_sites=-1))
+
+
+def count_kpoints(structure: Structure, kpts: tuple[int, int, int]) -> int:
+    """Irreducible points of a Gamma-centred grid."""
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    mapping, _ = spglib.get_ir_reciprocal_mesh(kpts, cell, is_shift=[0, 0, 0], symprec=SYMPREC)
+    return len(set(mapping.tolist()))
+
+
+def estimate_cost(n_kpoints: int, volume: float, ecut: float, n_valence: float) -> float:
+    """Millions of plane-wave coefficients of the bands: k-points x plane waves x bands."""
+    return n_kpoints * WAVES * volume * ecut**1.5 * (0.6 * n_valence + 4) / 1e6
+
+
+def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str], float]) -> Case:
+    """Case of a row; the k-points are, axis by axis, the more of what initial and relaxed structure need."""
+    initial, relaxed = read_pair(row)
+    grids = [choose_kpoints(structure, rules.k_length, rules.k_length_metal) for structure in (initial, relaxed)]
+    kpts = tuple(max(pair) for pair in zip(*grids, strict=True))
+    ecut = choose_cutoff(initial)
+    volume = max(initial.volume, relaxed.volume)
+    n_valence = sum(count_valence(element.symbol) * n for element, n in initial.composition.items())
+    strain = measure_log_strain(initial.lattice.matrix, relaxed.lattice.matrix)
+    displacements = measure_displacements(initial.frac_coords, relaxed.frac_coords, relaxed.lattice.matrix)
+    return Case(
+        id=str(row["id"]),
+        source=str(row.get("source") or "unknown"),
+        initial=initial,
+        relaxed=relaxed,
+        ecut=ecut,
+        kpts=kpts,
+        cost=estimate_cost(count_kpoints(initial, kpts), volume, ecut, n_valence),
+        strain=float(np.linalg.norm(strain)),
+        displacement=float(displacements.mean()),
+    )
+
+
+def choose_cases(
+    rows: Iterable[dict[str, Any]], n: int, rules: Rules, count_valence: Callable[[str], float]
+) -> tuple[list[Case], list[tuple[str, int]]]:
+    """At most `n` cases, and how many rows each rule left.
+
+    Each chemical system occurs once, each prototype (space group and proportions) twice at most. Strata, a group and
+    whether more than the volume relaxes, take turns, so that any first part of the list is balanced; within a stratum
+    the order is that of random numbers drawn from the seed and the id alone.
+    """
+    counts: dict[str, int] = defaultdict(int)
+    cases: list[Case] = []
+    total = 0
+    for row in rows:
+        total += 1
+        reason = find_refusal(row, rules)
+        if reason:
+            counts[reason] += 1
+            continue
+        case = build_case(row, rules, count_valence)
+        if case.strain < rules.min_strain and case.displacement < rules.min_displacement:
+            counts["start within the least distance of the relaxed structure"] += 1
+        elif not is_charge_balanced(case.initial.composition):
+            counts["not charge-balanced"] += 1
+        else:
+            cases.append(case)
+    cheap = _drop_expensive(cases, rules)
+    counts["too expensive"] = len(cases) - len(cheap)
+    left, funnel = total, [("pairs in the file", total)]
+    for reason, count in counts.items():
+        left -= count
+        funnel.append((f"without: {reason}", left))
+    chosen = list(_take_turns(cheap, n, rules.seed))
+    return chosen, [*funnel, ("chosen", len(chosen))]
+
+
+def _drop_expensive(cases: list[Case], rules: Rules) -> list[Case]:
+    kept: list[Case] = []
+    for group in sorted({case.group for case in cases}):
+        ordered = sorted((case for case in cases if case.group == group), key=lambda case: (case.cost, case.id))
+        cheap = [case for case in ordered if case.cost <= rules.max_cost]
+        budget = rules.topping_cost
+        for case in ordered[len(cheap) : max(len(cheap), rules.least_per_group)]:
+            budget -= case.cost
+            if budget < 0:
+                break
+            cheap.append(case)
+        kept += cheap
+    return kept
+
+
+def _take_turns(cases: list[Case], n: int, seed: int) -> Iterator[Case]:
+    strata: dict[tuple[str, bool], list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=lambda case: draw_uniform(seed, case.id)):
+        strata[case.stratum].append(case)
+    chemistries: set[str] = set()
+    prototypes: dict[tuple[str, str], int] = defaultdict(int)
+    n_chosen = 0
+    # crystals in which more than the volume relaxes come first
+    queues = [strata[key] for key in sorted(strata, key=lambda key: (not key[1], key[0]))]
+    while n_chosen < n and any(queues):
+        for queue in queues:
+            while queue:
+                case = queue.pop(0)
+                prototype = (case.space_group, case.initial.composition.anonymized_formula)
+                if case.chemistry in chemistries or prototypes[prototype] >= 2:
+                    continue
+                chemistries.add(case.chemistry)
+                prototypes[prototype] += 1
+                n_chosen += 1
+                yield case
+                break
+            if n_chosen >= n:
+                return

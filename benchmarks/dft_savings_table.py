@@ -1,0 +1,214 @@
+"""Tables of `dft_savings.py`: per crystal what three starts cost, totals with paired bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+
+ARMS = ("initial", "predicted", "chgnet")
+BASIN_ENERGY = 0.005  # eV per atom
+N_DRAWS = 10_000
+
+Record = dict[str, Any]
+
+QUANTITIES: dict[str, Callable[[Record], float]] = {
+    "SCF iterations": lambda record: record["n_scf"],
+    "ionic steps": lambda record: record["n_ionic"],
+    "CPU time": lambda record: record["cpu_s"],
+    "wall time": lambda record: record["wall_s"],
+    "CPU time with the preparation": lambda record: record["cpu_s"] + (record.get("prepare_s") or 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Sum over the crystals of one arm over that of another."""
+
+    n: int
+    above: float
+    below: float
+    ratio: float
+    low: float | None  # of the 95 % interval; None below five pairs
+    high: float | None
+
+
+@dataclass
+class Row:
+    """One crystal with the records of its arms."""
+
+    case: Record
+    arms: dict[str, Record] = field(default_factory=dict)
+
+    def get_converged(self, arm: str) -> Record | None:
+        """Record of an arm that reached its minimum; a refused prediction costs what the initial start does."""
+        record = self.arms.get(arm)
+        if record is not None and record.get("refused"):
+            initial = self.get_converged("initial")
+            return initial and initial | {"prepare_s": record.get("prepare_s")}
+        return record if record is not None and record.get("converged") else None
+
+
+def join_records(records: Iterable[Record], model_id: str | None) -> list[Row]:
+    """Rows in the order of choice; of predictions those of `model_id` only."""
+    rows: dict[str, Row] = {}
+    for record in sorted(records, key=lambda record: record["case"]["rank"]):
+        if record["arm"] == "predicted" and record.get("model_id") != model_id:
+            continue
+        rows.setdefault(record["case"]["id"], Row(record["case"])).arms[record["arm"]] = record
+    return list(rows.values())
+
+
+def measure_ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Ratio:
+    """Ratio of sums and its 95 % interval from drawing the pairs again."""
+    pairs: NDArray[np.float64] = np.column_stack([above, below]).astype(float)
+    sums = pairs.sum(axis=0)
+    low = high = None
+    if len(pairs) >= 5:
+        drawn = np.random.default_rng(seed).integers(len(pairs), size=(N_DRAWS, len(pairs)))
+        resampled = pairs[drawn].sum(axis=1)
+        low, high = (float(value) for value in np.quantile(resampled[:, 0] / resampled[:, 1], [0.025, 0.975]))
+    return Ratio(len(pairs), float(sums[0]), float(sums[1]), float(sums[0] / sums[1]), low, high)
+
+
+def compare_arms(rows: Sequence[Row], arm: str, reference: str, quantity: str) -> Ratio | None:
+    """Ratio of `quantity` over the crystals whose two arms converged; None without any."""
+    pairs = [(row.get_converged(arm), row.get_converged(reference)) for row in rows]
+    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not whole:
+        return None
+    measure = QUANTITIES[quantity]
+    return measure_ratio([measure(a) for a, _ in whole], [measure(b) for _, b in whole])
+
+
+def judge_basin(record: Record, reference: Record) -> str:
+    """Yes, or what differs from the minimum that `reference` reached: the structure, or the energy in meV/atom."""
+    difference = record["energy_per_atom"] - reference["energy_per_atom"]
+    if abs(difference) > BASIN_ENERGY:
+        return "lower" if difference < 0 else "higher"
+    first, second = (Structure.from_dict(each["relaxed"]) for each in (record, reference))
+    return "yes" if StructureMatcher(scale=False).fit(first, second) else "other structure"
+
+
+def write_tables(rows: Sequence[Row], command: str, notes: Sequence[str]) -> str:
+    """Markdown: a head, totals, crystals, and what did not work."""
+    chemistries = {row.case["chemistry"] for row in rows if row.get_converged("initial")}
+    n_whole = sum(all(row.get_converged(arm) for arm in ARMS) for row in rows)
+    parts = [
+        f"`{command}`",
+        "",
+        f"{len(rows)} crystals of {len(chemistries)} chemical systems; {n_whole} converged from all three starts.",
+        *notes,
+        "",
+        *_write_totals(rows),
+        "",
+        *_write_crystals(rows),
+    ]
+    failures = [line for row in rows for line in _list_failures(row)]
+    if failures:
+        parts += ["", "Not converged, failed or refused:", "", *failures]
+    return "\n".join(parts) + "\n"
+
+
+def _write_totals(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "| sum over crystals | of | | pairs | ratio | 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, reference in (("predicted", "initial"), ("chgnet", "initial"), ("predicted", "chgnet")):
+        for quantity in QUANTITIES:
+            ratio = compare_arms(rows, arm, reference, quantity)
+            if ratio is None:
+                continue
+            interval = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low is not None else "too few"
+            lines.append(
+                f"| {quantity} | {arm} / {reference} | {ratio.above:.0f} / {ratio.below:.0f} | {ratio.n} "
+                f"| **{ratio.ratio:.2f}** | {interval} |"
+            )
+    basins = {arm: [basin for row in rows if (basin := _describe_basin(row, arm))] for arm in ("predicted", "chgnet")}
+    counts = "; ".join(f"{arm} {found.count('yes')} of {len(found)}" for arm, found in basins.items() if found)
+    if counts:
+        lines += ["", f"Same minimum as from the initial structure (5 meV per atom, and StructureMatcher): {counts}."]
+    for source in sorted({row.case["source"] for row in rows}):
+        ratio = compare_arms(
+            [row for row in rows if row.case["source"] == source], "predicted", "initial", "SCF iterations"
+        )
+        if ratio:
+            lines += ["", f"{source}: SCF predicted / initial {ratio.ratio:.2f} ({ratio.n} crystals)."]
+    return lines
+
+
+def _write_crystals(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "Three figures are those from the initial, the predicted and the CHGNet-relaxed structure; in brackets where "
+        "the relaxation did not converge, with R where the prediction was refused, so that DFT starts from the initial "
+        "structure. ΔE is against the minimum reached from the initial structure, meV per atom. V/V(pair) compares "
+        "the volume that this DFT finds (from the initial structure) with that of the pair file.",
+        "",
+        "| | crystal | source | sites, space group | initial is off by: strain, Å | V/V(relaxed) of the starts | ionic "
+        "steps | SCF iterations | CPU s | wall s | ΔE predicted, chgnet | same minimum | V/V(pair) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for number, row in enumerate(rows, 1):
+        case = row.case
+        reference = row.get_converged("initial")
+        others = ("predicted", "chgnet")
+        volume = f"{reference['volume'] / case['pair_volume']:.3f}" if reference else "-"
+        lines.append(
+            f"| {number} | {case['formula']} | {case['source']} | {case['n_sites']}, {case['space_group']} "
+            f"| {case['strain']:.2f}, {case['displacement']:.2f} "
+            f"| {' / '.join(_show_start(row, arm) for arm in ARMS)} "
+            f"| {_show(row, 'n_ionic')} | {_show(row, 'n_scf')} | {_show(row, 'cpu_s')} | {_show(row, 'wall_s')} "
+            f"| {', '.join(_show_difference(row, arm) for arm in others)} "
+            f"| {', '.join(_describe_basin(row, arm) or '-' for arm in others)} "
+            f"| {volume} |"
+        )
+    return lines
+
+
+def _show(row: Row, key: str) -> str:
+    cells = []
+    for arm in ARMS:
+        record = row.arms.get(arm)
+        if record is not None and record.get("refused"):
+            cells.append("R")
+            continue
+        value = (record or {}).get(key)
+        text = "-" if value is None else f"{value:.0f}"
+        cells.append(text if not record or record.get("converged") else f"({text})")
+    return " / ".join(cells)
+
+
+def _show_start(row: Row, arm: str) -> str:
+    record, reference = row.arms.get(arm), row.get_converged("initial")
+    if record is None or reference is None or record.get("start_volume") is None:
+        return "-"
+    return f"{record['start_volume'] / reference['volume']:.2f}"
+
+
+def _show_difference(row: Row, arm: str) -> str:
+    record, reference = row.arms.get(arm), row.get_converged("initial")
+    if record is None or reference is None or not record.get("converged"):
+        return "-"
+    return f"{1000 * (record['energy_per_atom'] - reference['energy_per_atom']):+.1f}"
+
+
+def _describe_basin(row: Row, arm: str) -> str:
+    """Judgement of an arm that really ran; empty where there is nothing to compare."""
+    record, reference = row.arms.get(arm), row.get_converged("initial")
+    if record is None or reference is None or not record.get("converged"):
+        return ""
+    return judge_basin(record, reference)
+
+
+def _list_failures(row: Row) -> list[str]:
+    return [
+        f"- {row.case['formula']} ({row.case['id']}), {arm}: {record['message']}"
+        for arm in ARMS
+        if (record := row.arms.get(arm)) and record.get("message")
+    ]
