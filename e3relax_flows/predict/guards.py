@@ -84,16 +84,29 @@ def check_distances(
     ]
 
 
-def check_score(score: float, limits: GuardLimits, calibrated: float | None) -> list[Objection]:
-    """Object to a score, Å, above the user's limit or else above the model's calibrated one."""
-    limit = limits.max_score if limits.max_score is not None else calibrated
-    if limit is None or score <= limit:
+def check_score(score: float, limits: GuardLimits) -> list[Objection]:
+    """Object to a score, Å, above the user's limit, where there is one."""
+    if limits.max_score is None or score <= limits.max_score:
         return []
-    source = "limit" if limits.max_score is not None else "the model's calibrated limit"
     return [
         Objection(
             Reason.SCORE,
-            f"one more application of the network would still move it by {score:.3f} Å ({source} {limit:g} Å)",
+            f"one more application of the network would still move it by {score:.3f} Å (limit {limits.max_score:g} Å)",
+        )
+    ]
+
+
+def check_harm(harm: float | None, limits: GuardLimits, calibrated: float | None) -> list[Objection]:
+    """Object to a probability of harm above the user's limit or else above the model's calibrated one."""
+    limit = limits.max_harm if limits.max_harm is not None else calibrated
+    if harm is None or limit is None or harm <= limit:
+        return []
+    source = "limit" if limits.max_harm is not None else "the model's calibrated limit"
+    return [
+        Objection(
+            Reason.HARM,
+            f"it may be further from the relaxed structure than the initial one is: probability {harm:.2f} "
+            f"({source} {limit:.2g})",
         )
     ]
 

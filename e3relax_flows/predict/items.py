@@ -22,11 +22,13 @@ from e3relax_flows.predict.guards import (
     check_distances,
     check_elements,
     check_exploded,
+    check_harm,
     check_score,
 )
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
+from e3relax_flows.predict.trust import Expectation, TrustModel
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
 
 ADVICE = "start DFT from the initial structure"
@@ -42,6 +44,7 @@ class Journey:
     geometry: Geometry
     n_passes: int = 0
     score: float | None = None
+    signals: dict[str, float] = field(default_factory=dict)
     objections: list[Objection] = field(default_factory=list)
     is_done: bool = False
     has_exploded: bool = False
@@ -65,6 +68,11 @@ class Journey:
         if self.n_passes == options.passes:
             self.score, self.is_done = size, True
             return
+        if output.expected is not None:
+            names = ("start_displacement", "start_strain", "end_displacement", "end_strain")
+            expected = dict(zip(names, np.exp(output.expected).tolist(), strict=True))
+            # the start as the first pass sees it, the end as the last
+            self.signals = expected | {name: self.signals[name] for name in names[:2] if name in self.signals}
         self.geometry, self.n_passes = geometry, self.n_passes + 1
         if exploded := check_exploded(self.rules.initial.lattice, geometry.lattice):
             self.objections.append(exploded)
@@ -72,7 +80,9 @@ class Journey:
         elif size < options.stop_below:
             self.score, self.is_done = size, True
 
-    def judge(self, options: PredictOptions, calibration: Mapping[str, Any]) -> list[Objection]:
+    def judge(
+        self, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None, harm: float | None
+    ) -> list[Objection]:
         """What the guards have against the result, given what is known of the model."""
         initial, final = self.rules.initial, self.geometry
         objections = list(self.objections)
@@ -81,21 +91,40 @@ class Journey:
             objections += check_cell(initial.lattice, final.lattice, options.guards)
             objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
         if self.score is not None:
-            objections += check_score(self.score, options.guards, calibration.get("max_score"))
+            objections += check_score(self.score, options.guards)
+        objections += check_harm(harm, options.guards, trust.max_harm if trust else None)
         return objections
 
     def measure(self) -> dict[str, Any]:
         """The numbers of a prediction."""
         initial, final = self.rules.initial, self.geometry
         displacements = measure_displacements(initial.fractions, final.fractions, final.lattice)
+        strain = float(np.linalg.norm(measure_log_strain(initial.lattice, final.lattice)))
+        signals = self.signals | {
+            "n_atoms": float(len(self.numbers)),
+            "displacement": float(displacements.mean()),
+            "strain": strain,
+        }
+        if self.score is not None:
+            signals["residual"] = self.score
         return {
             "score": self.score,
+            "signals": signals,
             "displacement": float(displacements.mean()),
             "max_displacement": float(displacements.max()),
-            "strain": float(np.linalg.norm(measure_log_strain(initial.lattice, final.lattice))),
+            "strain": strain,
             "volume_ratio": float(np.linalg.det(final.lattice) / np.linalg.det(initial.lattice)),
             "n_passes": self.n_passes,
         }
+
+
+def describe_expectation(expectation: Expectation) -> dict[str, Any]:
+    """What is expected, under the names that a prediction has for it."""
+    return {
+        "expected_error": expectation.error,
+        "error_interval": (expectation.low, expectation.high),
+        "harm_probability": expectation.harm,
+    }
 
 
 def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Journey:
@@ -144,7 +173,9 @@ class Item:
         else:
             self.journey, self.error = None, error
 
-    def conclude(self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any]) -> Prediction:
+    def conclude(
+        self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None
+    ) -> Prediction:
         """Judge the result by the guards and write it down."""
         common: dict[str, Any] = {
             "id": self.id,
@@ -159,13 +190,16 @@ class Item:
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
         journey.geometry = finish_symmetry(journey.geometry, journey.rules)
-        objections = journey.judge(options, calibration)
+        measures = journey.measure()
+        expectation = trust.expect(measures["signals"]) if trust else None
+        objections = journey.judge(options, calibration, trust, expectation.harm if expectation else None)
         words = "; ".join(objection.message for objection in objections)
         return Prediction(
             structure=rebuild_structure(journey.structure, journey.geometry),
             verdict=Verdict.REFUSE if objections else Verdict.ACCEPT,
             reasons=list(dict.fromkeys(objection.reason for objection in objections)),
             message=f"{self.name}: {words}; {ADVICE}" if objections else None,
-            **journey.measure(),
+            **measures,
+            **(describe_expectation(expectation) if expectation else {}),
             **common,
         )

@@ -20,6 +20,7 @@ from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import BatchRunner
 from e3relax_flows.predict.items import Item, start_journey
+from e3relax_flows.predict.trust import TrustModel
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions
 
 # Structures are read, predicted and handed out in windows, so that memory does not grow with their number.
@@ -46,8 +47,8 @@ class Predictor:
     model_id
         Content id of the model, written into every prediction.
     calibration
-        What is known of it: "max_score" (Å) is the largest score that is trusted, "elements" are the atomic numbers
-        that it was trained on.
+        What is known of it: "trust" says what to expect of a prediction and which to refuse, "elements" are the
+        atomic numbers that it was trained on.
     device
         auto, cpu, cuda or cuda:N.
     """
@@ -63,6 +64,7 @@ class Predictor:
         self.network = network.to(self.device).eval()
         self.model_id = model_id
         self.calibration = calibration or {}
+        self.trust = TrustModel.from_calibration(self.calibration)
         self.runner = BatchRunner(self.network, self.device)
 
     @classmethod
@@ -222,11 +224,11 @@ class Predictor:
     def _conclude(self, item: Item, options: PredictOptions) -> Prediction:
         start = time.perf_counter()
         try:
-            prediction = item.conclude(self.model_id, options, self.calibration)
+            prediction = item.conclude(self.model_id, options, self.calibration, self.trust)
         except Exception as error:  # the boundary between items
             item.journey = None
             item.fail(error)
-            prediction = item.conclude(self.model_id, options, {})
+            prediction = item.conclude(self.model_id, options, {}, None)
         prediction.wall_time_s += time.perf_counter() - start
         return prediction
 

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     DETERMINANT = "determinant"
     SCORE = "score"
+    HARM = "harm"
     UNTRAINED = "untrained"
 
     NOT_A_STRUCTURE = "not_a_structure"
@@ -64,7 +65,7 @@ class GuardLimits(BaseModel):
     """When a prediction is refused; one limit per guard.
 
     The limits on volume and strain only catch what no real substitution does: of 29,260 real pairs initial ->
-    relaxed, 99.8 % lie within them. The score is the guard that knows the network.
+    relaxed, 99.8 % lie within them. The probability of harm is the guard that knows the network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,7 +74,10 @@ class GuardLimits(BaseModel):
     min_volume_ratio: float = Field(0.25, description="smallest predicted volume over initial volume")
     max_volume_ratio: float = Field(6.0, description="largest predicted volume over initial volume")
     max_strain: float = Field(1.0, description="largest absolute eigenvalue of the logarithmic strain")
-    max_score: float | None = Field(None, description="largest score, Å; none: the model's calibrated threshold")
+    max_score: float | None = Field(None, description="largest score, Å; none: no limit")
+    max_harm: float | None = Field(
+        None, ge=0, le=1, description="largest probability of harm; none: the model's calibrated threshold"
+    )
     allow_untrained: bool = Field(False, description="accept elements that the model has hardly seen in training")
 
 
@@ -109,6 +113,16 @@ class Prediction(BaseModel):
         None,
         description="Å; what one more application of the network would move, or after an early stop the last one did",
     )
+    expected_error: float | None = Field(
+        None, description="Å; displacement + 2.5 Å · strain to the relaxed structure, as calibrated"
+    )
+    error_interval: tuple[float, float] | None = Field(
+        None, description="Å; holds that error for nine of ten structures like those of the calibration"
+    )
+    harm_probability: float | None = Field(
+        None, description="probability that the initial structure is nearer to the relaxed one than the prediction"
+    )
+    signals: dict[str, float] = Field(default_factory=dict, description="what these were computed from")
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
     max_displacement: float | None = Field(None, description="Å; the largest of these")
     strain: float | None = Field(None, description="Frobenius norm of the logarithmic strain")

@@ -1,47 +1,187 @@
-"""The guard's threshold: from which score on predictions are, in sum, no better than the initial structures."""
+"""Trust in a model, fitted on pairs that its weights were not fitted to: expected error, risk of harm, threshold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
 from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
 from e3relax_flows.train.dataset import PairSet
 from e3relax_flows.train.evaluate import combine_errors, make_start, measure_predictions
 from e3relax_flows.train.metrics import measure_pair
+from e3relax_flows.train.pairs import join_pairs
+
+Floats = NDArray[np.float64]
+
+COVERAGE = 0.9
+HARM_GOAL = 0.03  # of all structures, for every source
+MIN_PAIRS = 50  # of a source, to have a say in the threshold
+RESOLUTION = 0.005  # Å; nearer to the minimum than this, a relaxation saves no more steps
+RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 
 
-def choose_max_score(scores: Sequence[float], gains: NDArray[np.float64]) -> float:
-    """Score up to which accepting gains most.
+class CalibrationSet(NamedTuple):
+    """Predictions with their truth."""
 
-    Parameters
-    ----------
-    scores
-        Å; of each prediction.
-    gains
-        [n] Å; error of the initial structure less error of the prediction.
-    """
-    order = np.argsort(scores)
-    total = np.cumsum(np.asarray(gains)[order])
-    return float(np.asarray(scores)[order][int(np.argmax(total))])
+    logs: Floats  # [n, 1 + n_signals] ones and logarithms of the signals
+    signals: tuple[str, ...]
+    before: Floats  # [n] Å, error of the start
+    after: Floats  # [n] Å, error of the prediction
+    sources: NDArray[np.str_]  # [n]
 
 
-def calibrate(predictor: Predictor, pairs: PairSet, options: PredictOptions | None = None) -> dict[str, float]:
-    """Choose the threshold on pairs that the weights were not fitted to; to be stored with the model."""
-    unguarded = GuardLimits(max_score=float("inf"))
+class Threshold(NamedTuple):
+    """One point of the guard's curve: what comes of accepting up to a probability of harm."""
+
+    max_harm: float
+    accepted: float  # share
+    saving: float  # mean over all of ln(error of the start / error of what is served)
+    harmed: dict[str, float]  # by source, share of all that are served a worse start than they came with
+
+
+def collect(predictor: Predictor, pairs: PairSet, options: PredictOptions | None = None) -> CalibrationSet:
+    """Predict from the initial side of every pair without guards; predictions without a score are left out."""
+    unguarded = GuardLimits(max_harm=1.0)
     options = (options or PredictOptions()).model_copy(update={"guards": unguarded})
     rows = [pairs[i] for i in range(len(pairs))]
     predictions = predictor.predict([make_start(pair) for pair in rows], options, ids=pairs.ids)
-    known = np.array([prediction.score is not None for prediction in predictions])
+    known = [i for i, prediction in enumerate(predictions) if "residual" in prediction.signals]
     identity = np.array([measure_pair(p.initial_fractions, p.initial_lattice, p) for p in rows])
-    gains = combine_errors(identity) - combine_errors(measure_predictions(predictions, pairs))
-    scores = [prediction.score for prediction in predictions if prediction.score is not None]
-    max_score = choose_max_score(scores, gains[known])
+    shared = set(SIGNALS)
+    for i in known:
+        shared &= predictions[i].signals.keys()
+    names = tuple(name for name in SIGNALS if name in shared)
+    return CalibrationSet(
+        take_logs([predictions[i].signals for i in known], names),
+        names,
+        combine_errors(identity)[known],
+        combine_errors(measure_predictions(predictions, pairs))[known],
+        np.array(pairs.sources)[known],
+    )
+
+
+def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
+    """The same pairs from better starts: the relaxed structures, with noise or not, or most of the way to them.
+
+    Their sources get " (near)", so that the harm done to good starts is counted for itself.
+    """
+    rng = np.random.default_rng(seed)
+    fractions, lattices = pairs.fractions.copy(), pairs.lattices.copy()
+    for index in range(len(pairs)):
+        part, noise = ((0.0, 0.0), (0.0, 0.02), (0.0, 0.05), (0.15, 0.0), (0.3, 0.01))[index % 5]
+        atoms = slice(int(pairs.first[index]), int(pairs.first[index + 1]))
+        strain = 0.2 * noise * rng.normal(size=(3, 3))
+        lattice = lattices[1, index] + part * (lattices[0, index] - lattices[1, index])
+        lattices[0, index] = lattice @ (np.eye(3) + 0.5 * (strain + strain.T))
+        moves = noise * rng.normal(size=fractions[1, atoms].shape) @ np.linalg.inv(lattices[0, index])
+        fractions[0, atoms] = fractions[1, atoms] + part * (fractions[0, atoms] - fractions[1, atoms]) + moves
+    sources = [f"{source} (near)" for source in pairs.sources]
+    return replace(pairs, fractions=fractions, lattices=lattices, sources=sources)
+
+
+def fit_trust(data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
+    """Fit what to expect, and choose the threshold that saves most among those that keep the goal."""
+    error = fit_line(data.logs, np.log(np.maximum(data.after, 1e-6)))
+    rest = np.log(np.maximum(data.after, 1e-6)) - data.logs @ error
+    tail = (1.0 - COVERAGE) / 2
+    interval = (find_quantile(rest, tail), find_quantile(rest, 1.0 - tail))
+    harm = fit_odds(data.logs, data.after > data.before)
+    curve = trace_thresholds(data, find_harm(data.logs, harm))
+    return TrustModel(
+        data.signals, tuple(error.tolist()), tuple(harm.tolist()), interval, COVERAGE, choose_max_harm(curve, goal)
+    )
+
+
+def find_quantile(values: Floats, share: float) -> float:
+    """Conformal quantile: with n values, the ceil((n+1)·share)-th for an upper end, the mirror image for a lower."""
+    if share < 0.5:
+        return -find_quantile(-values, 1.0 - share)
+    rank = min(int(np.ceil((len(values) + 1) * share)), len(values))
+    return float(np.sort(values)[rank - 1])
+
+
+def fit_line(logs: Floats, target: Floats) -> Floats:
+    """Least squares with a small ridge."""
+    return np.linalg.solve(logs.T @ logs + _penalty(logs), logs.T @ target)
+
+
+def fit_odds(logs: Floats, flags: NDArray[np.bool_]) -> Floats:
+    """Logistic regression by Newton's method with a small ridge."""
+    weights = np.zeros(logs.shape[1])
+    penalty = _penalty(logs)
+    for _ in range(50):
+        chance = find_harm(logs, weights)
+        gradient = logs.T @ (chance - flags) + penalty @ weights
+        curvature = (logs * (chance * (1 - chance))[:, None]).T @ logs + penalty + 1e-9 * np.eye(len(weights))
+        change = np.linalg.solve(curvature, gradient)
+        weights -= change * min(1.0, 5.0 / max(float(np.abs(change).max()), 1e-12))
+        if np.abs(change).max() < 1e-8:
+            break
+    return weights
+
+
+def _penalty(logs: Floats) -> Floats:
+    penalty = RIDGE * np.eye(logs.shape[1])
+    penalty[0, 0] = 1e-6
+    return penalty
+
+
+def find_harm(logs: Floats, weights: Floats) -> Floats:
+    """Probabilities of harm [n]."""
+    return 1.0 / (1.0 + np.exp(-np.clip(logs @ weights, -50.0, 50.0)))
+
+
+def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> list[Threshold]:
+    """The guard's curve: thresholds at even shares of acceptance."""
+    gains = np.log(np.maximum(data.before, RESOLUTION) / np.maximum(data.after, RESOLUTION))
+    points = []
+    for limit in np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points))):
+        accepted = harm <= limit
+        harmed = accepted & (data.after > data.before)
+        shares = {
+            source: float(harmed[mask].mean())
+            for source in sorted(set(data.sources.tolist()))
+            if (mask := data.sources == source).sum() >= MIN_PAIRS
+        }
+        points.append(Threshold(float(limit), float(accepted.mean()), float((gains * accepted).mean()), shares))
+    return points
+
+
+def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
+    """The threshold that saves most among those that keep harm below the goal for every source.
+
+    Where none does, the one with the least harm.
+    """
+    kept = [point for point in curve if max(point.harmed.values(), default=0.0) <= goal]
+    if kept:
+        return max(kept, key=lambda point: point.saving).max_harm
+    return min(curve, key=lambda point: max(point.harmed.values(), default=0.0)).max_harm
+
+
+def calibrate(predictor: Predictor, pairs: PairSet, options: PredictOptions | None = None) -> dict[str, Any]:
+    """What is to be stored with a model: its trust, and on how many pairs it was fitted.
+
+    A third of the pairs is used a second time, from better starts: a screen meets these too.
+    """
+    better = vary_starts(pairs.select(range(0, len(pairs), 3)))
+    data = collect(predictor, join_pairs([pairs, better]), options)
+    trust = fit_trust(data)
+    harm = find_harm(data.logs, np.array(trust.harm))
     return {
-        "max_score": max_score,
-        "n_pairs": int(known.sum()),
-        "refused": float(np.mean(np.array(scores) > max_score)),
+        "trust": {
+            "signals": list(trust.signals),
+            "error": list(trust.error),
+            "harm": list(trust.harm),
+            "interval": list(trust.interval),
+            "coverage": trust.coverage,
+            "max_harm": trust.max_harm,
+        },
+        "n_pairs": len(data.after),
+        "refused": float(np.mean(harm > trust.max_harm)),
     }

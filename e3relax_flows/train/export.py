@@ -67,8 +67,9 @@ Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}
 {provenance["n_parameters"]} parameters: the best averaged weights, of step {provenance["step"]} out of
 {provenance["steps"]} ({provenance["hours"]} h).
 Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over the identity's error
-{provenance["best_score"]:.3f}. Guard: score up to {calibration["max_score"]:.3f} Å
-({calibration["refused"]:.1%} of the validation pairs refused).
+{provenance["best_score"]:.3f}. Guard: probability of harm up to
+{calibration["trust"]["max_harm"]:.3f} ({calibration["refused"]:.1%} refused of {calibration["n_pairs"]}: the validation
+pairs, and a third of them again from better starts).
 
 Say here where the data come from, their licence, and for what the model should not be used.
 """

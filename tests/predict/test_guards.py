@@ -6,7 +6,8 @@ from fake_networks import Contraction, Identity, Scripted, Springs
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import GuardLimits, PredictOptions, Predictor
-from e3relax_flows.predict.guards import check_cell, check_distances, check_exploded, check_score
+from e3relax_flows.core.errors import ModelError
+from e3relax_flows.predict.guards import check_cell, check_distances, check_exploded, check_harm, check_score
 from e3relax_flows.schemas.predictions import Reason, Verdict
 
 CUBE = 4.0 * np.eye(3)
@@ -63,14 +64,23 @@ def test_distances_are_in_covalent_radii_and_periodic():
     assert "sites 0 and 0" in own_image.message
 
 
-def test_score_limit_of_the_user_wins_over_the_calibrated_one():
-    assert check_score(0.2, GuardLimits(), None) == []
-    assert check_score(0.2, GuardLimits(max_score=0.3), 0.1) == []
-    assert check_score(0.1, GuardLimits(), 0.1) == []
-    (objection,) = check_score(0.2, GuardLimits(), 0.1)
+def test_score_has_a_limit_where_the_user_sets_one():
+    assert check_score(0.2, GuardLimits()) == []
+    assert check_score(0.2, GuardLimits(max_score=0.3)) == []
+    (objection,) = check_score(0.2, GuardLimits(max_score=0.15))
     assert objection.reason == Reason.SCORE
-    assert "0.200 Å (the model's calibrated limit 0.1 Å)" in objection.message
-    assert "(limit 0.15 Å)" in check_score(0.2, GuardLimits(max_score=0.15), 0.1)[0].message
+    assert "by 0.200 Å (limit 0.15 Å)" in objection.message
+
+
+def test_harm_limit_of_the_user_wins_over_the_calibrated_one():
+    assert check_harm(0.9, GuardLimits(), None) == []
+    assert check_harm(None, GuardLimits(max_harm=0.1), 0.1) == []
+    assert check_harm(0.2, GuardLimits(max_harm=0.3), 0.1) == []
+    assert check_harm(0.1, GuardLimits(), 0.1) == []
+    (objection,) = check_harm(0.2, GuardLimits(), 0.1)
+    assert objection.reason == Reason.HARM
+    assert "probability 0.20 (the model's calibrated limit 0.1)" in objection.message
+    assert "(limit 0.15)" in check_harm(0.2, GuardLimits(max_harm=0.15), 0.1)[0].message
 
 
 def test_exploded_cells_are_beyond_any_option():
@@ -115,16 +125,54 @@ def test_close_atoms_are_judged_on_the_prediction_alone():
         assert "within 1.42 Å" in prediction.message
 
 
-def test_score_guard_uses_the_calibration_of_the_model():
+def make_trust(**changes):
+    """ln(error) = ln(residual + 1e-3); harm is a matter of the residual alone, an even chance at 0.1 Å."""
+    trust = {
+        "signals": ["residual", "strain"],
+        "error": [0.0, 1.0, 0.0],
+        "harm": [-4.0 * np.log(0.101), 4.0, 0.0],
+        "interval": [-0.5, 1.0],
+        "coverage": 0.9,
+        "max_harm": 0.2,
+    }
+    return {"trust": trust | changes}
+
+
+def test_harm_guard_uses_the_calibration_of_the_model():
     salt = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     options = PredictOptions(passes=1, stop_below=0.0)
-    trusted = Predictor(Contraction(fraction=0.5), "m-1", {}, "cpu").predict([salt], options)[0]
-    assert trusted.verdict == Verdict.ACCEPT
-    limit = trusted.score * 0.99
-    refused = Predictor(Contraction(fraction=0.5), "m-1", {"max_score": limit}, "cpu").predict([salt], options)[0]
-    assert refused.reasons == [Reason.SCORE]
-    assert refused.score == trusted.score
+    network = Contraction(fraction=0.5)
+    bare = Predictor(network, "m-1", {}, "cpu").predict([salt], options)[0]
+    assert bare.verdict == Verdict.ACCEPT
+    assert bare.expected_error is bare.harm_probability is None
+    assert bare.signals["residual"] == bare.score
+    harm = 1 / (1 + (0.101 / (bare.score + 1e-3)) ** 4)
+    trusted = Predictor(network, "m-1", make_trust(max_harm=harm * 1.01), "cpu").predict([salt], options)[0]
+    refused = Predictor(network, "m-1", make_trust(max_harm=harm * 0.99), "cpu").predict([salt], options)[0]
+    assert (trusted.verdict, refused.verdict) == (Verdict.ACCEPT, Verdict.REFUSE)
+    assert refused.reasons == [Reason.HARM]
+    assert refused.harm_probability == trusted.harm_probability == pytest.approx(harm)
+    assert refused.expected_error == pytest.approx(refused.score + 1e-3)
+    assert refused.error_interval == pytest.approx(
+        (refused.expected_error * np.exp(-0.5), refused.expected_error * np.exp(1))
+    )
     assert np.array_equal(refused.structure.lattice.matrix, trusted.structure.lattice.matrix)
+    all_pass = options.model_copy(update={"guards": GuardLimits(max_harm=1.0)})
+    assert Predictor(network, "m-1", make_trust(max_harm=0.0), "cpu").predict([salt], all_pass)[0].verdict == "accept"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"error": [1.0]}, "does not fit"),
+        ({"signals": ["residual", "colour"]}, "colour"),
+        ({"interval": [1.0]}, "damaged"),
+        ({"harm": "no"}, "damaged"),
+    ],
+)
+def test_damaged_calibration_is_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        Predictor(Contraction(), "m-1", make_trust(**changes), "cpu")
 
 
 @pytest.mark.parametrize("what", ["positions", "lattice"])

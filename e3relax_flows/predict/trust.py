@@ -1,0 +1,94 @@
+"""From signals of a prediction to what may be expected of it: its error, an interval, the risk of harm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.core.errors import ModelError
+
+# What is seen while predicting, without knowing the relaxed structure; Å and strains, or numbers.
+SIGNALS = {
+    "n_atoms": "atoms of the structure",
+    "residual": "what one more application would move, Å",
+    "displacement": "mean displacement of the prediction, Å",
+    "strain": "norm of its logarithmic strain",
+    "start_displacement": "displacement that the network expects between start and relaxed structure, Å",
+    "start_strain": "the same of the strain",
+    "end_displacement": "displacement that the network expects between prediction and relaxed structure, Å",
+    "end_strain": "the same of the strain",
+}
+FLOOR = 1e-3  # Å or strain; below, a signal says no more
+
+
+class Expectation(NamedTuple):
+    """What may be expected of one prediction."""
+
+    error: float  # Å, displacement + 2.5 Å · strain: half of all predictions like it are nearer
+    low: float  # Å; lower end of the interval that holds the error with the calibrated coverage
+    high: float  # Å
+    harm: float  # probability that the prediction is further from the relaxed structure than its start
+
+
+@dataclass(frozen=True)
+class TrustModel:
+    """Log-linear in the signals; its coefficients are fitted on pairs that the weights were not fitted to.
+
+    ln(error) and the log-odds of harm are linear in the logarithms of the signals. The interval is split-conformal:
+    quantiles of ln(error) - ln(expected error) on the calibration pairs; it covers what is drawn as they were.
+    """
+
+    signals: tuple[str, ...]
+    error: tuple[float, ...]  # intercept, and a coefficient for each signal
+    harm: tuple[float, ...]  # the same
+    interval: tuple[float, float]  # quantiles of the logarithmic error
+    coverage: float
+    max_harm: float  # probability of harm up to which a prediction is accepted
+
+    @classmethod
+    def from_calibration(cls, calibration: Mapping[str, Any]) -> Self | None:
+        """Read the entry "trust" of a model's calibration; None where there is none.
+
+        Raises
+        ------
+        ModelError
+            When the entry is damaged.
+        """
+        entry = calibration.get("trust")
+        if entry is None:
+            return None
+        try:
+            model = cls(
+                tuple(entry["signals"]),
+                tuple(map(float, entry["error"])),
+                tuple(map(float, entry["harm"])),
+                (float(entry["interval"][0]), float(entry["interval"][1])),
+                float(entry["coverage"]),
+                float(entry["max_harm"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(f"the model's calibration of trust is damaged ({error!r}); export it again") from error
+        unknown = sorted(set(model.signals) - SIGNALS.keys())
+        if unknown or {len(model.error), len(model.harm)} != {len(model.signals) + 1}:
+            raise ModelError(f"the model's calibration of trust does not fit this release (unknown: {unknown})")
+        return model
+
+    def expect(self, signals: Mapping[str, float]) -> Expectation | None:
+        """What may be expected; None where a signal is missing."""
+        if any(name not in signals for name in self.signals):
+            return None
+        row = take_logs([signals], self.signals)[0]
+        log_error = float(row @ np.array(self.error))
+        log_odds = float(np.clip(row @ np.array(self.harm), -50.0, 50.0))
+        low, high = (float(np.exp(log_error + end)) for end in self.interval)
+        return Expectation(float(np.exp(log_error)), low, high, 1.0 / (1.0 + float(np.exp(-log_odds))))
+
+
+def take_logs(rows: list[Mapping[str, float]], names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Ones and the logarithms of the signals [n_rows, 1 + n_names]."""
+    values = np.array([[row[name] for name in names] for row in rows]).reshape(len(rows), len(names))
+    return np.column_stack([np.ones(len(rows)), np.log(np.maximum(values, 0.0) + FLOOR)])

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
+from e3relax_flows.train.calibrate import (
+    CalibrationSet,
+    choose_max_harm,
+    find_harm,
+    find_quantile,
+    fit_odds,
+    fit_trust,
+    trace_thresholds,
+    vary_starts,
+)
+from e3relax_flows.train.dataset import load_pairs
+
+
+def make_data(seed, n=4000, sources=("a", "b")):
+    """Errors that scatter by e^±0.5 about the residual, starts that are off by what was moved and as much again."""
+    rng = np.random.default_rng(seed)
+    residual, moved = np.exp(rng.normal(-3, 0.7, n)), np.exp(rng.normal(-2.5, 1.0, n))
+    after = (residual + 1e-3) * np.exp(rng.normal(0, 0.5, n))
+    before = moved * np.exp(rng.normal(0, 0.5, n))
+    rows = [{"residual": r, "displacement": m} for r, m in zip(residual, moved, strict=True)]
+    names = ("residual", "displacement")
+    return CalibrationSet(take_logs(rows, names), names, before, after, rng.choice(sources, n))
+
+
+def test_trust_covers_new_data_of_the_same_kind_and_knows_the_risk():
+    trust = fit_trust(make_data(0))
+    new = make_data(1)
+    expected = [
+        trust.expect({"residual": np.exp(a) - 1e-3, "displacement": np.exp(b) - 1e-3}) for _, a, b in new.logs
+    ]
+    low, high = np.array([e.low for e in expected]), np.array([e.high for e in expected])
+    assert np.mean((low <= new.after) & (new.after <= high)) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(new.after <= [e.error for e in expected]) == pytest.approx(0.5, abs=0.03)
+    risk, harmed = np.array([e.harm for e in expected]), new.after > new.before
+    for lower, upper in ((0.0, 0.1), (0.1, 0.4), (0.4, 0.7), (0.7, 1.0)):
+        inside = (risk >= lower) & (risk < upper)
+        assert harmed[inside].mean() == pytest.approx(risk[inside].mean(), abs=0.05)
+    accepted = risk <= trust.max_harm
+    assert 0.2 < accepted.mean() < 0.9
+    assert (harmed & accepted).mean() < 0.04
+    assert harmed.mean() > 0.2
+
+
+def test_threshold_saves_most_among_those_that_keep_the_goal():
+    data = make_data(2)
+    curve = trace_thresholds(data, find_harm(data.logs, fit_odds(data.logs, data.after > data.before)))
+    best, bold = choose_max_harm(curve, 0.03), choose_max_harm(curve, 1.0)
+    assert best < bold
+    kept = [point for point in curve if max(point.harmed.values()) <= 0.03]
+    assert max(kept, key=lambda point: point.saving).max_harm == best
+    assert max(curve, key=lambda point: point.saving).max_harm == bold
+    assert choose_max_harm(curve, -1.0) == curve[0].max_harm
+    assert [point.accepted for point in curve] == sorted(point.accepted for point in curve)
+    assert curve[-1].accepted == 1.0
+
+
+def test_rare_sources_have_no_say():
+    data = make_data(3, n=300)
+    rare = data._replace(sources=np.where(np.arange(300) < 49, "rare", "common"))
+    curve = trace_thresholds(rare, np.linspace(0, 1, 300))
+    assert all(point.harmed.keys() == {"common"} for point in curve)
+
+
+def test_conformal_quantiles():
+    values = np.arange(1.0, 100.0)  # 99 values: ranks are exact
+    assert find_quantile(values, 0.95) == 95.0
+    assert find_quantile(values, 0.05) == 5.0
+    assert find_quantile(np.array([1.0, 2.0]), 0.95) == 2.0
+
+
+def test_odds_that_separate_stay_finite():
+    logs = np.column_stack([np.ones(40), np.linspace(-1, 1, 40)])
+    weights = fit_odds(logs, logs[:, 1] > 0)
+    assert np.isfinite(weights).all()
+    assert find_harm(logs, weights)[[0, -1]] == pytest.approx([0.0, 1.0], abs=0.2)
+    assert np.isfinite(fit_odds(logs, np.zeros(40, dtype=bool))).all()
+
+
+def test_trust_survives_a_file():
+    trust = fit_trust(make_data(4))
+    entry = {name: getattr(trust, name) for name in ("signals", "error", "harm", "interval", "coverage", "max_harm")}
+    assert TrustModel.from_calibration({"trust": entry}) == trust
+    assert TrustModel.from_calibration({}) is None
+    assert trust.expect({"residual": 0.1}) is None
+    assert set(trust.signals) <= SIGNALS.keys()
+
+
+def test_better_starts(config_file):
+    pairs = load_pairs([config_file.parent / "val.jsonl.gz"])
+    better = vary_starts(pairs)
+    assert better.ids == pairs.ids
+    assert {source.removesuffix(" (near)") for source in better.sources} == set(pairs.sources)
+    for index in range(len(pairs)):
+        pair, near = pairs[index], better[index]
+        assert np.array_equal(near.relaxed_lattice, pair.relaxed_lattice)
+        is_relaxed = np.allclose(near.initial_lattice, pair.relaxed_lattice, atol=1e-12) and np.allclose(
+            near.initial_fractions, pair.relaxed_fractions, atol=1e-12
+        )
+        assert is_relaxed == (index % 5 == 0)
+        off = np.linalg.norm(near.initial_lattice - pair.relaxed_lattice)
+        assert off <= max(0.31 * np.linalg.norm(pair.initial_lattice - pair.relaxed_lattice), 0.2) + 0.05
