@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from e3relax_flows.cli.console import err, out
+from e3relax_flows.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from e3relax_flows.train.trainer import Trainer
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/train.yaml shows all keys.")],
     json_lines: Annotated[bool, typer.Option("--json", help="Print every line of the log as JSON.")] = False,
+    export_only: Annotated[
+        bool, typer.Option("--export-only", help="Export the best weights of a run as they stand; do not train.")
+    ] = False,
 ) -> None:
-    """Train a network, and export its best weights as a model folder; run again to continue a stopped run."""
+    """Train a network, and export its best weights as a model folder; run again to continue a stopped run.
+
+    SIGTERM, SIGUSR1, Ctrl-C and the end of the walltime save the run; the exit code is then 75: start it again.
+    On several GPUs: torchrun --nproc-per-node=N -m e3relax_flows.train CONFIG.
+    """
     from e3relax_flows.train.config import load_train_config
-    from e3relax_flows.train.export import export_model
-    from e3relax_flows.train.loop import train_model
+    from e3relax_flows.train.launch import launch_training
+    from e3relax_flows.train.stopping import EXIT_CONTINUE
 
     settings = load_train_config(config)
-    trainer = train_model(settings, _print_json if json_lines else _print_record)
+    if export_only:
+        from e3relax_flows.train.trainer import Trainer
+
+        trainer = Trainer(settings)
+        if not trainer.resume() or trainer.progress.best_step < 0:
+            raise ModelError(
+                f"{settings.out} holds no checkpoint with validated weights; train first: e3relax train {config}"
+            )
+        _export(trainer)
+        return
+    launch = launch_training(settings, _print_json if json_lines else _print_record)
+    if launch.is_stopped:
+        raise typer.Exit(EXIT_CONTINUE)
+    if launch.is_first:
+        _export(launch.trainer)
+
+
+def _export(trainer: Trainer) -> None:
+    from e3relax_flows.train.export import export_model
+
     err.print("calibrating the guard on the validation pairs", style="dim")
-    folder = export_model(trainer, settings.out / settings.name)
+    folder = export_model(trainer, trainer.config.out / trainer.config.name)
     out.print(f"model {folder.model_id} in {folder.path}; use it with: --model {folder.path}", soft_wrap=True)
 
 
@@ -33,21 +63,7 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    event = record.get("event")
-    if event == "validation":
-        ratios = "; ".join(
-            f"{source} " + " ".join(f"{ratio:.2f}" for ratio in values)
-            for source, values in record["over_identity"].items()
-        )
-        out.print(
-            f"step {record['step']}: score {record['score']:.4f} (best {record['best']:.4f}); displacement, strain, "
-            f"volume over the identity's: {ratios}",
-            soft_wrap=True,
-        )
-    elif event:
-        out.print(f"{event} at step {record['step']}, {record['n_pairs']} pairs")
-    else:
-        out.print(
-            f"step {record['step']} ({record['done']:.1%}): loss {record['loss']:.4f}, "
-            f"{record['per_second']:.0f} structures/s"
-        )
+    from e3relax_flows.train.progress import format_record
+
+    style = "yellow" if record.get("event") in ("warning", "stop") else None
+    out.print(format_record(record), style=style, soft_wrap=True, markup=False)

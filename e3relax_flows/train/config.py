@@ -7,11 +7,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.model.losses import LossWeights
-from e3relax_flows.train.dataset import Augmentation
+from e3relax_flows.train.augment import Augmentation
+
+# what may be another one when a run goes on: where it runs and how it is watched, not what is computed; files of
+# pairs may be moved, since their content is compared
+MAY_CHANGE = {
+    "out": True,
+    "name": True,
+    "device": True,
+    "threads": True,
+    "precision": True,
+    "checkpoint_minutes": True,
+    "walltime_hours": True,
+    "stop_minutes": True,
+    "log": True,
+    "data": {"train", "val", "workers", "functionals"},
+    "finetune": {"path", "accept_worse"},
+}
 
 
 class _Section(BaseModel):
@@ -19,26 +35,51 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Files of pairs, and how starts are varied."""
+    """Pairs, how they are batched, and how starts are varied."""
 
-    train: list[Path] = Field(description="pair files (.jsonl, .jsonl.gz)")
-    val: list[Path] = Field(description="pair files that choose the best weights")
+    train: list[Path] = Field(description="pair files (.jsonl, .jsonl.gz), shards or folders of shards")
+    val: list[Path] = Field(description="the same: pairs that choose the best weights")
+    functionals: list[str] | None = Field(None, description="that may stand together; none: only one may occur")
     val_size: int = Field(600, ge=1, description="pairs of `val` that are scored during training")
-    max_atoms: int = Field(320, ge=1, description="atoms in a batch")
+    max_atoms: int = Field(320, ge=1, description="atoms in a global batch, over all ranks")
+    max_edges: int | None = Field(None, ge=1, description="edges in a global batch; none: 60 times `max_atoms`")
+    buckets: int = Field(1, ge=1, description="groups of similar size whose crystals are not mixed; 1: all are mixed")
+    workers: int = Field(0, ge=0, description="processes that build graphs ahead; 0: none, right for small batches")
     augmentation: Augmentation = Field(default_factory=lambda: Augmentation())
-    own_output: float = Field(0.1, ge=0, le=1, description="share of steps that start from the network's own output")
+    own_output: float = Field(0.1, ge=0, le=1, description="chance that steps on the network's own output follow")
+    own_output_steps: int = Field(1, ge=1, description="how many of them, each from the output of the last")
+
+    @property
+    def most_edges(self) -> int:
+        """Edges in a global batch."""
+        return self.max_edges or 60 * self.max_atoms
 
 
 class ScheduleConfig(_Section):
     """Steps and learning rate; what ends first, steps or hours, ends the run."""
 
     max_steps: int = Field(20000, ge=1)
-    max_hours: float | None = Field(None, gt=0, description="wall time over all restarts")
+    max_hours: float | None = Field(None, gt=0, description="of training, over all restarts")
     learning_rate: float = Field(1.5e-3, gt=0, description="at its peak; decays by half a cosine")
     warmup_steps: int = Field(300, ge=0)
     weight_decay: float = Field(1e-3, ge=0)
     clip_norm: float = Field(5.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
+
+
+class FinetuneConfig(_Section):
+    """Weights to start from; a fresh optimiser and schedule."""
+
+    path: Path = Field(description="checkpoint (its best weights), model folder, or name of a bundled model")
+    freeze: list[str] = Field(default_factory=list, description="beginnings of the names of parameters that stay")
+    accept_worse: bool = Field(False, description="start although the weights are worse than leaving crystals alone")
+
+
+class LogConfig(_Section):
+    """How a run is watched; `log.jsonl` is always written."""
+
+    tensorboard: bool = Field(False, description="write events for TensorBoard, too")
+    every_seconds: float = Field(10.0, gt=0, description="between lines")
 
 
 class TrainConfig(_Section):
@@ -49,13 +90,27 @@ class TrainConfig(_Section):
     data: DataConfig
     kind: Literal["e3relax_h2", "released"] = "e3relax_h2"
     network: dict[str, Any] = Field(default_factory=dict, description="sizes of the network; unnamed ones as usual")
+    finetune: FinetuneConfig | None = None
     loss: LossWeights = Field(default_factory=lambda: LossWeights())
     schedule: ScheduleConfig = Field(default_factory=lambda: ScheduleConfig())
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: str = "cpu"
     threads: int | None = Field(None, ge=1, description="torch threads; none: as torch decides")
+    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="of matrix products; bf16: autocast")
     checkpoint_minutes: float = Field(5.0, gt=0)
+    walltime_hours: float | None = Field(None, gt=0, description="of this start; none: SLURM's end of the job, if any")
+    stop_minutes: float = Field(5.0, ge=0, description="before the walltime at which a run is saved and stopped")
     val_every: int = Field(1000, ge=1, description="steps between validations")
+    log: LogConfig = Field(default_factory=lambda: LogConfig())
+
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _accept_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+    def describe(self, network: dict[str, Any]) -> dict[str, Any]:
+        """What must not change between restarts, as plain JSON; `network` are all sizes of the network."""
+        return self.model_dump(mode="json", exclude=MAY_CHANGE) | {"network": network}  # type: ignore[arg-type]
 
 
 def load_train_config(path: Path) -> TrainConfig:
@@ -82,4 +137,20 @@ def load_train_config(path: Path) -> TrainConfig:
     data = config.data.model_copy(
         update={"train": [locate(p) for p in config.data.train], "val": [locate(p) for p in config.data.val]}
     )
-    return config.model_copy(update={"data": data, "out": locate(config.out)})
+    finetune = config.finetune
+    if finetune and locate(finetune.path).exists():  # else it is a name
+        finetune = finetune.model_copy(update={"path": locate(finetune.path)})
+    return config.model_copy(update={"data": data, "out": locate(config.out), "finetune": finetune})
+
+
+def find_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Entries that differ, as "schedule.max_steps: 100 -> 200"; a missing entry is None."""
+    changes: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += find_changes(before, after, f"{name}.")
+        elif before != after:
+            changes.append(f"{name}: {before} -> {after}")
+    return changes

@@ -1,4 +1,4 @@
-"""Pairs initial -> relaxed as flat arrays, read from files, and training samples made from them."""
+"""Pairs read from lines of JSON and from shards."""
 
 from __future__ import annotations
 
@@ -6,61 +6,19 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.model.elements import MAX_Z
+from e3relax_flows.train.pairs import UNKNOWN, Array, Pair, PairSet, join_pairs, list_elements
+from e3relax_flows.train.shards import list_shards, read_shard
 
-Array = NDArray[np.float64]
+__all__ = ["Pair", "PairSet", "iter_pair_rows", "list_elements", "load_pairs", "read_pair_lines"]
 
 FORM = '{"id", "numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}'
-
-
-class Pair(NamedTuple):
-    """One crystal before and after relaxation; sites correspond."""
-
-    numbers: NDArray[np.int64]  # [n_atoms]
-    initial_fractions: Array  # [n_atoms, 3]
-    initial_lattice: Array  # [3, 3] Å
-    relaxed_fractions: Array  # [n_atoms, 3]
-    relaxed_lattice: Array  # [3, 3] Å
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB."""
-
-    ids: list[str]
-    sources: list[str]
-    first: NDArray[np.int64]  # [n_pairs + 1] first atom of each pair, and the number of atoms
-    numbers: NDArray[np.int64]  # [n_atoms]
-    fractions: Array  # [2, n_atoms, 3] initial, relaxed
-    lattices: Array  # [2, n_pairs, 3, 3] Å
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Pair:
-        atoms = slice(int(self.first[index]), int(self.first[index + 1]))
-        return Pair(
-            self.numbers[atoms],
-            self.fractions[0, atoms],
-            self.lattices[0, index],
-            self.fractions[1, atoms],
-            self.lattices[1, index],
-        )
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Number of atoms [n_pairs]."""
-        return np.diff(self.first)
 
 
 def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -82,34 +40,32 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
                     raise ConfigError(f"{path} line {line_number}: no {', '.join(missing)}; a pair is {FORM}")
                 yield row
     except (OSError, EOFError, ValueError, zlib.error) as error:  # a cut or damaged gzip file raises any of these
-        raise ConfigError(f"{path}: {error}; it must be a .jsonl or .jsonl.gz file of pairs") from error
+        raise ConfigError(f"{path}: {error}; it must be a .jsonl or .jsonl.gz file of pairs, or shards") from error
 
 
-def load_pairs(paths: Sequence[Path]) -> PairSet:
-    """Read pair files into memory, in order.
+def read_pair_lines(path: Path) -> PairSet | None:
+    """Read one file of lines; none where it has no lines.
 
     Raises
     ------
     ConfigError
-        When a file cannot be read, holds something that is no pair, or there are no pairs at all.
+        When the file cannot be read or holds something that is no pair.
     """
-    ids: list[str] = []
-    sources: list[str] = []
+    names: dict[str, list[str]] = {"id": [], "source": [], "functional": [], "group": []}
     pairs: list[Pair] = []
-    for path in paths:
-        for row in iter_pair_rows(Path(path)):
-            try:
-                pairs.append(_parse_pair(row))
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"no {error}" if isinstance(error, KeyError) else str(error)
-                raise ConfigError(f"{path}: pair {row['id']!r}: {what}; a pair is {FORM}") from error
-            ids.append(str(row["id"]))
-            sources.append(str(row.get("source") or "unknown"))
-    if not ids:
-        raise ConfigError(f"no pairs in {', '.join(map(str, paths))}")
+    for row in iter_pair_rows(path):
+        try:
+            pairs.append(_parse_pair(row))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"{path}: pair {row['id']!r}: {what}; a pair is {FORM}") from error
+        for key, values in names.items():
+            values.append(str(row["id"]) if key == "id" else str(row.get(key) or UNKNOWN))
+    if not pairs:
+        return None
     return PairSet(
-        ids,
-        sources,
+        names["id"],
+        names["source"],
         np.concatenate([[0], np.cumsum([len(pair.numbers) for pair in pairs])]),
         np.concatenate([pair.numbers for pair in pairs]),
         np.stack(
@@ -119,6 +75,8 @@ def load_pairs(paths: Sequence[Path]) -> PairSet:
             ]
         ),
         np.stack([[pair.initial_lattice for pair in pairs], [pair.relaxed_lattice for pair in pairs]]),
+        names["functional"],
+        names["group"],
     )
 
 
@@ -137,38 +95,20 @@ def _parse_pair(row: dict[str, Any]) -> Pair:
     return Pair(numbers, *sides)
 
 
-def list_elements(pairs: PairSet, at_least: int = 10) -> list[int]:
-    """Atomic numbers that occur in `at_least` pairs; all that occur where there are fewer pairs than 100 times that."""
-    counts = np.zeros(MAX_Z + 1, dtype=np.int64)
-    for index in range(len(pairs)):
-        counts[np.unique(pairs[index].numbers)] += 1
-    return [int(number) for number in np.flatnonzero(counts >= (at_least if len(pairs) >= 100 * at_least else 1))]
+def load_pairs(paths: Sequence[Path]) -> PairSet:
+    """Read pairs into memory, in order, from files of lines, shards and folders of shards.
 
-
-@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Augmentation:
-    """How starts differ from those in the data, so that good starts are left alone and noisy ones mended."""
-
-    identity: float = 0.1  # share of samples that start at the relaxed structure
-    near: float = 0.1  # share that start at the relaxed structure with strain and noise
-    near_strain: float = 0.03  # standard deviation of that strain's components
-    near_noise: float = 0.05  # Å, standard deviation of that noise per component
-    jitter_strain: float = 0.01  # the same, for the other samples
-    jitter_noise: float = 0.01  # Å
-
-    def vary(self, pair: Pair, rng: np.random.Generator) -> Pair:
-        """A sample made from `pair`; the relaxed side stays as it is."""
-        kind = rng.random()
-        if kind < self.identity:
-            return pair._replace(initial_fractions=pair.relaxed_fractions, initial_lattice=pair.relaxed_lattice)
-        if kind < self.identity + self.near:
-            start, lattice = pair.relaxed_fractions, pair.relaxed_lattice
-            strain, noise = self.near_strain * rng.random(), self.near_noise * rng.random()
-        else:
-            start, lattice = pair.initial_fractions, pair.initial_lattice
-            # half of the starts stay exact, so that crystals with symmetry are seen too
-            strain, noise = rng.integers(2) * np.array([self.jitter_strain, self.jitter_noise])
-        strains = rng.normal(size=(3, 3)) * strain
-        varied = lattice @ (np.eye(3) + 0.5 * (strains + strains.T))
-        shifts = rng.normal(size=start.shape) * noise
-        return pair._replace(initial_fractions=start + shifts @ np.linalg.inv(varied), initial_lattice=varied)
+    Raises
+    ------
+    ConfigError
+        When something cannot be read or is no pair, shards are missing or damaged, or there are no pairs at all.
+    """
+    parts: list[PairSet] = []
+    for path in map(Path, paths):
+        if path.is_dir() or path.suffix == ".safetensors":
+            parts += [read_shard(shard) for shard in (list_shards(path) if path.is_dir() else [path])]
+        elif (lines := read_pair_lines(path)) is not None:
+            parts.append(lines)
+    if not parts:
+        raise ConfigError(f"no pairs in {', '.join(map(str, paths))}")
+    return join_pairs(parts)

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from pymatgen.core import Structure
+
+from e3relax_flows.train.config import TrainConfig, load_train_config
 
 RADII = {"Li": 1.28, "Na": 1.66, "K": 2.03, "F": 0.57, "Cl": 1.02, "Br": 1.2}
 
@@ -26,6 +29,8 @@ def make_pairs(seed, n):
             {
                 "id": f"{seed}-{index}",
                 "source": "small" if anion == "F" else "large",
+                "functional": "PBE",
+                "group": f"{cation}{anion}",
                 "numbers": list(relaxed.atomic_numbers),
                 "initial": {"lattice": lattice.tolist(), "frac": (relaxed.frac_coords + noise).tolist()},
                 "relaxed": {"lattice": relaxed.lattice.matrix.tolist(), "frac": relaxed.frac_coords.tolist()},
@@ -56,3 +61,41 @@ def config_file(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture
+def rewrite(config_file):
+    """Change entries of the configuration file, sections by their keys, and load it."""
+
+    def change(path: Path = config_file, **changes) -> TrainConfig:
+        config = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            if isinstance(value, dict) and isinstance(config.get(key, {}), dict):
+                config.setdefault(key, {}).update(value)
+            else:
+                config[key] = value
+        path.write_text(yaml.safe_dump(config))
+        return load_train_config(path)
+
+    return change
+
+
+class Interruption(Exception):  # noqa: N818
+    """Raised inside a run, as a kill would end it."""
+
+
+@pytest.fixture
+def interrupt_at():
+    """A listener that breaks a run off when it reports this step, and keeps its losses by step."""
+
+    def make(last: int):
+        def listen(record):
+            if "loss" in record:
+                listen.losses[record["step"]] = record["loss"]
+                if record["step"] >= last:
+                    raise Interruption
+
+        listen.losses = {}
+        return listen
+
+    return make

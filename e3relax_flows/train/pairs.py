@@ -1,0 +1,145 @@
+"""Pairs initial -> relaxed as flat arrays, with where they come from and how they were relaxed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.ids import ID_LENGTH
+from e3relax_flows.model.elements import MAX_Z
+
+Array = NDArray[np.float64]
+
+UNKNOWN = "unknown"  # source, functional or group of a pair that does not say
+
+
+class Pair(NamedTuple):
+    """One crystal before and after relaxation; sites correspond."""
+
+    numbers: NDArray[np.int64]  # [n_atoms]
+    initial_fractions: Array  # [n_atoms, 3]
+    initial_lattice: Array  # [3, 3] Å
+    relaxed_fractions: Array  # [n_atoms, 3]
+    relaxed_lattice: Array  # [3, 3] Å
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB."""
+
+    ids: list[str]
+    sources: list[str]  # where a pair comes from
+    first: NDArray[np.int64]  # [n_pairs + 1] first atom of each pair, and the number of atoms
+    numbers: NDArray[np.int64]  # [n_atoms]
+    fractions: Array  # [2, n_atoms, 3] initial, relaxed
+    lattices: Array  # [2, n_pairs, 3, 3] Å
+    functionals: list[str] = field(default_factory=list)  # with which the relaxed side was computed
+    groups: list[str] = field(default_factory=list)  # which a split must not divide
+
+    def __post_init__(self) -> None:
+        for name in ("functionals", "groups"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, [UNKNOWN] * len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Pair:
+        atoms = slice(int(self.first[index]), int(self.first[index + 1]))
+        return Pair(
+            self.numbers[atoms],
+            self.fractions[0, atoms],
+            self.lattices[0, index],
+            self.fractions[1, atoms],
+            self.lattices[1, index],
+        )
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of atoms [n_pairs]."""
+        return np.diff(self.first)
+
+    def select(self, indices: Sequence[int]) -> PairSet:
+        """These pairs, in this order."""
+        chosen = [int(index) for index in indices]
+        atoms = np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in chosen])
+        return PairSet(
+            [self.ids[i] for i in chosen],
+            [self.sources[i] for i in chosen],
+            np.concatenate([[0], np.cumsum(self.sizes[chosen])]),
+            self.numbers[atoms],
+            self.fractions[:, atoms],
+            self.lattices[:, chosen],
+            [self.functionals[i] for i in chosen],
+            [self.groups[i] for i in chosen],
+        )
+
+
+def join_pairs(parts: Sequence[PairSet]) -> PairSet:
+    """All pairs of `parts`, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = np.concatenate([part.sizes for part in parts])
+    return PairSet(
+        [name for part in parts for name in part.ids],
+        [name for part in parts for name in part.sources],
+        np.concatenate([[0], np.cumsum(sizes)]),
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.fractions for part in parts], axis=1),
+        np.concatenate([part.lattices for part in parts], axis=1),
+        [name for part in parts for name in part.functionals],
+        [name for part in parts for name in part.groups],
+    )
+
+
+def identify_pairs(pairs: PairSet) -> str:
+    """Content hash of pairs in their order: first 16 hex digits of a sha256."""
+    digest = hashlib.sha256()
+    names = (pairs.ids, pairs.sources, pairs.functionals)
+    digest.update(json.dumps(names, separators=(",", ":")).encode())
+    for array in (pairs.first, pairs.numbers, pairs.fractions, pairs.lattices):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:ID_LENGTH]
+
+
+def check_functionals(pairs: PairSet, allowed: Sequence[str] | None) -> None:
+    """Refuse relaxed sides of functionals that nobody said may be mixed: their minima differ.
+
+    Parameters
+    ----------
+    allowed
+        Functionals that may stand together; none: any one, alone.
+
+    Raises
+    ------
+    ConfigError
+        When there are others, or more than one.
+    """
+    counts = Counter(pairs.functionals)
+    found = ", ".join(f"{name} ({count} pairs)" for name, count in sorted(counts.items()))
+    if allowed is None and len(counts) > 1:
+        raise ConfigError(
+            f"the pairs were relaxed with different functionals: {found}; leave some out, or say that they may be "
+            f"mixed, with data.functionals: {json.dumps(sorted(counts))}"
+        )
+    if allowed is not None and (others := sorted(counts.keys() - set(allowed))):
+        raise ConfigError(
+            f"pairs of {', '.join(others)} are not among data.functionals {json.dumps(list(allowed))} "
+            f"(found: {found}); leave them out or add them there"
+        )
+
+
+def list_elements(pairs: PairSet, at_least: int = 10) -> list[int]:
+    """Atomic numbers that occur in `at_least` pairs; all that occur where there are fewer pairs than 100 times that."""
+    counts = np.zeros(MAX_Z + 1, dtype=np.int64)
+    for index in range(len(pairs)):
+        counts[np.unique(pairs[index].numbers)] += 1
+    return [int(number) for number in np.flatnonzero(counts >= (at_least if len(pairs) >= 100 * at_least else 1))]

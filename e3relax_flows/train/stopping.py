@@ -1,0 +1,62 @@
+"""Reasons to stop before the end: signals and the walltime; what is under way is finished first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+EXIT_CONTINUE = 75  # EX_TEMPFAIL: stopped on purpose with all that is needed to go on; run the same command again
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def find_deadline(walltime_hours: float | None, stop_minutes: float, environ: Mapping[str, str] | None = None) -> float:
+    """Unix time at which to stop: so many minutes before the walltime, counted from now, or before SLURM's end.
+
+    Without either it is infinite.
+    """
+    environ = os.environ if environ is None else environ
+    if walltime_hours is not None:
+        return time.time() + 3600 * walltime_hours - 60 * stop_minutes
+    end = environ.get("SLURM_JOB_END_TIME", "")
+    return float(end) - 60 * stop_minutes if end.isdigit() else float("inf")
+
+
+class StopRequest:
+    """Notes SIGTERM, SIGUSR1 (what SLURM sends with --signal), Ctrl-C and the deadline, while it is entered.
+
+    A second Ctrl-C interrupts at once. Signals can only be noted in the main thread; elsewhere the deadline is left.
+    """
+
+    def __init__(self, deadline: float = float("inf")) -> None:
+        self.deadline = deadline
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._before[number])
+        self._signal = number
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop; none: go on."""
+        if self._signal is not None:
+            return signal.Signals(self._signal).name
+        return "walltime" if time.time() >= self.deadline else None
