@@ -10,9 +10,8 @@ from pymatgen.core import Structure
 from e3relax_flows import Predictor
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.predictions import PredictOptions
-from e3relax_flows.train.calibrate import choose_max_score
 from e3relax_flows.train.config import load_train_config
-from e3relax_flows.train.dataset import Augmentation, Pair, load_pairs
+from e3relax_flows.train.dataset import Pair, load_pairs
 from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
 from e3relax_flows.train.export import export_model
 from e3relax_flows.train.loop import train_model
@@ -23,7 +22,7 @@ def test_trained_exported_and_evaluated(config_file, tmp_path):
     config = load_train_config(config_file)
     folder = export_model(train_model(config), config.out / "tiny")
     assert export_model(train_model(config), config.out / "tiny").model_id == folder.model_id
-    assert folder.config["calibration"]["n_pairs"] == 24
+    assert folder.config["calibration"]["n_pairs"] == 24 + 8
     assert folder.config["calibration"]["elements"] == [3, 9, 11, 17, 19, 35]
     predictor = Predictor.load(str(folder.path), "cpu")
     assert predictor.model_id == folder.model_id
@@ -54,27 +53,6 @@ def test_metrics_of_a_known_deformation():
     assert volume == pytest.approx(1.1**3 - 1)
     turned = lattice @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     assert measure_pair(fractions + np.array([0.3, 0.7, 1.9]), turned, pair) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
-def test_augmentation_shares():
-    pair = Pair(np.array([3, 9]), np.zeros((2, 3)), np.eye(3) * 3.0, np.ones((2, 3)) * 0.2, np.eye(3) * 4.0)
-    rng = np.random.default_rng(0)
-    samples = [Augmentation(identity=0.3, near=0.2).vary(pair, rng) for _ in range(2000)]
-    same = np.mean([np.array_equal(s.initial_lattice, pair.relaxed_lattice) for s in samples])
-    near = np.mean([abs(np.linalg.det(s.initial_lattice) / 64 - 1) < 0.4 for s in samples])
-    exact = np.mean([np.array_equal(s.initial_lattice, pair.initial_lattice) for s in samples])
-    assert same == pytest.approx(0.3, abs=0.04)
-    assert near == pytest.approx(0.5, abs=0.04)
-    assert exact == pytest.approx(0.25, abs=0.04)
-    assert all(s.relaxed_lattice is pair.relaxed_lattice for s in samples)
-
-
-def test_threshold_gains_most():
-    scores = [0.01, 0.02, 0.05, 0.2, 0.4]
-    gains = np.array([0.1, 0.1, 0.05, -0.2, 0.1])
-    assert choose_max_score(scores, gains) == 0.05
-    assert choose_max_score(scores[::-1], gains[::-1]) == 0.05
-    assert choose_max_score(scores, np.abs(gains)) == 0.4
 
 
 @pytest.mark.parametrize(
