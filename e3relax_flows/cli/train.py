@@ -57,9 +57,9 @@ def _export(trainer: Trainer) -> None:
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    import json
+    from e3relax_flows.train.progress import dump_record
 
-    typer.echo(json.dumps(record))
+    typer.echo(dump_record(record))
 
 
 def _print_record(record: dict[str, Any]) -> None:

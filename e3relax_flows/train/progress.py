@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,7 @@ class RunLog:
     def write(self, record: dict[str, Any]) -> None:
         """Write one record, with its `step`."""
         if self.file:
-            self.file.write(json.dumps(record) + "\n")
+            self.file.write(dump_record(record) + "\n")
             self.file.flush()
         if self.writer:
             for name, value in _list_scalars(record):
@@ -124,6 +125,19 @@ def _list_scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
         return []
     ratios = [(f"train/{metric}", value) for metric, value in zip(METRICS, record["over_identity"], strict=True)]
     return [("train/loss", record["loss"]), ("train/per_second", record["per_second"]), *ratios]
+
+
+def dump_record(record: dict[str, Any]) -> str:
+    """A record as a line of JSON, null in place of numbers that are not finite."""
+    return json.dumps(_replace_infinite(record), allow_nan=False)
+
+
+def _replace_infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_infinite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_replace_infinite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def format_record(record: dict[str, Any]) -> str:

@@ -189,8 +189,11 @@ class Trainer:
         mine = self.describe_config()
         theirs = dict(found.state["config"])
         network = self.network.config_class.model_validate(theirs["network"]).model_dump(mode="json")
-        files: dict[str, list[str]] = {"train": [], "val": []}
-        complete = TrainConfig.model_validate(theirs | {"out": ".", "data": theirs["data"] | files})
+        # what `describe` leaves out and a configuration cannot be without
+        theirs |= {"out": ".", "data": theirs["data"] | {"train": [], "val": []}}
+        if theirs.get("finetune"):
+            theirs["finetune"] = theirs["finetune"] | {"path": "."}
+        complete = TrainConfig.model_validate(theirs)
         changes = find_changes(complete.describe(network), mine)
         if not changes:
             return

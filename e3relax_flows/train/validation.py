@@ -65,9 +65,12 @@ class Validation:
         return Score(float(np.mean(list(ratios.values()))), ours, ratios)
 
     def _measure(self, network: RelaxationNetwork, pairs: list[Pair]) -> NDArray[np.float64]:
-        """Errors [n_pairs, 3] of one application, in the order of METRICS."""
+        """Errors [n_pairs, 3] of one application, in the order of METRICS; infinite where it is no crystal."""
         sample = make_sample(self.network, pairs)
         with torch.inference_mode():
             layer = network(sample.batch.to(self.world.device))[-1]
-        predictions = zip(pairs, unpack_layer(layer, pairs), strict=True)
-        return np.array([measure_pair(fractions, lattice, pair) for pair, (fractions, lattice) in predictions])
+        try:
+            predictions = list(zip(pairs, unpack_layer(layer, pairs), strict=True))
+            return np.array([measure_pair(fractions, lattice, pair) for pair, (fractions, lattice) in predictions])
+        except np.linalg.LinAlgError:  # a diverged network collapses or explodes cells: weights of no use
+            return np.full((len(pairs), len(METRICS)), np.inf)

@@ -24,6 +24,7 @@ def make_pairs(seed, n):
         relaxed = Structure(a / 2 * (np.ones((3, 3)) - np.eye(3)), [cation, anion], [[0, 0, 0], [0.5] * 3])
         strain = 0.06 * rng.normal(size=(3, 3))
         lattice = relaxed.lattice.matrix @ (np.eye(3) * rng.uniform(0.9, 1.15) + (strain + strain.T) / 2)
+        lattice = lattice.round(8)  # the same to the bit on every machine
         noise = 0.02 * rng.normal(size=(2, 3))
         rows.append(
             {
@@ -32,7 +33,7 @@ def make_pairs(seed, n):
                 "functional": "PBE",
                 "group": f"{cation}{anion}",
                 "numbers": list(relaxed.atomic_numbers),
-                "initial": {"lattice": lattice.tolist(), "frac": (relaxed.frac_coords + noise).tolist()},
+                "initial": {"lattice": lattice.tolist(), "frac": (relaxed.frac_coords + noise).round(8).tolist()},
                 "relaxed": {"lattice": relaxed.lattice.matrix.tolist(), "frac": relaxed.frac_coords.tolist()},
             }
         )
