@@ -127,7 +127,7 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
     table = Table()
     table.add_column("structure", overflow="fold")
     table.add_column("verdict", min_width=len("verdict"))
-    for name in ("V/V initial", "displacement Å", "score Å"):
+    for name in ("V/V initial", "displacement Å", "error Å", "harm"):
         table.add_column(name, justify="right", min_width=len("0.0000"), overflow="fold")
     table.add_column("why", overflow="fold")
     for prediction in predictions:
@@ -136,7 +136,8 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
             console.color_word(str(prediction.verdict)),
             console.format_number(prediction.volume_ratio, 4),
             console.format_number(prediction.displacement, 4),
-            console.format_number(prediction.score, 4),
+            console.format_number(prediction.expected_error, 3),
+            console.format_number(prediction.harm_probability, 2),
             console.plain(prediction.message or ""),
         )
     console.out.print(table)

@@ -197,6 +197,8 @@ def _describe(name: str, prediction: PredictionDoc | None) -> CandidateRow:
         verdict=prediction.verdict,
         reasons=prediction.reasons,
         score=prediction.score,
+        expected_error=prediction.expected_error,
+        harm_probability=prediction.harm_probability,
     )
 
 
