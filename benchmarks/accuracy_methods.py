@@ -19,7 +19,7 @@ from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredict
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.engines.guards import GuardedOptimizer, StoppedError, guard_optimizer
+from e3relax_flows.engines.guards import StoppedError, guard_optimizer
 from e3relax_flows.engines.mlip import build_mlip
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
@@ -94,7 +94,7 @@ class PotentialRelaxer:
     def calculator(self) -> Calculator:
         """The engine's calculator, on the CPU, loaded when first needed."""
         if self._calculator is None:
-            maker = build_mlip().maker
+            maker: Any = build_mlip().maker
             maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}
             self._calculator = maker.calculator
         return self._calculator
@@ -151,10 +151,10 @@ def relax_structure(start: Structure, calculator: Calculator, settings: Relaxati
     }
 
 
-def limit_cpu_time(optimizer: type[GuardedOptimizer], limit_s: float) -> type[GuardedOptimizer]:
-    """The optimizer, ended after `limit_s` CPU seconds with the last geometry whose forces are known."""
+def limit_cpu_time(optimizer: Any, limit_s: float) -> Any:
+    """The GuardedOptimizer class, ended after `limit_s` CPU seconds with the last geometry whose forces are known."""
 
-    class LimitedOptimizer(optimizer):  # type: ignore[misc, valid-type]
+    class LimitedOptimizer(optimizer):
         def run(self, *args: Any, **kwargs: Any) -> bool:
             self._cpu_began = time.process_time()
             return bool(super().run(*args, **kwargs))

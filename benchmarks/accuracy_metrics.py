@@ -70,7 +70,11 @@ def find_group(structure: Structure, symprec: float) -> tuple[int, int] | None:
 
 
 def measure_output(case: Case, output: Output, cache: JsonlCache) -> Record:
-    """All that is known of one output; RMSD and space groups are kept in the cache."""
+    """All that is known of one output; RMSD and space groups are kept in the cache.
+
+    `same` is whether the number of the initial structure's space group is found again, `kept` whether it is or there
+    are more operations than before: what moves towards a higher symmetry has not lost the one it had.
+    """
     pair = case.pair
     errors = measure_pair(output.fractions, output.lattice, pair)
     start = measure_pair(pair.initial_fractions, pair.initial_lattice, pair)
@@ -78,18 +82,18 @@ def measure_output(case: Case, output: Output, cache: JsonlCache) -> Record:
     slow = _measure_slow(case, output, cache)
     initial = _measure_slow(case, Output.of(case.start), cache)
     kept: dict[str, bool | None] = {}
-    lost: dict[str, bool | None] = {}
+    same: dict[str, bool | None] = {}
     for symprec in map(str, SYMPRECS):
         old, new = initial["groups"][symprec], slow["groups"][symprec]
-        kept[symprec] = None if old is None else new is not None and new[0] == old[0]
-        lost[symprec] = None if old is None else new is None or new[1] < old[1]
+        same[symprec] = None if old is None else new is not None and new[0] == old[0]
+        kept[symprec] = None if old is None else bool(same[symprec]) or (new is not None and new[1] > old[1])
     return {
         **dict(zip(METRICS, errors, strict=True)),
         "combined": combined,
         "worse": combined > before + WORSE_BY,
         "rmsd": slow["rmsd"],
         "kept": kept,
-        "lost": lost,
+        "same": same,
         "groups": slow["groups"],
         "status": output.status,
     }
@@ -114,7 +118,7 @@ def summarize(records: Sequence[Record]) -> Record:
     summary["rmsd"] = float(np.mean([UNMATCHED if rmsd is None else rmsd for rmsd in rmsds]))
     summary["matched"] = float(np.mean([rmsd is not None for rmsd in rmsds]))
     summary["not_ok"] = float(np.mean([record["status"] != "ok" for record in records]))
-    for name in ("kept", "lost"):
+    for name in ("kept", "same"):
         for symprec in map(str, SYMPRECS):
             known = [record[name][symprec] for record in records if record[name][symprec] is not None]
             summary[f"{name} {symprec}"] = float(np.mean(known)) if known else float("nan")

@@ -21,17 +21,18 @@ LABELS = {
     "chgnet": "CHGNet to 0.05 eV/Å",
 }
 NOTES = """\
-Means over structures. Displacement: mean over atoms, drift removed, in the relaxed cell. Strain: Frobenius norm of the
-logarithmic strain between output and relaxed cell. RMSD and match: matbench-discovery's, pymatgen's StructureMatcher
-with stol 1.0 and no scaling, root mean square distance over (V/n)^(1/3), 1.0 where nothing matches. Group kept: the
-output has the number of the initial structure's space group, both found with the same symprec. Worse: displacement +
-2.5 Å x strain is larger than the initial structure's. Not ok: refused or failed predictions (still counted, unless the
-row says not used), relaxations that did not converge within {steps} steps (ours: 20) or {limit:g} CPU seconds or ran
-away (their last structure counts), volumes that could not be predicted (the initial one counts). Volumes are limited
-to 0.5 to 1.5 times the initial one, the predictor's default. The released architecture is applied once and without a
-projection on the space group, unless the row says so. Seconds: wall time from Structure to Structure with {threads}
-thread(s), in brackets CPU time, which other work on the machine leaves alone; the same {timed} structures of each
-source for every row in this run; alone: one call each; list: one call. Goals take CPU time.\
+Means over structures. Displacement: mean over atoms, drift removed, in the relaxed cell. Strain: Frobenius norm of
+the logarithmic strain between output and relaxed cell. RMSD and match: matbench-discovery's, pymatgen's
+StructureMatcher with stol 1.0 and no scaling, root mean square distance over (V/n)^(1/3), 1.0 where nothing matches.
+Group same: the output has the number of the initial structure's space group, both found with the same symprec; kept:
+the same, or more operations than before. Worse: displacement + 2.5 Å x strain is larger than the initial structure's.
+Not ok: refused or failed predictions (still counted, unless the row says not used), relaxations that did not converge
+within {steps} steps (ours: 20) or {limit:g} CPU seconds or ran away (their last structure counts), volumes that could
+not be predicted (the initial one counts). Volumes are limited to 0.5 to 1.5 times the initial one, the predictor's
+default. The released architecture is applied once and without a projection on the space group, unless the row says
+so. Seconds: wall time from Structure to Structure with {threads} thread(s), in brackets CPU time, which other work on
+the machine leaves alone; the same {timed} structures of each source for every row in this run; alone: one call each;
+list: one call. Goals take CPU time.\
 """
 
 
@@ -39,7 +40,7 @@ def format_methods(table: Mapping[str, Mapping[str, Record]], timings: Timings) 
     """Markdown, a table for each source."""
     passes = PredictOptions().passes
     head = ["", "displacement, Å", "strain", "volume error, %", "RMSD", "match, %"]
-    head += [f"group kept {symprec:g}, %" for symprec in SYMPRECS] + ["worse, %", "not ok, %"]
+    head += [f"group kept (same) {symprec:g}, %" for symprec in SYMPRECS] + ["worse, %", "not ok, %"]
     head += ["s alone (CPU)", "s list (CPU)"] if timings else []
     parts = []
     for source in next(iter(table.values()), {}):
@@ -48,7 +49,8 @@ def format_methods(table: Mapping[str, Mapping[str, Record]], timings: Timings) 
             each = by_source[source]
             line = [LABELS[row].format(passes=passes), f"{each['displacement']:.4f}", f"{each['strain']:.4f}"]
             line += [f"{100 * each['volume']:.2f}", f"{each['rmsd']:.4f}", f"{100 * each['matched']:.1f}"]
-            line += [f"{100 * each[f'kept {symprec}']:.1f}" for symprec in map(str, SYMPRECS)]
+            for symprec in map(str, SYMPRECS):
+                line.append(f"{100 * each[f'kept {symprec}']:.1f} ({100 * each[f'same {symprec}']:.1f})")
             line += [f"{100 * each['worse']:.1f}", f"{100 * each['not_ok']:.1f}"]
             for how in ("alone", "list") if row in timings else ():
                 line.append("{:.4f} ({:.4f})".format(*timings[row][how][source]))

@@ -160,7 +160,6 @@ def test_measures_of_an_output(case: Any, tmp_path: Path) -> None:
     bent = metrics.measure_output(case, make_output(case, 4.4, 0.004), cache)
     assert bent["worse"]
     assert bent["kept"] == {"0.01": True, "1e-05": False}
-    assert bent["lost"] == {"0.01": False, "1e-05": True}
     assert len(cache) == 3  # the start, and both outputs
     metrics.measure_output(case, make_output(case, 4.04), cache)
     assert len(choosing.JsonlCache(cache.path)) == 3
@@ -169,7 +168,20 @@ def test_measures_of_an_output(case: Any, tmp_path: Path) -> None:
     summary = metrics.summarize([good, bent, unmatched])
     assert summary["rmsd"] == pytest.approx((good["rmsd"] + bent["rmsd"] + 1) / 3)
     assert (summary["matched"], summary["not_ok"], summary["worse"]) == pytest.approx((2 / 3, 1 / 3, 1 / 3))
-    assert (summary["kept 1e-05"], summary["lost 1e-05"]) == pytest.approx((2 / 3, 1 / 3))
+    assert (summary["kept 1e-05"], summary["kept 0.01"]) == pytest.approx((2 / 3, 1))
+
+
+def test_higher_symmetry_keeps_the_group(tmp_path: Path) -> None:
+    row = make_row("CsCl", "salts", ["Cs", "Cl"], 4.0, 4.0, [[0, 0, 0], [0.5, 0.5, 0.5]])
+    row["initial"]["lattice"][2][2] = 4.4  # tetragonal
+    case = choosing.choose_cases(load_pairs([write_rows(tmp_path / "salt.jsonl", [row])]), 0, 0)[0]
+    cache = choosing.JsonlCache(tmp_path / "measures.jsonl")
+    cubic = metrics.measure_output(case, make_output(case, 4.0), cache)
+    assert [cubic["groups"]["0.01"][0], metrics.find_group(case.start, 0.01)[0]] == [221, 123]
+    assert (cubic["same"]["0.01"], cubic["kept"]["0.01"]) == (False, True)
+    sheared = methods.Output(np.array([[4.0, 0, 0], [0.5, 4.0, 0], [0, 0, 4.4]]), case.pair.initial_fractions)
+    lower = metrics.measure_output(case, sheared, cache)
+    assert (lower["same"]["0.01"], lower["kept"]["0.01"]) == (False, False)
 
 
 def test_volume_predictor_and_its_failures() -> None:
