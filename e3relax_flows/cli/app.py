@@ -1,6 +1,7 @@
 """The command `e3relax`: registers the commands and turns our errors into messages.
 
 Exit codes: 0 done; 1 done, but some items failed; 2 nothing was done (usage, settings, something missing).
+`e3relax train` also has 75: stopped by a signal or its walltime, start it again.
 Only typer and rich are imported here; what a command needs is imported when it runs.
 """
 
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from e3relax_flows.cli.console import print_error
+from e3relax_flows.cli.data import data_app
 from e3relax_flows.cli.doctor import doctor
 from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
@@ -55,6 +57,7 @@ app.command("screen")(screen)
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
 app.command("doctor")(doctor)
 
 

@@ -1,0 +1,43 @@
+"""`e3relax data`: pairs to train on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e3relax_flows.cli.console import out
+from e3relax_flows.core.errors import ConfigError
+
+data_app = typer.Typer(help="Pairs to train on: shards.", no_args_is_help=True)
+
+
+@data_app.callback()
+def _group() -> None:
+    """Keep `shards` a command of its own while it is the only one."""
+
+
+@data_app.command("shards")
+def write_pair_shards(
+    pairs: Annotated[list[Path], typer.Argument(help="Pair files: .jsonl, .jsonl.gz, shards, folders of shards.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the shards into.", file_okay=False)],
+    size: Annotated[int, typer.Option(help="Pairs in a shard.", min=1)] = 10_000,
+) -> None:
+    """Write pairs as tensors, which a training node reads quickly and without pymatgen; the same to the bit."""
+    from e3relax_flows.train.dataset import load_pairs
+    from e3relax_flows.train.pairs import identify_pairs
+    from e3relax_flows.train.shards import write_shards
+
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; give a folder with --out")
+    content = load_pairs(pairs)
+    paths = write_shards(content, folder, size)
+    counts = ", ".join(f"{name}: {count}" for name, count in sorted(Counter(content.functionals).items()))
+    out.print(
+        f"{len(content)} pairs ({counts}), hash {identify_pairs(content)}, in {len(paths)} shards: {folder}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
