@@ -316,6 +316,7 @@ def main() -> None:
     if arguments.worker:
         work_on(arguments.worker)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the same command goes on"))  # and end the worker with us
     out, model_id = arguments.out, find_model(arguments.model).model_id
     if not arguments.table:
         cases, funnel = choose_cases(iter_pair_rows(arguments.pairs), arguments.n, Rules(), count_valence)
