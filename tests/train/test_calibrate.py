@@ -31,9 +31,7 @@ def make_data(seed, n=4000, sources=("a", "b")):
 def test_trust_covers_new_data_of_the_same_kind_and_knows_the_risk():
     trust = fit_trust(make_data(0))
     new = make_data(1)
-    expected = [
-        trust.expect({"residual": np.exp(a) - 1e-3, "displacement": np.exp(b) - 1e-3}) for _, a, b in new.logs
-    ]
+    expected = [trust.expect({"residual": np.exp(a) - 1e-3, "displacement": np.exp(b) - 1e-3}) for _, a, b in new.logs]
     low, high = np.array([e.low for e in expected]), np.array([e.high for e in expected])
     assert np.mean((low <= new.after) & (new.after <= high)) == pytest.approx(0.9, abs=0.02)
     assert np.mean(new.after <= [e.error for e in expected]) == pytest.approx(0.5, abs=0.03)
