@@ -8,6 +8,8 @@ from pydantic.dataclasses import dataclass
 
 from e3relax_flows.train.pairs import Array, Pair
 
+MAX_PATH = 1.2  # how far away a start is put at most, in distances of the pair's own start
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Augmentation:
@@ -19,11 +21,14 @@ class Augmentation:
     near_noise: float = 0.05  # Å, standard deviation of that noise per component
     jitter_strain: float = 0.01  # the same, for the other samples
     jitter_noise: float = 0.01  # Å
+    path: float = 0.0  # share of samples whose start is moved along the way to the relaxed structure, or beyond it
     volume_share: float = 0.0  # share of samples, of those that do not start at the relaxed structure, ...
     volume_jitter: float = 0.15  # ... whose start is scaled to a volume up to this much smaller or larger
 
     def vary(self, pair: Pair, rng: np.random.Generator) -> Pair:
         """A sample made from `pair`; the relaxed side stays as it is."""
+        if self.path and rng.random() < self.path:
+            pair = _move_start(pair, MAX_PATH * rng.random())
         kind = rng.random()
         if kind < self.identity:
             return pair._replace(initial_fractions=pair.relaxed_fractions, initial_lattice=pair.relaxed_lattice)
@@ -43,3 +48,11 @@ class Augmentation:
         if rng.random() >= self.volume_share:
             return lattice
         return lattice * (1.0 + self.volume_jitter * rng.uniform(-1.0, 1.0)) ** (1 / 3)
+
+
+def _move_start(pair: Pair, part: float) -> Pair:
+    """The same pair from a start that is `part` of its own distance away: errors of every size, each a real one."""
+    return pair._replace(
+        initial_fractions=pair.relaxed_fractions + part * (pair.initial_fractions - pair.relaxed_fractions),
+        initial_lattice=pair.relaxed_lattice + part * (pair.initial_lattice - pair.relaxed_lattice),
+    )

@@ -60,6 +60,7 @@ class ScheduleConfig(_Section):
 
     max_steps: int = Field(20000, ge=1)
     max_hours: float | None = Field(None, gt=0, description="of training, over all restarts")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for the matrices, AdamW for the rest")
     learning_rate: float = Field(1.5e-3, gt=0, description="at its peak; decays by half a cosine")
     warmup_steps: int = Field(300, ge=0)
     weight_decay: float = Field(1e-3, ge=0)

@@ -26,6 +26,7 @@ from e3relax_flows.train.checkpoint import (
 )
 from e3relax_flows.train.config import TrainConfig, find_changes
 from e3relax_flows.train.distributed import World
+from e3relax_flows.train.optimizers import RunOptimizer
 from e3relax_flows.train.samples import Sample
 
 LEAST_RATE = 1e-3  # of the peak's learning rate
@@ -76,13 +77,8 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
         self.parameters = self._choose_parameters()
-        schedule = config.schedule
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=schedule.learning_rate,
-            weight_decay=schedule.weight_decay,
-            fused=True,  # a fifth of the time of the loop over parameters, on a CPU too
-        )
+        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self.optimizer = RunOptimizer(trained, config.schedule)
         self.best = {key: value.clone() for key, value in self.average.state_dict().items()}
         self.progress = Progress()
         self.data: dict[str, str | None] = {"train": None, "val": None}  # hashes of the pairs
@@ -118,7 +114,7 @@ class Trainer:
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
                 "best": self.best,
-                "optimizer": self._name_moments(),
+                "optimizer": self.optimizer.name_moments(),
                 "added": [],
                 "progress": asdict(self.progress),
                 "validation": self.validation,
@@ -165,24 +161,12 @@ class Trainer:
             network.load_state_dict(complete_weights(state[name], fresh, state["added"]))
         best = complete_weights(state["best"], self.average.state_dict(), state["added"])
         self.best = {key: value.to(self.device, copy=True) for key, value in best.items()}
-        self._load_moments(state["optimizer"])
+        self.optimizer.load_moments(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.validation = state["validation"]
         self.last_is_damaged = found.warning is not None
         if state["rng"] is not None:
             torch.set_rng_state(state["rng"])
-
-    def _list_names(self) -> list[str]:
-        """Names of the parameters that the optimiser has, in its order."""
-        return [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
-
-    def _name_moments(self) -> dict[str, Any]:
-        state = self.optimizer.state_dict()["state"]
-        return {name: state[number] for number, name in enumerate(self._list_names()) if number in state}
-
-    def _load_moments(self, moments: dict[str, Any]) -> None:
-        state = {number: moments[name] for number, name in enumerate(self._list_names()) if name in moments}
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
 
     def _check_config(self, found: FoundCheckpoint) -> None:
         """Compare with the configuration of a checkpoint; keys that did not exist then had today's defaults."""
@@ -239,8 +223,7 @@ class Trainer:
         schedule = self.config.schedule
         warmup = min(1.0, (self.progress.step + 1) / max(schedule.warmup_steps, 1))
         rate = schedule.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(self.fraction_done, 1.0)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = max(rate, LEAST_RATE * schedule.learning_rate)
+        self.optimizer.set_rate(max(rate, LEAST_RATE * schedule.learning_rate))
 
     def _check_gradient(self, norm: Tensor) -> None:
         if not torch.isfinite(norm):

@@ -35,3 +35,17 @@ def test_volumes_are_jittered_except_at_the_relaxed_structure():
     assert 0.8 <= scaled.min() < 0.81
     assert 1.19 < scaled.max() <= 1.2
     assert all(np.allclose(s.initial_lattice, s.initial_lattice[0, 0] * np.eye(3)) for s in samples)
+
+
+def test_starts_lie_on_the_way_to_the_relaxed_structure():
+    pair = Pair(np.array([3, 9]), np.zeros((2, 3)), np.eye(3) * 3.0, np.ones((2, 3)) * 0.2, np.eye(3) * 4.0)
+    way = Augmentation(identity=0.0, near=0.0, jitter_strain=0.0, jitter_noise=0.0, path=0.5)
+    rng = np.random.default_rng(2)
+    samples = [way.vary(pair, rng) for _ in range(2000)]
+    parts = np.array([4.0 - sample.initial_lattice[0, 0] for sample in samples])
+    assert np.mean(parts == 1.0) == pytest.approx(0.5, abs=0.04)
+    others = parts[parts != 1.0]
+    assert 0.0 <= others.min() < 0.02
+    assert 1.18 < others.max() <= 1.2
+    assert np.allclose([s.initial_fractions[0, 0] for s in samples], 0.2 * (1 - parts))
+    assert all(s.relaxed_lattice is pair.relaxed_lattice for s in samples)
