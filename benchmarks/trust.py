@@ -90,7 +90,7 @@ def print_curve(val, trust):
     """Thresholds, on the pairs that chose one."""
     curve = trace_thresholds(val, judge(val, trust)[2])
     best = max(curve, key=lambda point: point.saving)
-    print(f"\nThe curve of the threshold on {len(val.after)} validation starts; goal {HARM_GOAL:.0%} for every source\n")
+    print(f"\nThe threshold on {len(val.after)} validation starts; goal: harm below {HARM_GOAL:.0%} for every source\n")
     print("| probability of harm up to | accepted, % | saving, mean ln(error before / served) | of the most "
           "| worst harm of a source, % | |")  # fmt: skip
     print("|---|---|---|---|---|---|")
@@ -100,8 +100,8 @@ def print_curve(val, trust):
             continue
         words = "**chosen**" if chosen else "most saved" if most else ""
         print(
-            f"| {point.max_harm:.3f} | {100 * point.accepted:.0f} | {point.saving:.3f} | {point.saving / best.saving:.2f} "
-            f"| {100 * max(point.harmed.values()):.1f} | {words} |"
+            f"| {point.max_harm:.3f} | {100 * point.accepted:.0f} | {point.saving:.3f} "
+            f"| {point.saving / best.saving:.2f} | {100 * max(point.harmed.values()):.1f} | {words} |"
         )
     return curve
 

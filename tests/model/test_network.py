@@ -181,7 +181,8 @@ def test_expected_errors_are_invariant_and_leave_the_features_alone():
     crystal = make_crystal(3, 5)
     turned = crystal.lattice @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     shifted = crystal.fractions + np.array([0.3, 1.7, -2.2]) + np.array([[0, 0, 3]] + [[0, 0, 0]] * 4)
-    doubled = np.concatenate([crystal.fractions, crystal.fractions + [1, 0, 0]]) / [2, 1, 1]
+    repeats = np.repeat([[0.0, 0, 0], [1, 0, 0]], 5, axis=0)
+    doubled = (np.tile(crystal.fractions, (2, 1)) + repeats) / [2, 1, 1]
     forms = [
         (crystal.numbers, crystal.fractions @ crystal.lattice, crystal.lattice),
         (crystal.numbers, shifted @ turned, turned),
