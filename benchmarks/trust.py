@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from e3relax_flows import Predictor
-from e3relax_flows.train.calibrate import HARM_GOAL, collect, find_harm, fit_trust, trace_thresholds, vary_starts
+from e3relax_flows.train.calibrate import HARM_GOAL, NEAR, collect, find_harm, fit_trust, trace_thresholds, vary_starts
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.pairs import join_pairs
 
@@ -42,7 +42,7 @@ def rank_correlation(a, b):
 
 def group(sources):
     """Names and masks: all raw starts, every source, and all better starts."""
-    near = np.char.endswith(sources, "(near)")
+    near = np.char.endswith(sources, NEAR)
     groups = {"all": ~near} | {name: sources == name for name in sorted(set(sources[~near].tolist()))}
     return groups | ({"better starts": near} if near.any() else {})
 
@@ -79,7 +79,7 @@ def print_tables(data, trust, shifted):
 def leave_one_out(val, test):
     """Coverage on each source of `test` by a calibration that has not seen it."""
     coverage = {}
-    for name in sorted({source for source in val.sources.tolist() if not source.endswith("(near)")}):
+    for name in sorted({source for source in val.sources.tolist() if not source.endswith(NEAR)}):
         others = ~np.char.startswith(val.sources, name)
         rest = val._replace(**{k: getattr(val, k)[others] for k in ("logs", "before", "after", "sources")})
         coverage[name] = judge(test, fit_trust(rest))[1][test.sources == name].mean()

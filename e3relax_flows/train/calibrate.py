@@ -23,6 +23,7 @@ COVERAGE = 0.9
 HARM_GOAL = 0.03  # of all structures, for every source
 MIN_PAIRS = 50  # of a source, to have a say in the threshold
 RESOLUTION = 0.005  # Å; nearer to the minimum than this, a relaxation saves no more steps
+NEAR = " (near)"  # added to the source of a pair whose start was made better
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 
 
@@ -69,7 +70,7 @@ def collect(predictor: Predictor, pairs: PairSet, options: PredictOptions | None
 def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
     """The same pairs from better starts: the relaxed structures, with noise or not, or most of the way to them.
 
-    Their sources get " (near)", so that the harm done to good starts is counted for itself.
+    Their sources get " (near)"; together they count as one source.
     """
     rng = np.random.default_rng(seed)
     fractions, lattices = pairs.fractions.copy(), pairs.lattices.copy()
@@ -81,17 +82,20 @@ def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
         lattices[0, index] = lattice @ (np.eye(3) + 0.5 * (strain + strain.T))
         moves = noise * rng.normal(size=fractions[1, atoms].shape) @ np.linalg.inv(lattices[0, index])
         fractions[0, atoms] = fractions[1, atoms] + part * (fractions[0, atoms] - fractions[1, atoms]) + moves
-    sources = [f"{source} (near)" for source in pairs.sources]
+    sources = [source + NEAR for source in pairs.sources]
     return replace(pairs, fractions=fractions, lattices=lattices, sources=sources)
 
 
 def fit_trust(data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Fit what to expect, and choose the threshold that saves most among those that keep the goal."""
+    """Fit what to expect, and choose the threshold that saves most among those that keep the goal.
+
+    For the risk of harm every source counts the same, so that no kind of crystal pays for another.
+    """
     error = fit_line(data.logs, np.log(np.maximum(data.after, 1e-6)))
     rest = np.log(np.maximum(data.after, 1e-6)) - data.logs @ error
     tail = (1.0 - COVERAGE) / 2
     interval = (find_quantile(rest, tail), find_quantile(rest, 1.0 - tail))
-    harm = fit_odds(data.logs, data.after > data.before)
+    harm = fit_odds(data.logs, data.after > data.before, balance_sources(data.sources))
     curve = trace_thresholds(data, find_harm(data.logs, harm))
     return TrustModel(
         data.signals, tuple(error.tolist()), tuple(harm.tolist()), interval, COVERAGE, choose_max_harm(curve, goal)
@@ -111,14 +115,25 @@ def fit_line(logs: Floats, target: Floats) -> Floats:
     return np.linalg.solve(logs.T @ logs + _penalty(logs), logs.T @ target)
 
 
-def fit_odds(logs: Floats, flags: NDArray[np.bool_]) -> Floats:
-    """Logistic regression by Newton's method with a small ridge."""
+def pool_sources(sources: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The sources, with all better starts as one."""
+    return np.where(np.char.endswith(sources, NEAR), "better starts", sources)
+
+
+def balance_sources(sources: NDArray[np.str_]) -> Floats:
+    """Weights [n], 1 in the mean, with which every source counts the same."""
+    _, index, counts = np.unique(pool_sources(sources), return_inverse=True, return_counts=True)
+    return (len(sources) / len(counts) / counts)[index]
+
+
+def fit_odds(logs: Floats, flags: NDArray[np.bool_], counts: Floats) -> Floats:
+    """Logistic regression by Newton's method with a small ridge; `counts` [n] say how much a row counts."""
     weights = np.zeros(logs.shape[1])
     penalty = _penalty(logs)
     for _ in range(50):
         chance = find_harm(logs, weights)
-        gradient = logs.T @ (chance - flags) + penalty @ weights
-        curvature = (logs * (chance * (1 - chance))[:, None]).T @ logs + penalty + 1e-9 * np.eye(len(weights))
+        gradient = logs.T @ (counts * (chance - flags)) + penalty @ weights
+        curvature = (logs * (counts * chance * (1 - chance))[:, None]).T @ logs + penalty + 1e-9 * np.eye(len(weights))
         change = np.linalg.solve(curvature, gradient)
         weights -= change * min(1.0, 5.0 / max(float(np.abs(change).max()), 1e-12))
         if np.abs(change).max() < 1e-8:
@@ -140,14 +155,14 @@ def find_harm(logs: Floats, weights: Floats) -> Floats:
 def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> list[Threshold]:
     """The guard's curve: thresholds at even shares of acceptance."""
     gains = np.log(np.maximum(data.before, RESOLUTION) / np.maximum(data.after, RESOLUTION))
-    points = []
+    sources, points = pool_sources(data.sources), []
     for limit in np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points))):
         accepted = harm <= limit
         harmed = accepted & (data.after > data.before)
         shares = {
             source: float(harmed[mask].mean())
-            for source in sorted(set(data.sources.tolist()))
-            if (mask := data.sources == source).sum() >= MIN_PAIRS
+            for source in sorted(set(sources.tolist()))
+            if (mask := sources == source).sum() >= MIN_PAIRS
         }
         points.append(Threshold(float(limit), float(accepted.mean()), float((gains * accepted).mean()), shares))
     return points

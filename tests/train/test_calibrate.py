@@ -6,6 +6,7 @@ import pytest
 from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
 from e3relax_flows.train.calibrate import (
     CalibrationSet,
+    balance_sources,
     choose_max_harm,
     find_harm,
     find_quantile,
@@ -47,7 +48,9 @@ def test_trust_covers_new_data_of_the_same_kind_and_knows_the_risk():
 
 def test_threshold_saves_most_among_those_that_keep_the_goal():
     data = make_data(2)
-    curve = trace_thresholds(data, find_harm(data.logs, fit_odds(data.logs, data.after > data.before)))
+    curve = trace_thresholds(
+        data, find_harm(data.logs, fit_odds(data.logs, data.after > data.before, np.ones(len(data.after))))
+    )
     best, bold = choose_max_harm(curve, 0.03), choose_max_harm(curve, 1.0)
     assert best < bold
     kept = [point for point in curve if max(point.harmed.values()) <= 0.03]
@@ -65,6 +68,18 @@ def test_rare_sources_have_no_say():
     assert all(point.harmed.keys() == {"common"} for point in curve)
 
 
+def test_every_source_counts_the_same():
+    sources = np.array(["a"] * 60 + ["b"] * 20 + ["a (near)"] * 15 + ["b (near)"] * 5)
+    weights = balance_sources(sources)
+    assert weights.mean() == pytest.approx(1.0)
+    sums = [weights[sources == "a"].sum(), weights[sources == "b"].sum(), weights[80:].sum()]
+    assert sums == pytest.approx([100 / 3] * 3)
+    # an even chance in "a", never in "b": what counts the same in sum has a quarter's chance
+    flags, logs = np.arange(80) < 30, np.ones((80, 1))
+    chance = find_harm(logs, fit_odds(logs, flags, balance_sources(sources[:80])))
+    assert chance == pytest.approx(0.25, abs=1e-3)
+
+
 def test_conformal_quantiles():
     values = np.arange(1.0, 100.0)  # 99 values: ranks are exact
     assert find_quantile(values, 0.95) == 95.0
@@ -74,10 +89,10 @@ def test_conformal_quantiles():
 
 def test_odds_that_separate_stay_finite():
     logs = np.column_stack([np.ones(40), np.linspace(-1, 1, 40)])
-    weights = fit_odds(logs, logs[:, 1] > 0)
+    weights = fit_odds(logs, logs[:, 1] > 0, np.ones(40))
     assert np.isfinite(weights).all()
     assert find_harm(logs, weights)[[0, -1]] == pytest.approx([0.0, 1.0], abs=0.2)
-    assert np.isfinite(fit_odds(logs, np.zeros(40, dtype=bool))).all()
+    assert np.isfinite(fit_odds(logs, np.zeros(40, dtype=bool), np.ones(40))).all()
 
 
 def test_trust_survives_a_file():
