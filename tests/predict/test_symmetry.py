@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import Constraints, PredictOptions, Predictor
 from e3relax_flows.core.geometry import measure_log_strain
-from e3relax_flows.predict import items, symmetry
+from e3relax_flows.predict import items, operations, symmetry
 from e3relax_flows.predict.constraints import resolve_constraints
 from e3relax_flows.predict.inputs import read_types
 from e3relax_flows.predict.moves import Geometry, Rules, make_move
@@ -186,7 +186,8 @@ def test_without_a_space_group_only_networks_that_keep_it_go_on(monkeypatch):
     assert breaking.predict([cell], PredictOptions(symmetry="free"))[0].verdict == Verdict.ACCEPT
 
 
-def test_spglib_finding_nothing_is_an_error_of_ours(monkeypatch):
-    monkeypatch.setattr(symmetry.spglib, "get_symmetry_dataset", lambda *_, **__: None)
+def test_finding_nothing_is_an_error_of_ours(monkeypatch):
+    monkeypatch.setattr(symmetry, "ask_moyo", lambda *_: None)
+    monkeypatch.setattr(operations.spglib, "get_symmetry_dataset", lambda *_, **__: None)
     with pytest.raises(SymmetryError, match=r"symprec 0\.01"):
         find_rules(build_prototypes()["rutile"])
