@@ -17,7 +17,7 @@ from e3relax_flows.schemas.outcomes import (
     StartKind,
     StepStatistics,
 )
-from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
+from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
 MIN_PAIRS = 5  # below, pairs drawn again are too often the same ones to bound anything
@@ -160,7 +160,14 @@ def _write_note(candidate: CandidateRow) -> str:
     if candidate.duplicate_of is not None:
         return f"same as {candidate.duplicate_of}"
     failures = [row.message for row in candidate.outcomes if row.message]
+    if candidate.verdict == Verdict.REFUSE:  # the words are with the prediction; a table has room for the codes
+        return "; ".join([", ".join(_name_reason(reason, candidate) for reason in candidate.reasons), *failures[:1]])
     return candidate.message or (failures[0] if failures else "") or ", ".join(map(str, candidate.reasons))
+
+
+def _name_reason(reason: Reason, candidate: CandidateRow) -> str:
+    risk = candidate.harm_probability
+    return f"{reason} {risk:.2f}" if reason == Reason.HARM and risk is not None else str(reason)
 
 
 def _count_funnel(screen: ScreenDoc) -> list[tuple[str, int]]:
