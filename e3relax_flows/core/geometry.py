@@ -51,6 +51,10 @@ def reduce_lattices(lattices: Array) -> Array:
 
 def find_nearest_images(differences: Array, lattice: Array) -> Array:
     """Fractional differences [n, 3] moved by whole lattice vectors to their shortest Cartesian length."""
+    wrapped = differences - np.round(differences)
+    height = 1 / np.sqrt(np.square(np.linalg.inv(lattice)).sum(axis=0).max())  # no lattice vector is shorter
+    if 2.001 * np.sqrt(np.square(wrapped @ lattice).sum(axis=1).max(initial=0.0)) < height:
+        return wrapped  # shorter than half of any lattice vector
     cell = reduce_lattices(lattice[None])[0]
     differences = differences @ np.round(np.linalg.inv(cell))
     wrapped = differences - np.round(differences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class Freedom:
     atoms: NDArray[np.bool_]  # [n_atoms, 3] whether a fractional coordinate may change
     axes: tuple[int, ...]  # lattice vectors that may be strained, within the space they span
 
-    @property
+    @cached_property
     def all_atoms(self) -> bool:
         """Whether every coordinate may change."""
         return bool(self.atoms.all())
@@ -33,6 +34,8 @@ class Freedom:
         A crystal has no origin, so displacements are counted from the fixed coordinates along an axis where there
         are some (from their mean, then these are set to zero), and from the mean of all atoms where there are none.
         """
+        if self.all_atoms:
+            return displacements - displacements.mean(axis=0)
         fixed = ~self.atoms
         n_fixed = fixed.sum(axis=0)
         from_fixed = np.where(fixed, displacements, 0.0).sum(axis=0) / np.maximum(n_fixed, 1)

@@ -85,7 +85,7 @@ def rebuild_structure(structure: Structure, geometry: Geometry) -> Structure:
             site.species,
             fractions,
             lattice,
-            properties=copy.deepcopy(site.properties),
+            properties=copy.deepcopy(site.properties) if site.properties else None,
             label=None if site.label == site.species_string else site.label,
             skip_checks=True,
         )

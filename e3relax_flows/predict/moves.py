@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.predict.constraints import Freedom
-from e3relax_flows.predict.symmetry import Symmetry, find_number
+from e3relax_flows.predict.symmetry import SpaceGroup, Symmetry, find_number
 from e3relax_flows.schemas.predictions import Reason
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,7 @@ class Geometry:
     @property
     def spacing(self) -> float:
         """Mean atomic spacing, Å: the cube root of the volume per atom."""
-        return float(np.cbrt(abs(np.linalg.det(self.lattice)) / len(self.fractions)))
+        return math.cbrt(abs(np.linalg.det(self.lattice)) / len(self.fractions))
 
 
 @dataclass(frozen=True)
@@ -74,36 +75,40 @@ def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rule
     _check_output(current, positions, lattice)
     displacements = positions @ np.linalg.inv(lattice) - current.fractions
     strain = measure_log_strain(current.lattice, lattice)
-    form = current.lattice @ _restrict(strain, rules.freedom.span(current.lattice)) @ current.lattice.T
-    form = _blank(form, rules.freedom.axes)
+    if len(rules.freedom.axes) < 3:
+        strain = _restrict(strain, rules.freedom.span(current.lattice))
+    form = _blank(current.lattice @ strain @ current.lattice.T, rules.freedom.axes)
     group = rules.symmetry.loose if rules.symmetry and not rules.symmetry.loose.is_trivial else None
     if group:
         displacements = group.project_displacements(displacements)
         form = group.project_form(form)
     displacements = rules.freedom.constrain_displacements(displacements)
     new_lattice, strain_norm = _strain_lattice(current.lattice, form, rules)
-    fractions = _settle(current.fractions + displacements, rules)
-    size = float(np.linalg.norm(displacements @ current.lattice, axis=1).mean()) + strain_norm * current.spacing
-    return Geometry(new_lattice, fractions), size
+    lengths = np.sqrt(np.square(displacements @ current.lattice).sum(axis=1))
+    size = float(lengths.mean()) + strain_norm * current.spacing
+    return Geometry(new_lattice, current.fractions + displacements), size
 
 
 def finish_symmetry(geometry: Geometry, rules: Rules) -> Geometry:
-    """Make sure that a space group that the input has only roughly is still found with the same tolerance.
+    """Free a prediction of rounding, and make sure that its space group is still found with the same tolerance.
 
-    Deviations of the input are carried along with the atoms. Where they are near the tolerance and the strain has
-    lifted them above it, the prediction is projected onto the space group, deviations included.
+    What the input has within 1e-5 Å the prediction has exactly. Deviations that are larger are carried along with
+    the atoms; where they are near the tolerance and the strain has lifted them above it, the prediction is projected
+    onto the space group, deviations included.
     """
     symmetry, types = rules.symmetry, rules.types
-    if symmetry is None or types is None or not rules.freedom.all_atoms or len(rules.freedom.axes) < 3:
+    if symmetry is None or types is None or geometry is rules.initial:
+        return geometry
+    if not symmetry.tight.is_trivial:
+        geometry = _project(geometry, rules, symmetry.tight)
+    if not rules.freedom.all_atoms or len(rules.freedom.axes) < 3 or symmetry.loose is symmetry.tight:
         return geometry
     growth = float(np.linalg.norm(np.linalg.solve(rules.initial.lattice, geometry.lattice), ord=2))
     if symmetry.loose.deviation * max(growth, 1.0) < NEAR_TOLERANCE * symmetry.symprec:
         return geometry
     if find_number(geometry.lattice, geometry.fractions, types, symmetry.symprec) == symmetry.loose.number:
         return geometry
-    metric = symmetry.loose.project_form(geometry.lattice @ geometry.lattice.T)
-    lattice = _remove_rotation(rules.initial.lattice, metric)
-    return Geometry(lattice, symmetry.loose.project_positions(geometry.fractions))
+    return _project(geometry, rules, symmetry.loose)
 
 
 def _check_output(current: Geometry, positions: Floats, lattice: Floats) -> None:
@@ -126,6 +131,8 @@ def _restrict(strain: Floats, span: Floats) -> Floats:
 
 def _blank(form: Floats, axes: tuple[int, ...]) -> Floats:
     """A form [3, 3] with the entries of all lattice vectors but `axes` set to zero."""
+    if len(axes) == 3:
+        return form
     kept = np.zeros(3)
     kept[list(axes)] = 1.0
     return form * np.outer(kept, kept)
@@ -146,14 +153,11 @@ def _strain_lattice(lattice: Floats, form: Floats, rules: Rules) -> tuple[Floats
     strain = inverse @ form[np.ix_(axes, axes)] @ inverse.T
     eigenvalues, directions = np.linalg.eigh(0.5 * (strain + strain.T))
     strained = vectors @ (directions * np.exp(eigenvalues)) @ directions.T
-    metric = strained @ strained.T
-    if rules.symmetry and not rules.symmetry.tight.is_trivial:
-        whole = np.zeros((3, 3))
-        whole[np.ix_(axes, axes)] = metric
-        metric = rules.symmetry.tight.project_form(whole)[np.ix_(axes, axes)]
+    if lattice is not rules.initial.lattice:  # one symmetric strain after another rotates
+        strained = _remove_rotation(rules.initial.lattice[axes] @ span.T, strained @ strained.T)
     result = lattice.copy()
-    result[axes] = _remove_rotation(rules.initial.lattice[axes] @ span.T, metric) @ span
-    return result, float(np.linalg.norm(eigenvalues))
+    result[axes] = strained @ span
+    return result, math.sqrt(np.square(eigenvalues).sum())
 
 
 def _remove_rotation(initial: Floats, metric: Floats) -> Floats:
@@ -163,10 +167,19 @@ def _remove_rotation(initial: Floats, metric: Floats) -> Floats:
     return initial @ (directions * np.sqrt(eigenvalues)) @ directions.T
 
 
-def _settle(fractions: Floats, rules: Rules) -> Floats:
-    """Positions freed of rounding: exact in their space group, and exactly the initial ones where fixed."""
-    if not rules.freedom.all_atoms:
-        return np.where(rules.freedom.atoms, fractions, rules.initial.fractions)
-    if rules.symmetry and not rules.symmetry.tight.is_trivial:
-        return rules.symmetry.tight.project_positions(fractions)
-    return fractions
+def _project(geometry: Geometry, rules: Rules, group: SpaceGroup) -> Geometry:
+    """The nearest geometry that has the space group exactly; what is fixed stays exactly as it is."""
+    fractions = geometry.fractions
+    if rules.freedom.all_atoms:
+        fractions = group.project_positions(fractions)
+    axes = list(rules.freedom.axes)
+    if not axes:
+        return Geometry(geometry.lattice, fractions)
+    span = rules.freedom.span(rules.initial.lattice)
+    vectors = geometry.lattice[axes] @ span.T
+    metric = np.zeros((3, 3))
+    metric[np.ix_(axes, axes)] = vectors @ vectors.T
+    metric = group.project_form(metric)[np.ix_(axes, axes)]
+    lattice = geometry.lattice.copy()
+    lattice[axes] = _remove_rotation(rules.initial.lattice[axes] @ span.T, metric) @ span
+    return Geometry(lattice, fractions)

@@ -53,7 +53,7 @@ class PrimitiveCell:
     @cached_property
     def inverse(self) -> Floats:
         """Inverse [3, 3] of the basis."""
-        return np.linalg.inv(self.basis)
+        return np.asarray(np.linalg.inv(self.basis), dtype=np.float64)
 
     @cached_property
     def _order(self) -> Integers:
