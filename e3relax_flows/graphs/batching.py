@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ class CrystalBatch:
 
     def to(self, device: torch.device | str) -> CrystalBatch:
         """The same batch on another device."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return CrystalBatch(**{name: part if part is None else part.to(device) for name, part in parts.items()})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: part.to(device) for name, part in parts.items() if part is not None}
+        return CrystalBatch(**moved)
 
 
 def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
@@ -66,7 +68,7 @@ def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
     first = np.concatenate([[0], np.cumsum(n_atoms)[:-1]])
     n_edges = np.array([crystal.n_edges for crystal in crystals])
     shift = np.repeat(first, n_edges)
-    reverse = [crystal.edges.reverse for crystal in crystals]
+    reverse = [crystal.edges.reverse for crystal in crystals if crystal.edges.reverse is not None]
     shift_edges = np.repeat(np.concatenate([[0], np.cumsum(n_edges)[:-1]]), n_edges)
 
     def join(parts: Sequence[NDArray]) -> Tensor:
@@ -82,7 +84,7 @@ def pack_crystals(crystals: Sequence[Crystal]) -> CrystalBatch:
         neighbors=join([crystal.edges.neighbors for crystal in crystals]) + torch.from_numpy(shift),
         offsets=join([crystal.edges.offsets for crystal in crystals]).to(torch.float64),
         cutoffs=torch.tensor([crystal.cutoff for crystal in crystals], dtype=torch.float64),
-        reverse=None if any(r is None for r in reverse) else join(reverse) + torch.from_numpy(shift_edges),
+        reverse=join(reverse) + torch.from_numpy(shift_edges) if len(reverse) == len(crystals) else None,
     )
 
 

@@ -231,7 +231,8 @@ class ErrorHead(nn.Module):
         n_in = 3 * sizes.scalars + sizes.tensors + 4
         self.norm = nn.LayerNorm(n_in)
         self.mlp = make_mlp(n_in, sizes.scalars, 4, zero=True)
-        nn.init.constant_(self.mlp[2].bias, 3.0)  # a fresh network moves nothing, and is far off
+        # a fresh network moves nothing, and is far off
+        nn.init.constant_(self.mlp.get_parameter("2.bias"), 3.0)
 
     def forward(self, state: State, moves: Tensor, graphs: Tensor, counts: Tensor) -> Tensor:
         """Logarithms [G, 4] of displacement (Å) and strain, of the start and of the prediction.

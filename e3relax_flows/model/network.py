@@ -108,6 +108,8 @@ class E3RelaxH2(RelaxationNetwork):
         moved = torch.zeros_like(batch.positions)
         vectors = self._edge_vectors(batch, moved, deformation)
         weights = switch_off(vectors.norm(dim=1) / self._per_edge(batch, batch.cutoffs))
+        if batch.reverse is None:
+            raise ValueError("the edges are not those of this network's build_crystal")
         table = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
         layers = []
         for layer in self.layers:

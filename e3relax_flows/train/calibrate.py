@@ -112,7 +112,7 @@ def find_quantile(values: Floats, share: float) -> float:
 
 def fit_line(logs: Floats, target: Floats) -> Floats:
     """Least squares with a small ridge."""
-    return np.linalg.solve(logs.T @ logs + _penalty(logs), logs.T @ target)
+    return np.asarray(np.linalg.solve(logs.T @ logs + _penalty(logs), logs.T @ target), dtype=np.float64)
 
 
 def pool_sources(sources: NDArray[np.str_]) -> NDArray[np.str_]:

@@ -23,15 +23,16 @@ class RunOptimizer:
     """
 
     def __init__(self, parameters: dict[str, Parameter], schedule: ScheduleConfig) -> None:
-        common = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+        rate, decay = schedule.learning_rate, schedule.weight_decay
         matrices = {name: p for name, p in parameters.items() if schedule.optimizer == "muon" and _is_matrix(name, p)}
         others = {name: p for name, p in parameters.items() if name not in matrices}
         self._parts: list[tuple[list[str], torch.optim.Optimizer]] = []
         if others:
             # fused: a fifth of the time of the loop over parameters, on a CPU too
-            self._parts.append((list(others), torch.optim.AdamW(others.values(), fused=True, **common)))
+            adamw = torch.optim.AdamW(others.values(), lr=rate, weight_decay=decay, fused=True)
+            self._parts.append((list(others), adamw))
         if matrices:
-            muon = torch.optim.Muon(matrices.values(), adjust_lr_fn="match_rms_adamw", **common)
+            muon = torch.optim.Muon(matrices.values(), lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self._parts.append((list(matrices), muon))
 
     def set_rate(self, rate: float) -> None:
