@@ -1,0 +1,72 @@
+"""Documents of datasets and holdouts: lists of pair ids that never change."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.pairs import PairStart
+
+GroupBy = Literal["prototype", "chemical_system"]
+
+
+class PairFilter(BaseModel):
+    """Which pairs of the store are wanted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    functionals: list[str] | None = Field(None, description="that may stand together; none: only one may occur")
+    sources: list[str] | None = Field(None, description="none: all")
+    start_kinds: list[PairStart] | None = Field(None, description="none: all; the initial side is never a prediction")
+    dft_only: bool = Field(True, description="leave out what potentials relaxed")
+    full_freedom: bool = Field(True, description="leave out relaxations in which cell or sites were held")
+    max_atoms: int | None = Field(None, ge=1)
+
+
+class HoldoutDoc(BaseModel):
+    """Pairs that no model is trained on, frozen once under a name; found by `holdout_id`."""
+
+    holdout_id: str
+    name: str
+    group_by: GroupBy
+    groups: list[str] = Field(description="every pair of these is held out, also those that come later")
+    pair_ids: list[str] = Field(description="sorted; on these models are judged")
+    fraction: float | None = Field(None, description="of the groups that was asked for; None: groups were named")
+    seed: int = 0
+    filter: PairFilter = Field(default_factory=lambda: PairFilter())
+    strata: dict[str, int] = Field(default_factory=dict, description="pairs by source")
+    frozen_at: datetime = Field(default_factory=now)
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+
+
+class DatasetDoc(BaseModel):
+    """Pairs of a training, split by groups; found by `dataset_id`."""
+
+    dataset_id: str
+    train: list[str] = Field(description="pair ids, sorted")
+    val: list[str] = Field(description="pair ids, sorted; they choose the best weights")
+    holdout_ids: list[str] = Field(default_factory=list, description="holdouts that were kept apart")
+    group_by: GroupBy
+    val_fraction: float
+    seed: int = 0
+    filter: PairFilter = Field(default_factory=lambda: PairFilter())
+    sources: dict[str, int] = Field(default_factory=dict, description="pairs of train by source")
+    functionals: dict[str, int] = Field(default_factory=dict, description="pairs of train by functional")
+    n_quarantined: int = Field(0, description="pairs of held-out groups that are in no holdout, and not trained on")
+    left_out: dict[str, int] = Field(default_factory=dict, description="pairs that the filter left out, by reason")
+    created_at: datetime = Field(default_factory=now)
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+
+
+def identify_holdout(pair_ids: list[str]) -> str:
+    """Id of a holdout: its sorted pair ids."""
+    return hash_content(sorted(pair_ids))
+
+
+def identify_dataset(train: list[str], val: list[str]) -> str:
+    """Id of a dataset: the sorted pair ids of its splits."""
+    return hash_content({"train": sorted(train), "val": sorted(val)})

@@ -1,0 +1,167 @@
+"""Documents of the registry: models, the aliases that name them, evaluations on a holdout, and gates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.predictions import PredictOptions, Verdict
+
+
+class ModelDoc(BaseModel):
+    """A model whose files are in the weights store; found by `model_id`, the hash of configuration and weights."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    name: str
+    kind: str = Field(description="e3relax_h2 or released")
+    parent_id: str | None = Field(None, description="model whose weights training began with")
+    dataset_id: str | None = None
+    run_id: str | None = Field(None, description="the training run")
+    config: dict[str, Any] = Field(default_factory=dict, description="config.json of the model folder")
+    card: str = Field("", description="Markdown")
+    weights_sha256: str
+    n_bytes: int = Field(description="size of the weights file")
+    metrics: dict[str, dict[str, float]] = Field(default_factory=dict, description="errors by source, on validation")
+    training_hours: float | None = None
+    hardware: dict[str, Any] = Field(default_factory=dict, description="device, world size, host")
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    created_at: datetime = Field(default_factory=now)
+
+
+class AliasMove(BaseModel):
+    """One move of an alias."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    previous_id: str | None = None
+    reason: str = Field(description="what a person said, or the gate")
+    gate_id: str | None = None
+    rollback: bool = False
+    moved_at: datetime = Field(default_factory=now)
+
+
+class AliasDoc(BaseModel):
+    """A name that means one model at a time; found by `name`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    model_id: str
+    history: list[AliasMove] = Field(default_factory=list, description="oldest first")
+    version: int = Field(0, description="number of moves; two movers at once cannot both win")
+
+
+class EvaluatedPair(BaseModel):
+    """Errors on one pair of a holdout, beside those of leaving the crystal alone."""
+
+    pair_id: str
+    source: str
+    stratum: str = Field(description="chemistry family or whatever the strata are besides the source")
+    displacement: float | None = Field(None, description="Å; None when there is no prediction")
+    strain: float | None = None
+    volume: float | None = None
+    identity_displacement: float
+    identity_strain: float
+    identity_volume: float
+    verdict: Verdict
+    valid: bool = Field(description="the predicted structure is a possible crystal, whether or not it is trusted")
+    message: str | None = None
+
+
+class EvaluationDoc(BaseModel):
+    """Errors of one model on one holdout, pair by pair; found by `evaluation_id`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    evaluation_id: str
+    model_id: str = Field(description="of the weights that were really loaded")
+    holdout_id: str
+    options: PredictOptions
+    rows: list[EvaluatedPair] = Field(description="sorted by pair id")
+    device: str = "cpu"
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    created_at: datetime = Field(default_factory=now)
+
+
+def identify_evaluation(model_id: str, holdout_id: str, options: PredictOptions) -> str:
+    """Id of an evaluation: the model, the holdout and the options of prediction."""
+    return hash_content({"model": model_id, "holdout": holdout_id, "options": options.model_dump(mode="json")})
+
+
+class Decision(StrEnum):
+    """promote: better and nowhere worse; keep: neither better nor worse; reject: worse; incomplete: cannot be told."""
+
+    PROMOTE = "promote"
+    KEEP = "keep"
+    REJECT = "reject"
+    INCOMPLETE = "incomplete"
+
+
+class GateLimits(BaseModel):
+    """What a candidate must show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    margin: float = Field(0.0, ge=0, description="relative decrease of the primary error that must be exceeded")
+    tolerance: float = Field(
+        0.05,
+        ge=0,
+        description="relative increase of an error that is taken for equal, in a stratum and on the original",
+    )
+    min_stratum: int = Field(20, ge=2, description="strata of fewer pairs are reported, not judged")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    n_resamples: int = Field(10_000, ge=100)
+    seed: int = 0
+
+
+class Comparison(BaseModel):
+    """A mean error of candidate and incumbent on the same pairs."""
+
+    name: str = Field(description='"all", a source or a stratum; of the original holdout with "original: " before it')
+    n: int
+    candidate: float = Field(description="Å; mean of displacement + 2.5 Å · strain")
+    incumbent: float
+    identity: float
+    change: float = Field(description="candidate/incumbent - 1")
+    low: float = Field(description="ends of the interval of `change`, from pairs drawn again with replacement")
+    high: float
+    judged: bool = True
+
+
+class GateDoc(BaseModel):
+    """The judgement on a candidate; found by `gate_id`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    gate_id: str
+    candidate_id: str
+    incumbent_id: str
+    holdout_id: str
+    original_holdout_id: str | None = None
+    decision: Decision
+    reasons: list[str] = Field(description="why, each with its numbers")
+    comparisons: list[Comparison] = Field(default_factory=list)
+    limits: GateLimits
+    n_looks: int = Field(description="different candidates that were judged on this holdout, this one included")
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    created_at: datetime = Field(default_factory=now)
+
+
+def identify_gate(candidate_id: str, incumbent_id: str, holdout_ids: list[str], limits: GateLimits) -> str:
+    """Id of a gate: both models, the holdouts and the limits."""
+    return hash_content(
+        {
+            "candidate": candidate_id,
+            "incumbent": incumbent_id,
+            "holdouts": holdout_ids,
+            "limits": limits.model_dump(mode="json"),
+        }
+    )

@@ -1,0 +1,118 @@
+"""Documents of pairs initial -> relaxed: what a finished relaxation teaches, and why others teach nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from e3relax_flows.core.ids import hash_content, identify_structure
+from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.predictions import JsonStructure
+
+
+class PairStart(StrEnum):
+    """Where the relaxation of a pair began.
+
+    raw: at the initial structure; predicted: at a prediction for it; control: at the initial structure although the
+    prediction was accepted. The initial side of the pair is the initial structure in all three.
+    """
+
+    RAW = "raw"
+    PREDICTED = "predicted"
+    CONTROL = "control"
+
+
+class Freedom(BaseModel):
+    """What the relaxation was free to change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    volume: bool = True
+    shape: bool = True
+    sites: bool = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing was held, so that both lattice and sites are labels."""
+        return self.volume and self.shape and self.sites
+
+
+class PairDoc(BaseModel):
+    """One crystal before and after relaxation, found by `pair_id`, the hash of its content.
+
+    Sites correspond: `relaxed` has the site order of `initial`, each fractional coordinate is the nearest image of the
+    initial one with the mean drift removed, and the relaxed lattice is turned so that the deformation from the
+    initial one is symmetric.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    pair_id: str
+    origin_id: str = Field(description="the calculation; one that is run again gives another pair in its place")
+    superseded_by: str | None = Field(None, description="pair of the same origin that took the place of this one")
+    id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
+    initial: JsonStructure
+    relaxed: JsonStructure
+    start_kind: PairStart
+    model_id: str | None = Field(None, description="model that made the start; None where it was not predicted")
+    prediction_id: str | None = None
+    source: str = Field(description="where the pair comes from; errors are told by source")
+    functional: str = Field(description="PBE, PBE+U, ...; potentials by their name, such as CHGNet")
+    code: str = Field(description="VASP, GPAW, CHGNet, ...")
+    is_dft: bool
+    free: Freedom = Field(default_factory=lambda: Freedom())
+    energy: float | None = Field(None, description="eV per cell, relaxed")
+    n_ionic_steps: int | None = None
+    n_electronic_steps: int | None = None
+    formula: str = Field(description="reduced")
+    chemical_system: str = Field(description="elements, sorted, joined by -")
+    prototype: str = Field(description="of the initial structure: anonymous formula, space group, Wyckoff sites")
+    n_atoms: int
+    task_ids: list[str] = Field(default_factory=list)
+    job_uuids: list[str] = Field(default_factory=list)
+    hosts: list[str] = Field(default_factory=list, description="flows around the jobs, innermost first")
+    dir_names: list[str] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    last_updated: datetime = Field(default_factory=now)
+
+
+def identify_pair(pair: PairDoc) -> str:
+    """Id of a pair: both structures, the functional, the code and what was free; not how DFT got there."""
+    return hash_content(
+        {
+            "initial": identify_structure(pair.initial),
+            "relaxed": identify_structure(pair.relaxed),
+            "functional": pair.functional,
+            "code": pair.code,
+            "free": pair.free.model_dump(),
+        }
+    )
+
+
+class LeftOut(StrEnum):
+    """Why a calculation gave no pair."""
+
+    FAILED = "failed"
+    UNCONVERGED = "unconverged"
+    NOT_A_RELAXATION = "not_a_relaxation"
+    START_UNKNOWN = "start_unknown"
+    SITES_DIFFER = "sites_differ"
+    FUNCTIONALS_DIFFER = "functionals_differ"
+    DISORDERED = "disordered"
+    UNREADABLE = "unreadable"
+    DUPLICATE = "duplicate"
+
+
+class BuildRecord(BaseModel):
+    """What became of one calculation when pairs were built from it; found by `origin_id`."""
+
+    origin_id: str
+    fingerprint: str = Field(description="of what was read; another one means: build again")
+    pair_id: str | None = Field(None, description="the pair; None when it was left out")
+    reason: LeftOut | None = None
+    message: str | None = Field(None, description="the reason in words")
+    source: str
+    job_uuids: list[str] = Field(default_factory=list)
+    last_updated: datetime = Field(default_factory=now)
