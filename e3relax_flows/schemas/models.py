@@ -114,7 +114,7 @@ class GateLimits(BaseModel):
     tolerance: float = Field(
         0.05,
         ge=0,
-        description="relative increase of an error that is taken for equal, in a stratum and on the original",
+        description="relative increase of an error that counts as equal, by stratum and on the original",
     )
     min_stratum: int = Field(20, ge=2, description="strata of fewer pairs are reported, not judged")
     confidence: float = Field(0.95, gt=0.5, lt=1)
