@@ -64,6 +64,7 @@ class EvaluatedPair(BaseModel):
 
     pair_id: str
     source: str
+    group: str | None = Field(None, description="pairs of one are alike; they are drawn again together")
     stratum: str = Field(description="chemistry family or whatever the strata are besides the source")
     displacement: float | None = Field(None, description="Å; None when there is no prediction")
     strain: float | None = None
@@ -125,13 +126,17 @@ class GateLimits(BaseModel):
 class Comparison(BaseModel):
     """A mean error of candidate and incumbent on the same pairs."""
 
-    name: str = Field(description='"all", a source or a stratum; of the original holdout with "original: " before it')
+    name: str = Field(
+        description='"all", "source: ..." or "stratum: ..."; before it "served: " where refused predictions count as the '
+        'initial structure, and "original: " on the original holdout'
+    )
     n: int
+    n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
     candidate: float = Field(description="Å; mean of displacement + 2.5 Å · strain")
     incumbent: float
     identity: float
     change: float = Field(description="candidate/incumbent - 1")
-    low: float = Field(description="ends of the interval of `change`, from pairs drawn again with replacement")
+    low: float = Field(description="ends of the interval of `change`, from groups or pairs drawn again")
     high: float
     judged: bool = True
 
