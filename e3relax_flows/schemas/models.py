@@ -127,8 +127,8 @@ class Comparison(BaseModel):
     """A mean error of candidate and incumbent on the same pairs."""
 
     name: str = Field(
-        description='"all", "source: ..." or "stratum: ..."; before it "served: " where refused predictions count as the '
-        'initial structure, and "original: " on the original holdout'
+        description='"all", "source: ..." or "stratum: ..."; before it "served: " where refused predictions count as '
+        'the initial structure, and "original: " on the original holdout'
     )
     n: int
     n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
