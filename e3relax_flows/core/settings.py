@@ -38,18 +38,27 @@ class E3RelaxSettings(BaseSettings):
     OUTCOME_STORE: dict[str, Any] | None = Field(
         None, description="maggma store of outcomes, written as in jobflow.yaml; none: embedded"
     )
+    MODEL_STORE: dict[str, Any] | None = Field(
+        None, description="maggma store of registered models and of aliases, written as in jobflow.yaml; none: embedded"
+    )
+    WEIGHTS_STORE: dict[str, Any] | None = Field(
+        None,
+        description="maggma store of their weights (GridFSStore, S3Store, ...), or {type: FileStore, path: FOLDER} for "
+        "model folders below it; none: the folder models in DATA_DIR",
+    )
+    PAIR_STORE: dict[str, Any] | None = Field(
+        None, description="maggma store of pairs to train on, written as in jobflow.yaml; none: embedded"
+    )
 
     @field_validator("DATA_DIR", "CONFIG_FILE")
     @classmethod
     def _expand(cls, path: Path) -> Path:
         return _make_absolute(path)
 
-    @field_validator("PREDICTION_STORE", "OUTCOME_STORE")
+    @field_validator("PREDICTION_STORE", "OUTCOME_STORE", "MODEL_STORE", "WEIGHTS_STORE")
     @classmethod
     def _expand_store(cls, spec: dict[str, Any] | None) -> dict[str, Any] | None:
-        if spec is None or not isinstance(spec.get("path"), str):
-            return spec
-        return {**spec, "path": str(_make_absolute(Path(spec["path"])))}
+        return spec if spec is None else _expand_paths(spec)
 
     @classmethod
     def settings_customise_sources(
@@ -87,6 +96,14 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
             f"the settings file (E3RELAX_CONFIG_FILE or {DEFAULT_CONFIG_FILE}) cannot be read ({error}); "
             "write one setting per line, such as DATA_DIR: /home/me/e3relax_data"
         ) from error
+
+
+def _expand_paths(spec: dict[str, Any]) -> dict[str, Any]:
+    """The description of a store with absolute paths, also those of the stores in it."""
+    expanded = {name: _expand_paths(value) if isinstance(value, dict) else value for name, value in spec.items()}
+    if isinstance(expanded.get("path"), str):
+        expanded["path"] = str(_make_absolute(Path(expanded["path"])))
+    return expanded
 
 
 def _make_absolute(path: Path) -> Path:
