@@ -138,6 +138,7 @@ class Comparison(BaseModel):
     change: float = Field(description="candidate/incumbent - 1")
     low: float = Field(description="ends of the interval of `change`, from groups or pairs drawn again")
     high: float
+    identity_low: float | None = Field(None, description="lower end of the interval of candidate/identity - 1")
     judged: bool = True
 
 
