@@ -1,4 +1,4 @@
-"""Model folders on disk: find, list and verify them, without torch.
+"""Model folders on disk: find, list, verify and write them, without torch.
 
 A model is a folder with `config.json`, `weights.safetensors` and `card.md`. Its id is the first 16 hex digits
 of the sha256 of the canonical JSON of the configuration followed by the bytes of the weights.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,3 +102,58 @@ def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
         f"model {spec!r} {what} {len(paths)} known models ({', '.join(path.name for path in paths)}); "
         "run `e3relax models list`"
     )
+
+
+def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = False) -> bool:
+    """Write a model folder; it appears whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Where it is to be.
+    files
+        Contents by name.
+    replace
+        Put it in the place of what is there.
+
+    Returns
+    -------
+    is_written
+        False when something is there that is not to be replaced, or somebody else was quicker.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # one level deeper than models lie, so that an unfinished one is never listed
+    workshop = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
+    try:
+        draft = workshop / folder.name
+        draft.mkdir()
+        for name, content in files.items():
+            with (draft / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        _sync_folder(draft)
+        if replace:
+            with suppress(FileNotFoundError):
+                folder.rename(workshop / "replaced")
+        if folder.exists():
+            return False
+        try:
+            draft.rename(folder)
+        except OSError:
+            if folder.exists():  # somebody else was quicker
+                return False
+            raise
+        _sync_folder(folder.parent)
+        return True
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ from e3relax_flows.core.modelfolders import (
     ModelFolder,
     identify_model,
     read_model_folder,
+    write_model_folder,
 )
 from e3relax_flows.model import network as _network  # noqa: F401  registers its kind
 from e3relax_flows.model.authors import infer_config, read_checkpoint, rename_parameters
@@ -78,7 +76,7 @@ def save_model(folder: Path, network: RelaxationNetwork, card: str, extra: dict[
     except (TypeError, ValueError) as error:
         raise ModelError(f"extra entries of {folder} are not JSON ({error}); give plain finite values") from error
     files = {CONFIG_FILE: text.encode(), WEIGHTS_FILE: weights, CARD_FILE: card.encode()}
-    if not _write_folder(folder, files):
+    if not write_model_folder(folder, files):
         return _keep_existing(folder, identify_model(json.loads(text), weights))
     return read_model_folder(folder)
 
@@ -188,43 +186,6 @@ def _fill(network: RelaxationNetwork, weights: dict[str, Tensor], source: str, a
     if problems:
         raise ModelError(f"{source} does not fit a {network.kind!r} network: {'; '.join(problems)}; {advice}")
     network.load_state_dict(weights)
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> bool:
-    """Write the files and move them into place as one folder; False when something is there already."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # one level deeper than models lie, so that an unfinished one is never listed
-    workshop = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
-    try:
-        draft = workshop / folder.name
-        draft.mkdir()
-        for name, content in files.items():
-            with (draft / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        _sync_folder(draft)
-        if folder.exists():
-            return False
-        try:
-            draft.rename(folder)
-        except OSError:
-            if folder.exists():  # somebody else was quicker
-                return False
-            raise
-        _sync_folder(folder.parent)
-        return True
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _keep_existing(folder: Path, model_id: str) -> ModelFolder:

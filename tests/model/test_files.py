@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("e3relax_flows.model.files.os.fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_model(tmp_path / "models" / "mine", make_network(), "")
     assert list((tmp_path / "models").iterdir()) == []
@@ -101,7 +101,7 @@ def test_an_unfinished_model_is_not_listed(tmp_path: Path, monkeypatch: pytest.M
     def look(_: int) -> None:
         listed.append([folder.name for folder in list_model_folders(tmp_path) if folder.path.parent == tmp_path])
 
-    monkeypatch.setattr("e3relax_flows.model.files.os.fsync", look)
+    monkeypatch.setattr("os.fsync", look)
     save_model(tmp_path / "mine", make_network(), "")
     assert listed[:3] == [[], [], []]
     assert listed[-1] == ["mine"]
