@@ -20,7 +20,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E3RelaxSettings
     """Settings of this test alone: an empty data folder, no configuration file, the working directory apart."""
     monkeypatch.setenv("E3RELAX_CONFIG_FILE", str(tmp_path / "none.yaml"))
     monkeypatch.setenv("E3RELAX_DATA_DIR", str(tmp_path / "data"))
-    for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE"):
+    for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE"):
         monkeypatch.delenv(f"E3RELAX_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
     return load_settings()

@@ -55,7 +55,7 @@ class E3RelaxSettings(BaseSettings):
     def _expand(cls, path: Path) -> Path:
         return _make_absolute(path)
 
-    @field_validator("PREDICTION_STORE", "OUTCOME_STORE", "MODEL_STORE", "WEIGHTS_STORE")
+    @field_validator("PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE", "MODEL_STORE", "WEIGHTS_STORE")
     @classmethod
     def _expand_store(cls, spec: dict[str, Any] | None) -> dict[str, Any] | None:
         return spec if spec is None else _expand_paths(spec)

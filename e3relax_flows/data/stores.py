@@ -66,13 +66,13 @@ def open_stores(settings: E3RelaxSettings | None = None) -> Iterator[Stores]:
 def open_prediction_store(settings: E3RelaxSettings) -> Store:
     """The store of predictions, connected, with its indexes; use it in a `with` or close it."""
     store = build_store(settings.PREDICTION_STORE, settings, "predictions", "prediction_id")
-    return _connect(store, ["structure_id"], "PREDICTION_STORE")
+    return connect_store(store, ["structure_id"], "PREDICTION_STORE")
 
 
 def open_outcome_store(settings: E3RelaxSettings) -> Store:
     """The store of outcomes, connected, with its indexes; use it in a `with` or close it."""
     store = build_store(settings.OUTCOME_STORE, settings, "outcomes", "outcome_id")
-    return _connect(store, ["prediction_id", "structure_id"], "OUTCOME_STORE")
+    return connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE")
 
 
 def open_job_store(settings: E3RelaxSettings) -> JobStore:
@@ -147,18 +147,18 @@ def describe_store(store: Store) -> str:
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
     """Write the predictions that are not there yet; the number written. An id that exists is left as it is."""
-    return _write_once(store, [dump_document(doc) for doc in docs])
+    return write_documents(store, [dump_document(doc) for doc in docs])
 
 
 def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:
     """Write the outcomes that are not there yet, or with `replace_failed` are there as failed; the number written."""
     replaceable = {"state": OutcomeState.FAILED.value} if replace_failed else None
-    return _write_once(store, [dump_document(doc) for doc in docs], replaceable)
+    return write_documents(store, [dump_document(doc) for doc in docs], replaceable)
 
 
 def find_predictions(store: Store, ids: Iterable[str]) -> dict[str, PredictionDoc]:
     """Those predictions of `ids` that are in the store, by id, in the order of `ids`."""
-    return _find_by_id(store, list(ids), PredictionDoc, "prediction_id", None)
+    return find_by_id(store, list(ids), PredictionDoc, "prediction_id", None)
 
 
 def find_outcomes(
@@ -166,8 +166,11 @@ def find_outcomes(
 ) -> dict[str, OutcomeDoc]:
     """Outcomes by id: those of `ids` (None: all) that match `criteria`."""
     if ids is not None:
-        return _find_by_id(store, list(ids), OutcomeDoc, "outcome_id", criteria)
-    return {doc.outcome_id: doc for doc in (_validate(raw, OutcomeDoc, store) for raw in store.query(criteria or {}))}
+        return find_by_id(store, list(ids), OutcomeDoc, "outcome_id", criteria)
+    return {
+        doc.outcome_id: doc
+        for doc in (validate_document(raw, OutcomeDoc, store) for raw in store.query(criteria or {}))
+    }
 
 
 def dump_document(doc: BaseModel) -> dict[str, Any]:
@@ -200,8 +203,8 @@ def _refuse_fragile(kind: type) -> None:
         )
 
 
-def _connect(store: Store, indexed: list[str], setting: str) -> Store:
-    """Connect, make sure that the store answers, and index it."""
+def connect_store(store: Store, indexed: list[str], setting: str) -> Store:
+    """Connect a store, make sure that it answers, and index it; `setting` is named where it does not."""
     try:
         store.connect()
         store.query_one({store.key: ""}, [store.key])
@@ -224,7 +227,8 @@ def _close(store: Store) -> None:
         store.close()
 
 
-def _write_once(store: Store, docs: list[dict[str, Any]], replaceable: dict[str, Any] | None = None) -> int:
+def write_documents(store: Store, docs: list[dict[str, Any]], replaceable: dict[str, Any] | None = None) -> int:
+    """Write the documents whose key is new, or whose stored form matches `replaceable`; the number written."""
     if not docs:
         return 0
     if isinstance(store, SQLiteStore):
@@ -266,18 +270,26 @@ def _find_raw(store: Store, ids: list[str], replaceable: dict[str, Any] | None) 
     return {raw[store.key] for raw in store.query(criteria, [store.key])}
 
 
-def _find_by_id(
+def find_by_id(
     store: Store, ids: list[str], model: type[Doc], key: str, criteria: dict[str, Any] | None
 ) -> dict[str, Doc]:
+    """Documents of `ids` that match `criteria`, by id, in the order of `ids`."""
     found: dict[str, Doc] = {}
     for start in range(0, len(ids), IDS_PER_QUERY):
         query: dict[str, Any] = {key: {"$in": ids[start : start + IDS_PER_QUERY]}}
         for raw in store.query({"$and": [query, criteria]} if criteria else query):
-            found[raw[key]] = _validate(raw, model, store)
+            found[raw[key]] = validate_document(raw, model, store)
     return {name: found[name] for name in dict.fromkeys(ids) if name in found}
 
 
-def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
+def validate_document(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
+    """A stored document as its model.
+
+    Raises
+    ------
+    StoreError
+        When it is none.
+    """
     raw.pop("_id", None)
     if (time := raw.get("last_updated")) is not None and time.tzinfo is None:
         raw["last_updated"] = time.replace(tzinfo=UTC)  # stores give UTC without saying so

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.pairs import Freedom
 from e3relax_flows.schemas.predictions import JsonStructure
 
 
@@ -45,6 +46,10 @@ class RelaxationResult(BaseModel):
     code: str = Field(description="VASP, GPAW, CHGNet, ...")
     functional: str | None = Field(None, description="run type, such as PBE or PBE+U")
     is_dft: bool = Field(description="False for potentials, which are labelled everywhere as not DFT")
+    free: Freedom | None = Field(None, description="what the last relaxation was free to change; None: not known")
+    functionals: list[str] = Field(
+        default_factory=list, description="of the relaxations one after the other, where more than one was run"
+    )
 
 
 class StructureErrors(BaseModel):

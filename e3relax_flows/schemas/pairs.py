@@ -51,7 +51,11 @@ class PairDoc(BaseModel):
 
     pair_id: str
     origin_id: str = Field(description="the calculation; one that is run again gives another pair in its place")
-    superseded_by: str | None = Field(None, description="pair of the same origin that took the place of this one")
+    superseded_by: str | None = Field(
+        None,
+        description="pair of the same origin that took the place of this one; left_out:REASON where the calculation "
+        "was run again and gave none",
+    )
     id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
     initial: JsonStructure
     relaxed: JsonStructure
@@ -60,6 +64,10 @@ class PairDoc(BaseModel):
     prediction_id: str | None = None
     source: str = Field(description="where the pair comes from; errors are told by source")
     functional: str = Field(description="PBE, PBE+U, ...; potentials by their name, such as CHGNet")
+    functional_path: list[str] = Field(
+        default_factory=list,
+        description="functionals of the relaxations one after the other; the last is the label, the others led there",
+    )
     code: str = Field(description="VASP, GPAW, CHGNet, ...")
     is_dft: bool
     free: Freedom = Field(default_factory=lambda: Freedom())

@@ -86,6 +86,7 @@ def make_outcome(make_prediction) -> Callable[..., OutcomeDoc]:
                 n_electronic_steps=electronic,
                 converged=converged,
                 code="TEST",
+                functional="PBE",
                 is_dft=True,
             )
         return join_outcome(prediction, kind, "test", "engine-1", result, None if result else "it broke")

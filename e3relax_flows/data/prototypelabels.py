@@ -1,0 +1,44 @@
+"""Label the prototype of a structure, so that siblings of one structure type are found together."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+
+from pymatgen.analysis.prototypes import get_protostructure_label, get_prototype_from_protostructure
+from pymatgen.core import Structure
+
+SYMPREC = 0.1  # Å; an atom this far from its place does not make another prototype
+MOST_EXCHANGES = 5040  # ways to exchange elements of equal numbers that are compared, each taking some 10 µs
+
+
+def label_prototype(structure: Structure) -> str:
+    """Anonymous formula, Pearson symbol, space group and Wyckoff sites, such as AB_cF8_225_a_b for rock salt.
+
+    The label depends neither on the elements nor on cell, origin and order of the sites. Where no space group can
+    be found it is the anonymous formula and the number of atoms, such as AB_8_unknown.
+
+    Parameters
+    ----------
+    structure
+        Ordered; symmetry is looked for within `SYMPREC`.
+    """
+    anonymous = structure.composition.anonymized_formula
+    unknown = f"{anonymous}_{len(structure)}_unknown"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="gcd is deprecated", category=FutureWarning)  # pymatgen's own call
+        try:
+            label = get_protostructure_label(structure, "moyopy", raise_errors=True, symprec=SYMPREC)
+            if label is None:
+                return unknown
+            if _count_exchanges(structure) > MOST_EXCHANGES:  # letters as they come
+                return label.partition(":")[0].replace(label.partition("_")[0], anonymous, 1)
+            return get_prototype_from_protostructure(label)
+        except (ValueError, KeyError, RuntimeError):  # overlapping atoms, cells that are almost flat
+            return unknown
+
+
+def _count_exchanges(structure: Structure) -> int:
+    counts = Counter(structure.composition.reduced_composition.values())
+    return math.prod(math.factorial(count) for count in counts.values())
