@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc
 from e3relax_flows.schemas.predictions import Verdict
-from e3relax_flows.train.evaluate import combine_errors
+from e3relax_flows.train.metrics import combine_errors
 
 Floats = NDArray[np.float64]
 
@@ -94,10 +94,9 @@ def draw_sums(
     return np.concatenate(parts, axis=1), n_groups
 
 
-def divide_errors(errors: Floats, reference: Floats) -> Floats:
+def divide_errors(errors: Floats | float, reference: Floats | float) -> Floats:
     """Relative change errors / reference - 1, at most `LARGEST_CHANGE`; no error against no error is no change."""
-    errors, reference = np.asarray(errors, dtype=float), np.asarray(reference, dtype=float)
-    ratio = np.where(errors > 0, np.inf, 1.0)
+    ratio = np.where(np.asarray(errors) > 0, np.inf, 1.0)
     with np.errstate(over="ignore"):
-        np.divide(errors, reference, out=ratio, where=reference > 0)
+        np.divide(errors, reference, out=ratio, where=np.asarray(reference) > 0)
     return np.minimum(ratio - 1.0, LARGEST_CHANGE)

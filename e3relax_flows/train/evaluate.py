@@ -15,7 +15,7 @@ from pymatgen.core import Structure
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 from e3relax_flows.train.dataset import Pair, PairSet
-from e3relax_flows.train.metrics import measure_pair, summarize_by_source
+from e3relax_flows.train.metrics import combine_errors, measure_pair, summarize_by_source
 
 
 class Evaluation(BaseModel):
@@ -79,11 +79,6 @@ def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> ND
             structure = prediction.structure
             errors.append(measure_pair(structure.frac_coords, structure.lattice.matrix, pair))
     return np.array(errors)
-
-
-def combine_errors(errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One number, Å, for each pair: displacement plus strain times 2.5 Å, a typical atomic spacing."""
-    return errors[:, 0] + 2.5 * errors[:, 1]
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: PairSet) -> None:

@@ -26,32 +26,17 @@ that it is a reason to *reject* only if the lower end is above 0 also at a confi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.schemas.models import (
-    Comparison,
-    Decision,
-    EvaluationDoc,
-    GateDoc,
-    GateLimits,
-    identify_gate,
-)
-from e3relax_flows.schemas.predictions import Verdict
-from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, draw_sums, pair_errors, read_errors
+from e3relax_flows.schemas.models import Comparison, Decision, EvaluationDoc, GateDoc, GateLimits, identify_gate
+from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, pair_errors
+from e3relax_flows.train.comparisons import ALL, ORIGINAL, Measured, Yardstick, describe_comparison, list_strata
+from e3relax_flows.train.gaps import find_gaps, list_infinite
 
-ALL, SOURCE, STRATUM, SERVED, ORIGINAL = "all", "source: ", "stratum: ", "served: ", "original: "
-SMALL_ONES = "(the small ones together)"
 MANY_LOOKS = 10
-SAME_IDENTITY = 1e-4  # Å; the same pairs on another machine
-
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -78,15 +63,6 @@ class Verdicts:
     def reasons(self) -> list[str]:
         """All reasons, the gravest first."""
         return self.incomplete + self.reject + self.keep + self.promote + self.remarks
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A comparison, with the lower ends of its intervals at the confidence divided among all strata."""
-
-    comparison: Comparison
-    strict_low: float
-    strict_identity_low: float
 
 
 def judge(
@@ -144,81 +120,18 @@ def judge(
     )
 
 
-def find_gaps(candidate: EvaluationDoc, incumbent: EvaluationDoc, limits: GateLimits) -> list[str]:
-    """Why two evaluations cannot be compared, in words; empty when they can."""
-    gaps = [
-        f"the evaluations differ in {name}: {new!r} and {old!r}"
-        for name, new, old in (
-            ("holdout", candidate.holdout_id, incumbent.holdout_id),
-            ("options", candidate.options.model_dump_json(), incumbent.options.model_dump_json()),
-        )
-        if new != old
-    ]
-    ids, other_ids = ([row.pair_id for row in doc.rows] for doc in (candidate, incumbent))
-    if doubles := len(ids) - len(set(ids)) + len(other_ids) - len(set(other_ids)):
-        gaps.append(f"{doubles} rows are there twice")
-    if lonely := sorted(set(ids) ^ set(other_ids)):
-        gaps.append(f"{len(lonely)} pairs are in one evaluation only: {', '.join(lonely[:3])}")
-    if len(ids) < limits.min_stratum:
-        gaps.append(f"the holdout has {len(ids)} pairs, at least {limits.min_stratum} are needed (min_stratum)")
-    for doc in (candidate, incumbent):
-        missing = [
-            row.pair_id
-            for row in doc.rows
-            if (row.displacement is None or row.strain is None) and row.verdict != Verdict.ERROR
-        ]
-        if missing:
-            gaps.append(f"{len(missing)} predictions of model {doc.model_id} have no error: {', '.join(missing[:3])}")
-    if all(row.verdict == Verdict.ERROR for doc in (candidate, incumbent) for row in doc.rows) and not gaps:
-        gaps.append("neither model has a single prediction")
-    return gaps or _find_other_data(candidate, incumbent)
-
-
-def _find_other_data(candidate: EvaluationDoc, incumbent: EvaluationDoc) -> list[str]:
-    """Signs that the same pair ids did not stand for the same pairs, or that the incumbent's numbers are none."""
-    gaps = []
-    rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (candidate, incumbent))
-    keys = ("source", "group", "stratum")
-    unlike = [
-        row.pair_id
-        for row, other in zip(rows, others, strict=True)
-        if any(getattr(row, key) != getattr(other, key) for key in keys)
-        or not abs(row.identity_displacement - other.identity_displacement) <= SAME_IDENTITY
-        or not abs(row.identity_strain - other.identity_strain) <= SAME_IDENTITY
-    ]
-    if unlike:
-        gaps.append(
-            f"{len(unlike)} pairs differ between the evaluations in source, group, stratum or the initial "
-            f"structure's error: {', '.join(unlike[:3])}"
-        )
-    if broken := _list_infinite(incumbent):
-        gaps.append(f"{len(broken)} errors of the incumbent are not finite: {', '.join(broken[:3])}")
-    return gaps
-
-
 def _find_broken(prefix: str, candidate: EvaluationDoc) -> list[str]:
-    broken = _list_infinite(candidate)
+    broken = list_infinite(candidate)
     return [f"{prefix}{len(broken)} errors of the candidate are not finite: {', '.join(broken[:3])}"] if broken else []
-
-
-def _list_infinite(doc: EvaluationDoc) -> list[str]:
-    """Pairs with an error that is a number, but not a finite one."""
-    finite = np.isfinite(read_errors(doc.rows))
-    return [
-        row.pair_id
-        for row, ok in zip(doc.rows, finite, strict=True)
-        if not ok and None not in (row.displacement, row.strain)
-    ]
 
 
 def _compare(found: Verdicts, duels: dict[str, PairedErrors], limits: GateLimits) -> None:
     """Apply the rules to errors that are all there."""
-    masks = {prefix: list(_list_strata(errors, limits.min_stratum)) for prefix, errors in duels.items()}
+    masks = {prefix: list(list_strata(errors, limits.min_stratum)) for prefix, errors in duels.items()}
     n_judged = sum(judged for strata in masks.values() for _, _, judged in strata)
     for prefix, errors in duels.items():
         _judge_validity(found, prefix, errors)
-        everything = np.full(len(errors), True)
-        yardstick = _Yardstick(prefix, errors, limits, max(n_judged, 1))
+        yardstick = Yardstick(prefix, errors, limits, max(n_judged, 1))
         own, served = yardstick.measure(ALL, np.full(len(errors), True))
         (_judge_forgetting if prefix else _judge_main)(found, own, limits)
         _judge_identity(found, own, limits)
@@ -232,61 +145,6 @@ def _compare(found: Verdicts, duels: dict[str, PairedErrors], limits: GateLimits
                 _judge_identity(found, served, limits)
 
 
-def _list_strata(errors: PairedErrors, min_stratum: int) -> Iterator[tuple[str, Mask, bool]]:
-    """Name, mask and whether it is judged, of each source and stratum that is not the whole."""
-    for prefix, names in ((SOURCE, errors.sources), (STRATUM, errors.strata)):
-        values, counts = np.unique(names, return_counts=True)
-        if len(values) == 1:
-            continue
-        for value, count in zip(values, counts, strict=True):
-            yield prefix + str(value), names == value, bool(count >= min_stratum)
-        small = values[counts < min_stratum]
-        mask = np.isin(names, small)
-        if len(small) > 1 and mask.sum() >= min_stratum:
-            yield prefix + SMALL_ONES, mask, True
-
-
-@dataclass(frozen=True)
-class _Yardstick:
-    """Measures comparisons on one holdout."""
-
-    prefix: str
-    errors: PairedErrors
-    limits: GateLimits
-    n_judged: int
-
-    def measure(self, name: str, mask: Mask, judged: bool = True) -> tuple[Measured, Measured]:
-        """Compare the pairs of `mask`: predictions themselves, and what is served."""
-        errors, limits = self.errors, self.limits
-        own, served = (errors.candidate, errors.incumbent), (errors.served_candidate, errors.served_incumbent)
-        columns = np.stack([*own, *served, errors.identity])[:, mask]
-        groups = None if errors.groups is None else errors.groups[mask]
-        sums, n_groups = draw_sums(columns, groups, limits.n_resamples, f"{limits.seed}:{self.prefix}{name}")
-        means = columns.mean(axis=1)
-        words = {"n": int(mask.sum()), "n_groups": n_groups, "judged": judged}
-        return (
-            self._compare(self.prefix + name, sums[[0, 1, 4]], means[[0, 1, 4]], words),
-            self._compare(self.prefix + SERVED + name, sums[[2, 3, 4]], means[[2, 3, 4]], words),
-        )
-
-    def _compare(self, name: str, sums: Floats, means: Floats, words: dict[str, Any]) -> Measured:
-        tail = (1 - self.limits.confidence) / 2
-        strict = tail if words["n"] == len(self.errors) else tail / self.n_judged
-        changes, identity_changes = divide_errors(sums[0], sums[1]), divide_errors(sums[0], sums[2])
-        comparison = Comparison(
-            name=name,
-            candidate=float(means[0]),
-            incumbent=float(means[1]),
-            identity=float(means[2]),
-            change=float(divide_errors(means[0], means[1])),
-            low=float(np.quantile(changes, tail)),
-            high=float(np.quantile(changes, 1 - tail)),
-            identity_low=float(np.quantile(identity_changes, tail)),
-            **words,
-        )
-        return Measured(comparison, float(np.quantile(changes, strict)), float(np.quantile(identity_changes, strict)))
-
-
 def _judge_validity(found: Verdicts, prefix: str, errors: PairedErrors) -> None:
     new, old = int(errors.candidate_valid.sum()), int(errors.incumbent_valid.sum())
     text = f"{prefix}{new} of {len(errors)} predictions are possible crystals, of the incumbent's {old}"
@@ -296,7 +154,7 @@ def _judge_validity(found: Verdicts, prefix: str, errors: PairedErrors) -> None:
 
 def _judge_main(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
-    text = describe(comparison, limits)
+    text = describe_comparison(comparison, limits)
     if comparison.high < -limits.margin:
         found.promote.append(f"{text}: better by more than the margin of {limits.margin:.1%}")
     elif comparison.low > 0:
@@ -307,7 +165,7 @@ def _judge_main(found: Verdicts, measured: Measured, limits: GateLimits) -> None
 
 def _judge_forgetting(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
-    text = describe(comparison, limits)
+    text = describe_comparison(comparison, limits)
     if comparison.high <= limits.tolerance:
         found.promote.append(f"{text}: nothing forgotten beyond the tolerance of {limits.tolerance:.1%}")
     elif comparison.low > 0 and comparison.change > limits.tolerance:
@@ -319,17 +177,17 @@ def _judge_forgetting(found: Verdicts, measured: Measured, limits: GateLimits) -
 def _judge_harm(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
     if comparison.change > limits.tolerance and comparison.low > 0:
-        text = f"{describe(comparison, limits)}: worse by more than the tolerance of {limits.tolerance:.1%}"
+        text = f"{describe_comparison(comparison, limits)}: worse by more than the tolerance of {limits.tolerance:.1%}"
         _add_sign(found, text, measured.strict_low)
 
 
 def _judge_identity(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
     if comparison.identity_low is not None and comparison.identity_low > 0:
-        ratio = float(divide_errors(np.array(comparison.candidate), np.array(comparison.identity)))
+        ratio = float(divide_errors(comparison.candidate, comparison.identity))
         text = (
-            f"{describe(comparison, limits)}: worse than leaving the crystals alone, {comparison.identity:.4f} Å, by "
-            f"{ratio:.1%} (at least {comparison.identity_low:.1%})"
+            f"{describe_comparison(comparison, limits)}: worse than leaving the crystals alone, "
+            f"{comparison.identity:.4f} Å, by {ratio:.1%} (at least {comparison.identity_low:.1%})"
         )
         _add_sign(found, text, measured.strict_identity_low)
 
@@ -339,13 +197,3 @@ def _add_sign(found: Verdicts, text: str, strict_low: float) -> None:
         found.reject.append(text)
     else:
         found.keep.append(f"{text}; by chance, perhaps, as it is one of several strata")
-
-
-def describe(comparison: Comparison, limits: GateLimits) -> str:
-    """A comparison on one line, with its numbers."""
-    groups = f" in {comparison.n_groups} groups" if comparison.n_groups else ""
-    return (
-        f"{comparison.name} ({comparison.n} pairs{groups}): error {comparison.candidate:.4f} Å, the incumbent's "
-        f"{comparison.incumbent:.4f} Å, change {comparison.change:+.1%} "
-        f"({limits.confidence:.0%}: {comparison.low:+.1%} to {comparison.high:+.1%})"
-    )

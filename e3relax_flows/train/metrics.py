@@ -24,6 +24,11 @@ def measure_pair(
     )
 
 
+def combine_errors(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One number, Å, for each pair: displacement plus strain times 2.5 Å, a typical atomic spacing."""
+    return errors[:, 0] + 2.5 * errors[:, 1]
+
+
 def summarize_by_source(
     errors: NDArray[np.float64],
     sources: Sequence[str],

@@ -1,0 +1,93 @@
+"""Compare two models on all pairs of a holdout and on its strata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e3relax_flows.schemas.models import Comparison, GateLimits
+from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, draw_sums
+
+ALL, SOURCE, STRATUM, SERVED, ORIGINAL = "all", "source: ", "stratum: ", "served: ", "original: "
+SMALL_ONES = "(the small ones together)"
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison, with the lower ends of its intervals at the confidence divided among all strata."""
+
+    comparison: Comparison
+    strict_low: float
+    strict_identity_low: float
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Measures comparisons on one holdout."""
+
+    prefix: str
+    errors: PairedErrors
+    limits: GateLimits
+    n_judged: int
+
+    def measure(self, name: str, mask: Mask, judged: bool = True) -> tuple[Measured, Measured]:
+        """Compare the pairs of `mask`: predictions themselves, and what is served."""
+        errors, limits = self.errors, self.limits
+        own, served = (errors.candidate, errors.incumbent), (errors.served_candidate, errors.served_incumbent)
+        columns = np.stack([*own, *served, errors.identity])[:, mask]
+        groups = None if errors.groups is None else errors.groups[mask]
+        sums, n_groups = draw_sums(columns, groups, limits.n_resamples, f"{limits.seed}:{self.prefix}{name}")
+        means = columns.mean(axis=1)
+        words = {"n": int(mask.sum()), "n_groups": n_groups, "judged": judged}
+        return (
+            self._compare(self.prefix + name, sums[[0, 1, 4]], means[[0, 1, 4]], words),
+            self._compare(self.prefix + SERVED + name, sums[[2, 3, 4]], means[[2, 3, 4]], words),
+        )
+
+    def _compare(self, name: str, sums: Floats, means: Floats, words: dict[str, Any]) -> Measured:
+        tail = (1 - self.limits.confidence) / 2
+        strict = tail if words["n"] == len(self.errors) else tail / self.n_judged
+        changes, identity_changes = divide_errors(sums[0], sums[1]), divide_errors(sums[0], sums[2])
+        comparison = Comparison(
+            name=name,
+            candidate=float(means[0]),
+            incumbent=float(means[1]),
+            identity=float(means[2]),
+            change=float(divide_errors(means[0], means[1])),
+            low=float(np.quantile(changes, tail)),
+            high=float(np.quantile(changes, 1 - tail)),
+            identity_low=float(np.quantile(identity_changes, tail)),
+            **words,
+        )
+        return Measured(comparison, float(np.quantile(changes, strict)), float(np.quantile(identity_changes, strict)))
+
+
+def list_strata(errors: PairedErrors, min_stratum: int) -> Iterator[tuple[str, Mask, bool]]:
+    """Name, mask and whether it is judged, of each source and stratum that is not the whole."""
+    for prefix, names in ((SOURCE, errors.sources), (STRATUM, errors.strata)):
+        values, counts = np.unique(names, return_counts=True)
+        if len(values) == 1:
+            continue
+        for value, count in zip(values, counts, strict=True):
+            yield prefix + str(value), names == value, bool(count >= min_stratum)
+        small = values[counts < min_stratum]
+        mask = np.isin(names, small)
+        if len(small) > 1 and mask.sum() >= min_stratum:
+            yield prefix + SMALL_ONES, mask, True
+
+
+def describe_comparison(comparison: Comparison, limits: GateLimits) -> str:
+    """A comparison on one line, with its numbers."""
+    groups = f" in {comparison.n_groups} groups" if comparison.n_groups else ""
+    return (
+        f"{comparison.name} ({comparison.n} pairs{groups}): error {comparison.candidate:.4f} Å, the incumbent's "
+        f"{comparison.incumbent:.4f} Å, change {comparison.change:+.1%} "
+        f"({limits.confidence:.0%}: {comparison.low:+.1%} to {comparison.high:+.1%})"
+    )
