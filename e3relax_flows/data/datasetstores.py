@@ -119,8 +119,8 @@ def find_dataset(stores: DatasetStores, dataset_id: str) -> DatasetDoc:
     raw = _query_one(stores.datasets, {DATASET_KEY: dataset_id})
     if raw is None:
         raise ConfigError(
-            f"dataset {dataset_id!r} is not in {describe_store(stores.datasets)}; a retraining keeps its dataset there: "
-            "check PAIR_STORE and DATA_DIR"
+            f"dataset {dataset_id!r} is not in {describe_store(stores.datasets)}; a retraining keeps its dataset "
+            "there: check PAIR_STORE and DATA_DIR"
         )
     return _restore(raw, DatasetDoc, stores.datasets)
 
@@ -142,5 +142,9 @@ def _query_one(store: Store, criteria: dict[str, Any]) -> dict[str, Any] | None:
 
 def _restore(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
     """A document with its times in UTC, which stores give without saying so."""
-    times = {key: value.replace(tzinfo=UTC) for key, value in raw.items() if isinstance(value, datetime)}
+    times = {
+        key: value.replace(tzinfo=UTC)
+        for key, value in raw.items()
+        if isinstance(value, datetime) and value.tzinfo is None
+    }
     return validate_document(raw | times, model, store)
