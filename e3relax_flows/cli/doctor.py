@@ -115,8 +115,8 @@ def check_devices() -> list[Finding]:
 
 def check_stores() -> list[Finding]:
     """Open each store and count its documents; an embedded one that is not there yet is not made."""
-    from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.stores import DATA_FILE, JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
+    from e3relax_flows.core.settings import DATA_FILE, load_settings
+    from e3relax_flows.data.stores import JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
 
     settings = load_settings()
     stores: dict[str, tuple[Callable[..., Any], Path | None]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import suppress
@@ -22,6 +23,8 @@ from e3relax_flows.core.ids import ID_LENGTH
 BUNDLED = Path(__file__).parent.parent / "weights"
 ALIASES = {"default": "small"}
 FORMAT_VERSION = 1
+MODEL_ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
+MIN_DIGITS = 8  # of an id that is abbreviated
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "weights.safetensors", "card.md"
 
 
@@ -71,10 +74,11 @@ def list_model_folders(models_dir: Path | None = None) -> list[ModelFolder]:
     ModelError
         When one of them is not whole.
     """
-    return [read_model_folder(path) for path in _list_paths(models_dir)]
+    return [read_model_folder(path) for path in list_model_paths(models_dir)]
 
 
-def _list_paths(models_dir: Path | None) -> list[Path]:
+def list_model_paths(models_dir: Path | None = None) -> list[Path]:
+    """Folders of the bundled models and of those in `models_dir`, whole or not."""
     roots = [BUNDLED] + ([models_dir] if models_dir and models_dir.is_dir() else [])
     return sorted(path.parent for root in roots for path in root.glob(f"*/{CONFIG_FILE}"))
 
@@ -87,21 +91,61 @@ def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
     ModelError
         When nothing or more than one model answers to `spec`.
     """
-    if Path(spec).is_dir() and (Path(spec) / CONFIG_FILE).exists():
+    if is_model_folder(spec):
         return read_model_folder(Path(spec))
-    paths = _list_paths(models_dir)
-    name = ALIASES.get(spec, spec)
-    # only those of the name are read: other models may be large, or broken
-    found = [read_model_folder(path) for path in paths if path.name == name]
-    if not found and len(spec) >= 8:
-        found = [folder for folder in map(read_model_folder, paths) if folder.model_id.startswith(spec)]
+    found = match_folders(ALIASES.get(spec, spec), models_dir)
     if len({folder.model_id for folder in found}) == 1:
         return found[0]
+    paths = list_model_paths(models_dir)
     what = "is ambiguous among" if found else "is none of the"
     raise ModelError(
         f"model {spec!r} {what} {len(paths)} known models ({', '.join(path.name for path in paths)}); "
         "run `e3relax models list`"
     )
+
+
+def is_model_folder(spec: str) -> bool:
+    """Whether a model is named by the path of its folder."""
+    return (Path(spec) / CONFIG_FILE).exists()
+
+
+def is_model_id(spec: str) -> bool:
+    """Whether this may be a model's id or the beginning of one, of 8 digits or more."""
+    return re.fullmatch(f"[0-9a-f]{{{MIN_DIGITS},{ID_LENGTH}}}", spec) is not None
+
+
+def match_folders(spec: str, models_dir: Path | None = None) -> list[ModelFolder]:
+    """Models of the name `spec`; if there are none, those whose id begins with it (8 digits or more).
+
+    Raises
+    ------
+    ModelError
+        When one of them is not whole, or is not the model whose id its folder is called by.
+    """
+    paths = list_model_paths(models_dir)
+    # only those of the name are read: other models may be large, or broken
+    found = [read_listed_folder(path) for path in paths if path.name == spec]
+    if not found and is_model_id(spec):
+        possible = [path for path in paths if path.name.startswith(spec) or not MODEL_ID.fullmatch(path.name)]
+        found = [folder for folder in map(read_listed_folder, possible) if folder.model_id.startswith(spec)]
+    return found
+
+
+def read_listed_folder(path: Path) -> ModelFolder:
+    """Read one of `list_model_paths`.
+
+    Raises
+    ------
+    ModelError
+        When it is not whole, or is not the model whose id its folder is called by.
+    """
+    folder = read_model_folder(path)
+    if MODEL_ID.fullmatch(path.name) and folder.model_id != path.name:
+        raise ModelError(
+            f"{path} is called by a model's id, but its files make model {folder.model_id}: they are damaged or were "
+            "changed; run `e3relax models import FOLDER` with an intact copy, or remove that folder"
+        )
+    return folder
 
 
 def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = False) -> bool:

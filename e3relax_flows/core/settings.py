@@ -13,6 +13,7 @@ from yaml import YAMLError
 from e3relax_flows.core.errors import ConfigError
 
 DEFAULT_CONFIG_FILE = "~/.e3relax.yaml"
+DATA_FILE = "e3relax.sqlite"  # in DATA_DIR: the embedded stores
 # folders that jobflow and FireWorks make for single jobs
 JOB_FOLDER = re.compile(r"(job|launcher)_\d{4}(-\d\d){5}-\d+(-\d+)?")
 

@@ -21,12 +21,12 @@ from pymongo import ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from e3relax_flows.core.errors import ConfigError, StoreError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings, load_settings
 from e3relax_flows.data.sqlite import SQLiteStore
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 from e3relax_flows.schemas.predictions import PredictionDoc
 
-DATA_FILE, JOB_FILE = "e3relax.sqlite", "jobs.sqlite"
+JOB_FILE = "jobs.sqlite"
 STORE_TYPES: dict[str, type[Store]] = {
     **{name: getattr(maggma.stores, name) for name in maggma.stores.__all__ if name != "Store"},
     "SQLiteStore": SQLiteStore,
