@@ -26,7 +26,9 @@ def main() -> int:
     """Train; export where the packages of prediction are installed."""
     parser = argparse.ArgumentParser(prog="python -m e3relax_flows.train", description="Train a network.")
     parser.add_argument("config", type=Path, help="YAML file; configs/train.yaml shows all keys")
-    path = parser.parse_args().config
+    parser.add_argument("--no-export", action="store_true", help="leave the best weights in the checkpoint")
+    arguments = parser.parse_args()
+    path = arguments.config
     try:
         launch = launch_training(load_train_config(path), _print)
     except E3RelaxError as error:
@@ -35,7 +37,7 @@ def main() -> int:
         return 2
     if launch.is_stopped:
         return EXIT_CONTINUE
-    if launch.is_first:
+    if launch.is_first and not arguments.no_export:
         _export(launch.trainer, path)
     return 0
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from e3relax_flows.core.modelfolders import ModelFolder
+from e3relax_flows.core.modelfolders import ModelFolder, find_model
 from e3relax_flows.core.runinfo import collect_versions
 from e3relax_flows.model.files import save_model
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.train.calibrate import calibrate
+from e3relax_flows.train.config import FinetuneConfig
 from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 
@@ -31,7 +32,9 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     network.eval()
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val))
-    calibration["elements"] = list_elements(load_pairs(trainer.config.data.train))
+    calibration["elements"] = sorted(
+        {*list_elements(load_pairs(trainer.config.data.train)), *_list_parent_elements(trainer.config.finetune)}
+    )
     progress, checkpoint = trainer.progress, trainer.config.out / CHECKPOINT_FILE
     provenance: dict[str, Any] = {
         "trained": datetime.fromtimestamp(int(checkpoint.stat().st_mtime), UTC).isoformat(),
@@ -57,6 +60,14 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
             "provenance": provenance,
         },
     )
+
+
+def _list_parent_elements(finetune: FinetuneConfig | None) -> list[int]:
+    """Elements that the weights to start from were trained on; none where nothing says so."""
+    if finetune is None or finetune.path.is_file():
+        return []
+    calibration: dict[str, Any] = find_model(str(finetune.path)).config.get("calibration", {})
+    return list(calibration.get("elements", []))
 
 
 def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, Any]) -> str:

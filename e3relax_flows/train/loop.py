@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from e3relax_flows.train.distributed import World
 from e3relax_flows.train.finetune import check_start, read_start
 from e3relax_flows.train.pairs import PairSet, check_functionals, identify_pairs, join_pairs
 from e3relax_flows.train.progress import LOG_FILE, Listener, Meter, RunLog
+from e3relax_flows.train.runlock import lock_run
 from e3relax_flows.train.sampler import OWN_STREAM, BatchLimits, ShareSampler, make_rng
 from e3relax_flows.train.samples import Sample, SampleSet, count_edges, make_loader, start_from_output
 from e3relax_flows.train.stopping import StopRequest, find_deadline
@@ -76,6 +78,15 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
     """
     trainer = Trainer(config, world)
     world = trainer.world
+    with ExitStack() as held:
+        world.tell(lambda: held.enter_context(lock_run(config.out)))
+        _train(trainer, on_progress)
+    return trainer
+
+
+def _train(trainer: Trainer, on_progress: Listener | None) -> None:
+    """Train in a folder that is this run's alone."""
+    config, world = trainer.config, trainer.world
     found = world.tell(lambda: find_checkpoint(config.out))
     data = load_data(config.data, world)
     trainer.data = dict(data.hashes)
@@ -105,7 +116,6 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
                 _Run(trainer, data, log, stop).go(is_new=not found)
     finally:
         torch.set_float32_matmul_precision(precision)
-    return trainer
 
 
 class _Run:
