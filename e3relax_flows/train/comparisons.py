@@ -79,7 +79,7 @@ def list_strata(errors: PairedErrors, min_stratum: int) -> Iterator[tuple[str, M
             yield prefix + str(value), names == value, bool(count >= min_stratum)
         small = values[counts < min_stratum]
         mask = np.isin(names, small)
-        if len(small) > 1 and mask.sum() >= min_stratum:
+        if len(small) > 1 and min_stratum <= mask.sum() < len(errors):
             yield prefix + SMALL_ONES, mask, True
 
 
