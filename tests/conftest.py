@@ -20,7 +20,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E3RelaxSettings
     """Settings of this test alone: an empty data folder, no configuration file, the working directory apart."""
     monkeypatch.setenv("E3RELAX_CONFIG_FILE", str(tmp_path / "none.yaml"))
     monkeypatch.setenv("E3RELAX_DATA_DIR", str(tmp_path / "data"))
-    for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE"):
+    for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE", "MODEL_STORE", "WEIGHTS_STORE"):
         monkeypatch.delenv(f"E3RELAX_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
     return load_settings()
@@ -40,8 +40,8 @@ def predictor(settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch) -> Tab
     volumes = {element: (1.005 * a) ** 3 / 4 for element, a in EMT_LATTICES.items()}
     table = TablePredictor(read_model_folder(folder).model_id, volumes)
 
-    def load(model: str, device: str, models_dir: Path) -> Any:
-        assert (model, device, models_dir) == ("table", "auto", settings.DATA_DIR / "models")
+    def load(model: str, device: str) -> Any:
+        assert (model, device) == (str(folder), "auto")
         return table
 
     module = SimpleNamespace(Predictor=SimpleNamespace(load=load))

@@ -13,6 +13,7 @@ from pathlib import Path
 from e3relax_flows import PredictOptions, Predictor
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.reading import read_structures
+from e3relax_flows.data.registry import resolve_model
 from e3relax_flows.schemas.predictions import Verdict
 
 
@@ -28,7 +29,7 @@ def main() -> int:
         if item.error:
             print(item.error)
     settings = load_settings()
-    predictor = Predictor.load(settings.MODEL, settings.DEVICE, settings.DATA_DIR / "models")
+    predictor = Predictor.load(str(resolve_model(settings.MODEL, settings).path), settings.DEVICE)
     predictions = predictor.predict(
         [item.structure for item in readable], PredictOptions(passes=2), ids=[item.id for item in readable]
     )

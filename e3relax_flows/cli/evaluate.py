@@ -34,6 +34,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Predict from the initial side of every pair and compare with the relaxed side."""
+    from e3relax_flows.cli.modelchoice import choose_model
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.train.dataset import load_pairs
@@ -42,7 +43,7 @@ def evaluate(
     options = build_predict_options(passes, symmetry, constrain)
     settings = load_settings(MODEL=model, DEVICE=device)
     rows = load_pairs(pairs)
-    predictor = Predictor.load(settings.MODEL, settings.DEVICE, settings.DATA_DIR / "models")
+    predictor = Predictor.load(str(choose_model(settings.MODEL, settings).path), settings.DEVICE)
     with make_progress() as progress:
         task = progress.add_task("predicting", total=len(rows), note="")
         evaluation, predictions = evaluate_pairs(

@@ -75,14 +75,12 @@ def _iterate_predictions(
     inputs: list[str], model: str | None, device: str | None, options: PredictOptions, stack: ExitStack
 ) -> Iterator[Prediction]:
     """Read all inputs, then predict them; what could not be read takes its place as an error."""
-    from e3relax_flows.core.modelfolders import find_model
+    from e3relax_flows.cli.modelchoice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.reading import read_structures
 
     settings = load_settings()
-    model = model or settings.MODEL
-    models_dir = settings.DATA_DIR / "models"
-    find_model(model, models_dir)
+    folder = choose_model(model, settings) if model else choose_usual_model(settings)
     progress = stack.enter_context(console.make_progress())
     task = progress.add_task("reading", total=None, note="")
     items: list[ReadItem] = []
@@ -95,7 +93,7 @@ def _iterate_predictions(
 
     from e3relax_flows.predict.predictor import Predictor
 
-    predictor = Predictor.load(model, device or settings.DEVICE, models_dir)
+    predictor = Predictor.load(str(folder.path), device or settings.DEVICE)
     progress.update(task, description=f"predicting on {predictor.device}")
     made = predictor.iter_predict(
         [item.structure for item in good],

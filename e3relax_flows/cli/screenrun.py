@@ -16,9 +16,9 @@ from rich.table import Table
 
 from e3relax_flows.cli import console
 from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.modelfolders import find_model
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.outcomes import summarize_savings
+from e3relax_flows.data.registry import resolve_model
 from e3relax_flows.data.stores import find_outcomes, find_predictions, open_job_store, open_stores
 from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.dispatch import PLAN_JOB, SUMMARY_JOB
@@ -57,7 +57,7 @@ def run_screen(
         When the screen ends without its summary.
     """
     model = maker.prerelax.model
-    find_model(settings.MODEL if model == DEFAULT_MODEL else model, settings.DATA_DIR / "models")
+    resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings)
     flow = maker.make(structures, ids)
     with open_stores(settings):  # a store that cannot be had is one message now, not one of every job
         pass

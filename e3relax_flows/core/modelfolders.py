@@ -24,6 +24,7 @@ BUNDLED = Path(__file__).parent.parent / "weights"
 ALIASES = {"default": "small"}
 FORMAT_VERSION = 1
 MODEL_ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MIN_DIGITS = 8  # of an id that is abbreviated
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "weights.safetensors", "card.md"
 
@@ -107,6 +108,11 @@ def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
 def is_model_folder(spec: str) -> bool:
     """Whether a model is named by the path of its folder."""
     return (Path(spec) / CONFIG_FILE).exists()
+
+
+def is_bundled_name(spec: str) -> bool:
+    """Whether a model that comes with the package is called so."""
+    return MODEL_NAME.fullmatch(spec) is not None and (BUNDLED / spec).is_dir()
 
 
 def is_model_id(spec: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from e3relax_flows.core.errors import ModelError, StoreError
-from e3relax_flows.core.modelfolders import ALIASES, find_model, is_model_id, list_model_paths
+from e3relax_flows.core.modelfolders import ALIASES, MODEL_NAME, find_model, is_model_id, list_model_paths
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.registry import MODEL_NAME, fetch_model
+from e3relax_flows.data.registry import fetch_model
+from e3relax_flows.data.registryplace import find_models_dir
 from e3relax_flows.data.registrystores import find_alias, find_model_docs, open_alias_store
 from e3relax_flows.data.stores import describe_store, dump_document, write_documents
-from e3relax_flows.data.weights import find_models_dir
 from e3relax_flows.schemas.models import AliasDoc, AliasMove
 
 NEVER_MOVED = -1  # version of an alias without document

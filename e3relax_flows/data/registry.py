@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from e3relax_flows.core.modelfolders import (
     BUNDLED,
     CARD_FILE,
     MODEL_ID,
+    MODEL_NAME,
     ModelFolder,
     find_model,
     identify_model,
+    is_bundled_name,
     is_model_folder,
     is_model_id,
     list_model_folders,
@@ -27,6 +28,7 @@ from e3relax_flows.core.modelfolders import (
     read_model_folder,
 )
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.data.registryplace import find_models_dir
 from e3relax_flows.data.registrystores import (
     find_alias,
     find_model_doc,
@@ -35,10 +37,9 @@ from e3relax_flows.data.registrystores import (
     open_model_store,
 )
 from e3relax_flows.data.stores import dump_document, write_documents
-from e3relax_flows.data.weights import find_models_dir, open_weights, read_weights
+from e3relax_flows.data.weights import open_weights, read_weights
 from e3relax_flows.schemas.models import ModelDoc
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 OWN_FIELDS = {"model_id", "kind", "config", "weights_sha256", "n_bytes"}  # read from the folder, never given
 
 
@@ -97,7 +98,7 @@ def locate_model(spec: str, settings: E3RelaxSettings) -> KnownModel:
     """The model that `spec` means, without fetching its files; parameters and errors are those of `resolve_model`."""
     if is_model_folder(spec):
         return _know(read_model_folder(Path(spec)))
-    if MODEL_NAME.fullmatch(spec) and (BUNDLED / spec).is_dir():
+    if is_bundled_name(spec):
         return _know(find_model(spec))
     if MODEL_ID.fullmatch(spec) and (doc := find_model_doc(spec, settings)):
         return KnownModel(spec, doc.name, None, doc)
@@ -235,7 +236,7 @@ def _check_name(doc: ModelDoc, settings: E3RelaxSettings) -> None:
         raise ModelError(f"{doc.name!r} looks like the id of another model; name the model differently")
     if doc.name in ALIASES or find_alias(doc.name, settings):
         raise ModelError(f"{doc.name!r} is an alias, run `e3relax models history --alias {doc.name}`; choose a name")
-    if (BUNDLED / doc.name).is_dir() and find_model(doc.name).model_id != doc.model_id:
+    if is_bundled_name(doc.name) and find_model(doc.name).model_id != doc.model_id:
         raise ModelError(f"{doc.name!r} is the name of a bundled model; name yours differently")
 
 

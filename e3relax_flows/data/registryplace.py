@@ -7,9 +7,29 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.modelfolders import is_bundled_name, is_model_folder
 from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
 
+MODELS_DIR = "models"
+FOLDER_STORE = "FileStore"  # the type of a WEIGHTS_STORE that is a folder of model folders
 MODEL_COLLECTION, ALIAS_COLLECTION = "models", "aliases"
+
+
+def find_models_dir(settings: E3RelaxSettings) -> Path:
+    """Folder of the model folders of this machine.
+
+    Raises
+    ------
+    ConfigError
+        When the settings want one and name none.
+    """
+    spec = settings.WEIGHTS_STORE or {}
+    if spec.get("type") != FOLDER_STORE:
+        return settings.DATA_DIR / MODELS_DIR
+    if not isinstance(spec.get("path"), str):
+        raise ConfigError(f"WEIGHTS_STORE {spec} names no folder; write {{type: {FOLDER_STORE}, path: FOLDER}}")
+    return Path(spec["path"])
 
 
 def name_collections(settings: E3RelaxSettings) -> tuple[str, str]:
@@ -42,6 +62,8 @@ def has_collection(settings: E3RelaxSettings, collection: str) -> bool:
         return True  # who opens it is told what is wrong
 
 
-def has_registry(settings: E3RelaxSettings) -> bool:
-    """Whether a model or an alias may be registered."""
+def needs_registry(spec: str, settings: E3RelaxSettings) -> bool:
+    """Whether the registry must be asked which model `spec` is: no folder, not bundled, and there is one to ask."""
+    if is_model_folder(spec) or is_bundled_name(spec):
+        return False
     return any(has_collection(settings, collection) for collection in name_collections(settings))

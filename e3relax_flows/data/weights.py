@@ -29,11 +29,11 @@ from e3relax_flows.core.modelfolders import (
     write_model_folder,
 )
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.registryplace import FOLDER_STORE, find_models_dir
 from e3relax_flows.data.stores import ACKNOWLEDGED, build_store, describe_store
 from e3relax_flows.schemas.models import ModelDoc
 
-MODELS_DIR, CACHE_DIR = "models", "model_cache"
-FOLDER_STORE = "FileStore"  # the type of a WEIGHTS_STORE that is a folder of model folders
+CACHE_DIR = "model_cache"
 PART_KEY, PARTS = "part_id", "weights"
 PART_BYTES = 4 * 2**20  # MongoDB's documents have up to 16 MiB
 INTACT = "run `e3relax models import FOLDER` with an intact copy"
@@ -66,14 +66,6 @@ def open_weights(settings: E3RelaxSettings) -> Weights:
         return FolderWeights(find_models_dir(settings))
     store = build_store(_complete_spec(spec), settings, PARTS, PART_KEY)
     return StoredWeights(store, settings.DATA_DIR / CACHE_DIR)
-
-
-def find_models_dir(settings: E3RelaxSettings) -> Path:
-    """Folder of the model folders of this machine."""
-    spec = settings.WEIGHTS_STORE or {}
-    if spec.get("type") == FOLDER_STORE and isinstance(spec.get("path"), str):
-        return Path(spec["path"])
-    return settings.DATA_DIR / MODELS_DIR
 
 
 @dataclass(frozen=True)

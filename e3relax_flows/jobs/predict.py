@@ -10,10 +10,10 @@ from typing import Any
 from jobflow import CURRENT_JOB, Maker, job
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.core.modelfolders import find_model
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.data.registry import resolve_model
 from e3relax_flows.data.stores import find_predictions, open_stores, save_predictions
 from e3relax_flows.jobs.dispatch import take_start
 from e3relax_flows.schemas.outcomes import StartKind
@@ -121,18 +121,17 @@ def predict_stored(
     ConfigError
         When there are not as many ids as structures.
     ModelError
-        When there is no such model.
+        When there is no such model, or its files are not what was registered.
     """
     if len(ids) != len(structures):
         raise ConfigError(f"{len(structures)} structures but {len(ids)} ids; give one id per structure")
     settings = settings or load_settings()
     model = settings.MODEL if model == DEFAULT_MODEL else model
     device = settings.DEVICE if device == DEFAULT_DEVICE else device
-    models_dir = settings.DATA_DIR / "models"
-    model_id = find_model(model, models_dir).model_id
+    folder = resolve_model(model, settings)
     structure_ids = [_identify(structure) for structure in structures]
     prediction_ids = [
-        identify_prediction(structure_id or hash_content(["no structure", index, name]), model_id, options)
+        identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
         for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
     ]
     # the first of those with the same id stands for all
@@ -144,7 +143,9 @@ def predict_stored(
         if todo:
             from e3relax_flows.predict.predictor import Predictor
 
-            predictor = Predictor.load(model, device=device, models_dir=models_dir)
+            predictor = Predictor.load(str(folder.path), device=device)
+            if predictor.model_id != folder.model_id:
+                raise ModelError(f"{folder.path} was model {folder.model_id} and is {predictor.model_id}; run again")
             names = [name for i in todo if (name := ids[i]) is not None]
             named = names if len(names) == len(todo) else None
             predictions = predictor.predict([structures[i] for i in todo], options, ids=named)

@@ -26,6 +26,7 @@ from e3relax_flows.core.modelfolders import (
     CARD_FILE,
     CONFIG_FILE,
     FORMAT_VERSION,
+    MODEL_NAME,
     WEIGHTS_FILE,
     ModelFolder,
     identify_model,
@@ -127,7 +128,7 @@ def import_checkpoint(file: Path, models_dir: Path, name: str | None = None) -> 
         When the file is no such checkpoint, the name is unusable, or another model has it.
     """
     name = name if name is not None else re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip(".-") or "released"
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if not MODEL_NAME.fullmatch(name):
         raise ModelError(
             f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-', e.g. "
             "`e3relax models import FILE --name released-mp`"
