@@ -57,7 +57,10 @@ def read_allocation(n_visible: int, environ: Mapping[str, str] | None = None) ->
     n_devices = int(first) if first.isdigit() else n_visible
     number = environ.get("SLURM_JOB_ID", "0")
     return Allocation(
-        n_nodes, n_devices, find_first_host(environ.get("SLURM_JOB_NODELIST", "")), int(number) if number.isdigit() else 0
+        n_nodes,
+        n_devices,
+        find_first_host(environ.get("SLURM_JOB_NODELIST", "")),
+        int(number) if number.isdigit() else 0,
     )
 
 
@@ -132,10 +135,10 @@ def run_training(config: Path, launch: LaunchConfig) -> Run:
         return Run(not result.is_stopped, result.trainer.stopped, command)
     code = _run_processes(command, config.with_name(OUTPUT_FILE))
     # torchrun gives 1 whenever a process does not give 0, so the log is asked for the reason
-    last = read_last_event(settings.out / LOG_FILE)
-    if last.get("event") == "end" and code == 0:
+    if code == 0:
         return Run(True, None, command)
-    if last.get("event") == "stop" and code in (0, 1, EXIT_CONTINUE):
+    last = read_last_event(settings.out / LOG_FILE)
+    if last.get("event") == "stop" and code in (1, EXIT_CONTINUE):
         return Run(False, str(last.get("reason")), command)
     output = config.with_name(OUTPUT_FILE)
     raise ModelError(
