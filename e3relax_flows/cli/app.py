@@ -14,6 +14,7 @@ import typer
 
 from e3relax_flows.cli.console import print_error
 from e3relax_flows.cli.data import data_app
+from e3relax_flows.cli.datasets import freeze_pairs, prepare_dataset, show_holdouts
 from e3relax_flows.cli.doctor import doctor
 from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
@@ -57,6 +58,9 @@ app.command("screen")(screen)
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.add_typer(models_app, name="models")
+data_app.command("freeze")(freeze_pairs)
+data_app.command("holdouts")(show_holdouts)
+data_app.command("dataset")(prepare_dataset)
 app.add_typer(data_app, name="data")
 app.command("doctor")(doctor)
 

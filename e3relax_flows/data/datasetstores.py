@@ -67,7 +67,21 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
     """
     if write_documents(stores.holdouts, [dump_document(doc)]):
         return doc
-    kept = find_holdout(stores, doc.name)
+    return find_same_holdout(stores, doc) or doc
+
+
+def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | None:
+    """The holdout of this name as it is kept; None when there is none.
+
+    Raises
+    ------
+    ConfigError
+        When the one that is kept is another one: other pairs or groups.
+    """
+    raw = _query_one(stores.holdouts, {HOLDOUT_KEY: doc.name})
+    if raw is None:
+        return None
+    kept = _restore(raw, HoldoutDoc, stores.holdouts)
     if any(getattr(kept, field) != getattr(doc, field) for field in ("holdout_id", "group_by", "groups")):
         raise ConfigError(
             f"holdout {doc.name!r} was frozen on {kept.frozen_at:%Y-%m-%d} with {len(kept.pair_ids)} pairs in "

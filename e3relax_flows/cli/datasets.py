@@ -1,0 +1,179 @@
+"""`e3relax data freeze`, `data holdouts`, `data dataset`: pairs held out for ever, and those to train on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e3relax_flows.cli.console import out, plain
+from e3relax_flows.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from e3relax_flows.schemas.datasets import DatasetDoc, GroupBy, HoldoutDoc, PairFilter
+
+GROUPS = ("chemical_system", "prototype")
+
+ByOption = Annotated[str, typer.Option("--by", help="What is never divided.", metavar="|".join(GROUPS))]
+FunctionalOption = Annotated[
+    list[str] | None, typer.Option("--functional", help="Functional to take; repeat those that may be mixed.")
+]
+SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Source to take; repeatable; none: all.")]
+PotentialsOption = Annotated[bool, typer.Option("--potentials", help="Take also what potentials relaxed, not DFT.")]
+HeldOption = Annotated[bool, typer.Option("--partly-free", help="Take also relaxations with cell or sites held.")]
+SizeOption = Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)]
+SeedOption = Annotated[int, typer.Option(help="Another one chooses other groups.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+
+
+def freeze_pairs(
+    name: Annotated[str, typer.Argument(help="Name of the holdout.")],
+    by: ByOption = GROUPS[0],
+    fraction: Annotated[float | None, typer.Option(help="Of the groups of every source.", min=0, max=1)] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="Group to hold out, such as Cl-Na.")] = None,
+    min_pairs: Annotated[int, typer.Option(help="How many pairs the holdout must have.", min=2)] = 20,
+    functional: FunctionalOption = None,
+    source: SourceOption = None,
+    potentials: PotentialsOption = False,
+    partly_free: HeldOption = False,
+    max_atoms: SizeOption = None,
+    seed: SeedOption = 0,
+    dry_run: DryOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold whole groups of pairs out of every training, for ever: on them models are judged."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.datasets import freeze_holdout
+    from e3relax_flows.data.datasetstores import find_same_holdout, open_dataset_stores, save_holdout
+    from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+
+    if (fraction is None) == (not group):
+        raise ConfigError("say what is held out: --fraction 0.1 of the groups, or --group A-B for every group")
+    filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
+    settings = load_settings()
+    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
+        take = fraction if fraction is not None else group or []
+        holdout = freeze_holdout(iter_pairs(pairs), name, _check_by(by), take, filter, seed, min_pairs)
+        kept = find_same_holdout(stores, holdout)
+        if not dry_run:
+            holdout = save_holdout(stores, holdout)
+    if as_json:
+        typer.echo(json.dumps(_describe(holdout) | {"groups": holdout.groups, "dry_run": dry_run}, indent=1))
+        return
+    what = "would be held out" if dry_run else "were held out before, unchanged" if kept else "are held out"
+    strata = ", ".join(f"{source}: {count}" for source, count in holdout.strata.items())
+    _print(f"{len(holdout.pair_ids)} pairs ({strata}) in {len(holdout.groups)} groups by {by} {what}")
+    _print(f"holdout {name}, id {holdout.holdout_id}; later pairs of these groups are not trained on either")
+
+
+def show_holdouts(as_json: JsonOption = False) -> None:
+    """List the holdouts."""
+    from rich.table import Table
+
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.datasetstores import list_holdouts, open_dataset_stores
+
+    with open_dataset_stores(load_settings()) as stores:
+        rows = [_describe(holdout) for holdout in list_holdouts(stores)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        _print("no holdout yet; freeze one with: e3relax data freeze NAME --fraction 0.1")
+        return
+    table = Table()
+    for column in ("name", "holdout id", "pairs", "groups", "by", "sources", "frozen"):
+        table.add_column(column, justify="right" if column in ("pairs", "groups") else "left", overflow="fold")
+    for row in rows:
+        sources = ", ".join(f"{source}: {count}" for source, count in row["strata"].items())
+        cells = [row["name"], row["holdout_id"], row["n_pairs"], row["n_groups"], row["group_by"], sources]
+        table.add_row(*map(plain, map(str, [*cells, row["frozen_at"][:10]])))
+    out.print(table)
+
+
+def prepare_dataset(
+    holdout: Annotated[
+        list[str] | None, typer.Option("--holdout", help="Holdout to keep apart; repeatable; none: all there are.")
+    ] = None,
+    by: ByOption = GROUPS[0],
+    val_fraction: Annotated[float, typer.Option(help="Of the groups, for validation.", min=0, max=1)] = 0.1,
+    functional: FunctionalOption = None,
+    source: SourceOption = None,
+    potentials: PotentialsOption = False,
+    partly_free: HeldOption = False,
+    max_atoms: SizeOption = None,
+    seed: SeedOption = 0,
+    dry_run: DryOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the pairs that may be trained on, split them by groups, and keep their ids as a dataset."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.datasets import build_dataset
+    from e3relax_flows.data.datasetstores import find_holdout, list_holdouts, open_dataset_stores, save_dataset
+    from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+
+    filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
+    settings = load_settings()
+    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
+        holdouts = [find_holdout(stores, name) for name in holdout] if holdout else list_holdouts(stores)
+        dataset = build_dataset(iter_pairs(pairs), holdouts, filter, _check_by(by), val_fraction, seed)
+        if not dry_run:
+            dataset = save_dataset(stores, dataset)
+    if as_json:
+        names = [doc.name for doc in holdouts]
+        typer.echo(json.dumps(_count(dataset) | {"holdouts": names, "dry_run": dry_run}, indent=1))
+        return
+    _print_dataset(dataset, holdouts, dry_run)
+
+
+def _print_dataset(dataset: DatasetDoc, holdouts: list[HoldoutDoc], dry_run: bool) -> None:
+    words = {
+        "to train on": f"{len(dataset.train)} ({_list_counts(dataset.sources)}; {_list_counts(dataset.functionals)})",
+        "to validate on": str(len(dataset.val)),
+        "held out": ", ".join(f"{doc.name}: {len(doc.pair_ids)}" for doc in holdouts) or "none",
+        "in quarantine": f"{dataset.n_quarantined}, of held-out groups",
+        "left out": _list_counts(dataset.left_out) or "none",
+    }
+    for what, count in words.items():
+        _print(f"{what:<16}{count}")
+    _print(f"dataset {dataset.dataset_id}{', not kept' if dry_run else ''}")
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def _count(dataset: DatasetDoc) -> dict[str, Any]:
+    content = dataset.model_dump(mode="json", exclude={"train", "val", "versions"})
+    return {"n_train": len(dataset.train), "n_val": len(dataset.val)} | content
+
+
+def _describe(holdout: HoldoutDoc) -> dict[str, Any]:
+    content = holdout.model_dump(mode="json", exclude={"pair_ids", "groups", "versions"})
+    return content | {"n_pairs": len(holdout.pair_ids), "n_groups": len(holdout.groups)}
+
+
+def _check_by(by: str) -> GroupBy:
+    if by not in GROUPS:
+        raise ConfigError(f"--by {by!r} is unknown; known: {', '.join(GROUPS)}")
+    return by  # type: ignore[return-value]
+
+
+def _build_filter(
+    functionals: list[str] | None, sources: list[str] | None, potentials: bool, partly_free: bool, max_atoms: int | None
+) -> PairFilter:
+    from e3relax_flows.schemas.datasets import PairFilter
+
+    return PairFilter(
+        functionals=functionals or None,
+        sources=sources or None,
+        dft_only=not potentials,
+        full_freedom=not partly_free,
+        max_atoms=max_atoms,
+    )
+
+
+def _print(text: str) -> None:
+    out.print(plain(text), soft_wrap=True)
