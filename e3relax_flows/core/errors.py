@@ -25,6 +25,10 @@ class EngineError(E3RelaxError):
     """An engine that is unknown, not installed or gave an unreadable document."""
 
 
+class StartUnknownError(EngineError):
+    """A document of an engine that does not hold the true start of its relaxation."""
+
+
 class ConfigError(E3RelaxError):
     """A setting or configuration file with a wrong or unknown entry."""
 

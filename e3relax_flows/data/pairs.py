@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def make_pair(relaxation: Relaxation) -> PairDoc:
         functional is not known, or relaxations with and without +U were mixed.
     """
     result, initial, origin = relaxation.result, relaxation.initial, relaxation.origin
-    _check_structures(initial, result)
+    check_structures(initial, result)
     if not result.converged:
         raise LeftOutError(LeftOut.UNCONVERGED, f"the {result.code} relaxation of {initial.formula} did not converge")
     functional, path = _name_functionals(result)
@@ -224,7 +225,14 @@ def holds_sites(structure: Structure) -> bool:
     return any(not all(site) for site in flags if site is not None)
 
 
-def _check_structures(initial: Structure, result: RelaxationResult) -> None:
+def check_structures(initial: Structure, result: RelaxationResult) -> None:
+    """Refuse structures that are not ordered or not finite, and results whose ends have different sites.
+
+    Raises
+    ------
+    LeftOutError
+        With the reason.
+    """
     for name, structure in (("initial", initial), ("relaxed", result.relaxed), ("first", result.initial)):
         if not structure.is_ordered or not all(isinstance(e, Element) for e in _list_elements(structure)):
             raise LeftOutError(LeftOut.DISORDERED, f"the {name} structure {structure.formula} is not ordered")
@@ -251,13 +259,13 @@ def _name_functionals(result: RelaxationResult) -> tuple[str, list[str]]:
         raise LeftOutError(
             LeftOut.UNREADABLE, f"the {result.code} document does not say which functional it was relaxed with"
         )
-    path = result.functionals or [label] if result.is_dft else [label]
+    path = [name for name, _ in groupby(result.functionals or [label])] if result.is_dft else [label]
     if len({"+U" in name for name in path}) > 1:
         raise LeftOutError(
             LeftOut.FUNCTIONALS_DIFFER,
             f"relaxations with and without +U follow one another ({' then '.join(path)}); relax with one of them",
         )
-    return label, list(path)
+    return label, path
 
 
 def _find_freedom(relaxation: Relaxation) -> Freedom:

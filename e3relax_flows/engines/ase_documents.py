@@ -8,6 +8,7 @@ from typing import Any
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
 from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.pairs import Freedom
 
 
 def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft: bool) -> RelaxationResult:
@@ -42,7 +43,17 @@ def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft:
         code=code,
         functional=functional,
         is_dft=is_dft,
+        free=read_freedom(last),
+        functionals=[functional] * len(found),
     )
+
+
+def read_freedom(document: Any) -> Freedom | None:
+    """What the optimiser was free to change; None where the document does not say it."""
+    cell, shape = get_entry(document, "input", "relax_cell"), get_entry(document, "input", "relax_shape")
+    if cell is None:
+        return None
+    return Freedom(volume=bool(cell), shape=bool(cell or shape))
 
 
 def _count_evaluations(document: Any) -> int:

@@ -11,14 +11,9 @@ from jobflow import Flow, Maker, OutputReference
 from jobflow.core.maker import recursive_call
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import EngineError
-from e3relax_flows.engines.base import Engine, get_entry, read_plain, read_structure
+from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.vasp_documents import read_vasp_documents
 from e3relax_flows.schemas.outcomes import RelaxationResult
-
-# emmet's task types of runs that move atoms; "Deformation" is a relaxation in a fixed cell
-RELAXATIONS = ("Structure Optimization", "Deformation")
-# emmet's run type where INCAR leaves the functional to the POTCAR, which is PBE in all of atomate2's sets
-POTCAR_FUNCTIONAL = {"GGA": "PBE"}
 
 
 @dataclass
@@ -46,42 +41,8 @@ class VaspEngine(Engine):
         return cls(name=name or maker.name, maker=maker)
 
     def read(self, documents: list[Any]) -> RelaxationResult:
-        """Read emmet task documents: true start, last relaxation, summed steps.
-
-        The energy is that of the last document with the functional of the last relaxation, so that a static run
-        with another functional does not lend its energy to a structure it did not relax.
-        """
-        found = [document for document in documents if document is not None]
-        relaxations = [document for document in found if _is_relaxation(document)]
-        if not relaxations:
-            raise EngineError(
-                f"none of {len(documents)} VASP documents is a finished relaxation "
-                f"(found: {', '.join(str(read_plain(d, 'task_type')) for d in found) or 'no document'}); "
-                "read the error of the first job of the flow"
-            )
-        if documents[0] is None:
-            raise EngineError(
-                "the document of the first VASP run is missing, so the start of the relaxation is unknown"
-            )
-        last = relaxations[-1]
-        functional = _name_functional(last)
-        relaxed = read_structure(last, "structure") or read_structure(last, "output", "structure")
-        if relaxed is None:
-            raise EngineError(f"the VASP document of {get_entry(last, 'dir_name')} holds no relaxed structure")
-        alike = [document for document in found if _name_functional(document) == functional]
-        return RelaxationResult(
-            initial=_read_start(relaxations[0]),
-            relaxed=relaxed,
-            energy=get_entry(alike[-1], "output", "energy"),
-            n_ionic_steps=_add([_count_ionic_steps(document) for document in relaxations]),
-            n_electronic_steps=_add([_count_electronic_steps(document) for document in relaxations]),
-            converged=len(found) == len(documents) and read_plain(last, "state") == "successful",
-            wall_time_s=_add([_read_wall_time(document) for document in relaxations]),
-            dir_name=get_entry(last, "dir_name"),
-            code=self.code,
-            functional=functional,
-            is_dft=True,
-        )
+        """Read emmet task documents, as `read_vasp_documents` does."""
+        return read_vasp_documents(documents)
 
 
 @dataclass
@@ -134,70 +95,3 @@ def _keep_unconverged(maker: Maker) -> Maker:
         return cast(Maker, type(nested).from_dict(content))
 
     return recursive_call(maker, amend, nested=True)
-
-
-def _is_relaxation(document: Any) -> bool:
-    return str(read_plain(document, "task_type")).endswith(RELAXATIONS)
-
-
-def _read_start(document: Any) -> Structure:
-    """POSCAR as the job wrote it (.orig), else the first frame of the oldest calculation of the document."""
-    calculations = get_entry(document, "calcs_reversed") or [None]
-    candidates = (
-        (document, ("orig_inputs", "structure")),
-        (calculations[-1], ("input", "structure")),
-        (document, ("input", "structure")),
-    )
-    for source, path in candidates:
-        if (structure := read_structure(source, *path)) is not None:
-            return structure
-    raise EngineError(f"the VASP document of {get_entry(document, 'dir_name')} does not hold its initial structure")
-
-
-def _count_ionic_steps(document: Any) -> int | None:
-    return _add(
-        [
-            len(steps) if (steps := get_entry(calculation, "output", "ionic_steps")) else _count_cycles(calculation)
-            for calculation in get_entry(document, "calcs_reversed") or []
-        ]
-    )
-
-
-def _count_cycles(calculation: Any) -> int | None:
-    """Ionic steps by their SCF cycles, for documents whose frames were stored elsewhere."""
-    cycles = get_entry(calculation, "output", "num_electronic_steps")
-    return len(cycles) if cycles else None
-
-
-def _count_electronic_steps(document: Any) -> int | None:
-    counts: list[int | None] = []
-    for calculation in get_entry(document, "calcs_reversed") or []:
-        cycles = get_entry(calculation, "output", "num_electronic_steps")
-        steps = get_entry(calculation, "output", "ionic_steps") or []
-        counts.append(sum(cycles) if cycles else _add([_count_scf(step) for step in steps]))
-    return _add(counts)
-
-
-def _count_scf(step: Any) -> int | None:
-    number = get_entry(step, "num_electronic_steps")
-    steps = get_entry(step, "electronic_steps")
-    return number if number is not None else (len(steps) if steps else None)
-
-
-def _read_wall_time(document: Any) -> float | None:
-    return get_entry(document, "run_stats", "overall", "elapsed_time") or None
-
-
-def _name_functional(document: Any) -> str | None:
-    """Usual name of the functional, with +U where there is one."""
-    run_type = read_plain(document, "run_type")
-    if run_type is None:
-        return None
-    base, *rest = str(run_type).split("+")
-    return "+".join([POTCAR_FUNCTIONAL.get(base, base), *rest])
-
-
-def _add(values: list[Any]) -> Any:
-    """Sum of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

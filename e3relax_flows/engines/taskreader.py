@@ -1,0 +1,109 @@
+"""Read any one task document of a job store as a relaxation: VASP, GPAW and force fields, told apart by content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from monty.json import MSONable
+
+from e3relax_flows.core.errors import EngineError, StartUnknownError
+from e3relax_flows.engines.ase_documents import read_ase_documents
+from e3relax_flows.engines.base import get_entry, read_structure
+from e3relax_flows.engines.vasp_documents import is_relaxation, read_vasp_documents, was_restarted
+from e3relax_flows.schemas.outcomes import RelaxationResult
+
+# where the start of a relaxation may be, the surest first
+STARTS = (
+    ("orig_inputs", "structure"),
+    ("input", "mol_or_struct"),
+    ("input", "structure"),
+)
+COMMON_FIELDS = ("state", "dir_name", "structure", "output.energy")
+VASP_FIELDS = (
+    *("task_type", "run_type", "vasp_version", "calcs_reversed.vasp_version", "output.structure"),
+    *("orig_inputs.structure", "orig_inputs.incar.ISIF", "input.structure", "input.incar.ISIF"),
+    *("input.parameters.ISIF", "input.parameters.LATTICE_CONSTRAINTS", "input.incar.LATTICE_CONSTRAINTS"),
+    *("calcs_reversed.input.structure", "calcs_reversed.output.num_electronic_steps"),
+    *("calcs_reversed.output.ionic_steps.e_0_energy", "calcs_reversed.output.ionic_steps.num_electronic_steps"),
+    *("calcs_reversed.output.ionic_steps.electronic_steps.e_0_energy", "run_stats.overall.elapsed_time"),
+    "custodian.corrections",
+)
+ASE_FIELDS = (
+    *("input.mol_or_struct", "input.relax_cell", "input.relax_shape", "input.steps", "output.n_steps"),
+    *("output.elapsed_time", "forcefield_name", "ase_calculator_name", "n_electronic_steps", "settings.xc"),
+)
+
+
+@dataclass
+class TaskReader(MSONable):
+    """Reads the output of one job of atomate2, or of ours, as a relaxation.
+
+    Attributes
+    ----------
+    fields
+        Dotted paths below the output that reading needs: a tenth of a VASP document.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, *VASP_FIELDS, *ASE_FIELDS)
+
+    def read(self, document: Mapping[str, Any]) -> RelaxationResult | None:
+        """Result of one document, in the code's site order; None where it is no relaxation that can be read.
+
+        Raises
+        ------
+        StartUnknownError
+            When custodian mended a VASP run of which the original input was not kept.
+        EngineError
+            When the document is one of a relaxation, but not whole.
+        """
+        try:
+            if is_vasp(document):
+                return _read_vasp(document)
+            return _read_ase(document) if get_entry(document, "input", "mol_or_struct") is not None else None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            where = get_entry(document, "dir_name")
+            raise EngineError(f"the document of {where} is not whole ({type(error).__name__}: {error})") from error
+
+    def measure_start(self, document: Mapping[str, Any]) -> float | None:
+        """Volume in Å^3 at which the relaxation of a document began; None where it does not say so."""
+        for path in STARTS:
+            if (matrix := get_entry(document, *path, "lattice", "matrix")) is not None:
+                return abs(float(np.linalg.det(matrix)))
+        return None
+
+
+def is_vasp(document: Mapping[str, Any]) -> bool:
+    """Whether a task document is one of VASP; other codes of emmet have the same form."""
+    if get_entry(document, "vasp_version") is not None:
+        return True
+    return any(get_entry(run, "vasp_version") for run in get_entry(document, "calcs_reversed") or [])
+
+
+def _read_vasp(document: Mapping[str, Any]) -> RelaxationResult | None:
+    if not is_relaxation(document):
+        return None
+    if read_structure(document, "orig_inputs", "structure") is None and was_restarted(document):
+        raise StartUnknownError(
+            f"custodian mended the VASP run of {get_entry(document, 'dir_name')}, and its original POSCAR was not kept"
+        )
+    return read_vasp_documents([document])
+
+
+def _read_ase(document: Mapping[str, Any]) -> RelaxationResult | None:
+    if (get_entry(document, "input", "steps") or 0) <= 1:  # a single point
+        return None
+    if (name := get_entry(document, "forcefield_name")) is not None:
+        potential = str(name).removeprefix("MLFF.")
+        return read_ase_documents([document], potential, f"{potential} (not DFT)", is_dft=False)
+    xc = get_entry(document, "settings", "xc")
+    if xc is None:
+        raise EngineError(
+            f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator "
+            f"{get_entry(document, 'ase_calculator_name')!r} and does not say with which functional; only GPAW's "
+            "and force fields' documents are read"
+        )
+    functional = xc if isinstance(xc, str) else str(get_entry(xc, "name") or xc)
+    return read_ase_documents([document], "GPAW", functional, is_dft=True)
