@@ -34,7 +34,8 @@ def doctor(
     Exit code 1 when something that is configured does not work; optional parts that are missing are no failure.
     """
     findings: list[Finding] = []
-    for check in (check_packages, check_settings, check_models, check_devices, check_stores, check_engines):
+    checks = (check_packages, check_settings, check_models, check_registry, check_devices, check_stores, check_engines)
+    for check in checks:
         findings += run_check(check)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
@@ -85,15 +86,38 @@ def check_settings() -> list[Finding]:
 
 
 def check_models() -> list[Finding]:
-    """The models on disk, and whether the one in use is among them."""
-    from e3relax_flows.core.modelfolders import find_model, list_model_folders
+    """The models that can be named, and whether the one in use is among them."""
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.registry import list_models, resolve_model
 
     settings = load_settings()
-    models_dir = settings.DATA_DIR / "models"
-    names = ", ".join(folder.name for folder in list_model_folders(models_dir)) or "none"
-    folder = find_model(settings.MODEL, models_dir)
-    return [Finding("model", "ok", f"{settings.MODEL} is {folder.name} ({folder.model_id}); known: {names}")]
+    folder = resolve_model(settings.MODEL, settings)
+    inventory = list_models(settings)
+    names = ", ".join(sorted({model.name for model in inventory.models}))
+    row = Finding("model", "ok", f"{settings.MODEL} is {folder.name} ({folder.model_id}); known: {names}")
+    return [row, *(Finding("model folder", "failed", problem) for problem in inventory.problems.values())]
+
+
+def check_registry() -> list[Finding]:
+    """Where models and aliases are registered, where their weights are, and what the aliases mean."""
+    from e3relax_flows.core.modelfolders import ALIASES, find_model
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.registrystores import describe_registry, find_model_docs, list_aliases
+    from e3relax_flows.data.weights import open_weights
+
+    settings = load_settings()
+    docs = find_model_docs({}, settings)
+    meanings = {alias: find_model(alias).model_id for alias in ALIASES}
+    names = {model_id: f"the bundled {ALIASES[alias]}" for alias, model_id in meanings.items()}
+    names |= {doc.model_id: doc.name for doc in docs}
+    meanings |= {doc.name: doc.model_id for doc in list_aliases(settings)}
+    meant = ", ".join(f"{alias} is {names.get(meaning, 'model')} ({meaning})" for alias, meaning in meanings.items())
+    weights = open_weights(settings)
+    weights.check()
+    return [
+        Finding("registry", "ok", f"{describe_registry(settings)}, models registered: {len(docs)}; {meant}"),
+        Finding("weights of models", "ok", weights.name),
+    ]
 
 
 def check_devices() -> list[Finding]:

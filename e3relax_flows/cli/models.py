@@ -1,95 +1,229 @@
-"""`e3relax models`: list, show and import model folders."""
+"""`e3relax models`: list, show, import, export, promote, roll back."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from e3relax_flows.cli import console
+from e3relax_flows.cli.aliases import promote, roll_back, show_history
+from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ModelError
 
-models_app = typer.Typer(help="Models: list, show, import.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from e3relax_flows.core.modelfolders import ModelFolder
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.data.registry import KnownModel
+    from e3relax_flows.schemas.models import ModelDoc
+
+models_app = typer.Typer(help="Models: list, show, import, export, promote, roll back.", no_args_is_help=True)
+models_app.command("promote")(promote)
+models_app.command("rollback")(roll_back)
+models_app.command("history")(show_history)
 
 
 @models_app.command("list")
-def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
-) -> None:
-    """List the bundled models and those that were imported."""
-    from rich.table import Table
+def list_models(as_json: JsonOption = False) -> None:
+    """List the bundled models, those that are registered, and those in folders of this machine.
 
-    from e3relax_flows.core.modelfolders import ALIASES, list_model_folders
+    Exit code 1 when a folder is damaged.
+    """
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data import registry
 
     settings = load_settings()
-    folders = list_model_folders(settings.DATA_DIR / "models")
-    rows: list[dict[str, Any]] = [
-        {
-            "name": folder.name,
-            "model_id": folder.model_id,
-            "aliases": sorted(alias for alias, name in ALIASES.items() if name == folder.name),
-            "kind": folder.config.get("kind"),
-            "mebibytes": round(_measure_folder(folder.path) / 2**20, 2),
-            "path": str(folder.path),
-        }
-        for folder in folders
-    ]
+    inventory = registry.list_models(settings)
+    rows = [_describe(model) for model in inventory.models]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    table = Table()
-    for column in ("name", "model id", "kind", "MiB", "folder"):
-        table.add_column(column, justify="right" if column == "MiB" else "left", overflow="fold")
-    for row in rows:
-        aliases = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
-        cells = [f"{row['name']}{aliases}", row["model_id"], str(row["kind"]), str(row["mebibytes"]), row["path"]]
-        table.add_row(*map(console.plain, cells))
-    console.out.print(table)
-    if settings.MODEL not in ("default", *(name for row in rows for name in (row["name"], row["model_id"]))):
-        console.out.print(f"E3RELAX_MODEL is {settings.MODEL}", highlight=False, soft_wrap=True)
+        damaged = [
+            {"name": path.name, "model_id": None, "path": str(path), "problem": problem}
+            for path, problem in inventory.problems.items()
+        ]
+        typer.echo(json.dumps([*rows, *damaged], indent=1))
+    else:
+        _show_rows(rows)
+        for problem in inventory.problems.values():
+            console.print_error(problem)
+        known = {word for row in rows for word in (row["name"], row["model_id"], *row["aliases"])}
+        if settings.MODEL not in known:
+            console.out.print(console.plain(f"E3RELAX_MODEL is {settings.MODEL}"), soft_wrap=True)
+    raise typer.Exit(int(bool(inventory.problems)))
 
 
 @models_app.command("show")
 def show_model(
     model: Annotated[str, typer.Argument(help="Alias, name, id or folder of a model.")] = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the configuration as JSON and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show a model's id, configuration and card."""
-    from e3relax_flows.core.modelfolders import CARD_FILE, find_model
+    """Show a model's id, origin, errors, configuration and card."""
+    from e3relax_flows.core.modelfolders import CARD_FILE
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.registry import locate_model
 
-    folder = find_model(model, load_settings().DATA_DIR / "models")
-    content = {"name": folder.name, "model_id": folder.model_id, "path": str(folder.path), "config": folder.config}
+    known = locate_model(model, load_settings())
+    doc, folder = known.doc, known.folder
+    config: dict[str, Any] = doc.config if doc else folder.config if folder else {}
     if as_json:
+        content = {
+            "name": known.name,
+            "model_id": known.model_id,
+            "path": str(folder.path) if folder else None,
+            "config": config,
+            "registered": doc.model_dump(mode="json", exclude={"config", "card"}) if doc else None,
+        }
         typer.echo(json.dumps(content, indent=1))
         return
     from rich.markdown import Markdown
     from rich.pretty import Pretty
 
-    console.out.print(f"{folder.name}, model id {folder.model_id}, {folder.path}", highlight=False, soft_wrap=True)
-    card = folder.path / CARD_FILE
-    console.out.print(Markdown(card.read_text(encoding="utf-8")) if card.exists() else "no card")
-    console.out.print(Pretty(folder.config, max_length=20))
+    place = f", {folder.path}" if folder else ""
+    console.out.print(console.plain(f"{known.name}, model id {known.model_id}{place}"), soft_wrap=True)
+    if doc:
+        _show_origin(doc)
+    file = folder.path / CARD_FILE if folder else None
+    card = doc.card if doc else file.read_text(encoding="utf-8") if file and file.exists() else ""
+    console.out.print(Markdown(card) if card else "no card")
+    console.out.print(Pretty(config, max_length=20))
 
 
 @models_app.command("import")
 def import_model(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' E3Relax-H2 code.")],
-    name: Annotated[str | None, typer.Option(help="Name of the model; otherwise that of the file.")] = None,
+    source: Annotated[Path, typer.Argument(help="A model folder, or a checkpoint of the authors' E3Relax-H2 code.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; otherwise that of the folder or file.")] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint of the authors' code into a model folder, with its EMA weights."""
+    """Register a model, its files verified, so that it can be named and promoted everywhere.
+
+    Of a checkpoint of the authors' code the EMA weights are taken. Importing a model again mends damaged files.
+    """
+    from tempfile import TemporaryDirectory
+
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.registry import register_model
+    from e3relax_flows.data.registryplace import find_models_dir
 
-    if not file.is_file():
-        raise ModelError(f"{file} is no file; give a checkpoint (.pt) of the authors' code")
-    from e3relax_flows.model.files import import_checkpoint
+    settings = load_settings()
+    with TemporaryDirectory() as scratch:
+        folder = _read_source(source, name, Path(scratch) if dry_run else find_models_dir(settings))
+        name = name or folder.name
+        _check_new_name(name, folder.model_id, settings)
+        if not dry_run:
+            name = register_model(folder, settings, name=name).name
+    if as_json:
+        typer.echo(json.dumps({"name": name, "model_id": folder.model_id, "registered": not dry_run}, indent=1))
+        return
+    done = "would be registered" if dry_run else "registered"
+    console.out.print(console.plain(f"{name}, model id {folder.model_id}: {done}"), soft_wrap=True)
+    if not dry_run:
+        console.out.print(console.plain(f"use it with: e3relax predict --model {name} ..."), soft_wrap=True)
 
-    folder = import_checkpoint(file, load_settings().DATA_DIR / "models", name)
-    console.out.print(f"{folder.name}, model id {folder.model_id}: {folder.path}", highlight=False, soft_wrap=True)
-    console.out.print(f"use it with: e3relax predict --model {folder.name} ...", highlight=False)
+
+@models_app.command("export")
+def export_model(
+    model: Annotated[str, typer.Argument(help="Alias, name, id or folder of a model.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; its name becomes the model's.")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as a folder, its files verified, to take it elsewhere."""
+    from e3relax_flows.core.modelfolders import (
+        CARD_FILE,
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+        read_model_folder,
+        write_model_folder,
+    )
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.registry import resolve_model
+    from e3relax_flows.data.weights import read_weights
+
+    found = resolve_model(model, load_settings())
+    weights = read_weights(found)
+    files = {
+        file: (found.path / file).read_bytes() for file in (CONFIG_FILE, CARD_FILE) if (found.path / file).exists()
+    }
+    if folder.exists() and (not folder.is_dir() or read_model_folder(folder).model_id != found.model_id):
+        raise ModelError(f"{folder} exists and is another model; name a folder that does not exist")
+    if not dry_run and not folder.exists():
+        write_model_folder(folder, files)
+    content = {"name": found.name, "model_id": found.model_id, "path": str(folder.absolute()), "written": not dry_run}
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+        return
+    done = "would be written to" if dry_run else "is in"
+    console.out.print(
+        console.plain(f"{found.name}, model id {found.model_id}, {done} {folder.absolute()}"), soft_wrap=True
+    )
+
+
+def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolder:
+    """The model of a folder or checkpoint, when a network can be made of it; a checkpoint becomes a folder."""
+    if not source.exists():
+        raise ModelError(f"{source} is no file; give a model folder or a checkpoint (.pt) of the authors' code")
+    from e3relax_flows.core.modelfolders import read_model_folder
+    from e3relax_flows.model.files import import_checkpoint, load_network
+
+    if source.is_file():
+        return import_checkpoint(source, models_dir, name)
+    folder = read_model_folder(source)
+    load_network(folder)
+    return folder
+
+
+def _check_new_name(name: str, model_id: str, settings: E3RelaxSettings) -> None:
+    """A person gives a name once; retrainings may share one."""
+    from e3relax_flows.data.registrystores import find_model_docs
+
+    others = [doc.model_id for doc in find_model_docs({"name": name}, settings) if doc.model_id != model_id]
+    if others:
+        raise ModelError(f"{name!r} is the name of {', '.join(others)}; give another one, e.g. --name {name}-2")
+
+
+def _describe(model: KnownModel) -> dict[str, Any]:
+    doc, folder = model.doc, model.folder
+    n_bytes = _measure_folder(folder.path) if folder else doc.n_bytes if doc else 0
+    return {
+        "name": model.name,
+        "model_id": model.model_id,
+        "aliases": model.aliases,
+        "kind": folder.config.get("kind") if folder else doc.kind if doc else None,
+        "mebibytes": round(n_bytes / 2**20, 2),
+        "path": str(folder.path) if folder else None,
+        "bundled": model.is_bundled,
+        "registered": doc is not None,
+        "parent_id": doc.parent_id if doc else None,
+        "dataset_id": doc.dataset_id if doc else None,
+        "created_at": doc.created_at.isoformat() if doc else None,
+    }
+
+
+def _show_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("name", "model id", "kind", "MiB", "known as", "folder"):
+        table.add_column(column, justify="right" if column == "MiB" else "left", overflow="fold")
+    for row in rows:
+        aliases = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
+        kinds = [word for word in ("bundled", "registered") if row[word]] or ["not registered"]
+        cells = [f"{row['name']}{aliases}", row["model_id"], str(row["kind"]), str(row["mebibytes"])]
+        table.add_row(*map(console.plain, [*cells, ", ".join(kinds), row["path"] or "fetched when it is needed"]))
+    console.out.print(table)
+
+
+def _show_origin(doc: ModelDoc) -> None:
+    """What the registry knows of a model besides its configuration."""
+    hours = f", {doc.training_hours:.2f} h" if doc.training_hours is not None else ""
+    lines = [f"registered {doc.created_at:%Y-%m-%d %H:%M} UTC{hours}"]
+    origins = {"parent": doc.parent_id, "dataset": doc.dataset_id, "training run": doc.run_id}
+    lines += [f"{what} {value}" for what, value in origins.items() if value]
+    for source, errors in doc.metrics.items():
+        lines.append(f"{source}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in errors.items()))
+    console.out.print(console.plain("\n".join(lines)), soft_wrap=True)
 
 
 def _measure_folder(path: Path) -> int:

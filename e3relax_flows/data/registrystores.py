@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.modelfolders import MODEL_ID
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.registryplace import has_collection, name_collections
+from e3relax_flows.data.registryplace import find_registry_file, has_collection, name_collections
 from e3relax_flows.data.sqlite import SQLiteStore
 from e3relax_flows.data.stores import build_store, connect_store, describe_store, validate_document
 from e3relax_flows.schemas.models import AliasDoc, ModelDoc
@@ -43,6 +43,15 @@ def open_alias_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of aliases, connected, closed at the end; errors are those of `open_model_store`."""
     with _open(settings, name_collections(settings)[1], "name", []) as store:
         yield store
+
+
+def describe_registry(settings: E3RelaxSettings) -> str:
+    """Where the registry is, without passwords."""
+    file = find_registry_file(settings)
+    if file is not None:
+        return f"{file}{'' if file.exists() else ', made when it is first needed'}"
+    models, _ = name_collections(settings)
+    return describe_store(build_store(settings.MODEL_STORE, settings, models, "model_id"))
 
 
 def find_model_doc(model_id: str, settings: E3RelaxSettings | None = None) -> ModelDoc | None:

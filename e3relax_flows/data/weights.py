@@ -46,6 +46,15 @@ class Weights(Protocol):
     def name(self) -> str:
         """The place, without passwords."""
 
+    def check(self) -> None:
+        """Make sure that the place can be used.
+
+        Raises
+        ------
+        StoreError
+            When it cannot.
+        """
+
     def save(self, doc: ModelDoc, weights: bytes) -> None:
         """Keep the files of a model, in the place of damaged ones; those that are there already are left."""
 
@@ -79,6 +88,9 @@ class FolderWeights:
         """The folder."""
         return str(self.root)
 
+    def check(self) -> None:
+        """A folder is made when it is first needed."""
+
     def save(self, doc: ModelDoc, weights: bytes) -> None:
         """Write the files, unless they are below `root` under the model's name already."""
         with suppress(ModelError):
@@ -111,6 +123,11 @@ class StoredWeights:
     def name(self) -> str:
         """The store."""
         return _describe(self.store)
+
+    def check(self) -> None:
+        """Open the store and close it."""
+        with self._open() as store:
+            store.query_one({PART_KEY: ""})
 
     def save(self, doc: ModelDoc, weights: bytes) -> None:
         """Write the parts that are missing or damaged, and read all of them back."""
