@@ -142,10 +142,8 @@ def export_model(
     from e3relax_flows.data.weights import read_weights
 
     found = resolve_model(model, load_settings())
-    weights = read_weights(found)
-    files = {
-        file: (found.path / file).read_bytes() for file in (CONFIG_FILE, CARD_FILE) if (found.path / file).exists()
-    }
+    paths = [found.path / CONFIG_FILE, found.path / CARD_FILE]
+    files = {path.name: path.read_bytes() for path in paths if path.exists()} | {WEIGHTS_FILE: read_weights(found)}
     if folder.exists() and (not folder.is_dir() or read_model_folder(folder).model_id != found.model_id):
         raise ModelError(f"{folder} exists and is another model; name a folder that does not exist")
     if not dry_run and not folder.exists():
