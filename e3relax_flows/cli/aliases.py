@@ -11,6 +11,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 
 if TYPE_CHECKING:
+    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.schemas.models import AliasDoc
 
 AliasOption = Annotated[str, typer.Option("--alias", help="The alias.", metavar="NAME")]
@@ -21,12 +22,14 @@ def promote(
     model: Annotated[str, typer.Argument(help="Name, id or alias of a registered or bundled model.")],
     reason: ReasonOption,
     alias: AliasOption = "default",
+    force: Annotated[bool, typer.Option("--force", help="Promote what the gate did not let pass.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let an alias mean another model from now on, on a person's word.
+    """Let an alias mean another model from now on.
 
-    `e3relax retrain` promotes what its gate lets pass; here no gate is asked.
+    A gate that has compared it with the model in service is respected; where
+    none has, it is promoted on your word.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data import promotion
@@ -35,13 +38,39 @@ def promote(
     settings = load_settings()
     model_id = locate_model(model, settings).model_id
     document, is_move = promotion.plan_promotion(alias, model_id, reason, None, None, settings)
-    if is_move and not dry_run:
+    note = None
+    if is_move:
+        gate_id, note = _ask_gate(model_id, document.history[-1].previous_id, force, settings)
         # the version that was looked at: whoever moves the alias in between is not overruled
-        expected = document.version - 1 if document.version > 1 else promotion.NEVER_MOVED
-        document = promotion.promote(alias, model_id, reason, expected=expected, settings=settings)
+        version = document.version - 1 if document.version > 1 else promotion.NEVER_MOVED
+        change = (alias, model_id, reason, gate_id, version, settings)
+        document = promotion.plan_promotion(*change)[0] if dry_run else promotion.promote(*change)
     _report(document, is_move, dry_run, as_json)
-    if is_move and not as_json:
-        console.err.print("No gate has compared it with the model before: this is on your word.", style="yellow")
+    if note and not as_json:
+        console.err.print(console.plain(note), style="yellow", soft_wrap=True)
+
+
+def _ask_gate(
+    model_id: str, incumbent_id: str | None, force: bool, settings: E3RelaxSettings
+) -> tuple[str | None, str | None]:
+    """Id of the last gate that compared both models, and what is to be said of it."""
+    from e3relax_flows.core.errors import ModelError
+    from e3relax_flows.data.judgements import find_gates, has_judgements, open_judgements
+    from e3relax_flows.schemas.models import Decision
+
+    gates = []
+    if has_judgements(settings):
+        with open_judgements(settings) as stores:
+            gates = find_gates(stores, {"candidate_id": model_id, "incumbent_id": incumbent_id})
+    if not gates:
+        return None, "No gate has compared it with the model before: this is on your word."
+    gate = gates[-1]
+    if gate.decision == Decision.PROMOTE:
+        return gate.gate_id, None
+    why = f"gate {gate.gate_id} decided {gate.decision}: {'; '.join(gate.reasons)}"
+    if not force:
+        raise ModelError(f"{why}; promote it nevertheless with --force")
+    return gate.gate_id, f"Promoted although {why}"
 
 
 def roll_back(

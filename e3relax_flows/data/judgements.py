@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.registryplace import name_collections
+from e3relax_flows.data.registryplace import has_collection, name_collections
 from e3relax_flows.data.stores import (
     build_store,
     connect_store,
@@ -52,6 +52,11 @@ def open_judgements(settings: E3RelaxSettings | None = None) -> Iterator[Judgeme
         _open(settings, GATES_ENDING, "gate_id", ["holdout_id", "candidate_id"]) as gates,
     ):
         yield JudgementStores(evaluations, gates)
+
+
+def has_judgements(settings: E3RelaxSettings) -> bool:
+    """Whether a gate may have judged; looking makes nothing."""
+    return has_collection(settings, name_collections(settings)[0] + GATES_ENDING)
 
 
 def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
