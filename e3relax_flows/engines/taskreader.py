@@ -21,6 +21,8 @@ STARTS = (
     ("input", "mol_or_struct"),
     ("input", "structure"),
 )
+# ASE's names of calculators that are not DFT and have makers in atomate2
+POTENTIALS = {"emt": "EMT", "lennardjones": "LennardJones", "tblite": "TBLite"}
 COMMON_FIELDS = ("state", "dir_name", "structure", "output.energy")
 VASP_FIELDS = (
     *("task_type", "run_type", "vasp_version", "calcs_reversed.vasp_version", "output.structure"),
@@ -95,15 +97,16 @@ def _read_vasp(document: Mapping[str, Any]) -> RelaxationResult | None:
 def _read_ase(document: Mapping[str, Any]) -> RelaxationResult | None:
     if (get_entry(document, "input", "steps") or 0) <= 1:  # a single point
         return None
-    if (name := get_entry(document, "forcefield_name")) is not None:
+    calculator = str(get_entry(document, "ase_calculator_name"))
+    name = get_entry(document, "forcefield_name") or POTENTIALS.get(calculator.lower())
+    if name is not None:
         potential = str(name).removeprefix("MLFF.")
         return read_ase_documents([document], potential, f"{potential} (not DFT)", is_dft=False)
     xc = get_entry(document, "settings", "xc")
     if xc is None:
         raise EngineError(
-            f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator "
-            f"{get_entry(document, 'ase_calculator_name')!r} and does not say with which functional; only GPAW's "
-            "and force fields' documents are read"
+            f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator {calculator!r} and does not say "
+            "with which functional; only documents of GPAW and of force fields are read"
         )
     functional = xc if isinstance(xc, str) else str(get_entry(xc, "name") or xc)
     return read_ase_documents([document], "GPAW", functional, is_dft=True)
