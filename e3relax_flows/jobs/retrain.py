@@ -18,6 +18,7 @@ from e3relax_flows.data.datasets import build_dataset, explain_leaving_out
 from e3relax_flows.data.datasetstores import (
     find_dataset,
     find_holdout,
+    list_holdouts,
     open_dataset_stores,
     save_dataset,
 )
@@ -66,7 +67,8 @@ def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3Rela
         holdouts = [find_holdout(stores, name) for name in names]
         parent = find_model_doc(folder.model_id, settings)
         trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
-        dataset, n_replayed = _choose_dataset(config, holdouts, trained_on, pairs)
+        # all holdouts are kept apart, also those that others will judge by
+        dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
         save_dataset(stores, dataset)
     return SnapshotDoc(
         dataset_id=dataset.dataset_id,
@@ -154,7 +156,8 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
     parent_id = parent.model_id if config.method == "finetune" else None
     run_id = identify_run(dataset.dataset_id, parent_id, entries | {"freeze": config.freeze}, seed)
     folder = name_run_folder(settings.DATA_DIR, run_id)
-    finetune = {"path": str(parent.path), "freeze": config.freeze} if parent_id else None
+    # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
+    finetune = {"path": str(parent.path), "freeze": config.freeze, "accept_worse": True} if parent_id else None
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
     path = _write_config(folder / CONFIG_FILE, entries)

@@ -161,13 +161,6 @@ class GateDoc(BaseModel):
     created_at: datetime = Field(default_factory=now)
 
 
-def identify_gate(candidate_id: str, incumbent_id: str, holdout_ids: list[str], limits: GateLimits) -> str:
-    """Id of a gate: both models, the holdouts and the limits."""
-    return hash_content(
-        {
-            "candidate": candidate_id,
-            "incumbent": incumbent_id,
-            "holdouts": holdout_ids,
-            "limits": limits.model_dump(mode="json"),
-        }
-    )
+def identify_gate(evaluation_ids: list[str], limits: GateLimits) -> str:
+    """Id of a gate: what was compared (candidate, incumbent, and both again on the original holdout), and the limits."""
+    return hash_content({"evaluations": evaluation_ids, "limits": limits.model_dump(mode="json")})

@@ -105,9 +105,9 @@ def judge(
             f"{n_looks} candidates were judged on this holdout; of so many that are no better, one passes by chance "
             f"with a probability of about {chance:.0%}; freeze another holdout (e3relax data freeze)"
         )
-    holdout_ids = [new.holdout_id for new, _ in duels.values()]
+    evaluation_ids = [each.evaluation_id for duel in duels.values() for each in duel]
     return GateDoc(
-        gate_id=identify_gate(candidate.model_id, incumbent.model_id, holdout_ids, limits),
+        gate_id=identify_gate(evaluation_ids, limits),
         candidate_id=candidate.model_id,
         incumbent_id=incumbent.model_id,
         holdout_id=candidate.holdout_id,

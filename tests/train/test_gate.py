@@ -99,7 +99,7 @@ def test_a_better_candidate_is_promoted_with_its_numbers(better, incumbent):
     assert total.identity_low < -0.4
     assert len(gate.reasons) == 1
     assert f"change {total.change:+.1%} (95%: {total.low:+.1%} to {total.high:+.1%}): better" in gate.reasons[0]
-    assert gate.gate_id == identify_gate("new", "old", ["h-1"], LIMITS)
+    assert gate.gate_id == identify_gate(["e-new-h-1", "e-old-h-1"], LIMITS)
     names = {each.name for each in gate.comparisons if each.judged}
     strata = {"source: gpaw", "source: vasp", *(f"stratum: {n}" for n in
               ("oxides", "halides", "pnictides", "chalcogenides"))}  # fmt: skip
@@ -285,7 +285,7 @@ def test_forgetting(better, incumbent):
     assert equal.decision is Decision.PROMOTE
     assert 0 < find(equal, "original: all").change < find(equal, "original: all").high <= 0.05
     assert equal.original_holdout_id == "h-0"
-    assert equal.gate_id == identify_gate("new", "old", ["h-1", "h-0"], LIMITS)
+    assert equal.gate_id == identify_gate(["e-new-h-1", "e-old-h-1", "e-new-h-0", "e-old-h-0"], LIMITS)
     assert "original: all (240 pairs" in equal.reasons[1]
     unclear = ask(1.045, GateLimits(n_resamples=2000, min_stratum=201))
     assert unclear.decision is Decision.KEEP
