@@ -24,14 +24,18 @@ STARTS = (
 # ASE's names of calculators that are not DFT and have makers in atomate2
 POTENTIALS = {"emt": "EMT", "lennardjones": "LennardJones", "tblite": "TBLite"}
 COMMON_FIELDS = ("state", "dir_name", "structure", "output.energy")
+VASP_SETTINGS = ("ISIF", "IBRION", "NSW", "LATTICE_CONSTRAINTS")
 VASP_FIELDS = (
     *("task_type", "run_type", "vasp_version", "calcs_reversed.vasp_version", "output.structure"),
-    *("orig_inputs.structure", "orig_inputs.incar.ISIF", "input.structure", "input.incar.ISIF"),
-    *("input.parameters.ISIF", "input.parameters.LATTICE_CONSTRAINTS", "input.incar.LATTICE_CONSTRAINTS"),
+    *("orig_inputs.structure", "input.structure", "custodian.corrections", "run_stats.overall.elapsed_time"),
+    *(
+        f"{inputs}.{name}"
+        for inputs in ("input.parameters", "input.incar", "orig_inputs.incar")
+        for name in VASP_SETTINGS
+    ),
     *("calcs_reversed.input.structure", "calcs_reversed.output.num_electronic_steps"),
     *("calcs_reversed.output.ionic_steps.e_0_energy", "calcs_reversed.output.ionic_steps.num_electronic_steps"),
-    *("calcs_reversed.output.ionic_steps.electronic_steps.e_0_energy", "run_stats.overall.elapsed_time"),
-    "custodian.corrections",
+    "calcs_reversed.output.ionic_steps.electronic_steps.e_0_energy",
 )
 ASE_FIELDS = (
     *("input.mol_or_struct", "input.relax_cell", "input.relax_shape", "input.steps", "output.n_steps"),

@@ -14,6 +14,8 @@ from e3relax_flows.schemas.pairs import Freedom
 CODE = "VASP"
 # emmet's task types of runs that move atoms; "Deformation" is a relaxation in a fixed cell
 RELAXATIONS = ("Structure Optimization", "Deformation")
+UNRECOGNIZED = ("Unrecognized", "None")  # those with an ISIF other than 2 and 3
+MINIMIZERS = (1, 2, 3)  # values of IBRION
 # emmet's run type where INCAR leaves the functional to the POTCAR, which is PBE in all of atomate2's sets
 POTCAR_FUNCTIONAL = {"GGA": "PBE"}
 # what ISIF leaves free; 0 to 2 keep the cell
@@ -79,8 +81,11 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
 
 
 def is_relaxation(document: Any) -> bool:
-    """Whether a task document is of a run that moves atoms."""
-    return str(read_plain(document, "task_type")).endswith(RELAXATIONS)
+    """Whether a task document is of a run that moves atoms or cell towards the minimum."""
+    task_type = str(read_plain(document, "task_type"))
+    if not task_type.endswith(UNRECOGNIZED):
+        return task_type.endswith(RELAXATIONS)
+    return read_setting(document, "IBRION") in MINIMIZERS and (read_setting(document, "NSW") or 0) > 1
 
 
 def read_start(document: Any) -> Structure:
@@ -102,13 +107,17 @@ def was_restarted(document: Any) -> bool:
     return any(get_entry(job, "corrections") for job in get_entry(document, "custodian") or [])
 
 
+def read_setting(document: Any, name: str) -> Any:
+    """A setting of VASP, as it was used rather than as it was asked for; None where no input in the document has it."""
+    paths = (("input", "parameters"), ("input", "incar"), ("orig_inputs", "incar"))
+    values = (get_entry(document, *path, name) for path in paths)
+    return next((value for value in values if value is not None), None)
+
+
 def read_freedom(document: Any) -> Freedom | None:
     """What ISIF left free; None where no input in the document says it."""
-    for path in (("input", "parameters"), ("input", "incar"), ("orig_inputs", "incar")):
-        settings = get_entry(document, *path)
-        if settings and (isif := get_entry(settings, "ISIF")) is not None:
-            return express_freedom(isif, get_entry(settings, "LATTICE_CONSTRAINTS"))
-    return None
+    isif = read_setting(document, "ISIF")
+    return None if isif is None else express_freedom(isif, read_setting(document, "LATTICE_CONSTRAINTS"))
 
 
 def express_freedom(isif: int, lattice_constraints: Any = None) -> Freedom:

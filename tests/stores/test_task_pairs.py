@@ -185,6 +185,7 @@ def test_a_job_that_replaced_itself_is_no_calculation(bench):
     ("update", "reason", "words"),
     [
         ({"state": "failed"}, "unconverged", "VASP relaxation of Na1 Cl1 did not converge"),
+        ({"task_type": "Unrecognized", "input__parameters": {"IBRION": 5, "NSW": 1}}, "not_a_relaxation", "none of"),
         ({"task_type": "Static"}, "not_a_relaxation", "none of these calculations"),
         ({"run_type": None}, "unreadable", "which functional"),
         ({"structure": None, "output__structure": None}, "unreadable", "no relaxed structure"),
@@ -213,7 +214,10 @@ def test_what_is_left_out_has_a_reason(bench, update, reason, words):
     [
         ({}, Freedom()),
         ({"input__parameters": {"ISIF": 2}}, Freedom(volume=False, shape=False)),
-        ({"input__parameters": {"ISIF": 4}}, Freedom(volume=False)),
+        (
+            {"input__parameters": {"ISIF": 4, "IBRION": 2, "NSW": 99}, "task_type": "Unrecognized"},
+            Freedom(volume=False),
+        ),
         ({"input__parameters": {"ISIF": 7}}, Freedom(shape=False, sites=False)),
         ({"input__parameters": None, "input__incar": {"ISIF": 8}}, Freedom(shape=False)),
         ({"input": None, "orig_inputs__incar": {"ISIF": 6}}, Freedom(sites=False)),
