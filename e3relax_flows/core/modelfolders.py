@@ -145,11 +145,17 @@ def read_listed_folder(path: Path) -> ModelFolder:
     ModelError
         When it is not whole, or is not the model whose id its folder is called by.
     """
-    folder = read_model_folder(path)
-    if MODEL_ID.fullmatch(path.name) and folder.model_id != path.name:
+    if not MODEL_ID.fullmatch(path.name):
+        return read_model_folder(path)
+    advice = "run `e3relax models import FOLDER` with an intact copy, or remove that folder"
+    try:
+        folder = read_model_folder(path)
+    except ModelError as error:
+        raise ModelError(f"{error}; {advice}") from error
+    if folder.model_id != path.name:
         raise ModelError(
             f"{path} is called by a model's id, but its files make model {folder.model_id}: they are damaged or were "
-            "changed; run `e3relax models import FOLDER` with an intact copy, or remove that folder"
+            f"changed; {advice}"
         )
     return folder
 

@@ -226,7 +226,8 @@ def describe_model(folder: ModelFolder, weights: bytes, **facts: Any) -> ModelDo
     try:
         return ModelDoc.model_validate({**own, **facts})
     except ValidationError as error:
-        raise ConfigError(f"facts of model {folder.name}: {error}") from error
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"facts of model {folder.name}: {lines}") from error
 
 
 def _check_name(doc: ModelDoc, settings: E3RelaxSettings) -> None:

@@ -90,7 +90,9 @@ def _find_aliases(criteria: dict[str, Any], settings: E3RelaxSettings) -> list[A
 def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[str]) -> Iterator[Store]:
     """A store of the registry; what servers say comes as StoreError."""
     spec = settings.MODEL_STORE
-    store = build_store({**spec, "collection_name": collection} if spec else None, settings, collection, key)
+    if spec and "collection_name" in spec:
+        spec = {**spec, "collection_name": collection}
+    store = build_store(spec, settings, collection, key)
     if not isinstance(store, SQLiteStore | MongoStore):
         raise ConfigError(
             f"MODEL_STORE is a {type(store).__name__}, in which two could move an alias at once; "

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.ids import identify_structure
+from e3relax_flows.core.modelfolders import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    ModelFolder,
+    read_model_folder,
+)
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.outcomes import join_outcome
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
@@ -90,5 +100,27 @@ def make_outcome(make_prediction) -> Callable[..., OutcomeDoc]:
                 is_dft=True,
             )
         return join_outcome(prediction, kind, "test", "engine-1", result, None if result else "it broke")
+
+    return make
+
+
+@pytest.fixture
+def make_model(tmp_path) -> Callable[..., ModelFolder]:
+    """Write a model folder whose weights are `size` bytes that `seed` begins; no network can be made of it."""
+
+    def make(name: str = "mine", seed: int = 0, size: int = 5000) -> ModelFolder:
+        weights = bytes([seed]) * size
+        config = {
+            "format_version": FORMAT_VERSION,
+            "kind": "e3relax_h2",
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "network": {"cutoff": 5.0, "n_layers": 3, "names": ["a", None], "tiny": 1e-30},
+        }
+        folder = tmp_path / "made" / f"{name}-{seed}-{size}" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        (folder / WEIGHTS_FILE).write_bytes(weights)
+        (folder / CARD_FILE).write_text(f"# {name}\n")
+        return read_model_folder(folder)
 
     return make
