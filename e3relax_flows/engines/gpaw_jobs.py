@@ -69,8 +69,17 @@ class GpawRelaxMaker(GuardedRelaxMaker):
         prepared, spin_polarized = prepare_magmoms(structure)
         settings = choose_settings(prepared, self.k_length, self.k_length_metal, self.smearing)
         settings |= {"txt": "gpaw.txt"} | ({"spinpol": True} if spin_polarized else {}) | self.calculator_kwargs
+        relax = AseRelaxMaker.make.original  # type: ignore[attr-defined]
         self._calculator = build_calculator(prepared, settings)
-        document = AseRelaxMaker.make.original(self, prepared, prev_dir)  # type: ignore[attr-defined]
+        try:
+            document = relax(self, prepared, prev_dir)
+        except Exception as error:
+            if type(error).__name__ != "SymmetryAnalysisBug":
+                raise
+            # operations that hold within a tolerance only need not be a group; without them there are more k-points
+            settings |= {"symmetry": "off"}
+            self._calculator = build_calculator(prepared, settings)
+            document = relax(self, prepared, prev_dir)
         counts = count_scf_iterations(settings["txt"])
         return GpawTaskDoc(
             **dict(document),

@@ -20,7 +20,8 @@ from e3relax_flows.core.settings import load_settings
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
 
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b", re.MULTILINE)
+TRACEBACK = "Traceback (most recent call last):\n"
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?=:|$)", re.MULTILINE)  # its frames are indented
 
 MAX_ERROR_LENGTH = 500
 
@@ -110,8 +111,9 @@ class _JobWatcher(logging.Handler):
     def _note_failed(self, name: str, trace: str) -> None:
         # jobflow leaves a failed job in place, and takes a finished one away before it says so
         job = CURRENT_JOB.job
-        starts = [match.start() for match in EXCEPTION.finditer(trace)]
-        error = shorten(trace[starts[-1] :] if starts else trace, MAX_ERROR_LENGTH)
+        last = trace[trace.rfind(TRACEBACK) + len(TRACEBACK) :] if TRACEBACK in trace else trace
+        start = EXCEPTION.search(last)
+        error = shorten(last[start.start() :] if start else last, MAX_ERROR_LENGTH)
         if job is None or job.name != name:
             self.note(JobReport(name, "", 1, error, trace, {}))
         else:

@@ -119,3 +119,35 @@ def test_silicon_relaxes_with_real_dft(tmp_path: Path, monkeypatch: pytest.Monke
     assert document.settings["mode"]["ecut"] == 400.0
     text = next(Path(result.dir_name).glob("gpaw.txt")).read_text()
     assert text.count("Converged in") == result.n_ionic_steps
+
+
+class SymmetryAnalysisBug(Exception):  # noqa: N818
+    """Named as GPAW's own, which it raises when operations that hold within its tolerance are no group."""
+
+
+def test_operations_that_are_no_group_are_left_out(monkeypatch, tmp_path):
+    from ase.calculators.emt import EMT
+
+    from e3relax_flows.engines import gpaw_jobs
+
+    class Picky(EMT):
+        def calculate(self, *args, **kwargs):
+            raise SymmetryAnalysisBug("Sorry!")
+
+    asked = []
+
+    def build(structure, settings):
+        asked.append(dict(settings))
+        return EMT() if settings.get("symmetry") == "off" else Picky()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpaw_jobs, "build_calculator", build)
+    copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
+    engine = get_engine("gpaw", calculator_kwargs={"symmetry": {"tolerance": 1e-3}})
+    flow = engine.make(copper)
+    store = JobStore(MemoryStore())
+    run_locally(flow, store=store, raise_immediately=True, log=False)
+    documents = [reference.resolve(store) for reference in engine.collect_outputs(flow)]
+    assert engine.read(documents).converged
+    assert [settings["symmetry"] for settings in asked] == [{"tolerance": 1e-3}, "off"]
+    assert documents[0].settings["symmetry"] == "off"

@@ -28,6 +28,19 @@ def fail(a: int) -> int:
     raise ValueError(f"{a} is\n  too much")
 
 
+class OddBug(Exception):  # noqa: N818
+    """An exception whose name does not say that it is one."""
+
+
+@job
+def fail_oddly() -> None:
+    """A job whose exception has another one behind it."""
+    try:
+        raise ValueError("the first")
+    except ValueError as error:
+        raise OddBug("Sorry!\nHint: try again") from error
+
+
 @job
 def fail_later(a: int) -> Response:
     """A job that replaces itself by one that works and one that does not."""
@@ -73,6 +86,11 @@ def test_a_failure_costs_only_those_that_need_it(store: JobStore, tmp_path: Path
     assert str(failure.traceback).startswith("Traceback (most recent call last)")
     assert child.uuid not in run.responses
     assert CURRENT_JOB.job is None
+
+
+def test_the_last_exception_is_told_whatever_its_name(store: JobStore, tmp_path: Path) -> None:
+    (failure,) = run_flow_locally(Flow([fail_oddly()]), store, tmp_path).failures
+    assert failure.error == f"{OddBug.__module__}.OddBug: Sorry! Hint: try again"
 
 
 def test_jobs_that_are_made_on_the_way_are_reported(store: JobStore, tmp_path: Path) -> None:
