@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 
 from e3relax_flows.cli.console import out
+from e3relax_flows.cli.pairfiles import export_pairs, import_pairs
+from e3relax_flows.cli.pairs import build_pairs, show_pairs
 from e3relax_flows.core.errors import ConfigError
 
-data_app = typer.Typer(help="Pairs to train on: shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Pairs to train on: build, import, export, show, freeze, shards.", no_args_is_help=True)
 
-
-@data_app.callback()
-def _group() -> None:
-    """Keep `shards` a command of its own while it is the only one."""
+data_app.command("build")(build_pairs)
+data_app.command("import")(import_pairs)
+data_app.command("export")(export_pairs)
+data_app.command("show")(show_pairs)
 
 
 @data_app.command("shards")

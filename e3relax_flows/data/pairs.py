@@ -12,7 +12,7 @@ from pymatgen.core import Element, Structure
 from scipy.linalg import polar
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError
-from e3relax_flows.core.geometry import find_nearest_images, measure_log_strain
+from e3relax_flows.core.geometry import Array, find_nearest_images, measure_log_strain
 from e3relax_flows.data.outcomes import align_sites, reorder_sites
 from e3relax_flows.data.prototypelabels import label_prototype
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, RelaxationResult, StartKind
@@ -20,6 +20,7 @@ from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart, id
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 SCREEN_SOURCE = "screen"
+SETTLED = 1e-8  # Å and fractions; nearer than this a structure is not moved again
 HELD_STRAIN = 1e-6  # norm of the logarithmic strain below which a cell was held; what files lose of it is less
 PAIR_STARTS = {
     StartKind.PREDICTED: PairStart.PREDICTED,
@@ -204,12 +205,12 @@ def settle_relaxed(initial: Structure, relaxed: Structure) -> Structure:
             LeftOut.SITES_DIFFER, "the relaxed lattice has the other handedness, so its axes are not the initial ones"
         )
     _, stretch = polar(deformation, side="left")  # deformation = stretch · rotation
-    lattice = initial.lattice.matrix @ stretch
+    lattice = _keep(relaxed.lattice.matrix, initial.lattice.matrix @ stretch)
     differences = find_nearest_images(relaxed.frac_coords - initial.frac_coords, lattice)
     drift = differences.mean(axis=0)
     differences = find_nearest_images(differences - drift, lattice)
     fractions = initial.frac_coords + differences - differences.mean(axis=0)
-    return Structure(lattice, initial.species, fractions)
+    return Structure(lattice, initial.species, _keep(relaxed.frac_coords, fractions))
 
 
 def infer_freedom(start: Structure, relaxed: Structure) -> Freedom:
@@ -278,3 +279,8 @@ def _find_freedom(relaxation: Relaxation) -> Freedom:
 def _strip(structure: Structure) -> Structure:
     """Elements, fractional coordinates and lattice."""
     return Structure(structure.lattice.matrix, _list_elements(structure), structure.frac_coords)
+
+
+def _keep(before: Array, after: Array) -> Array:
+    """What was there already, where it is the same but for rounding: what is settled keeps its id."""
+    return before if np.allclose(before, after, rtol=0, atol=SETTLED) else after

@@ -1,0 +1,267 @@
+"""Read relaxations from files that groups have, and write pairs to files: pair lines, pymatgen JSON, trajectories."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.core.optional import require
+from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart
+
+TRAJECTORIES = (".extxyz", ".xyz", ".traj")
+LINES, DOCUMENTS = (".jsonl", ".jsonl.gz"), (".json", ".json.gz")
+ENDINGS = (*LINES, *DOCUMENTS, *TRAJECTORIES)
+# names that people give the two structures
+SIDES = (
+    ("initial", "relaxed"),
+    ("initial_structure", "relaxed_structure"),
+    ("initial_structure", "final_structure"),
+    ("initial", "final"),
+    ("input_structure", "output_structure"),
+)
+ID_KEYS = ("name", "id", "material_id", "mp_id", "structure_id")
+UNKNOWN_CODE = "unknown"
+LARGEST_FORCE = 0.1  # eV/Å; a trajectory whose last frame has a larger one has not come to its end
+FORM = (
+    '{"numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}, or two pymatgen structures '
+    'named "initial" and "relaxed"'
+)
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """One relaxation of a file, or why there is none.
+
+    Parameters
+    ----------
+    place
+        Where in the file; unique.
+    content
+        Fields of `PairDoc` that the file states.
+    result
+        None where there is no relaxation.
+    reason, message
+        Then why.
+    """
+
+    place: str
+    content: Mapping[str, Any]
+    result: RelaxationResult | None = None
+    reason: LeftOut | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says of files that do not say it themselves.
+
+    Parameters
+    ----------
+    functional
+        With which the relaxed sides were computed; wins over what a file says.
+    is_dft
+        False for potentials.
+    """
+
+    functional: str | None = None
+    is_dft: bool = True
+
+
+def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePair]:
+    """Relaxations of one file, one after another; what cannot be read is one item that says why.
+
+    Parameters
+    ----------
+    path
+        .jsonl or .json, also gzipped, of pairs in our own form or of pymatgen structures; or a trajectory that ASE
+        reads, whose first and last frame are taken.
+    stated
+        What the file does not say.
+    """
+    stated, name = stated or Stated(), path.name.lower()
+    try:
+        if name.endswith(TRAJECTORIES):
+            yield _read_trajectory(path, stated)
+            return
+        for place, entry in _iter_entries(path, name):
+            yield _read_entry(entry, place, stated)
+    except Exception as error:  # the boundary between files: parsers raise anything on bad input
+        yield FilePair(str(path), {}, reason=LeftOut.UNREADABLE, message=f"{path}: {_describe(error)}")
+
+
+def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
+    """Write pairs as lines of JSON, gzipped where the name ends in .gz; the file appears whole or not at all.
+
+    Returns
+    -------
+    n_pairs
+        The number written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    n_pairs = 0
+    with temporary.open("wb") as file:
+        # without time and name of the file, so that equal content gives equal bytes
+        stream: Any = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
+        for pair in pairs:
+            stream.write(json.dumps(describe_pair(pair), separators=(",", ":")).encode() + b"\n")
+            n_pairs += 1
+        if stream is not file:
+            stream.close()
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return n_pairs
+
+
+def describe_pair(pair: PairDoc) -> dict[str, Any]:
+    """A pair as a line of a pair file: what training reads, and what makes it the same pair again."""
+    return {
+        "id": pair.pair_id,
+        "name": pair.id,
+        "source": pair.source,
+        "group": pair.prototype,
+        "numbers": [site.specie.Z for site in pair.initial],
+        "initial": _describe_structure(pair.initial),
+        "relaxed": _describe_structure(pair.relaxed),
+        "start": pair.start_kind.value,
+        "functional": pair.functional,
+        "functional_path": pair.functional_path,
+        "code": pair.code,
+        "is_dft": pair.is_dft,
+        "free": pair.free.model_dump(),
+        "energy": pair.energy,
+        "n_ionic_steps": pair.n_ionic_steps,
+        "n_electronic_steps": pair.n_electronic_steps,
+        "model_id": pair.model_id,
+        "prediction_id": pair.prediction_id,
+        "formula": pair.formula,
+        "chemical_system": pair.chemical_system,
+        "prototype": pair.prototype,
+    }
+
+
+def _describe_structure(structure: Structure) -> dict[str, Any]:
+    return {"lattice": structure.lattice.matrix.tolist(), "frac": structure.frac_coords.tolist()}
+
+
+def _iter_entries(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Entries of a JSON file with their places."""
+    opener: Any = gzip.open if name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as stream:
+        if name.endswith(LINES):
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield f"{path} line {number}", line
+            return
+        content = json.load(stream)
+    if isinstance(content, Mapping) and _find_sides(content) is None:
+        for key, entry in content.items():
+            yield f"{path} key {key!r}", {"id": key, **entry} if isinstance(entry, Mapping) else entry
+    elif isinstance(content, list) and not (len(content) == 2 and all(_is_structure(item) for item in content)):
+        for number, entry in enumerate(content, start=1):
+            yield f"{path} entry {number}", entry
+    else:
+        yield str(path), content
+
+
+def _read_entry(entry: Any, place: str, stated: Stated) -> FilePair:
+    try:
+        entry = json.loads(entry) if isinstance(entry, str) else entry
+        if isinstance(entry, list) and len(entry) == 2:
+            entry = {"initial": entry[0], "relaxed": entry[1]}
+        sides = _find_sides(entry) if isinstance(entry, Mapping) else None
+        if sides is None:
+            found = f"keys {sorted(entry)[:6]}" if isinstance(entry, Mapping) else type(entry).__name__
+            raise ConfigError(f"no pair ({found}); a pair is {FORM}")
+        initial, relaxed = (_build_structure(entry[side], entry) for side in sides)
+        return FilePair(place, _read_content(entry), _make_result(initial, relaxed, entry, stated))
+    except Exception as error:  # the boundary between entries
+        return FilePair(place, {}, reason=LeftOut.UNREADABLE, message=f"{place}: {_describe(error)}")
+
+
+def _find_sides(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((pair for pair in SIDES if all(isinstance(entry.get(side), Mapping) for side in pair)), None)
+
+
+def _is_structure(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "lattice" in entry and "sites" in entry
+
+
+def _build_structure(side: Mapping[str, Any], entry: Mapping[str, Any]) -> Structure:
+    if _is_structure(side):
+        return Structure.from_dict(dict(side))
+    numbers, fractions = entry["numbers"], np.asarray(side["frac"], dtype=float)
+    if fractions.shape != (len(numbers), 3):
+        raise ConfigError(f"{fractions.shape} coordinates for {len(numbers)} atoms")
+    return Structure(Lattice(side["lattice"]), numbers, fractions)
+
+
+def _make_result(initial: Structure, relaxed: Structure, entry: Mapping[str, Any], stated: Stated) -> RelaxationResult:
+    functional = stated.functional or entry.get("functional")
+    is_dft = bool(entry.get("is_dft", True)) and stated.is_dft
+    free = entry.get("free")
+    return RelaxationResult(
+        initial=initial,
+        relaxed=relaxed,
+        energy=entry.get("energy"),
+        n_ionic_steps=entry.get("n_ionic_steps"),
+        n_electronic_steps=entry.get("n_electronic_steps"),
+        converged=bool(entry.get("converged", True)),
+        code=str(entry.get("code") or (UNKNOWN_CODE if is_dft else functional or UNKNOWN_CODE)),
+        functional=functional,
+        is_dft=is_dft,
+        free=Freedom.model_validate(free) if free is not None else None,
+        functionals=[] if stated.functional else list(entry.get("functional_path") or []),
+    )
+
+
+def _read_content(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the pair that the entry states."""
+    kinds = {kind.value for kind in PairStart}
+    content: dict[str, Any] = {key: entry.get(key) for key in ("model_id", "prediction_id", "source")}
+    content["id"] = next((str(entry[key]) for key in ID_KEYS if entry.get(key) not in (None, "")), None)
+    content["start_kind"] = PairStart(entry["start"]) if entry.get("start") in kinds else PairStart.RAW
+    return content
+
+
+def _read_trajectory(path: Path, stated: Stated) -> FilePair:
+    """First and last frame of a trajectory."""
+    ase_io = require("ase.io", "mlip", f"reading {path.name}")
+    adaptor = require("pymatgen.io.ase", "mlip", f"reading {path.name}").AseAtomsAdaptor
+    frames = ase_io.read(str(path), index=":")
+    if len(frames) < 2:
+        message = f"{path}: {len(frames)} frame; a trajectory of a relaxation has two or more"
+        return FilePair(str(path), {}, reason=LeftOut.NOT_A_RELAXATION, message=message)
+    first, last = frames[0], frames[-1]
+    force = _measure_force(last)
+    if force is not None and force > LARGEST_FORCE:
+        message = f"{path}: a force of {force:.2f} eV/Å is left in the last frame, more than {LARGEST_FORCE}"
+        return FilePair(str(path), {}, reason=LeftOut.UNCONVERGED, message=message)
+    entry = {"functional": last.info.get("functional"), "n_ionic_steps": len(frames)}
+    if last.calc is not None and "energy" in last.calc.results:
+        entry["energy"] = float(last.calc.results["energy"])
+    initial, relaxed = adaptor.get_structure(first), adaptor.get_structure(last)
+    content = {"id": path.name.split(".")[0], "start_kind": PairStart.RAW}
+    return FilePair(str(path), content, _make_result(initial, relaxed, entry, stated))
+
+
+def _measure_force(atoms: Any) -> float | None:
+    """Largest force of a frame, eV/Å; held atoms do not count."""
+    if atoms.calc is None or "forces" not in atoms.calc.results:
+        return None
+    return float(np.linalg.norm(atoms.get_forces(apply_constraint=True), axis=1).max(initial=0.0))
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"
