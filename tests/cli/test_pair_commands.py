@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -279,16 +280,7 @@ def test_folders_of_vasp_runs_are_read_and_joined(
 ) -> None:
     symbols = ["Na", "Cl"] * 4
     target = relaxed_volume(symbols)
-    sites = [
-        [0, 0, 0],
-        [0.5, 0, 0],
-        [0.5, 0.5, 0],
-        [0, 0.5, 0],
-        [0.5, 0, 0.5],
-        [0, 0, 0.5],
-        [0, 0.5, 0.5],
-        [0.5, 0.5, 0.5],
-    ]
+    sites = list(product((0, 0.5), repeat=3))
     start = Structure(Lattice.cubic((1.1 * target) ** (1 / 3)), symbols, sites)
     root = tmp_path / "runs"
     assert run_flow_locally(get_engine("vasp").make(start), jobs, root).failures == []
