@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from e3relax_flows.train.trainer import Trainer
 
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
+MANY = 200  # pairs that are enough to tell the cost of a step
 NEVER_MOVED = -1  # version of an alias without document
 CONFIG_FILE, SNAPSHOTS = "run.yaml", "snapshots"
 # entries of a training configuration that the retraining writes itself
@@ -49,6 +50,19 @@ BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings) -> SnapshotDoc:
     """Choose the pairs of a retraining as they are in the store now, and keep their ids as a dataset.
+
+    Parameters and errors are those of `plan_snapshot`.
+    """
+    snapshot, dataset = plan_snapshot(config, incumbent, settings)
+    with open_dataset_stores(settings) as stores:
+        save_dataset(stores, dataset)
+    return snapshot
+
+
+def plan_snapshot(
+    config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings
+) -> tuple[SnapshotDoc, DatasetDoc]:
+    """The snapshot that a retraining would begin with now; nothing is kept.
 
     Parameters
     ----------
@@ -69,8 +83,7 @@ def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3Rela
         trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
         # all holdouts are kept apart, also those that others will judge by
         dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
-        save_dataset(stores, dataset)
-    return SnapshotDoc(
+    snapshot = SnapshotDoc(
         dataset_id=dataset.dataset_id,
         holdout_id=holdouts[0].holdout_id,
         original_holdout_id=holdouts[1].holdout_id if len(holdouts) > 1 else None,
@@ -81,6 +94,7 @@ def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3Rela
         n_replayed=n_replayed,
         n_quarantined=dataset.n_quarantined,
     )
+    return snapshot, dataset
 
 
 def _choose_dataset(
@@ -154,7 +168,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
     shards = write_shards(dataset, settings)
     entries = describe_training(config, parent, _list_functionals(shards))
     parent_id = parent.model_id if config.method == "finetune" else None
-    run_id = identify_run(dataset.dataset_id, parent_id, entries | {"freeze": config.freeze}, seed)
+    run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config.freeze), seed)
     folder = name_run_folder(settings.DATA_DIR, run_id)
     # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
     finetune = {"path": str(parent.path), "freeze": config.freeze, "accept_worse": True} if parent_id else None
@@ -178,6 +192,31 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
         _check_stop(run, before, trainer.progress.step, folder)
         return document
     return _register(document, trainer, config, settings)
+
+
+def estimate_training(
+    config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, settings: E3RelaxSettings
+) -> float:
+    """Hours that one training of a planned snapshot takes on this machine; nothing is written."""
+    from e3relax_flows.train.config import TrainConfig
+    from e3relax_flows.train.estimate import estimate_hours
+    from e3relax_flows.train.snapshot import pack_pairs
+
+    some = dataset.train[:: max(1, len(dataset.train) // MANY)]
+    with open_pair_store(settings) as store:
+        pairs = pack_pairs(find_pairs(store, some).values(), some)
+    parent = resolve_model(snapshot.incumbent_id, settings)
+    entries = describe_training(config, parent, sorted(dataset.functionals)) | {"out": "none"}
+    entries["data"] |= {"train": [], "val": []}
+    return estimate_hours(TrainConfig.model_validate(entries), pairs)
+
+
+def _describe_run(entries: dict[str, Any], freeze: list[str]) -> dict[str, Any]:
+    """What makes a training another one; not where it runs and how it is watched."""
+    from e3relax_flows.train.config import TrainConfig
+
+    complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
+    return complete.describe({}) | {"freeze": freeze}
 
 
 def write_shards(dataset: DatasetDoc, settings: E3RelaxSettings) -> Path:

@@ -128,7 +128,7 @@ def _pin_settings() -> Iterator[None]:
     pinned = {"DATA_DIR": str(settings.DATA_DIR), "CONFIG_FILE": str(settings.CONFIG_FILE)}
     if Path(settings.MODEL).is_dir():
         pinned["MODEL"] = str(Path(settings.MODEL).absolute())
-    for name in ("PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE"):
+    for name in ("PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE", "MODEL_STORE", "WEIGHTS_STORE"):
         if "path" in (spec := getattr(settings, name) or {}):
             pinned[name] = json.dumps(spec)
     before = {f"E3RELAX_{name}": os.environ.get(f"E3RELAX_{name}") for name in pinned}

@@ -1,0 +1,154 @@
+"""`e3relax retrain`: from the pairs in the store to a model that the gate lets pass, or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e3relax_flows.cli.console import err, out, print_error
+from e3relax_flows.core.errors import ConfigError, E3RelaxError
+
+if TYPE_CHECKING:
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
+
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.", file_okay=False)]
+
+
+def retrain(
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/retrain.yaml shows the keys.")],
+    submit: Annotated[str, typer.Option(help="Where the jobs run.", metavar="local|fireworks|remote")] = "local",
+    incumbent: Annotated[
+        str | None, typer.Option(help="Model in service: alias, name or id; none: what the alias means.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.")] = Path(
+        "runs/retrain"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
+) -> None:
+    """Train on the pairs in the store, compare with the model in service on a frozen holdout, promote what is better.
+
+    Run again after an interruption: the same pairs and configuration are the same training, which goes on.
+    Exit code 1 when the candidate was not promoted.
+    """
+    from e3relax_flows.core.settings import load_settings
+
+    settings = load_settings()
+    content = load_retrain_config(config)
+    if dry_run:
+        plan = _plan(content, incumbent, submit, settings)
+        typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
+        return
+    from e3relax_flows.flows.retrain import RetrainMaker
+
+    flow = RetrainMaker(config=content).make(incumbent)
+    if submit != "local":
+        from e3relax_flows.submit.places import submit_flow
+
+        out.print(submit_flow(flow, submit), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        return
+    document = _run(flow, settings, folder)
+    typer.echo(document.model_dump_json(indent=1)) if as_json else _print_end(document)
+    raise typer.Exit(0 if document.promoted else 1)
+
+
+def load_retrain_config(path: Path) -> RetrainConfig:
+    """Read a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, a key is unknown or a value cannot be used.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from e3relax_flows.cli.options import describe_validation
+    from e3relax_flows.schemas.retraining import RetrainConfig
+
+    try:
+        return RetrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: {describe_validation(error)}; known keys: {', '.join(RetrainConfig.model_fields)}, "
+            "see configs/retrain.yaml"
+        ) from error
+
+
+def _plan(config: RetrainConfig, incumbent: str | None, submit: str, settings: E3RelaxSettings) -> dict[str, Any]:
+    """What a retraining would do now."""
+    from e3relax_flows.flows.retrain import RetrainMaker
+    from e3relax_flows.jobs.retrain import estimate_training, plan_snapshot
+    from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
+
+    snapshot, dataset = plan_snapshot(config, incumbent, settings)
+    command = compose_command(Path("run.yaml"), config.launch, read_allocation(count_devices()))
+    return {
+        "snapshot": snapshot.model_dump(mode="json"),
+        "sources": dataset.sources,
+        "functionals": dataset.functionals,
+        "left_out": dataset.left_out,
+        "hours_per_training": float(f"{estimate_training(config, snapshot, dataset, settings):.2g}"),
+        "jobs": [job.name for job in RetrainMaker(config=config).make(incumbent).jobs],
+        "where": submit,
+        "launch": " ".join(command) or "in the process of the job",
+    }
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    snapshot = plan["snapshot"]
+
+    def list_counts(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+    lines = [
+        f"incumbent {snapshot['incumbent_id']}, dataset {snapshot['dataset_id']}, holdout {snapshot['holdout_id']}",
+        f"pairs: {snapshot['n_train']} to train on ({list_counts(plan['sources'])}; {snapshot['n_replayed']} of them "
+        f"replayed), {snapshot['n_val']} to validate with, {snapshot['n_quarantined']} in quarantine",
+        f"left out: {list_counts(plan['left_out'])}; functionals: {list_counts(plan['functionals'])}",
+        f"about {plan['hours_per_training']:.2g} h for each training on this machine; {plan['launch']}",
+        f"jobs, {plan['where']}: {', '.join(plan['jobs'])}",
+    ]
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _run(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
+    """Run the flow here, telling of each job when it ends."""
+    from e3relax_flows.data.stores import open_job_store
+    from e3relax_flows.schemas.retraining import RetrainDoc
+    from e3relax_flows.submit.local import JobReport, run_flow_locally
+
+    def note(report: JobReport) -> None:
+        if report.error is None:
+            err.print(f"{report.name}: done", style="dim", highlight=False)
+        else:
+            print_error(f"{report.name}: {report.error}")
+
+    with open_job_store(settings) as jobs:
+        run = run_flow_locally(flow, jobs, folder, note)
+        if run.failures:
+            first = run.failures[0]
+            raise E3RelaxError(f"{first.name} failed, nothing was promoted: {first.error}")
+        return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
+
+
+def _print_end(document: RetrainDoc) -> None:
+    for training in document.trainings:
+        out.print(
+            f"run {training.run_id}: {training.step} steps in {training.hours:.2g} h, error on validation "
+            f"{training.best_score:.3f} of the identity's, model {training.model_id}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    out.print(f"gate {document.gate_id}: {document.decision}", style="bold", highlight=False)
+    for reason in document.reasons:
+        out.print(f"  {reason}", highlight=False, soft_wrap=True, markup=False)
+    out.print(str(document.message), highlight=False, soft_wrap=True, markup=False)
