@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import Counter
 
-from pymatgen.analysis.prototypes import get_protostructure_label, get_prototype_from_protostructure
 from pymatgen.core import Structure
 
 SYMPREC = 0.1  # Å; an atom this far from its place does not make another prototype
@@ -24,6 +23,9 @@ def label_prototype(structure: Structure) -> str:
     structure
         Ordered; symmetry is looked for within `SYMPREC`.
     """
+    # four seconds, as it reads a library of prototypes; who only looks at pairs does not wait for it
+    from pymatgen.analysis.prototypes import get_protostructure_label, get_prototype_from_protostructure
+
     anonymous = structure.composition.anonymized_formula
     unknown = f"{anonymous}_{len(structure)}_unknown"
     with warnings.catch_warnings():
