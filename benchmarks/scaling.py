@@ -1,6 +1,6 @@
 """Error against data and against parameters: short trainings that differ in one thing each, told by what they reach.
 
-python benchmarks/scaling.py --train PAIRS... --val PAIRS... --out FOLDER [--steps 2500] [--functionals PBE 'PBE(+U)']
+python benchmarks/scaling.py --train PAIRS... --val PAIRS... --out FOLDER [--steps 1200] [--functionals PBE 'PBE(+U)']
 
 Each training has a folder in FOLDER and goes on there when it was ended; with --table nothing is trained. Parts of the
 data are whole groups, drawn by their names, the smaller parts within the larger ones. The last line of each table is
@@ -28,9 +28,9 @@ from e3relax_flows.train.loop import LOG_FILE, train_model
 from e3relax_flows.train.pairs import PairSet
 from e3relax_flows.train.shards import write_shards
 
-PARTS = (0.125, 0.25, 0.5, 1.0)
+PARTS = (0.0625, 0.25, 1.0)
 # channels of atoms and edges, of vectors, of densities
-SIZES = {"quarter": (32, 12, 6), "half": (48, 16, 8), "usual": (64, 24, 12), "double": (96, 36, 16)}
+SIZES = {"small": (32, 12, 6), "usual": (64, 24, 12), "large": (96, 36, 16)}
 AUGMENTATION = {"identity": 0.08, "near": 0.14, "near_strain": 0.05, "near_noise": 0.1, "path": 0.25}
 SCHEDULE = {"learning_rate": 1.6e-3, "optimizer": "muon", "weight_decay": 0.03}
 METRICS = ("displacement", "strain", "volume")
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--val", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--functionals", nargs="+")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
