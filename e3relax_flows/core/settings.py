@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from yaml import YAMLError
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.roles import Role, WorkerConfig
 
 DEFAULT_CONFIG_FILE = "~/.e3relax.yaml"
 DATA_FILE = "e3relax.sqlite"  # in DATA_DIR: the embedded stores
@@ -49,6 +50,10 @@ class E3RelaxSettings(BaseSettings):
     )
     PAIR_STORE: dict[str, Any] | None = Field(
         None, description="maggma store of pairs to train on, written as in jobflow.yaml; none: embedded"
+    )
+    WORKERS: dict[Role, WorkerConfig] = Field(
+        default_factory=dict,
+        description="where submitted jobs run, by role (predict, dft, train, light); configs/workers shows the entries",
     )
 
     @field_validator("DATA_DIR", "CONFIG_FILE")

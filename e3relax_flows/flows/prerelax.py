@@ -13,8 +13,9 @@ from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.stores import find_outcomes, open_stores, save_outcomes, save_predictions
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.jobs.dispatch import DISPATCH_JOB, OnRefuse, StartRules, choose_starts, is_reusable
-from e3relax_flows.jobs.outcome import build_relaxation, join_failure
+from e3relax_flows.jobs.claim import claim_relaxation
+from e3relax_flows.jobs.dispatch import DISPATCH_JOB, OnRefuse, StartRules, choose_starts, is_reusable, take_start
+from e3relax_flows.jobs.outcome import join_failure
 from e3relax_flows.jobs.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason
@@ -24,7 +25,8 @@ from e3relax_flows.schemas.predictions import PredictionDoc, Reason
 class PrerelaxFlowMaker(Maker):
     """Predict a structure, relax it from there with an engine, and record what the relaxation said of the prediction.
 
-    The output of the flow is the outcome document. Where the outcome is in the store already, nothing is relaxed.
+    The output of the flow is the outcome document. Where the outcome is in the store already, nothing is relaxed;
+    where another flow is at it, the output is None.
 
     Parameters
     ----------
@@ -91,7 +93,8 @@ class PrerelaxFlowMaker(Maker):
             if outcome is not None and is_reusable(outcome, self.retry_failed):
                 return outcome
             try:
-                return Response(replace=build_relaxation(self.engine, prediction, starts[0]))
+                self.engine.check(take_start(prediction, starts[0]))
             except Exception as error:  # recorded as in a screen, and seen as a failed job
                 save_outcomes(stores.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
                 raise
+        return Response(replace=claim_relaxation(self.engine, prediction, starts[0], self.retry_failed))

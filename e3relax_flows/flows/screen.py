@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.stores import find_outcomes, open_stores, save_outcomes, save_predictions
+from e3relax_flows.data.claims import find_claims, is_live, open_claim_store
+from e3relax_flows.data.stores import find_outcomes, open_outcome_store, open_stores, save_predictions
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.flows.ordering import DepthFirstFlow
+from e3relax_flows.jobs.claim import claim_relaxation
 from e3relax_flows.jobs.dispatch import (
     DISPATCH_JOB,
     PLAN_JOB,
@@ -22,9 +24,9 @@ from e3relax_flows.jobs.dispatch import (
     StartRules,
     fill_outcomes,
     is_reusable,
+    mark_claimed,
     plan_candidates,
 )
-from e3relax_flows.jobs.outcome import build_relaxation, join_failure
 from e3relax_flows.jobs.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
@@ -40,9 +42,10 @@ MISSING_OUTCOME = "its outcome job left no document"
 class ScreenMaker(Maker):
     """Screen candidates: predict in chunks, find duplicates, relax what is left, and collect the outcomes.
 
-    The jobs are `e3r predict` per chunk, `e3r plan`, `e3r dispatch` per chunk, which replaces itself by one flow of
-    the engine per candidate, and `e3r summary`, whose `ScreenDoc` is the output. Whatever fails costs itself only.
-    What is in the stores is neither predicted nor relaxed again.
+    The jobs are `e3r predict` per chunk, `e3r plan`, `e3r dispatch` per chunk, which replaces itself by one
+    `e3r claim` per relaxation, which replaces itself by the flow of the engine, and `e3r summary`, whose `ScreenDoc`
+    is the output. Whatever fails costs itself only. What is in the stores, or is being relaxed by another flow, is
+    neither predicted nor relaxed again.
 
     Parameters
     ----------
@@ -146,7 +149,6 @@ class ScreenMaker(Maker):
             return []
         rows = {row.id: row for row in screen.candidates}
         flows: list[Flow | Job] = []
-        failures: list[OutcomeDoc] = []
         with open_stores(load_settings()) as stores:
             # the worker that predicted may have seen another store
             save_predictions(stores.predictions, [p for p in chunk.predictions if p.verdict != Verdict.ERROR])
@@ -154,15 +156,10 @@ class ScreenMaker(Maker):
                 for planned in rows[str(prediction.id)].outcomes:
                     if planned.state is not None:
                         continue
-                    try:
-                        flows.append(build_relaxation(self.engine, prediction, planned.start_kind))
-                    except Exception as error:  # one candidate's trouble is not the others'
-                        failures.append(join_failure(self.engine, prediction, planned.start_kind, error))
-            save_outcomes(stores.outcomes, failures, replace_failed=True)
+                    flows.append(claim_relaxation(self.engine, prediction, planned.start_kind, self.retry_failed))
         if not flows:
-            return failures
-        output = [*(flow.output for flow in flows), *failures]
-        return Response(replace=DepthFirstFlow(flows, output=output, name=screen.name))
+            return []
+        return Response(replace=DepthFirstFlow(flows, output=[flow.output for flow in flows], name=screen.name))
 
     @job(name=SUMMARY_JOB, output_schema=ScreenDoc, config=COLLECTOR)
     def summarize(self, screen: ScreenDoc | None, outcomes: list[list[OutcomeDoc | None] | None]) -> ScreenDoc:
@@ -170,8 +167,22 @@ class ScreenMaker(Maker):
         if screen is None:
             raise E3RelaxError(MISSING_PLAN)
         known = {outcome.outcome_id: outcome for group in outcomes for outcome in group or [] if outcome is not None}
-        fill_outcomes(screen.candidates, known, reused=False, lost=MISSING_OUTCOME)
+        fill_outcomes(screen.candidates, known, reused=False)
+        self._look_up(screen.candidates)
+        fill_outcomes(screen.candidates, {}, reused=False, lost=MISSING_OUTCOME)
         return self._describe(screen.name, screen.candidates)
+
+    def _look_up(self, rows: list[CandidateRow]) -> None:
+        """Look for outcomes that other flows were to have: recorded meanwhile, or still to come."""
+        missing = [outcome.outcome_id for row in rows for outcome in row.outcomes if outcome.state is None]
+        if not missing:
+            return
+        own = CURRENT_JOB.job.hosts[-1]
+        settings = load_settings()
+        with open_outcome_store(settings) as outcomes, open_claim_store(settings) as claims:
+            fill_outcomes(rows, find_outcomes(outcomes, missing), reused=True)
+            held = [claim for claim in find_claims(claims, missing).values() if is_live(claim) and claim.flow != own]
+        mark_claimed(rows, {claim.claim_id: claim.describe() for claim in held})
 
     def _rules(self) -> StartRules:
         return StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)

@@ -164,10 +164,19 @@ def fill_outcomes(
                 continue
             if planned.outcome_id in outcomes:
                 row.outcomes[i] = OutcomeRow.from_outcome(outcomes[planned.outcome_id], reused=reused)
-            elif lost is not None:
+            elif lost is not None and planned.message is None:
                 row.outcomes[i] = planned.model_copy(update={"state": OutcomeState.FAILED, "message": lost})
         if row.outcomes:
             row.state = _combine_states([outcome.state for outcome in row.outcomes])
+
+
+def mark_claimed(rows: Iterable[CandidateRow], holders: Mapping[str, str]) -> None:
+    """Write into the rows which planned outcomes another flow is at, by outcome id; they stay planned."""
+    for row in rows:
+        for planned in row.outcomes:
+            if planned.state is None and planned.outcome_id in holders:
+                planned.message = f"is being relaxed by {holders[planned.outcome_id]}; run the screen again later"
+                row.message = row.message or planned.message
 
 
 def is_reusable(outcome: OutcomeDoc | None, retry_failed: bool) -> bool:

@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.claims import open_claim_store, release_claims
 from e3relax_flows.data.outcomes import join_outcome
 from e3relax_flows.data.stores import find_predictions, open_stores, save_outcomes
 from e3relax_flows.jobs.dispatch import take_start
@@ -17,6 +18,7 @@ from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKi
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 OUTCOME_JOB = "e3r outcome"
+CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
 
 
 class RelaxationEngine(Protocol):
@@ -41,7 +43,8 @@ class RelaxationEngine(Protocol):
 def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind) -> Flow:
     """Build the flow of one relaxation and of the job that records its outcome, which is the flow's output.
 
-    The jobs carry the ids in their metadata. A job whose predecessor failed is run and fails in its turn, since
+    Launched twice, it relaxes twice: `claim_relaxation` makes sure that it is not. The jobs carry the ids in their
+    metadata. A job whose predecessor failed is run and fails in its turn, since
     managers other than the local one would let it wait for ever, and the outcome with it.
 
     Raises
@@ -56,15 +59,18 @@ def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: 
         engine, prediction.prediction_id, kind, references, [ref.uuid for ref in references], prediction.id
     )
     both = Flow([flow, outcome], output=outcome.output, name=f"e3r {engine.name} {prediction.id or ''}".rstrip())
-    both.update_metadata(
-        {
-            "prediction_id": prediction.prediction_id,
-            "structure_id": prediction.structure_id,
-            "start_kind": kind.value,
-            "candidate": prediction.id,
-        }
-    )
+    both.update_metadata(describe_relaxation(prediction, kind))
     return both
+
+
+def describe_relaxation(prediction: PredictionDoc, kind: StartKind) -> dict[str, Any]:
+    """Metadata of the jobs of a relaxation."""
+    return {
+        "prediction_id": prediction.prediction_id,
+        "structure_id": prediction.structure_id,
+        "start_kind": kind.value,
+        "candidate": prediction.id,
+    }
 
 
 @job(name=OUTCOME_JOB, output_schema=OutcomeDoc, config=JobConfig(on_missing_references=OnMissing.NONE))
@@ -100,8 +106,8 @@ def record_outcome(
     StoreError
         When the prediction is not in the store.
     """
-    kind = StartKind(kind)
-    with open_stores(load_settings()) as stores:
+    kind, settings = StartKind(kind), load_settings()
+    with open_stores(settings) as stores:
         prediction = find_predictions(stores.predictions, [prediction_id]).get(prediction_id)
         if prediction is None:
             raise StoreError(
@@ -115,6 +121,9 @@ def record_outcome(
         if current:
             outcome.hosts, outcome.metadata = list(current.hosts), dict(current.metadata)
         save_outcomes(stores.outcomes, [outcome], replace_failed=True)
+    if CLAIM_KEY in outcome.metadata:
+        with open_claim_store(settings) as claims:
+            release_claims(claims, [outcome.outcome_id])
     return outcome
 
 

@@ -51,7 +51,7 @@ def test_the_outcome_is_the_output_and_others_can_use_it(
     flow = PrerelaxFlowMaker(engine=EmtEngine()).make(make_fcc("Cu"))
     after = look_at(flow.output)
     local, store, names = run(Flow([flow, after]), tmp_path)
-    assert names == ["e3r predict", "e3r dispatch", "EMT relax", "e3r outcome", "store_inputs", "look"]
+    assert names == ["e3r predict", "e3r dispatch", "e3r claim", "EMT relax", "e3r outcome", "look"]
     assert (local.n_finished, local.failures) == (6, [])
     outcome = OutcomeDoc.model_validate(store.get_output(flow.output.uuid, load=True))
     (stored,) = read_outcomes(settings)
@@ -79,7 +79,7 @@ def test_a_failed_relaxation_is_an_outcome(settings: E3RelaxSettings, tmp_path: 
     maker = PrerelaxFlowMaker(engine=EmtEngine())
     local, _, names = run(maker.make(make_fcc("Fe")), tmp_path)
     assert [failure.name for failure in local.failures] == ["EMT relax"]
-    assert names[-2:] == ["e3r outcome", "store_inputs"]
+    assert names[-2:] == ["EMT relax", "e3r outcome"]
     (outcome,) = read_outcomes(settings)
     assert (outcome.state, outcome.result) == ("failed", None)
     assert "left no document" in str(outcome.message)

@@ -83,8 +83,8 @@ def test_six_metals_are_predicted_relaxed_and_joined(screener: Screener, predict
     structures = [make_fcc(element) for element in METALS]
     run = screener.run(maker, structures, list(METALS))
     assert run.names == {
-        "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "EMT relax": 6, "e3r outcome": 6, "store_inputs": 2,
-        "e3r summary": 1,
+        "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r claim": 6, "EMT relax": 6, "e3r outcome": 6,
+        "store_inputs": 2, "e3r summary": 1,
     }  # fmt: skip
     assert run.local.failures == []
     assert run.screen.counts == {"successful": 6}
@@ -330,8 +330,9 @@ def test_a_pinned_dispatch_does_not_pin_the_relaxations(screener: Screener) -> N
         assert job.config.on_missing_references == OnMissing.NONE
     for job in (predict, plan):
         job.run(screener.jobs)
-    both, collector = dispatch.run(screener.jobs).replace.jobs
-    relaxation, outcome = both.jobs
+    claim, collector = dispatch.run(screener.jobs).replace.jobs
+    assert claim.config.manager_config == {}
+    relaxation, outcome = claim.run(screener.jobs).replace.jobs
     assert relaxation.jobs[0].config.manager_config == {"_category": "dft"}
     assert outcome.config.manager_config == collector.config.manager_config == {}
 
