@@ -134,8 +134,8 @@ def _write_totals(rows: Sequence[Row]) -> list[str]:
     if ratio := compare_arms(same, "predicted", "initial", "SCF iterations"):
         interval = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low is not None else "too few"
         lines.append(
-            f"| SCF iterations, accepted and same minimum | predicted / initial | {ratio.above:.0f} / {ratio.below:.0f} "
-            f"| {ratio.n} | **{ratio.ratio:.2f}** | {interval} |"
+            f"| SCF iterations, accepted and same minimum | predicted / initial | {ratio.above:.0f} / "
+            f"{ratio.below:.0f} | {ratio.n} | **{ratio.ratio:.2f}** | {interval} |"
         )
     basins = {arm: [basin for row in rows if (basin := _describe_basin(row, arm))] for arm in ("predicted", "chgnet")}
     counts = "; ".join(f"{arm} {found.count('yes')} of {len(found)}" for arm, found in basins.items() if found)
