@@ -52,8 +52,8 @@ def retrain(
 
         out.print(submit_flow(flow, submit), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
         return
-    document = _run(flow, settings, folder)
-    typer.echo(document.model_dump_json(indent=1)) if as_json else _print_end(document)
+    document = run_retraining(flow, settings, folder)
+    typer.echo(document.model_dump_json(indent=1)) if as_json else show_retraining(document)
     raise typer.Exit(0 if document.promoted else 1)
 
 
@@ -120,8 +120,14 @@ def _print_plan(plan: dict[str, Any]) -> None:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _run(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
-    """Run the flow here, telling of each job when it ends."""
+def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
+    """Run the flow of a retraining here, telling of each job when it ends.
+
+    Raises
+    ------
+    E3RelaxError
+        When a job failed; nothing was promoted then.
+    """
     from e3relax_flows.data.stores import open_job_store
     from e3relax_flows.schemas.retraining import RetrainDoc
     from e3relax_flows.submit.local import JobReport, run_flow_locally
@@ -140,7 +146,8 @@ def _run(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
         return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
 
 
-def _print_end(document: RetrainDoc) -> None:
+def show_retraining(document: RetrainDoc) -> None:
+    """Print what was trained and what the gate decided, with its reasons."""
     for training in document.trainings:
         out.print(
             f"run {training.run_id}: {training.step} steps in {training.hours:.2g} h, error on validation "
