@@ -88,11 +88,11 @@ class PairWriter:
             if outdated.origin_id == record.origin_id and outdated.superseded_by != heir:
                 outdated = outdated.model_copy(update={"superseded_by": heir})
                 plan.rewritten[previous] = pairs[previous] = outdated
-        if old is not None and _is_equal(old, record):
+        if old is None or old.model_dump(exclude={"last_updated"}) != record.model_dump(exclude={"last_updated"}):
+            plan.records[record.origin_id] = record
+        if old is not None and (old.pair_id, old.reason) == (record.pair_id, record.reason):
             self.counts[UNCHANGED] += 1
-            return
-        plan.records[record.origin_id] = record
-        if record.reason is not None:
+        elif record.reason is not None:
             self.counts[record.reason] += 1
         else:
             self.counts[REPLACED if previous is not None and previous != record.pair_id else NEW] += 1
@@ -107,7 +107,3 @@ def _shorten(pair: PairDoc) -> PairDoc:
     """What deciding needs of a pair."""
     fields = {"pair_id", "origin_id", "source", "superseded_by"}
     return PairDoc.model_construct(**pair.model_dump(include=fields))
-
-
-def _is_equal(old: BuildRecord, new: BuildRecord) -> bool:
-    return old.model_dump(exclude={"last_updated"}) == new.model_dump(exclude={"last_updated"})

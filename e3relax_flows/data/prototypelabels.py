@@ -6,9 +6,14 @@ import math
 import warnings
 from collections import Counter
 
+import numpy as np
 from pymatgen.core import Structure
 
+from e3relax_flows.core.geometry import reduce_lattices
+
 SYMPREC = 0.1  # Å; an atom this far from its place does not make another prototype
+SMALLEST_VOLUME = 0.5  # Å^3 per atom; solids have five and more
+SHORTEST_DISTANCE = 0.5  # Å; a hydrogen molecule has 0.74
 MOST_EXCHANGES = 5040  # ways to exchange elements of equal numbers that are compared, each taking some 10 µs
 
 
@@ -28,6 +33,8 @@ def label_prototype(structure: Structure) -> str:
 
     anonymous = structure.composition.anonymized_formula
     unknown = f"{anonymous}_{len(structure)}_unknown"
+    if not _is_possible(structure):
+        return unknown
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="gcd is deprecated", category=FutureWarning)  # pymatgen's own call
         try:
@@ -39,6 +46,15 @@ def label_prototype(structure: Structure) -> str:
             return get_prototype_from_protostructure(label)
         except (ValueError, KeyError, RuntimeError):  # overlapping atoms, cells that are almost flat
             return unknown
+
+
+def _is_possible(structure: Structure) -> bool:
+    """Whether atoms are apart; moyo may look for the symmetry of others for ever."""
+    if not structure.volume > SMALLEST_VOLUME * len(structure):
+        return False
+    matrix = structure.lattice.matrix
+    shortest = np.linalg.norm(reduce_lattices(matrix[None])[0] @ matrix, axis=1).min()
+    return bool(shortest > SHORTEST_DISTANCE) and structure.is_valid(SHORTEST_DISTANCE)
 
 
 def _count_exchanges(structure: Structure) -> int:

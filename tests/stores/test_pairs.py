@@ -226,6 +226,9 @@ def test_siblings_have_one_prototype_whatever_their_cells():
     assert label_prototype(cesium) == "AB_cP2_221_a_b"
     overlapping = Structure(Lattice.cubic(3), ["Na", "Cl", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
     assert label_prototype(overlapping) == "AB2_3_unknown"
+    tiny = Structure(Lattice.cubic(0.3), ["Na", "Cl"], [[0, 0, 0], [0.4, 0.5, 0.3]])  # moyo does not come back from it
+    flat = Structure(Lattice([[4, 0, 0], [0, 4, 0], [4, 4, 1e-9]]), ["Na"], [[0, 0, 0]])
+    assert [label_prototype(s) for s in (tiny, flat)] == ["AB_2_unknown", "A_1_unknown"]
 
 
 def test_many_elements_of_equal_numbers_are_labelled_too():
