@@ -30,6 +30,7 @@ ConstrainOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+SubmitOption = Annotated[str, typer.Option(help="Where the jobs run.", metavar="local|fireworks|remote")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder to write into.", file_okay=False)]
 
 CONSTRAINTS = "fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"

@@ -48,9 +48,9 @@ def retrain(
 
     flow = RetrainMaker(config=content).make(incumbent)
     if submit != "local":
-        from e3relax_flows.submit.places import submit_flow
+        from e3relax_flows.cli.submission import submit_shown
 
-        out.print(submit_flow(flow, submit), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+        submit_shown(flow, submit, settings)
         return
     document = run_retraining(flow, settings, folder)
     typer.echo(document.model_dump_json(indent=1)) if as_json else show_retraining(document)

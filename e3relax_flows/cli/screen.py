@@ -13,6 +13,7 @@ from e3relax_flows.cli.options import (
     ModelOption,
     OutOption,
     PassesOption,
+    SubmitOption,
     SymmetryOption,
     build_predict_options,
 )
@@ -20,6 +21,9 @@ from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from e3relax_flows.cli.screenconfig import ScreenConfig
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.data.reading import ReadItem
+    from e3relax_flows.flows.screen import ScreenMaker
     from e3relax_flows.schemas.screens import CandidateRow
 
 CONFIG_ENDINGS = (".yaml", ".yml")
@@ -44,10 +48,12 @@ def screen(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
     out: OutOption = None,
+    submit: SubmitOption = "local",
 ) -> None:
-    """Predict candidates, relax each once with an engine on this machine, and show what was saved.
+    """Predict candidates, relax each once with an engine, and show what was saved.
 
-    What is in the stores is not computed again. Exit code 1 when candidates failed.
+    What is in the stores is not computed again. With --submit fireworks or remote the jobs are left to the workers
+    there; typed twice, it is submitted once. Exit code 1 when candidates failed.
     """
     options = {"passes": passes, "symmetry": symmetry, "constrain": constrain}
     changes: dict[str, Any] = {
@@ -62,7 +68,7 @@ def screen(
     if any(value is not None for value in options.values()):
         changes["options"] = build_predict_options(passes, symmetry, constrain)
     config = _load_config(inputs, changes)
-    raise typer.Exit(_run(config))
+    raise typer.Exit(_run(config, submit))
 
 
 def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
@@ -84,7 +90,7 @@ def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     return make_screen_config({"inputs": inputs, **fields}, "options")
 
 
-def _run(config: ScreenConfig) -> int:
+def _run(config: ScreenConfig, where: str) -> int:
     from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.reading import read_structures
@@ -94,7 +100,7 @@ def _run(config: ScreenConfig) -> int:
 
     settings = load_settings()
     hint = next((info.hint for info in list_engines() if info.name == config.engine and not info.available), None)
-    if hint:
+    if hint and where == "local":
         console.err.print(f"engine {config.engine} may not run here: {hint}", style="yellow", soft_wrap=True)
     maker = ScreenMaker(
         name=config.name,
@@ -113,6 +119,11 @@ def _run(config: ScreenConfig) -> int:
     if not good:
         reasons = "; ".join(f"{item.id}: {item.error}" for item in items[:5])
         raise ConfigError(f"no structure could be read from {', '.join(config.inputs)} ({reasons or 'nothing there'})")
+    if where != "local":
+        for item in (item for item in items if item.structure is None):
+            console.print_error(f"{item.id}: {item.error}")
+        _submit(maker, good, settings, where)
+        return int(len(good) < len(items))
     report = run_screen(maker, [item.structure for item in good], [item.id for item in good], settings, config.out)
     if len(good) < len(items):
         rows = {row.id: row for row in report.screen.candidates}
@@ -120,6 +131,27 @@ def _run(config: ScreenConfig) -> int:
         report = report_screen(report.screen, settings, config.out)
     show_screen(report)
     return int(has_errors(report.screen))
+
+
+def _submit(maker: ScreenMaker, items: list[ReadItem], settings: E3RelaxSettings, where: str) -> None:
+    """Leave a screen to the workers of another place."""
+    from e3relax_flows.cli.submission import submit_shown
+    from e3relax_flows.core.errors import EngineError
+    from e3relax_flows.data.registry import resolve_model
+    from e3relax_flows.jobs.predict import DEFAULT_MODEL
+
+    model = maker.prerelax.model
+    resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings)
+    structures = [item.structure for item in items if item.structure is not None]
+    samples = []
+    with console.hide_warnings():
+        for structure in structures[:5]:  # one that the engine takes shows what its jobs need
+            try:
+                samples = [maker.engine.make(structure)]
+                break
+            except EngineError:
+                continue
+    submit_shown(maker.make(structures, [item.id for item in items]), where, settings, samples)
 
 
 def _find_folder(model: str) -> str:

@@ -103,7 +103,7 @@ def _replace(
     flow.update_metadata({CLAIM_KEY: current.uuid})
     # as jobflow does it with a job of its own that would only hand on the output
     flow.output = None
-    outcome_job = flow.jobs[-1]
+    outcome_job = next(node for node in flow.jobs if isinstance(node, Job))
     outcome_job.set_uuid(current.uuid)
     outcome_job.index = current.index + 1
     return Response(replace=flow)

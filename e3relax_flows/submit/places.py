@@ -1,75 +1,289 @@
-"""Hand a flow to those who run it elsewhere: a FireWorks launchpad, or jobflow-remote."""
+"""Submit flows: to this machine, to a FireWorks launchpad, to jobflow-remote; checked first, never twice."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from typing import Literal
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from jobflow import Flow
-from jobflow.settings import JobflowSettings
+from jobflow import Flow, Job
+from jobflow.core.flow import get_flow
+from monty.json import MontyEncoder
 
 from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.data.stores import open_job_store
+from e3relax_flows.submit.checks import (
+    Problem,
+    check_job_store,
+    check_launchpad,
+    check_potcars,
+    check_remote_project,
+    check_sizes,
+    check_stores,
+    list_job_documents,
+)
+from e3relax_flows.submit.launchpad import (
+    Placed,
+    add_workflows,
+    convert_flow,
+    find_placed,
+    name_submitter,
+    open_launchpad,
+)
+from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
+from e3relax_flows.submit.roles import assign_roles
 
 Place = Literal["local", "fireworks", "remote"]
 PLACES = ("local", "fireworks", "remote")
 
+SUBMISSION_CLAIM, SUBMISSION_MINUTES = "submission", 30.0
+PATIENCE_S = 60.0
 
-def submit_flow(flow: Flow, where: Place) -> str:
-    """Submit a flow; gives what to type to see how it does.
+
+@dataclass
+class Submission:
+    """What a submission has done."""
+
+    where: Place
+    n_jobs: int = 0  # now submitted, or run
+    added: list[str] = field(default_factory=list)  # content ids of the flows that were submitted now
+    known: dict[str, Placed] = field(default_factory=dict)  # flows that were there already, by content id
+    warnings: list[str] = field(default_factory=list)
+    hint: str = ""  # what to type to see how it does
+    run: LocalRun | None = None  # of local flows
+
+    def describe(self) -> str:
+        """One line for a person."""
+        parts = []
+        if self.added:
+            parts.append(f"{self.n_jobs} jobs in {len(self.added)} flows {'run' if self.run else 'submitted'}")
+        if self.known:
+            states = sorted({placed.state for placed in self.known.values()})
+            parts.append(f"{len(self.known)} flows were there already ({', '.join(states)})")
+        return "; ".join([*parts, *([f"see: {self.hint}"] if self.hint else [])])
+
+
+def submit(
+    flow: Flow | Job,
+    where: Place = "local",
+    *,
+    settings: E3RelaxSettings | None = None,
+    samples: Sequence[Flow | Job] = (),
+    out: Path = Path("runs/jobs"),
+    on_job_finished: Callable[[JobReport], None] | None = None,
+) -> Submission:
+    """Run a flow here, or submit it, after everything that can be checked was checked.
+
+    A flow whose like, in content, is on the launchpad and not finished is not submitted again.
 
     Parameters
     ----------
     flow
-        The flow.
+        Any flow; its jobs get the workers of their roles.
     where
-        "fireworks": the launchpad of `lpad`, as found by FireWorks' own configuration. "remote": jobflow-remote's
-        current project. Workers read their stores from their own configuration, so no secret is written into a job.
+        "local": run now, in this process. "fireworks": the launchpad of `lpad`, as FireWorks' own configuration
+        names it. "remote": jobflow-remote's current project. Workers read their stores from their own
+        configuration, so that no secret is written into a job.
+    settings
+        None: read now.
+    samples
+        Flows like those that jobs of the flow will make, such as `engine.make(structure)`; checked, not submitted.
+    out
+        Folder of the jobs' folders of a local run.
+    on_job_finished
+        Called after each job of a local run.
 
     Raises
     ------
     ConfigError
-        When there is no such place, or jobs would write their outputs where no other process sees them.
+        When a check fails; the message has all of them, with what to type. Nothing was submitted.
     StoreError
-        When the launchpad cannot be reached.
+        When a store or the launchpad cannot be reached.
     """
+    flow = get_flow(flow)
+    if where == "local":
+        return _run_here(flow, settings or load_settings(), samples, out, on_job_finished)
+    return submit_many({identify_flow(flow): flow}, where, settings=settings, samples=samples, again=True)
+
+
+def submit_many(
+    flows: Mapping[str, Flow],
+    where: Place,
+    *,
+    settings: E3RelaxSettings | None = None,
+    samples: Sequence[Flow | Job] = (),
+    again: bool = False,
+) -> Submission:
+    """Submit those flows that are not there yet; typed again after an interruption, it adds what is missing.
+
+    Parameters
+    ----------
+    flows
+        By content id, such as `identify_flow` gives it.
+    where
+        "fireworks" or "remote". jobflow-remote is not asked what it has: there the claims of the jobs alone see to it
+        that nothing is relaxed twice.
+    settings
+        None: read now.
+    samples
+        As in `submit`.
+    again
+        Whether what is there and completed is submitted once more.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        As `submit`.
+    """
+    if where not in PLACES[1:]:
+        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+    settings = settings or load_settings()
+    # the caller's flows stay as they are
+    flows = {content_id: copy.deepcopy(flow) for content_id, flow in flows.items()}
+    for flow in flows.values():
+        assign_roles(flow, settings.WORKERS, where)
+    every = [*flows.values(), *samples]
+    problems = [
+        *check_stores(settings, where),
+        *check_job_store(settings, where, every),
+        *check_potcars(where, every),
+    ]
     if where == "fireworks":
-        _check_job_store()
-        return _submit_to_fireworks(flow)
-    if where == "remote":
-        return _submit_to_remote(flow)
-    raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+        return _submit_to_fireworks(flows, settings, problems, again)
+    return _submit_to_remote(flows, settings, problems)
 
 
-def _check_job_store() -> None:
-    if "JOB_STORE" not in JobflowSettings().model_fields_set:
-        raise ConfigError(
-            "jobs on a launchpad run in processes that share nothing but the job store, and none is configured; "
-            "describe one as JOB_STORE in ~/.jobflow.yaml (see jobflow's documentation), here and on the workers"
-        )
+def identify_flow(flow: Flow | Job) -> str:
+    """Content id of a flow: its jobs with makers and arguments; names given at random do not enter it."""
+    text = json.dumps(get_flow(copy.deepcopy(flow)).as_dict(), cls=MontyEncoder, sort_keys=True)
+    # in the order in which they appear, which is that of the content
+    content = json.loads(text)
+    names: dict[str, str] = {}
+    _collect_uuids(content, names)
+    return hash_content(_replace_uuids(content, names))
 
 
-def _submit_to_fireworks(flow: Flow) -> str:
-    launchpads = require("fireworks", "fireworks", "--submit fireworks").LaunchPad
-    convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
-    errors = require("pymongo.errors", "fireworks", "--submit fireworks")
-    workflow = convert(flow)
-    try:
-        launchpad = launchpads.auto_load()
-        with closing(launchpad.connection):
-            ids = launchpad.add_wf(workflow)
-    except ValueError as error:
-        raise StoreError(f"the launchpad takes no workflow ({error}); a new one is set up with `lpad reset`") from error
-    except errors.PyMongoError as error:
-        raise StoreError(
-            f"the launchpad cannot be reached ({error}); write my_launchpad.yaml with `lpad init`, point "
-            "FW_CONFIG_FILE at it, and start its MongoDB server"
-        ) from error
-    first = min(ids.values())
-    return f"{len(ids)} fireworks on the launchpad; see: lpad get_wflows -i {first} -d more"
+def _collect_uuids(content: Any, names: dict[str, str]) -> None:
+    if isinstance(content, dict):
+        # jobs in the order of listing; hosts are flows around them
+        for value in (content.get("uuid"), *_as_list(content.get("hosts"))):
+            if isinstance(value, str):
+                names.setdefault(value, f"#{len(names)}")
+        for value in content.values():
+            _collect_uuids(value, names)
+    elif isinstance(content, list):
+        for value in content:
+            _collect_uuids(value, names)
 
 
-def _submit_to_remote(flow: Flow) -> str:
-    submit = require("jobflow_remote", "remote", "--submit remote").submit_flow
-    ids = submit(flow)
-    return f"{len(ids)} jobs submitted to jobflow-remote; see: jf flow list -did {ids[0]}"
+def _replace_uuids(content: Any, names: dict[str, str]) -> Any:
+    if isinstance(content, dict):
+        return {key: _replace_uuids(value, names) for key, value in content.items() if key != "@version"}
+    if isinstance(content, list):
+        return [_replace_uuids(value, names) for value in content]
+    return names.get(content, content) if isinstance(content, str) else content
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _judge(problems: Sequence[Problem]) -> list[str]:
+    """Warnings among the problems; raises for the others."""
+    fatal = [problem.message for problem in problems if problem.is_fatal]
+    if fatal:
+        raise ConfigError("nothing was submitted: " + "\n".join(fatal))
+    return [problem.message for problem in problems]
+
+
+def _run_here(
+    flow: Flow,
+    settings: E3RelaxSettings,
+    samples: Sequence[Flow | Job],
+    out: Path,
+    on_job_finished: Callable[[JobReport], None] | None,
+) -> Submission:
+    every = [flow, *samples]
+    problems = [
+        *check_stores(settings, "local"), *check_job_store(settings, "local", every), *check_potcars("local", every)
+    ]  # fmt: skip
+    submission = Submission("local", warnings=_judge(problems), added=[identify_flow(flow)])
+    with open_job_store(settings) as store:
+        submission.run = run_flow_locally(flow, store, out, on_job_finished)
+    submission.n_jobs = submission.run.n_finished + len(submission.run.failures)
+    return submission
+
+
+def _submit_to_fireworks(
+    flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], again: bool
+) -> Submission:
+    _judge(problems)
+    with _hold_submission(settings), open_launchpad("--submit fireworks") as pad:
+        placed = {key: known for key, known in find_placed(pad, list(flows)).items() if known.is_whole}
+        known = {key: item for key, item in placed.items() if not (again and item.state == "COMPLETED")}
+        workflows = {key: convert_flow(flow, key) for key, flow in flows.items() if key not in known}
+        documents: dict[str, list[dict[str, Any]]] = {}
+        for firework in (firework for workflow in workflows.values() for firework in workflow.fws):
+            documents.setdefault(f"job {firework.name!r}", []).append(firework.to_db_dict())
+        warnings = _judge([*problems, *check_launchpad(pad, settings.WORKERS), *check_sizes(documents)])
+        now = add_workflows(pad, workflows)
+    every = {**known, **now}
+    first = min(number for item in every.values() for number in item.fw_ids) if every else 0
+    return Submission(
+        "fireworks",
+        n_jobs=sum(len(item.fw_ids) for item in now.values()),
+        added=list(now),
+        known=known,
+        warnings=warnings,
+        hint=f"lpad get_wflows -i {first} -d more" if len(every) == 1 else "lpad report",
+    )
+
+
+def _submit_to_remote(flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem]) -> Submission:
+    remote = require("jobflow_remote", "remote", "--submit remote")
+    project = remote.ConfigManager().get_project()
+    for flow in flows.values():
+        problems += check_sizes(list_job_documents(flow))
+    warnings = _judge([*problems, *check_remote_project(project, settings.WORKERS)])
+    ids: list[str] = []
+    for flow in flows.values():
+        ids += remote.submit_flow(flow)
+    hint = f"jf flow list -did {ids[0]}" if ids else "jf flow list"
+    return Submission("remote", n_jobs=len(ids), added=list(flows), warnings=warnings, hint=hint)
+
+
+@contextmanager
+def _hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
+    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
+
+    Raises
+    ------
+    StoreError
+        When another one submits for longer than a minute.
+    """
+    owner, deadline = name_submitter(), time.monotonic() + PATIENCE_S
+    with open_claim_store(settings) as claims:
+        while True:
+            claim = ClaimDoc(claim_id=SUBMISSION_CLAIM, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
+            holder = take_claim(claims, claim)
+            if holder is None:
+                break
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"another process is submitting ({holder.describe()}, process {holder.pid}); type this again when "
+                    f"it is done; if it was killed, that is in {SUBMISSION_MINUTES:.0f} minutes at the latest"
+                )
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            release_claims(claims, [SUBMISSION_CLAIM], owner)

@@ -34,6 +34,4 @@ def assign_roles(flow: Flow | Job, workers: Mapping[Role, WorkerConfig], place: 
         return
     for part, role in ROLE_RULES:
         config = express[place](workers[role]) if role in workers else {}
-        flow.update_config(
-            {"manager_config": config, "pass_manager_config": False}, name_filter=part or None, dynamic=True
-        )
+        flow.update_config({"manager_config": config, "pass_manager_config": False}, name_filter=part, dynamic=True)

@@ -1,88 +1,234 @@
-"""Flows handed to a launchpad on a real server, and what is said when there is none."""
+"""Flows handed to a launchpad on a real server: once, whole, checked; and what is said when there is none."""
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from jobflow import Flow, job
+from launchpads import Campaign
 
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
-from e3relax_flows.submit.places import submit_flow
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.claims import ClaimDoc, open_claim_store, take_claim
+from e3relax_flows.submit import places
+from e3relax_flows.submit.places import identify_flow, submit, submit_many
 
 
 @job
-def add(a: int, b: int) -> int:
-    return a + b
+def add(a: int, b: int, payload: str = "") -> int:
+    return a + b + len(payload)
 
 
-@pytest.fixture
-def flow() -> Flow:
-    first = add(1, 2)
+@job(data="large")
+def make_large(n: int) -> dict[str, Any]:
+    return {"large": [0] * n}
+
+
+def make_flow(start: int = 1, payload: str = "") -> Flow:
+    first = add(start, 2, payload)
     return Flow([first, add(first.output, 3)])
 
 
-@pytest.fixture
-def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Point jobflow and FireWorks at a server."""
-    import fireworks.core.launchpad
-    from jobflow.settings import JobflowSettings
-
-    def set_up(port: int) -> None:
-        place = {"host": "127.0.0.1", "port": port}
-        store = {"docs_store": {"type": "MongoStore", "database": "jobs", "collection_name": "outputs", **place}}
-        (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump({"JOB_STORE": store}))
-        monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "jobflow.yaml"))
-        assert "JOB_STORE" in JobflowSettings().model_fields_set
-        pad = tmp_path / "my_launchpad.yaml"
-        quick = {"mongoclient_kwargs": {"serverSelectionTimeoutMS": 300}}
-        pad.write_text(json.dumps({"name": "fireworks", "uri_mode": False, "authsource": None, **place, **quick}))
-        monkeypatch.setattr(fireworks.core.launchpad, "LAUNCHPAD_LOC", str(pad))
-
-    return set_up
+@pytest.fixture(autouse=True)
+def _fixed_data_dir(settings: E3RelaxSettings) -> None:
+    """Stores of this test's own, named in the environment as on a worker."""
+    assert "DATA_DIR" in settings.model_fields_set
 
 
-def test_a_launchpad_gets_the_flow(flow: Flow, configure) -> None:
-    secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
-    from fireworks import LaunchPad
+def test_the_content_of_a_flow_names_it() -> None:
+    assert identify_flow(make_flow()) == identify_flow(make_flow()) != identify_flow(make_flow(2))
+    ids = []
+    for parent in (0, 1, 0):  # the same jobs in the same order, connected otherwise
+        both = [add(1, 2), add(1, 2)]
+        ids.append(identify_flow(Flow([*both, add(both[parent].output, 3)])))
+    assert ids[0] == ids[2] != ids[1]
 
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        configure(server.port)
-        with pytest.raises(StoreError, match="`lpad reset`"):
-            submit_flow(flow, "fireworks")
-        pad = LaunchPad.auto_load()
-        pad.reset("", require_password=False)
-        said = submit_flow(flow, "fireworks")
-        with closing(pad.connection):
-            assert pad.get_fw_ids(count_only=True) == 2
-            text = json.dumps([pad.get_fw_dict_by_id(number)["spec"] for number in pad.get_fw_ids()], default=str)
-    assert "password" not in text
-    assert said == "2 fireworks on the launchpad; see: lpad get_wflows -i 1 -d more"
+
+def test_here_a_flow_is_run(tmp_path: Path) -> None:
+    flow = make_flow()
+    names: list[str] = []
+    submission = submit(flow, "local", out=tmp_path / "jobs", on_job_finished=lambda report: names.append(report.name))
+    assert submission.run is not None
+    assert submission.run.responses[flow.jobs[1].uuid][1].output == 6
+    assert (submission.n_jobs, names) == (2, ["add", "add"])
+    assert submission.describe() == "2 jobs in 1 flows run"
+
+
+def test_a_launchpad_gets_the_flow_once_until_it_is_done(campaign: Campaign) -> None:
+    flow = make_flow()
+    with closing((pad := campaign.open_pad()).connection):
+        said = submit(flow, "fireworks")
+        assert (said.n_jobs, len(said.added), said.known) == (2, 1, {})
+        assert said.describe() == "2 jobs in 1 flows submitted; see: lpad get_wflows -i 1 -d more"
+        again = submit(make_flow(), "fireworks")
+        assert (again.n_jobs, again.added, [placed.state for placed in again.known.values()]) == (0, [], ["READY"])
+        assert again.describe() == "1 flows were there already (READY); see: lpad get_wflows -i 1 -d more"
+        workflow = pad.workflows.find_one({})
+        assert workflow["metadata"] == {"e3r_content": identify_flow(flow), "e3r_flow": flow.uuid}
+        campaign.drain()
+        assert pad.workflows.find_one({})["state"] == "COMPLETED"
+        # what is completed may be wanted again, as a retraining is; of many flows only what is missing
+        flows = {identify_flow(item): item for item in (make_flow(), make_flow(5))}
+        many = submit_many(flows, "fireworks")
+        assert many.added == [identify_flow(make_flow(5))]
+        assert pad.workflows.count_documents({}) == 2
+        assert submit(make_flow(), "fireworks").n_jobs == 2
+        assert pad.workflows.count_documents({}) == 3
+        specs = json.dumps([pad.get_fw_dict_by_id(number)["spec"] for number in pad.get_fw_ids()], default=str)
+        assert "password" not in specs
+
+
+def test_a_killed_submission_is_mended(campaign: Campaign) -> None:
+    """Workflows are inserted first: a kill leaves some without their fireworks, which nobody would ever run."""
+    flows = {identify_flow(flow): flow for flow in (make_flow(n) for n in range(4))}
+    with closing((pad := campaign.open_pad()).connection):
+        assert submit_many(dict(list(flows.items())[:3]), "fireworks").n_jobs == 6
+        assert pad.fireworks.delete_many({"fw_id": {"$in": [3, 5, 6]}}).deleted_count == 3
+        said = submit_many(flows, "fireworks")
+        assert (len(said.known), len(said.added), said.n_jobs) == (1, 3, 6)
+        assert pad.workflows.count_documents({}) == 4
+        nodes = [node for workflow in pad.workflows.find({}) for node in workflow["nodes"]]
+        assert sorted(nodes) == sorted(pad.get_fw_ids())
+        assert len(nodes) == 8
+
+
+def test_typed_twice_at_once_it_is_submitted_once(campaign: Campaign) -> None:
+    start = threading.Barrier(3)
+    added: list[int] = []
+
+    def work() -> None:
+        start.wait()
+        added.append(len(submit_many({identify_flow(make_flow(n)): make_flow(n) for n in range(5)}, "fireworks").added))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(added) == [0, 0, 5]
+    with closing((pad := campaign.open_pad()).connection):
+        assert pad.workflows.count_documents({}) == 5
+
+
+def test_another_submission_is_named(
+    campaign: Campaign, settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert campaign
+    monkeypatch.setattr(places, "PATIENCE_S", 0.1)
+    with open_claim_store(settings) as claims:
+        take_claim(claims, ClaimDoc(claim_id="submission", owner="somebody", host="elsewhere"))
+    with pytest.raises(StoreError, match=r"another process is submitting \(somebody on elsewhere since"):
+        submit(make_flow(), "fireworks")
+
+
+def test_what_is_missing_is_said_before_anything_is_inserted(
+    campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"category": "cpu"}}))
+    config = yaml.safe_load((tmp_path / "jobflow.yaml").read_text())
+    del config["JOB_STORE"]["additional_stores"], config["JOB_STORE"]["docs_store"]["mongoclient_kwargs"]
+    (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump(config))
+    with closing((pad := campaign.open_pad()).connection):
+        with pytest.raises(ConfigError, match=r"nothing was submitted: job 'make_large' .* store 'data'"):
+            submit(make_flow(), "fireworks", samples=[make_large(3)])
+        with pytest.raises(ConfigError, match=r"job 'add' is 16\.0 MB.*16 MB at most"):
+            submit(make_flow(payload="x" * 2**24), "fireworks")
+        assert pad.workflows.count_documents({}) == pad.fireworks.count_documents({}) == 0
+        # a new launchpad has seen no worker, which is nothing to be said
+        said = submit(make_flow(), "fireworks")
+        warned = "\n".join(said.warnings)
+        assert "e3relax.sqlite is a file: fine as long as" in warned
+        assert "mongoclient_kwargs: {w: majority, journal: true}` to JOB_STORE" in warned
+        assert "category" not in warned
+        assert pad.fireworks.find_one({"fw_id": 1})["spec"]["_category"] == "cpu"
+        campaign.drain()
+        (warning,) = [text for text in submit(make_flow(7), "fireworks").warnings if "category" in text]
+        assert "role dft wait for a worker of category 'cpu'" in warning
+        assert "rlaunch -w my_fworker.yaml" in warning
+
+
+def test_stores_that_workers_do_not_see_are_refused(
+    campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert campaign
+    monkeypatch.delenv("E3RELAX_DATA_DIR")
+    with pytest.raises(ConfigError, match=rf"(?s)write `DATA_DIR: {tmp_path}/e3relax_data` into ~/\.e3relax\.yaml"):
+        submit(make_flow(), "fireworks")
+    memory = {"JOB_STORE": {"docs_store": {"type": "MemoryStore"}}}
+    (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump(memory))
+    with pytest.raises(ConfigError, match="the job store is a MemoryStore, which is seen by one process"):
+        submit(make_flow(), "fireworks")
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "absent.yaml"))
+    with pytest.raises(ConfigError, match=r"JOB_STORE in ~/\.jobflow\.yaml"):
+        submit(make_flow(), "fireworks")
+    spec = {"type": "MongoStore", "host": "127.0.0.1", "port": 9, "database": "d"}
+    spec["mongoclient_kwargs"] = {"serverSelectionTimeoutMS": 300}
+    monkeypatch.setenv("E3RELAX_OUTCOME_STORE", json.dumps(spec))
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        submit(make_flow(), "fireworks")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # FireWorks leaves its client open
-def test_a_launchpad_that_does_not_answer_is_one_message(flow: Flow, configure) -> None:
-    configure(9)
+def test_a_launchpad_that_does_not_answer_or_is_empty_is_one_message(campaign: Campaign) -> None:
+    with closing((pad := campaign.open_pad()).connection):
+        pad.fw_id_assigner.delete_many({})
+    with pytest.raises(StoreError, match="`lpad reset`"):
+        submit(make_flow(), "fireworks")
+    content = json.loads(campaign.pad_file.read_text())
+    content |= {"port": 9, "mongoclient_kwargs": {"serverSelectionTimeoutMS": 300}}
+    campaign.pad_file.write_text(json.dumps(content))
     with pytest.raises(StoreError, match=r"my_launchpad\.yaml"):
-        submit_flow(flow, "fireworks")
+        submit(make_flow(), "fireworks")
 
 
-def test_outputs_must_go_where_others_see_them(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "absent.yaml"))
-    with pytest.raises(ConfigError, match=r"JOB_STORE in ~/\.jobflow\.yaml"):
-        submit_flow(flow, "fireworks")
+@pytest.mark.parametrize("folder", [None, "empty", "filled"])
+def test_jobs_of_vasp_want_potcars(folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atomate2.vasp.jobs.core import RelaxMaker
+    from pymatgen.core import SETTINGS, Lattice, Structure
+
+    from e3relax_flows.submit.checks import check_potcars
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "filled" / "POT_GGA_PAW_PBE_54").mkdir(parents=True)
+    monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", folder and str(tmp_path / folder))
+    sample = RelaxMaker().make(Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]]))
+    found = list(check_potcars("local", [sample]))
+    assert [problem.is_fatal for problem in found] == ([] if folder == "filled" else [True])
+    if found:
+        assert "pmg config --add PMG_VASP_PSP_DIR FOLDER" in found[0].message
+        assert [problem.is_fatal for problem in check_potcars("fireworks", [sample])] == [False]
+    assert list(check_potcars("local", [make_flow()])) == []
 
 
-def test_jobflow_remote_gets_the_flow(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobflow_remote_gets_the_flow(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls only: it cannot be installed beside the pymongo of the other packages."""
+    assert campaign
+    given: list[Flow] = []
+    project = SimpleNamespace(name="mine", workers={"cluster": {}}, exec_config={"vasp": {}})
     module = ModuleType("jobflow_remote")
-    module.submit_flow = lambda given: ["7", "8"] if given is flow else []  # type: ignore[attr-defined]
+    module.submit_flow = lambda flow: given.append(flow) or ["7", "8"]  # type: ignore[attr-defined]
+    module.ConfigManager = lambda: SimpleNamespace(get_project=lambda: project)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "jobflow_remote", module)
-    assert submit_flow(flow, "remote") == "2 jobs submitted to jobflow-remote; see: jf flow list -did 7"
+    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"worker": "cluster", "exec_config": "vasp"}}))
+    assert submit(make_flow(), "remote").describe() == "2 jobs in 1 flows submitted; see: jf flow list -did 7"
+    assert [item.config.manager_config for item in given[0].jobs] == [{"worker": "cluster", "exec_config": "vasp"}] * 2
+    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"worker": "clutser", "exec_config": "gpaw"}}))
+    with pytest.raises(ConfigError, match=r"(?s)'clutser'.*known: cluster.*'gpaw'.*known: vasp"):
+        submit(make_flow(), "remote")
+    assert len(given) == 1
     monkeypatch.setitem(sys.modules, "jobflow_remote", None)
     with pytest.raises(MissingDependencyError, match=r"e3relax-flows\[remote\]"):
-        submit_flow(flow, "remote")
+        submit(make_flow(), "remote")
+
+
+def test_other_places_are_unknown() -> None:
+    with pytest.raises(ConfigError, match="'moon' is no place"):
+        submit(make_flow(), "moon")  # type: ignore[arg-type]

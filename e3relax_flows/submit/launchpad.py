@@ -1,0 +1,138 @@
+"""The launchpad of FireWorks: opened, asked for flows by their content, given those that it has not."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stderr
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+from pymongo import WriteConcern
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.optional import require
+
+CONTENT_KEY, FLOW_KEY = "e3r_content", "e3r_flow"  # in the metadata of workflows
+COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
+WORKFLOWS_PER_WRITE = 50
+IDS_PER_QUERY = 2000
+GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that nobody runs any more
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A workflow on the launchpad."""
+
+    content_id: str
+    state: str
+    fw_ids: tuple[int, ...]
+    is_whole: bool  # every node has its firework; a submission that was killed leaves some without
+
+
+@contextmanager
+def open_launchpad(purpose: str) -> Iterator[Any]:
+    """The launchpad that FireWorks' own configuration names, with durable writes, closed at the end.
+
+    Raises
+    ------
+    MissingDependencyError
+        When FireWorks is not installed; `purpose` says what for.
+    StoreError
+        When the launchpad cannot be reached or was never set up.
+    """
+    launchpads = require("fireworks", "fireworks", purpose).LaunchPad
+    try:
+        pad = launchpads.auto_load()
+        with closing(pad.connection):
+            # a submission that was acknowledged is then on disk
+            for name in COLLECTIONS:
+                collection = getattr(pad, name)
+                setattr(pad, name, collection.with_options(write_concern=WriteConcern(w="majority", j=True)))
+            if pad.fw_id_assigner.find_one() is None:
+                raise StoreError("the launchpad takes no workflow, since it is not set up; do that with `lpad reset`")
+            yield pad
+    except PyMongoError as error:
+        raise StoreError(
+            f"the launchpad cannot be reached ({shorten(str(error), 300)}); write my_launchpad.yaml with `lpad init`, "
+            "point FW_CONFIG_FILE at it, and start its MongoDB server"
+        ) from error
+
+
+def find_placed(pad: Any, content_ids: Sequence[str]) -> dict[str, Placed]:
+    """Workflows on the launchpad by content id: those that are run or were; of several the last."""
+    found: dict[str, Placed] = {}
+    ids = list(content_ids)
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        query = {f"metadata.{CONTENT_KEY}": {"$in": ids[start : start + IDS_PER_QUERY]}, "state": {"$nin": list(GONE)}}
+        documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
+        existing = find_existing(pad, [node for document in documents for node in document["nodes"]])
+        for document in sorted(documents, key=lambda item: min(item["nodes"])):
+            content_id, nodes = document["metadata"][CONTENT_KEY], tuple(document["nodes"])
+            found[content_id] = Placed(content_id, document["state"], nodes, existing.issuperset(nodes))
+    return found
+
+
+def find_existing(pad: Any, fw_ids: Sequence[int]) -> set[int]:
+    """Those of `fw_ids` that have a firework."""
+    existing: set[int] = set()
+    for start in range(0, len(fw_ids), IDS_PER_QUERY):
+        part = list(fw_ids[start : start + IDS_PER_QUERY])
+        existing |= {document["fw_id"] for document in pad.fireworks.find({"fw_id": {"$in": part}}, {"fw_id": 1})}
+    return existing
+
+
+def convert_flow(flow: Any, content_id: str) -> Any:
+    """The workflow of a flow; no store is written into it, workers use their own configuration."""
+    convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
+    # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that they may be mixed
+    return convert(flow, store=None, metadata={CONTENT_KEY: content_id, FLOW_KEY: flow.uuid})
+
+
+def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
+    """Add workflows by content id, and make sure that they are there, whole.
+
+    A workflow of the same content that a killed submission has left without some of its fireworks is removed.
+
+    Raises
+    ------
+    StoreError
+        When one of them is not on the launchpad afterwards.
+    """
+    pad.workflows.create_index(f"metadata.{CONTENT_KEY}")
+    for placed in find_placed(pad, list(workflows)).values():
+        if not placed.is_whole:
+            remove_workflow(pad, placed.fw_ids)
+    expected = {content_id: len(workflow.fws) for content_id, workflow in workflows.items()}
+    pending = list(workflows.values())
+    for start in range(0, len(pending), WORKFLOWS_PER_WRITE):
+        with redirect_stderr(io.StringIO()):  # a progress bar for every batch
+            pad.bulk_add_wfs(pending[start : start + WORKFLOWS_PER_WRITE])
+    placed_now = find_placed(pad, list(workflows))
+    broken = [
+        content_id
+        for content_id, n_jobs in expected.items()
+        if content_id not in placed_now
+        or not placed_now[content_id].is_whole
+        or len(placed_now[content_id].fw_ids) < n_jobs
+    ]
+    if broken:
+        raise StoreError(
+            f"{len(broken)} of {len(expected)} workflows are not whole on the launchpad (content {broken[0]}); "
+            "type the same command again: what is there is left, the rest is added"
+        )
+    return placed_now
+
+
+def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:
+    """Remove a workflow with its fireworks, the fireworks first, since these could be launched without it."""
+    pad.fireworks.delete_many({"fw_id": {"$in": list(fw_ids)}})
+    pad.workflows.delete_one({"nodes": {"$in": list(fw_ids)}})
+
+
+def name_submitter() -> str:
+    """A name that no other submission has."""
+    return f"submission {uuid.uuid4()}"

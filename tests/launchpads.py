@@ -1,0 +1,40 @@
+"""A launchpad of a test, with workers in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 240
+
+
+@dataclass
+class Campaign:
+    """A launchpad and what its workers need."""
+
+    folder: Path
+    pad_file: Path
+    environment: dict[str, str]
+
+    def open_pad(self) -> Any:
+        from fireworks import LaunchPad
+
+        return LaunchPad.from_file(str(self.pad_file))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `rlaunch` in a process of its own."""
+        script = "from fireworks.scripts.rlaunch_run import rlaunch; rlaunch()"
+        command = [sys.executable, "-W", "ignore", "-c", script, "-l", str(self.pad_file), *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def drain(self, n_workers: int = 1) -> None:
+        """Run what is there to be run, by some workers at once."""
+        workers = [self.start("rapidfire", "--nlaunches", "0") for _ in range(n_workers)]
+        for worker in workers:
+            text, _ = worker.communicate(timeout=TIMEOUT_S)
+            assert worker.returncode == 0, text
