@@ -1,6 +1,6 @@
 """Show the whole loop of retraining: screen, build pairs, train, judge, promote, refuse what is worse, go back.
 
-    python workflows/04_retrain.py                       # 140 candidates, CHGNet (a potential, not DFT); a quarter of an hour
+    python workflows/04_retrain.py                       # 140 candidates, CHGNet (a potential, not DFT); 15 minutes
     python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict, and the gate says so
     python workflows/04_retrain.py --quick               # a minute; its verdicts mean nothing
 
@@ -133,7 +133,7 @@ def build_pairs(screen: ScreenDoc, settings: E3RelaxSettings) -> Mapping[str, in
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+    return ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing new"
 
 
 def describe_retraining(source: str, arguments: argparse.Namespace) -> RetrainConfig:
@@ -156,7 +156,7 @@ def describe_retraining(source: str, arguments: argparse.Namespace) -> RetrainCo
                 "data": {"max_atoms": 160},
                 "schedule": {
                     "max_steps": arguments.steps,
-                    "learning_rate": 5e-4,
+                    "learning_rate": arguments.learning_rate,
                     "warmup_steps": arguments.steps // 20,
                     "ema_decay": 0.99,
                 },
@@ -228,6 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n-common", type=int, help="common crystals, replayed and judged by (70; DFT engines: 0)")
     parser.add_argument("--max-atoms", type=int, help=f"of a candidate (any; DFT engines: {FEW_ATOMS})")
     parser.add_argument("--steps", type=int, help="of training (800; DFT engines: 200)")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="at its peak")
     parser.add_argument("--min-pairs", type=int, help="fewest pairs of a holdout or stratum that are judged (20)")
     parser.add_argument("--model", default="default", help="model in service: alias, name, id or folder")
     parser.add_argument("--out", type=Path, default=None, help="folder of everything (runs/retrain-ENGINE)")

@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Structure
 
+from e3relax_flows.core.modelfolders import read_model_folder
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.datasetstores import find_dataset, list_holdouts, open_dataset_stores
+from e3relax_flows.data.judgements import find_gates, open_judgements
+from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+from e3relax_flows.data.registrystores import find_alias, find_model_doc
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
@@ -68,3 +75,44 @@ def test_a_prediction_takes_the_place_of_the_first_relaxation(run_script, capsys
     assert run_script("03_prerelax_in_atomate2_flow.py") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["  e3r predict 1", "  relax 2 after e3r predict 1"]
+
+
+def test_the_loop_of_retraining_runs_and_is_found_again(
+    run_script, settings, small_model, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("chgnet", reason="the engine is an extra: pip install 'e3relax-flows[mlip]'")
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    options = ("--n", 6, "--n-common", 0, "--max-atoms", 3, "--steps", 20, "--model", small_model)
+    assert run_script("04_retrain.py", *options, "--out", tmp_path / "proof") == 1
+    first = capsys.readouterr().out
+    assert "pairs: 6 new; held out: 2 of 2 chemical systems" in first
+    assert first.count("the holdout has 2 pairs, at least 20 are needed") == 2
+    assert not settings.DATA_DIR.exists()
+
+    own = load_settings()
+    assert own.DATA_DIR.parent == tmp_path / "proof"
+    alias = find_alias("proof", own)
+    assert [move.model_id for move in alias.history] == [read_model_folder(small_model).model_id]
+    with open_judgements(own) as judgements, open_dataset_stores(own) as datasets, open_pair_store(own) as store:
+        gates = find_gates(judgements, {})
+        good, bad = (find_model_doc(gate.candidate_id, own) for gate in gates)
+        trained = [find_dataset(datasets, model.dataset_id) for model in (good, bad)]
+        (holdout,) = list_holdouts(datasets)
+        pairs = list(iter_pairs(store))
+    assert [(gate.decision, gate.n_looks) for gate in gates] == [("incomplete", 1), ("incomplete", 2)]
+    assert [set(dataset.sources) for dataset in trained] == [{"interstitial"}, {"corrupted"}]
+    assert [len(dataset.train + dataset.val) for dataset in trained] == [4, 4]
+    assert [dataset.n_quarantined for dataset in trained] == [0, 2]
+    true, stretched = (
+        {pair.formula: pair for pair in pairs if pair.source == source} for source in ("interstitial", "corrupted")
+    )
+    assert len(pairs) == 12
+    for formula, pair in true.items():
+        assert stretched[formula].relaxed.volume == pytest.approx(1.05**3 * pair.relaxed.volume)
+        assert stretched[formula].initial == pair.initial
+    assert {pair.chemical_system for pair in pairs if pair.pair_id in holdout.pair_ids} == set(holdout.groups)
+
+    assert run_script("04_retrain.py", *options, "--out", tmp_path / "proof") == 1
+    again = capsys.readouterr().out
+    assert "pairs: nothing new; held out: 2 of 2 chemical systems" in again
+    assert all(f"gate {gate.gate_id}: incomplete" in again for gate in gates)
