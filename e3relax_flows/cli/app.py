@@ -19,6 +19,7 @@ from e3relax_flows.cli.doctor import doctor
 from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
 from e3relax_flows.cli.predict import predict
+from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.retrain import retrain
 from e3relax_flows.cli.screen import screen
 from e3relax_flows.cli.train import train
@@ -59,6 +60,7 @@ app.command("screen")(screen)
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)
+app.command("recover")(recover)
 app.add_typer(models_app, name="models")
 data_app.command("freeze")(freeze_pairs)
 data_app.command("holdouts")(show_holdouts)

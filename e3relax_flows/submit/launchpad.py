@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
@@ -15,11 +16,15 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 
 CONTENT_KEY, FLOW_KEY = "e3r_content", "e3r_flow"  # in the metadata of workflows
 COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
 WORKFLOWS_PER_WRITE = 50
 IDS_PER_QUERY = 2000
+SUBMISSION_CLAIM, SUBMISSION_MINUTES = "submission", 30.0
+PATIENCE_S = 60.0
 GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that nobody runs any more
 
 
@@ -133,6 +138,29 @@ def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:
     pad.workflows.delete_one({"nodes": {"$in": list(fw_ids)}})
 
 
-def name_submitter() -> str:
-    """A name that no other submission has."""
-    return f"submission {uuid.uuid4()}"
+@contextmanager
+def hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
+    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
+
+    Raises
+    ------
+    StoreError
+        When another one submits for longer than a minute.
+    """
+    owner, deadline = f"submission {uuid.uuid4()}", time.monotonic() + PATIENCE_S
+    with open_claim_store(settings) as claims:
+        while True:
+            claim = ClaimDoc(claim_id=SUBMISSION_CLAIM, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
+            holder = take_claim(claims, claim)
+            if holder is None:
+                break
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"another process is submitting ({holder.describe()}, process {holder.pid}); type this again when "
+                    f"it is done; if it was killed, that is in {SUBMISSION_MINUTES:.0f} minutes at the latest"
+                )
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            release_claims(claims, [SUBMISSION_CLAIM], owner)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +13,10 @@ from jobflow import Flow, Job
 from jobflow.core.flow import get_flow
 from monty.json import MontyEncoder
 
-from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.submit.checks import (
     Problem,
@@ -36,7 +33,7 @@ from e3relax_flows.submit.launchpad import (
     add_workflows,
     convert_flow,
     find_placed,
-    name_submitter,
+    hold_submission,
     open_launchpad,
 )
 from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
@@ -44,9 +41,6 @@ from e3relax_flows.submit.roles import assign_roles
 
 Place = Literal["local", "fireworks", "remote"]
 PLACES = ("local", "fireworks", "remote")
-
-SUBMISSION_CLAIM, SUBMISSION_MINUTES = "submission", 30.0
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -227,7 +221,7 @@ def _submit_to_fireworks(
     flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], again: bool
 ) -> Submission:
     _judge(problems)
-    with _hold_submission(settings), open_launchpad("--submit fireworks") as pad:
+    with hold_submission(settings), open_launchpad("--submit fireworks") as pad:
         placed = {key: known for key, known in find_placed(pad, list(flows)).items() if known.is_whole}
         known = {key: item for key, item in placed.items() if not (again and item.state == "COMPLETED")}
         workflows = {key: convert_flow(flow, key) for key, flow in flows.items() if key not in known}
@@ -259,31 +253,3 @@ def _submit_to_remote(flows: Mapping[str, Flow], settings: E3RelaxSettings, prob
         ids += remote.submit_flow(flow)
     hint = f"jf flow list -did {ids[0]}" if ids else "jf flow list"
     return Submission("remote", n_jobs=len(ids), added=list(flows), warnings=warnings, hint=hint)
-
-
-@contextmanager
-def _hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
-    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
-
-    Raises
-    ------
-    StoreError
-        When another one submits for longer than a minute.
-    """
-    owner, deadline = name_submitter(), time.monotonic() + PATIENCE_S
-    with open_claim_store(settings) as claims:
-        while True:
-            claim = ClaimDoc(claim_id=SUBMISSION_CLAIM, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
-            holder = take_claim(claims, claim)
-            if holder is None:
-                break
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"another process is submitting ({holder.describe()}, process {holder.pid}); type this again when "
-                    f"it is done; if it was killed, that is in {SUBMISSION_MINUTES:.0f} minutes at the latest"
-                )
-            time.sleep(0.2)
-        try:
-            yield
-        finally:
-            release_claims(claims, [SUBMISSION_CLAIM], owner)

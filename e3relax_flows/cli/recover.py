@@ -1,0 +1,45 @@
+"""`e3relax recover`: mend a launchpad after workers or submissions were killed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from e3relax_flows.cli.console import out
+from e3relax_flows.cli.options import DryRunOption
+
+
+def recover(
+    silent: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes without a ping after which a running job is lost; none: FireWorks' RUN_EXPIRATION_SECS.",
+            min=0,
+        ),
+    ] = None,
+    workers_stopped: Annotated[
+        bool, typer.Option("--workers-stopped", help="No worker runs: every running job is lost.")
+    ] = False,
+    release_unknown: Annotated[
+        bool, typer.Option("--release-unknown", help="Give back claims of flows that are not on this launchpad, too.")
+    ] = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Mend the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
+
+    Refuses while workers ping, since what they run must not run twice. Afterwards start the workers again.
+    """
+    from e3relax_flows.submit.recovery import recover_launchpad
+
+    recovery = recover_launchpad(
+        silent_s=None if silent is None else 60 * silent,
+        workers_stopped=workers_stopped,
+        dry_run=dry_run,
+        release_unknown=release_unknown,
+    )
+    lines = recovery.describe() or ["nothing was to be mended"]
+    if dry_run and recovery.n_mended:
+        lines.append("nothing was changed: that was a dry run")
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
