@@ -219,7 +219,7 @@ def test_mrun_runs_the_builder(tasks, tmp_path):
         code = "from maggma.cli import run; run()"
         command = [sys.executable, "-W", "ignore", "-c", code, "-n", n_processes, str(spec)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr
         times.append(read_times(path))
         assert len(times[-1]) == 24, done.stderr
