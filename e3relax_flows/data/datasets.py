@@ -46,7 +46,8 @@ class Harvest:
         if not self.left_out:
             return "no pair was left out"
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.left_out.items()))
-        return f"{sum(self.left_out.values())} pairs were left out ({counts})"
+        advice = "; --potentials, or filter.dft_only: false, takes those" if self.left_out["not_dft"] else ""
+        return f"{sum(self.left_out.values())} pairs were left out ({counts}{advice})"
 
 
 def name_group(pair: PairDoc, group_by: GroupBy) -> str:
