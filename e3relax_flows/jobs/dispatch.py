@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform
+from e3relax_flows.data.comparing import CellMatcher, is_comparable, reduce_cell
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow
@@ -19,12 +18,6 @@ from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeR
 PLAN_JOB, DISPATCH_JOB, SUMMARY_JOB = "e3r plan", "e3r dispatch", "e3r summary"
 OnRefuse = Literal["initial", "skip", "fail"]
 ON_REFUSE = ("initial", "skip", "fail")
-
-# stol 0.05 is about 0.12 Å; pymatgen's defaults would take a ferroelectric for its parent, which costs its place
-DUPLICATE_TOLERANCES: dict[str, Any] = {
-    "ltol": 0.05, "stol": 0.05, "angle_tol": 2, "scale": False, "primitive_cell": False
-}  # fmt: skip
-VOLUME_TOLERANCE = 0.05  # of duplicates, relative, per atom
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
     duplicates
         Index of the one that is kept, by index of the duplicate.
     """
-    matcher = StructureMatcher(**DUPLICATE_TOLERANCES)
+    matcher = CellMatcher()
     by_id: dict[str, int] = {}
     kept: dict[Any, list[tuple[int, Structure]]] = {}
     duplicates: dict[int, int] = {}
@@ -110,9 +103,9 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
             continue
         original = by_id.setdefault(prediction.prediction_id, index)
         if original == index and compare and _is_comparable(prediction):
-            cell = _mark_spins(take_start(prediction, StartKind.PREDICTED)).get_primitive_structure()
+            cell = reduce_cell(take_start(prediction, StartKind.PREDICTED))
             group = kept.setdefault((cell.formula, cell.charge), [])
-            original = next((other for other, seen in group if _are_equal(matcher, seen, cell)), index)
+            original = next((other for other, seen in group if matcher.match(seen, cell)), index)
             if original == index:
                 group.append((index, cell))
         if original != index:
@@ -213,33 +206,4 @@ def _describe(name: str, prediction: PredictionDoc | None) -> CandidateRow:
 
 def _is_comparable(prediction: PredictionDoc) -> bool:
     structure = prediction.structure
-    return (
-        prediction.verdict == Verdict.ACCEPT
-        and structure is not None
-        and "selective_dynamics" not in structure.site_properties
-        and _list_moments(structure) is not None
-    )
-
-
-def _are_equal(matcher: StructureMatcher, first: Structure, second: Structure) -> bool:
-    return abs(first.volume / second.volume - 1) < VOLUME_TOLERANCE and bool(matcher.fit(first, second))
-
-
-def _mark_spins(structure: Structure) -> Structure:
-    """Copy whose species carry the magnetic moments, which StructureMatcher then tells apart."""
-    moments = _list_moments(structure)
-    if not moments or not any(moments):
-        return structure
-    structure = structure.copy()
-    structure.add_spin_by_site(moments)
-    return structure
-
-
-def _list_moments(structure: Structure) -> list[float] | None:
-    """Moment of each site, 0 where it has none; empty without moments, None where they are not one number each."""
-    moments = structure.site_properties.get("magmom", ())
-    try:
-        values = np.array([0.0 if m is None else getattr(m, "moment", m) for m in moments], dtype=float)
-    except (TypeError, ValueError):  # words, or vectors beside numbers
-        return None
-    return values.tolist() if values.ndim == 1 else None
+    return prediction.verdict == Verdict.ACCEPT and structure is not None and is_comparable(structure)
