@@ -47,7 +47,7 @@ def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
     known: dict[str, int] = {}
     for path in map(Path, inputs):
         for item in _read_path(path.expanduser()):
-            yield item._replace(id=_make_unique(item.id, known))
+            yield item._replace(id=make_unique(item.id, known))
 
 
 def _read_path(path: Path) -> Iterator[ReadItem]:
@@ -75,7 +75,7 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
         if name.endswith(".jsonl"):
             yield from _read_lines(path, stem)
         elif name.endswith(".json"):
-            with _open(path) as stream:
+            with open_text(path) as stream:
                 content = json.load(stream)
             yield from _read_content(content, stem, path)
         else:
@@ -118,7 +118,7 @@ def _parse_cif(path: Path) -> tuple[list[Structure], str]:
 
 
 def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
-    with _open(path) as stream:
+    with open_text(path) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -182,7 +182,8 @@ def _build_structure(entry: dict[str, Any], kind: str) -> Structure:
     return Structure.from_dict(entry["structure"] if kind == "document" else entry)
 
 
-def _open(path: Path) -> Any:
+def open_text(path: Path) -> Any:
+    """Open a text file, unpacked where its name ends in .gz."""
     return gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open()
 
 
@@ -202,7 +203,7 @@ def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"
 
 
-def _make_unique(id: str, known: dict[str, int]) -> str:
+def make_unique(id: str, known: dict[str, int]) -> str:
     """The id, or with the first number that makes it new."""
     if id not in known:
         known[id] = 1
