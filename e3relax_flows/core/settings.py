@@ -53,7 +53,7 @@ class E3RelaxSettings(BaseSettings):
     )
     WORKERS: dict[Role, WorkerConfig] = Field(
         default_factory=dict,
-        description="where submitted jobs run, by role (predict, dft, train, light); configs/workers shows the entries",
+        description="where submitted jobs run, by role (predict, dft, train, light); configs/e3relax.yaml shows them",
     )
 
     @field_validator("DATA_DIR", "CONFIG_FILE")

@@ -1,0 +1,74 @@
+"""`e3relax screen --submit` and `e3relax recover` on a real launchpad."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from launchpads import Campaign
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.cli.app import main
+from e3relax_flows.engines import registry
+from e3relax_flows.submit.recovery import recover_launchpad
+from e3relax_flows.testing import TablePredictor
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["e3relax", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def metals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predictor: TablePredictor) -> Path:  # noqa: ARG001
+    """Two structures, a file that is none, and an engine "emt"."""
+    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    folder = tmp_path / "metals"
+    folder.mkdir()
+    for element, a in (("Cu", 3.7), ("Ag", 4.2)):
+        cell = Structure(Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]), [element], [[0, 0, 0]])
+        cell.to(str(folder / f"{element}.json"))
+    return folder
+
+
+def test_a_screen_is_submitted_once(
+    campaign: Campaign, metals: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"predict": {"category": "gpu"}, "light": {"category": "login"}}))
+    command = ("screen", metals, "--engine", "emt", "--submit", "fireworks")
+    assert run(monkeypatch, *command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == "4 jobs in 1 flows submitted; see: lpad get_wflows -i 1 -d more"
+    assert "e3relax.sqlite is a file: fine as long as" in captured.err.replace("\n", " ")
+    assert run(monkeypatch, *command) == 0
+    assert "1 flows were there already (READY)" in capsys.readouterr().out
+    # another fraction of controls is another screen
+    (metals / "broken.cif").write_text("no crystal")
+    assert run(monkeypatch, *command, "--control", "0.5") == 1
+    captured = capsys.readouterr()
+    assert "4 jobs in 1 flows submitted" in captured.out
+    assert "broken" in captured.err
+    with closing((pad := campaign.open_pad()).connection):
+        names = Counter(item["name"] for item in pad.fireworks.find({}, {"name": 1}))
+        assert names == {"e3r predict": 2, "e3r plan": 2, "e3r dispatch": 2, "e3r summary": 2}
+        categories = {item["name"]: item["spec"]["_category"] for item in pad.fireworks.find({})}
+        assert categories == {
+            "e3r predict": "gpu", "e3r plan": "login", "e3r dispatch": "login", "e3r summary": "login",
+        }  # fmt: skip
+        pad.workflows.update_one({"nodes": 1}, {"$set": {"locked": True}})
+    quick = {**(recover_launchpad.__kwdefaults__ or {}), "pause_s": 0.2}
+    monkeypatch.setattr(recover_launchpad, "__kwdefaults__", quick)
+    assert run(monkeypatch, "recover", "--dry-run") == 0
+    assert capsys.readouterr().out == (
+        "1 workflows were locked and are not any more\nnothing was changed: that was a dry run\n"
+    )
+    assert run(monkeypatch, "recover") == 0
+    assert run(monkeypatch, "recover") == 0
+    assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing was to be mended\n"
