@@ -77,7 +77,7 @@ class E3RelaxSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of the sources: arguments, environment, file."""
         file = env_settings().get("CONFIG_FILE") or DEFAULT_CONFIG_FILE
-        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=Path(file).expanduser())
+        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=Path(str(file)).expanduser())
         return (init_settings, env_settings, yaml)
 
 
