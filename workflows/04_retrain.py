@@ -1,6 +1,6 @@
 """Show the whole loop of retraining: screen, build pairs, train, judge, promote, refuse what is worse, go back.
 
-    python workflows/04_retrain.py                       # 140 candidates, CHGNet (a potential, not DFT); 15 minutes
+    python workflows/04_retrain.py                       # 190 candidates, CHGNet (a potential, not DFT); 20 minutes
     python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict, and the gate says so
     python workflows/04_retrain.py --quick               # a minute; its verdicts mean nothing
 
@@ -17,6 +17,7 @@ import argparse
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -140,7 +141,7 @@ def describe_retraining(source: str, arguments: argparse.Namespace) -> RetrainCo
     """Fine-tune on the pairs of a source; common ones are replayed beside the new, and judged by, where there are."""
     has_common = bool(arguments.n_common)
     replays = has_common and source == NEW
-    filter: dict[str, Any] = {
+    wanted: dict[str, Any] = {
         "sources": [source, *([ORIGINAL] if replays else [])],
         "dft_only": is_dft(arguments.engine),
     }
@@ -150,7 +151,7 @@ def describe_retraining(source: str, arguments: argparse.Namespace) -> RetrainCo
             "alias": ALIAS,
             "holdout": NEW,
             "original_holdout": ORIGINAL if has_common else None,
-            "dataset": {"filter": filter, "val_fraction": 0.15},
+            "dataset": {"filter": wanted, "val_fraction": 0.15},
             "replay": {"fraction": 0.4 if replays else 0, "sources": [ORIGINAL]},
             "training": {
                 "data": {"max_atoms": 160},
@@ -179,16 +180,17 @@ def retrain(
     show_retraining(document)
     with open_judgements(settings) as stores:
         (gate,) = find_gates(stores, {"gate_id": document.gate_id})
-    print("\n".join(tabulate(gate)), flush=True)
+    if gate.comparisons:  # an incomplete judgement has none
+        print("\n".join(tabulate(gate)), flush=True)
     return document
 
 
 def tabulate(gate: GateDoc) -> Iterable[str]:
-    """Lines of a Markdown table: errors of leaving the crystals alone, of the incumbent and of the candidate."""
+    """Lines of a Markdown table of what was judged: errors of the initial structures, the incumbent, the candidate."""
     interval = f"{gate.limits.confidence:.0%} interval"
-    yield f"| compared on | pairs (groups) | left alone, Å | incumbent, Å | candidate, Å | change | {interval} |"
+    yield f"| compared on | pairs (groups) | initial, Å | incumbent, Å | candidate, Å | change | {interval} |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for row in gate.comparisons:
+    for row in filter(attrgetter("judged"), gate.comparisons):
         yield (
             f"| {row.name} | {row.n} ({row.n_groups or 'singly'}) | {row.identity:.4f} | {row.incumbent:.4f} | "
             f"{row.candidate:.4f} | {row.change:+.1%} | {row.low:+.1%} to {row.high:+.1%} |"
@@ -224,17 +226,17 @@ def is_dft(engine: str) -> bool:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="chgnet", help="engine that relaxes; `e3relax doctor` lists them")
-    parser.add_argument("--n", type=int, help="candidates (140; DFT engines: 8)")
-    parser.add_argument("--n-common", type=int, help="common crystals, replayed and judged by (70; DFT engines: 0)")
+    parser.add_argument("--n", type=int, help="candidates (190; DFT engines: 8)")
+    parser.add_argument("--n-common", type=int, help="common crystals, replayed and judged by (150; DFT engines: 0)")
     parser.add_argument("--max-atoms", type=int, help=f"of a candidate (any; DFT engines: {FEW_ATOMS})")
     parser.add_argument("--steps", type=int, help="of training (800; DFT engines: 200)")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="at its peak")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="at its peak")
     parser.add_argument("--min-pairs", type=int, help="fewest pairs of a holdout or stratum that are judged (20)")
     parser.add_argument("--model", default="default", help="model in service: alias, name, id or folder")
     parser.add_argument("--out", type=Path, default=None, help="folder of everything (runs/retrain-ENGINE)")
     parser.add_argument("--quick", action="store_true", help="all of it in a minute, with numbers that mean little")
     arguments = parser.parse_args()
-    usual = {"n": 140, "n_common": 70, "max_atoms": None, "steps": 800, "min_pairs": 20}
+    usual = {"n": 190, "n_common": 150, "max_atoms": None, "steps": 800, "min_pairs": 20}
     if is_dft(arguments.engine):
         usual |= {"n": 8, "n_common": 0, "max_atoms": FEW_ATOMS, "steps": 200}
     if arguments.quick:
