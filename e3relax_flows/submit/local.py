@@ -7,15 +7,18 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
+from jobflow.core.flow import get_flow
 
+from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.claims import open_claim_store
 
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
@@ -80,9 +83,22 @@ def run_flow_locally(
         if on_job_finished is not None:
             on_job_finished(report)
 
-    with _watch_jobs(store, note), _pin_settings():
-        run.responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=root_dir)
+    flow = get_flow(flow)
+    has_ended = False
+    try:
+        with _watch_jobs(store, note), _pin_settings():
+            run.responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=root_dir)
+        has_ended = True
+    finally:
+        if not has_ended or any(failure.name.startswith("e3r ") for failure in run.failures):
+            _release_claims(flow.uuid)
     return run
+
+
+def _release_claims(flow: str) -> None:
+    """Give back what the jobs of a run have claimed and will not finish, since this process may live on."""
+    with suppress(E3RelaxError), open_claim_store(load_settings()) as claims:
+        claims.remove_docs({"flow": flow, "manager": None})
 
 
 class _JobWatcher(logging.Handler):

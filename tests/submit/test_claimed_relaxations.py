@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from e3relax_flows.data.stores import find_outcomes, open_job_store, open_stores
 from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.claim import claim_relaxation
 from e3relax_flows.jobs.predict import predict_stored
-from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind, identify_outcome
+from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, RelaxationResult, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.submit.local import run_flow_locally
@@ -131,6 +132,29 @@ def test_a_failure_is_tried_again_by_another_flow_only(settings: E3RelaxSettings
         take_claim(claims, stale)
         assert save_outcomes(stores.outcomes, [failed]) == 0
     assert run_claim(make_flow(prediction, retry_failed=True)).replace is not None
+
+
+@dataclass
+class StoppedEngine(EmtEngine):
+    """Its user loses patience while the result is read."""
+
+    def read(self, documents: list[Any]) -> RelaxationResult:  # noqa: ARG002
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_interrupted_gives_its_claims_back(
+    settings: E3RelaxSettings, prediction: PredictionDoc, tmp_path: Path
+) -> None:
+    """The process may live on, as that of a notebook does, and run the same again."""
+    with JobStore(MemoryStore(), additional_stores={"data": MemoryStore()}) as store:
+        with pytest.raises(KeyboardInterrupt):
+            run_flow_locally(make_flow(prediction, engine=StoppedEngine()), store, tmp_path / "run")
+        CURRENT_JOB.reset()
+    with open_claim_store(settings) as claims:
+        assert claims.collection_name == "outcomes_claims"
+        assert list_claims(settings) == []
+    assert run_claim(make_flow(prediction, engine=StoppedEngine())).replace is not None
+    assert len(list_claims(settings)) == 1
 
 
 def test_a_screen_leaves_what_another_one_is_at(
