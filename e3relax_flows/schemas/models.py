@@ -162,5 +162,5 @@ class GateDoc(BaseModel):
 
 
 def identify_gate(evaluation_ids: list[str], limits: GateLimits) -> str:
-    """Id of a gate: what was compared (candidate, incumbent, and both again on the original holdout), and the limits."""
+    """Id of a gate: evaluations of candidate and incumbent, of both again on the original holdout, and the limits."""
     return hash_content({"evaluations": evaluation_ids, "limits": limits.model_dump(mode="json")})

@@ -131,12 +131,12 @@ def test_operations_that_are_no_group_are_left_out(monkeypatch, tmp_path):
     from e3relax_flows.engines import gpaw_jobs
 
     class Picky(EMT):
-        def calculate(self, *args, **kwargs):
+        def calculate(self, *_args, **_kwargs):
             raise SymmetryAnalysisBug("Sorry!")
 
     asked = []
 
-    def build(structure, settings):
+    def build(_structure, settings):
         asked.append(dict(settings))
         return EMT() if settings.get("symmetry") == "off" else Picky()
 
