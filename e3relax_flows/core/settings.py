@@ -108,7 +108,7 @@ def _expand_paths(spec: dict[str, Any]) -> dict[str, Any]:
     """The description of a store with absolute paths, also those of the stores in it."""
     expanded = {name: _expand_paths(value) if isinstance(value, dict) else value for name, value in spec.items()}
     if isinstance(expanded.get("path"), str):
-        expanded["path"] = str(_make_absolute(Path(expanded["path"])))
+        expanded["path"] = str(_make_absolute(Path(str(expanded["path"]))))
     return expanded
 
 

@@ -149,7 +149,7 @@ def _predict_exchanges(counts: tuple[tuple[str, float], ...], threshold: float) 
     """Element by species of the parent, the most probable first; seconds per composition, hence the cache."""
     composition = {Species.from_str(name): n for name, n in counts}
     predictor = SubstitutionPredictor(threshold=threshold)
-    found = predictor.composition_prediction(composition, to_this_composition=False)  # type: ignore[arg-type]
+    found = predictor.composition_prediction(composition, to_this_composition=False)
     found.sort(key=lambda one: (-one["probability"], sorted(map(str, one["substitutions"].values()))))
     return [{str(old): new.symbol for old, new in one["substitutions"].items()} for one in found]
 
