@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -96,6 +97,7 @@ class TablePredictor:
             score=0.5 if refused else 0.01,
             volume_ratio=structure.volume / initial.volume,
             displacement=0.0,
+            strain=abs(math.log(structure.volume / initial.volume)) / math.sqrt(3),
             n_passes=1,
             model_id=self.model_id,
         )

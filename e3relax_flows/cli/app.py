@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from e3relax_flows.cli.candidates import list_candidates
 from e3relax_flows.cli.console import print_error
 from e3relax_flows.cli.data import data_app
 from e3relax_flows.cli.datasets import freeze_pairs, prepare_dataset, show_holdouts
@@ -22,6 +23,7 @@ from e3relax_flows.cli.predict import predict
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.retrain import retrain
 from e3relax_flows.cli.screen import screen
+from e3relax_flows.cli.table import show_table
 from e3relax_flows.cli.train import train
 from e3relax_flows.core.errors import E3RelaxError
 
@@ -56,7 +58,9 @@ def _set_options(
 
 
 app.command("predict")(predict)
+app.command("candidates")(list_candidates)
 app.command("screen")(screen)
+app.command("table")(show_table)
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)

@@ -93,7 +93,7 @@ def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 def _run(config: ScreenConfig, where: str) -> int:
     from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.reading import read_structures
+    from e3relax_flows.data.ranking import rank_structures
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.flows.screen import ScreenMaker
     from e3relax_flows.jobs.predict import PrerelaxMaker
@@ -112,13 +112,16 @@ def _run(config: ScreenConfig, where: str) -> int:
         seed=config.seed,
         chunk_size=config.chunk_size,
         retry_failed=config.retry_failed,
+        order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     with console.hide_warnings():
-        items = list(read_structures(config.inputs))
-    good = [item for item in items if item.structure is not None]
+        items = list(config.read(settings))
+        good = [item for item in items if item.structure is not None]
+        good = [good[place] for place in rank_structures(good, config.ranking)]
     if not good:
         reasons = "; ".join(f"{item.id}: {item.error}" for item in items[:5])
-        raise ConfigError(f"no structure could be read from {', '.join(config.inputs)} ({reasons or 'nothing there'})")
+        places = ", ".join([*config.inputs, *(source.type for source in config.sources)])
+        raise ConfigError(f"no structure could be read from {places} ({reasons or 'nothing there'})")
     if where != "local":
         for item in (item for item in items if item.structure is None):
             console.print_error(f"{item.id}: {item.error}")

@@ -76,6 +76,7 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
         functional=functional,
         is_dft=True,
         free=read_freedom(last),
+        parameters=read_parameters(alike[-1]),
         functionals=[name for name in names if name is not None],
     )
 
@@ -126,6 +127,20 @@ def express_freedom(isif: int, lattice_constraints: Any = None) -> Freedom:
     if isinstance(lattice_constraints, list | tuple) and not all(lattice_constraints):
         return free.model_copy(update={"shape": False})
     return free
+
+
+def read_parameters(document: Any) -> dict[str, Any]:
+    """What corrections of energies look at: Hubbard U (eV, by element), POTCARs by title, and the cutoff (eV)."""
+    calculation = (get_entry(document, "calcs_reversed") or [None])[0]
+    sources = (get_entry(calculation, "input"), get_entry(document, "input"), get_entry(document, "orig_inputs"))
+    specs: list[Any] = next((found for source in sources if (found := get_entry(source, "potcar_spec"))), [])
+    hubbards: dict[str, float] = next((found for source in sources if (found := get_entry(source, "hubbards"))), {})
+    found = {
+        "hubbards": dict(hubbards),
+        "potcar_spec": [{key: get_entry(spec, key) for key in ("titel", "hash")} for spec in specs],
+        "encut": read_setting(document, "ENCUT"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def name_functional(document: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 from pymatgen.core import Structure
@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.claims import find_claims, is_live, open_claim_store
+from e3relax_flows.data.ranking import measure_change, sort_by_score
 from e3relax_flows.data.stores import find_outcomes, open_outcome_store, open_stores, save_predictions
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.flows.ordering import DepthFirstFlow
@@ -71,6 +72,9 @@ class ScreenMaker(Maker):
         Whether StructureMatcher looks for equal predictions, of which only the first is relaxed.
     retry_failed
         Whether outcomes that failed before are tried again.
+    order
+        In which order the candidates of a chunk are relaxed: as they were given, or by how little their predictions
+        changed them (change), since those are the likeliest to be good. FireWorks takes them in any order.
     """
 
     name: str = "e3r screen"
@@ -83,9 +87,12 @@ class ScreenMaker(Maker):
     chunk_size: int = 200
     deduplicate: bool = True
     retry_failed: bool = False
+    order: Literal["given", "change"] = "given"
 
     def __post_init__(self) -> None:
         self._rules()
+        if self.order not in ("given", "change"):
+            raise ConfigError(f"order is {self.order!r}; it can be 'given' or 'change'")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size is {self.chunk_size}; it is a number of structures, 200 for example")
 
@@ -152,7 +159,7 @@ class ScreenMaker(Maker):
         with open_stores(load_settings()) as stores:
             # the worker that predicted may have seen another store
             save_predictions(stores.predictions, [p for p in chunk.predictions if p.verdict != Verdict.ERROR])
-            for prediction in chunk.predictions:
+            for prediction in self._sort(chunk.predictions):
                 for planned in rows[str(prediction.id)].outcomes:
                     if planned.state is not None:
                         continue
@@ -183,6 +190,11 @@ class ScreenMaker(Maker):
             fill_outcomes(rows, find_outcomes(outcomes, missing), reused=True)
             held = [claim for claim in find_claims(claims, missing).values() if is_live(claim) and claim.flow != own]
         mark_claimed(rows, {claim.claim_id: claim.describe() for claim in held})
+
+    def _sort(self, predictions: list[PredictionDoc]) -> list[PredictionDoc]:
+        if self.order == "given":
+            return predictions
+        return [predictions[place] for place in sort_by_score([measure_change(one) for one in predictions])]
 
     def _rules(self) -> StartRules:
         return StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)

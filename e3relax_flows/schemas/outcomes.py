@@ -47,6 +47,10 @@ class RelaxationResult(BaseModel):
     functional: str | None = Field(None, description="run type, such as PBE or PBE+U")
     is_dft: bool = Field(description="False for potentials, which are labelled everywhere as not DFT")
     free: Freedom | None = Field(None, description="what the last relaxation was free to change; None: not known")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what corrections of energies look at: hubbards, potcar_spec, encut; empty where the code has none",
+    )
     functionals: list[str] = Field(
         default_factory=list, description="of the relaxations one after the other, where more than one was run"
     )

@@ -120,6 +120,8 @@ def test_sample_configuration_names_every_key_and_loads():
     assert config.inputs == [str(CONFIGS.parent / "candidates")]
     assert config.out == CONFIGS.parent / "runs" / "example_screen"
     assert config.options.passes == 2
+    assert config.sources == []
+    assert config.ranking.by == "change"
     named = set(yaml.safe_load((CONFIGS / "screen.yaml").read_text()))
     assert named == set(ScreenConfig.model_fields) - {"retry_failed"}
     assert config.engine in {info.name for info in registry.list_engines()}
@@ -128,7 +130,8 @@ def test_sample_configuration_names_every_key_and_loads():
 def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
     file = tmp_path / "screen.yaml"
     file.write_text("inputs: [a]\nengine: chgnet\ncontrols: 0.2\n")
-    with pytest.raises(ConfigError, match=r"controls: Extra inputs.*known keys: inputs, engine, .*control,"):
+    known = "inputs, sources, ranking, engine, .*control,"
+    with pytest.raises(ConfigError, match=rf"controls: Extra inputs.*known keys: {known}"):
         load_screen_config(file)
     file.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="holds list"):

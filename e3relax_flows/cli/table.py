@@ -1,0 +1,150 @@
+"""`e3relax table`: the candidates of a screen ranked by energy above hull."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.options import JsonOption
+from e3relax_flows.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.data.energies import Correction
+    from e3relax_flows.data.hulls import HullSet
+    from e3relax_flows.report.ranked import RankedRow
+    from e3relax_flows.schemas.outcomes import OutcomeDoc
+    from e3relax_flows.schemas.screens import ScreenDoc
+
+FROM_MP = "mp"
+MAX_ROWS, MAX_LEFT_OUT = 50, 5
+
+
+def show_table(
+    screen: Annotated[Path, typer.Argument(help="screen.json of a screen, or the folder that holds it.")],
+    entries: Annotated[
+        str | None,
+        typer.Option(help="Energies to compare with: a JSON file of pymatgen's entries, or mp.", metavar="FILE|mp"),
+    ] = None,
+    correction: Annotated[
+        str | None,
+        typer.Option(
+            help="mp2020: the Materials Project's, for energies computed as it does; none: compare as they are. "
+            "Unless said, mp2020 with DFT.",
+            metavar="mp2020|none",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write: .csv, .json or .parquet.", dir_okay=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or write what became of the candidates of a screen, the lowest above the hull first.
+
+    Energies that were not computed as the Materials Project does are shown as they are, and have no place on its hull.
+    """
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.report.ranked import check_ending, rank_candidates, write_ranked
+
+    if out is not None:
+        check_ending(out)
+    settings = load_settings()
+    document = _read_screen(screen)
+    with console.hide_warnings():
+        outcomes = _find_outcomes(document, settings)
+        scheme = _choose_correction(correction, outcomes)
+        references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
+        rows = rank_candidates(document, outcomes, references, scheme)
+    if out is not None:
+        write_ranked(rows, out)
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        _print(rows, references is not None, out)
+
+
+def _read_screen(path: Path) -> ScreenDoc:
+    from pydantic import ValidationError
+
+    from e3relax_flows.schemas.screens import ScreenDoc
+
+    file = path / "screen.json" if path.is_dir() else path
+    try:
+        return ScreenDoc.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigError(f"{file} is no document of a screen ({error}); give the screen.json in its folder") from error
+
+
+def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
+    from e3relax_flows.data.stores import find_outcomes, open_outcome_store
+
+    with open_outcome_store(settings) as store:
+        return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
+
+
+def _choose_correction(word: str | None, outcomes: dict[str, OutcomeDoc]) -> Correction:
+    from e3relax_flows.data.energies import Correction
+
+    if word is None:
+        is_dft = any(outcome.result is not None and outcome.result.is_dft for outcome in outcomes.values())
+        return Correction.MP2020 if is_dft else Correction.NONE
+    if word not in list(Correction):
+        raise ConfigError(f"--correction {word!r} is unknown; known: {', '.join(Correction)}")
+    return Correction(word)
+
+
+def _read_references(
+    entries: str, outcomes: dict[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
+) -> HullSet:
+    from e3relax_flows.data.energies import prepare_references
+    from e3relax_flows.data.hulls import HullSet, build_entry, read_entries
+    from e3relax_flows.data.sources_mp import MP_CACHE, fetch_entries
+    from e3relax_flows.report.ranked import list_systems
+
+    if entries == FROM_MP:
+        found = [
+            build_entry(raw, f"Materials Project, {system}")
+            for system in list_systems(outcomes.values())
+            for raw in fetch_entries(system, settings.DATA_DIR / MP_CACHE)
+        ]
+    else:
+        found = read_entries(Path(entries))
+    kept, left_out = prepare_references(found, scheme)
+    for name, reason in left_out[:MAX_LEFT_OUT]:
+        console.print_error(f"{name} is left out of the hull: {reason}")
+    if len(left_out) > MAX_LEFT_OUT:
+        console.print_error(f"... and {len(left_out) - MAX_LEFT_OUT} entries more")
+    return HullSet(kept)
+
+
+def _print(rows: list[RankedRow], has_hull: bool, out: Path | None) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("rank", "candidate", "formula", "above hull", "of all", "energy", "state", "note"):
+        table.add_column(name, justify="right" if name in ("rank", "above hull", "of all", "energy") else "left")
+    for row in rows[:MAX_ROWS]:
+        note = row.message or (f"same as {row.duplicate_of}" if row.duplicate_of else row.decomposition)
+        numbers = (row.energy_above_hull, row.energy_above_hull_of_all, row.energy)
+        table.add_row(
+            str(row.rank or "-"),
+            console.plain(row.id),
+            row.formula or "",
+            *(console.format_number(number, 3) for number in numbers),
+            console.color_word(row.state),
+            console.plain(note),
+        )
+    console.out.print(table)
+    if len(rows) > MAX_ROWS:
+        console.out.print(f"... and {len(rows) - MAX_ROWS} more", highlight=False)
+    console.out.print("Energies in eV per atom.", style="dim")
+    if not has_hull:
+        console.out.print("No hull: give --entries FILE, or --entries mp for the Materials Project's.", highlight=False)
+    if out is not None:
+        console.out.print(f"Table: {out}", highlight=False, soft_wrap=True, markup=False)
