@@ -126,6 +126,7 @@ class SymmetryAnalysisBug(Exception):  # noqa: N818
 
 
 def test_operations_that_are_no_group_are_left_out(monkeypatch, tmp_path):
+    pytest.importorskip("gpaw")
     from ase.calculators.emt import EMT
 
     from e3relax_flows.engines import gpaw_jobs
