@@ -154,3 +154,22 @@ def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, setti
             orders[bool(by)] = [outcome.id for outcome in find_outcomes(stores.outcomes).values()]
             stores.outcomes.remove_docs({})
     assert orders == {False: ["Ag", "Au", "Cu", "Pd"], True: ["Cu", "Au", "Pd", "Ag"]}
+
+
+@pytest.mark.usefixtures("predictor")
+def test_the_hull_may_be_the_materials_projects(e3relax, folder, monkeypatch):
+    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    asked = []
+
+    def fetch(system, cache):
+        asked.append((system, cache.name))
+        return [ComputedEntry(system, -0.5).as_dict()]
+
+    monkeypatch.setattr("e3relax_flows.data.sources_mp.fetch_entries", fetch)
+    assert e3relax("screen", folder / "metals", "--engine", "emt", "--out", folder / "run").code == 0
+    table = e3relax("table", folder / "run", "--entries", "mp", "--json")
+    assert asked == [(metal, "materials_project") for metal in sorted(METALS)]
+    ranks = {row["id"]: row["rank"] for row in json.loads(table.stdout)}
+    assert sorted(ranks[metal] for metal in METALS) == [1, 2, 3]
+    assert ranks["Cu_double"] is None
