@@ -14,6 +14,7 @@ from pymatgen.io.vasp.sets import MPRelaxSet
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 
 RUN_TYPES = {"PBE": "GGA", "PBE+U": "GGA+U"}  # as the corrections call them
+MP_PREFIX = "mp-"  # of ids of the Materials Project
 
 
 class Correction(StrEnum):
@@ -78,12 +79,14 @@ def prepare_references(
 ) -> tuple[list[ComputedEntry], list[tuple[str, str]]]:
     """Entries on the scale that is asked for, and name and reason of those left out.
 
-    Those that carry corrections, as the Materials Project gives them, stay as they are; the others are corrected.
+    Those that carry corrections, or an id of the Materials Project, are on its scale already and stay as they are; the
+    others are corrected.
     """
     kept: list[ComputedEntry] = []
     left_out: list[tuple[str, str]] = []
     for entry in entries:
-        if correction == Correction.NONE or entry.energy_adjustments:
+        is_done = bool(entry.energy_adjustments) or str(entry.entry_id).startswith(MP_PREFIX)
+        if correction == Correction.NONE or is_done:
             kept.append(entry)
             continue
         if entry.parameters.get("run_type") is None and len(entry.composition.elements) == 1:

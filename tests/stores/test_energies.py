@@ -88,8 +88,9 @@ def test_references_are_corrected_once_and_strangers_left_out(make_oxide_outcome
     done = correct_energy(raw, Correction.MP2020).entry
     strange = ComputedEntry("MgO2", -15.0, parameters={"run_type": "R2SCAN"}, entry_id="r2")
     element = ComputedEntry("Mg", -1.5)
-    kept, left_out = prepare_references([raw, done, strange, element], Correction.MP2020)
-    assert [entry.energy for entry in kept] == [pytest.approx(done.energy), pytest.approx(done.energy), -1.5]
+    theirs = ComputedEntry("W", -12.9, parameters={"run_type": "GGA", "potcar_spec": []}, entry_id="mp-91-GGA")
+    kept, left_out = prepare_references([raw, done, strange, element, theirs], Correction.MP2020)
+    assert [entry.energy for entry in kept] == [pytest.approx(done.energy), pytest.approx(done.energy), -1.5, -12.9]
     assert [name for name, _ in left_out] == ["MgO2 (r2)"]
     assert len(prepare_references([raw, done, strange, element], Correction.NONE)[0]) == 4
 
