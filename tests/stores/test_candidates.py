@@ -116,3 +116,13 @@ def test_what_a_ranking_raises_comes_through():
         candidates.add(make_items())
         with pytest.raises(ZeroDivisionError):
             candidates.score(lambda *_: 1 / 0)
+
+
+def test_lists_longer_than_a_page_are_scored_and_given_whole():
+    half = Lattice.cubic(3.0)
+    items = [ReadItem(str(n), Structure(half.scale(27 + 0.1 * n), ["Cu"], [[0, 0, 0]]), None) for n in range(450)]
+    with CandidateList() as candidates:
+        candidates.add(items)
+        assert candidates.score(lambda id, _: -float(id) if int(id) % 2 else None) == 225
+        found = [int(one.id) for one in candidates.iterate()]
+    assert found == [*range(449, 0, -2), *range(0, 450, 2)]
