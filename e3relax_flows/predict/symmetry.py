@@ -202,8 +202,10 @@ def _find(
     arrays = basis, positions, types[np.unique(cell.orbits, return_index=True)[1]]
     repeats = 0.0 if cell.is_trivial else float(np.abs((cell.expand_positions(positions) - fractions) @ lattice).max())
     group = None
-    if ask_first and repeats < BELOW * symprec and (operations := ask_moyo(*arrays, ABOVE * symprec)) is not None:
-        group = _fit(operations, cell, *arrays)
+    may_be_clear = ask_first and repeats < BELOW * symprec
+    if may_be_clear and len(_find_translations(*arrays, 2 * ABOVE * symprec)[0]) <= 1:
+        operations = ask_moyo(*arrays, ABOVE * symprec)
+        group = None if operations is None else _fit(operations, cell, *arrays)
     if group is None or group.deviation >= BELOW * symprec:
         group = _fit(ask_spglib(*arrays, symprec), cell, *arrays)
     if group is None:
@@ -218,17 +220,39 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
     """Find the pure translations of a crystal and a primitive cell; the cell itself where there are none."""
     n_atoms = len(types)
     trivial = PrimitiveCell(np.eye(3), np.arange(n_atoms), np.zeros((n_atoms, 3), dtype=np.int64))
+    partners, shifts = _find_translations(lattice, fractions, types, symprec)
+    n_translations = len(partners)
+    if n_translations <= 1 or n_atoms % n_translations:
+        return trivial
+    steps = shifts.sum(axis=1) * n_translations / n_atoms
+    if not np.allclose(steps, np.round(steps), atol=1e-9):
+        return trivial
+    rows = np.vstack([np.eye(3, dtype=np.int64) * n_translations, np.round(steps).astype(np.int64)])
+    basis = _reduce_rows(rows) / n_translations
+    basis *= np.sign(np.linalg.det(basis))  # a cell of the same hand: its space group may have a mirror image
+    orbits = np.unique(partners.min(axis=0), return_inverse=True)[1]
+    first = np.unique(orbits, return_index=True)[1]
+    cells = np.linalg.solve(basis.T, (fractions - fractions[first][orbits]).T).T
+    # the volume of the cell has to be that of its translations: otherwise they are no group within symprec
+    if not np.isclose(abs(np.linalg.det(basis)) * n_translations, 1.0) or len(first) * n_translations != n_atoms:
+        return trivial
+    return PrimitiveCell(basis, orbits, np.round(cells).astype(np.int64))
+
+
+def _find_translations(
+    lattice: Floats, fractions: Floats, types: Integers, symprec: float
+) -> tuple[Integers, Integers]:
+    """Partners [n, n_atoms] and shifts [n, n_atoms, 3] of the atoms under translations, that by nothing among them."""
+    n_atoms = len(types)
     counts = np.unique(types, return_counts=True)
     if math.gcd(*counts[1].tolist()) == 1:
-        return trivial
+        return np.arange(n_atoms)[None], np.zeros((1, n_atoms, 3), dtype=np.int64)
     rarest = np.flatnonzero(types == counts[0][np.argmin(counts[1])])
     candidates = fractions[rarest] - fractions[rarest[0]]
     # most candidates fail at a few atoms already; only the others are tried on all of them
     targets = (fractions[rarest[1 : N_PROBES + 1], None] + candidates).reshape(-1, 3)
     distances = _find_nearest(lattice, fractions[rarest], targets)[2].reshape(-1, len(candidates))
     candidates = candidates[(distances < symprec).all(axis=0)]
-    if len(candidates) == 1:
-        return trivial
     targets = (fractions[None] + candidates[:, None]).reshape(-1, 3)
     partners, differences, distances = _find_nearest(lattice, fractions, targets)
     partners, distances = partners.reshape(-1, n_atoms), distances.reshape(-1, n_atoms)
@@ -238,22 +262,7 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
         & (types[partners] == types).all(axis=1)
         & (np.sort(partners, axis=1) == np.arange(n_atoms)).all(axis=1)
     )
-    n_translations = int(good.sum())
-    if n_translations == 1 or n_atoms % n_translations:
-        return trivial
-    steps = shifts[good].sum(axis=1) * n_translations / n_atoms
-    if not np.allclose(steps, np.round(steps), atol=1e-9):
-        return trivial
-    rows = np.vstack([np.eye(3, dtype=np.int64) * n_translations, np.round(steps).astype(np.int64)])
-    basis = _reduce_rows(rows) / n_translations
-    basis *= np.sign(np.linalg.det(basis))  # a cell of the same hand: its space group may have a mirror image
-    orbits = np.unique(partners[good].min(axis=0), return_inverse=True)[1]
-    first = np.unique(orbits, return_index=True)[1]
-    cells = np.linalg.solve(basis.T, (fractions - fractions[first][orbits]).T).T
-    # the volume of the cell has to be that of its translations: otherwise they are no group within symprec
-    if not np.isclose(abs(np.linalg.det(basis)) * n_translations, 1.0) or len(first) * n_translations != n_atoms:
-        return trivial
-    return PrimitiveCell(basis, orbits, np.round(cells).astype(np.int64))
+    return partners[good], shifts[good]
 
 
 def _fit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 COVERAGE = 0.9
 HARM_GOAL = 0.03  # of all structures, for every source
 MIN_PAIRS = 50  # of a source, to have a say in the threshold
+MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficients cannot be told
 RESOLUTION = 0.005  # Å; nearer to the minimum than this, a relaxation saves no more steps
 NEAR = " (near)"  # added to the source of a pair whose start was made better
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
@@ -153,7 +154,7 @@ def find_harm(logs: Floats, weights: Floats) -> Floats:
 
 
 def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> list[Threshold]:
-    """The guard's curve: thresholds at even shares of acceptance."""
+    """The guard's curve: thresholds at even shares of acceptance; sources too small for a say have one together."""
     gains = np.log(np.maximum(data.before, RESOLUTION) / np.maximum(data.after, RESOLUTION))
     sources, points = pool_sources(data.sources), []
     for limit in np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points))):
@@ -163,7 +164,7 @@ def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> 
             source: float(harmed[mask].mean())
             for source in sorted(set(sources.tolist()))
             if (mask := sources == source).sum() >= MIN_PAIRS
-        }
+        } or {"all": float(harmed.mean())}
         points.append(Threshold(float(limit), float(accepted.mean()), float((gains * accepted).mean()), shares))
     return points
 
@@ -179,14 +180,29 @@ def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
     return min(curve, key=lambda point: max(point.harmed.values(), default=0.0)).max_harm
 
 
-def calibrate(predictor: Predictor, pairs: PairSet, options: PredictOptions | None = None) -> dict[str, Any]:
-    """What is to be stored with a model: its trust, and on how many pairs it was fitted.
+def calibrate(
+    predictor: Predictor,
+    pairs: PairSet,
+    options: PredictOptions | None = None,
+    parent: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What is to be stored with a model: its trust, on how many starts it was fitted, and what it refuses of how many.
 
     A third of the pairs is used a second time, from better starts: a screen meets these too.
+
+    Parameters
+    ----------
+    parent
+        Calibration of the model that training began with. Its trust is kept where there are fewer than `MIN_STARTS`
+        starts, and fewer than it was fitted to: fitted to tens of them a guard lets nearly everything pass.
     """
     better = vary_starts(pairs.select(range(0, len(pairs), 3)))
     data = collect(predictor, join_pairs([pairs, better]), options)
-    trust = fit_trust(data)
+    trust, n_fitted = fit_trust(data), len(data.after)
+    known = TrustModel.from_calibration(parent or {})
+    n_known = int((parent or {}).get("n_fitted", (parent or {}).get("n_pairs", 0)))
+    if known is not None and known.signals == trust.signals and n_fitted < min(MIN_STARTS, n_known):
+        trust, n_fitted = known, n_known
     harm = find_harm(data.logs, np.array(trust.harm))
     return {
         "trust": {
@@ -197,6 +213,7 @@ def calibrate(predictor: Predictor, pairs: PairSet, options: PredictOptions | No
             "coverage": trust.coverage,
             "max_harm": trust.max_harm,
         },
+        "n_fitted": n_fitted,
         "n_pairs": len(data.after),
         "refused": float(np.mean(harm > trust.max_harm)),
     }

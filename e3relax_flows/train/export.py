@@ -20,6 +20,8 @@ from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
 
+    Where these are few, the guard of the model that was fine-tuned is kept.
+
     Exporting the same run again gives the same model.
 
     Raises
@@ -31,9 +33,10 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     network.load_state_dict(trainer.best)
     network.eval()
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
-    calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val))
+    inherited = _read_parent_calibration(trainer.config.finetune)
+    calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val), parent=inherited)
     calibration["elements"] = sorted(
-        {*list_elements(load_pairs(trainer.config.data.train)), *_list_parent_elements(trainer.config.finetune)}
+        {*list_elements(load_pairs(trainer.config.data.train)), *inherited.get("elements", [])}
     )
     progress, checkpoint = trainer.progress, trainer.config.out / CHECKPOINT_FILE
     provenance: dict[str, Any] = {
@@ -62,23 +65,24 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     )
 
 
-def _list_parent_elements(finetune: FinetuneConfig | None) -> list[int]:
-    """Elements that the weights to start from were trained on; none where nothing says so."""
+def _read_parent_calibration(finetune: FinetuneConfig | None) -> dict[str, Any]:
+    """Calibration of the model whose weights training began with; empty where nothing says so."""
     if finetune is None or finetune.path.is_file():
-        return []
-    calibration: dict[str, Any] = find_model(str(finetune.path)).config.get("calibration", {})
-    return list(calibration.get("elements", []))
+        return {}
+    return dict(find_model(str(finetune.path)).config.get("calibration") or {})
 
 
 def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, Any]) -> str:
     data = provenance["data"]
+    is_own = calibration["n_fitted"] == calibration["n_pairs"]
+    guard = "Guard" if is_own else f"Guard of the model it began with, fitted to {calibration['n_fitted']} starts"
     return f"""# {name}
 
 Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}.
 {provenance["n_parameters"]} parameters: the best averaged weights, of step {provenance["step"]} out of
 {provenance["steps"]} ({provenance["hours"]} h).
 Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over the identity's error
-{provenance["best_score"]:.3f}. Guard: probability of harm up to
+{provenance["best_score"]:.3f}. {guard}: probability of harm up to
 {calibration["trust"]["max_harm"]:.3f} ({calibration["refused"]:.1%} refused of {calibration["n_pairs"]}: the validation
 pairs, and a third of them again from better starts).
 

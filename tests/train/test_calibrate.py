@@ -68,6 +68,16 @@ def test_rare_sources_have_no_say():
     assert all(point.harmed.keys() == {"common"} for point in curve)
 
 
+def test_sources_too_small_for_a_say_have_one_together():
+    data = make_data(3, n=60, sources=("a", "b"))
+    harm = np.linspace(0, 1, 60)
+    curve = trace_thresholds(data, harm)
+    assert curve[-1].harmed == {"all": pytest.approx(np.mean(data.after > data.before))}
+    limit = choose_max_harm(curve, 0.03)
+    assert np.mean((harm <= limit) & (data.after > data.before)) <= 0.03
+    assert limit < choose_max_harm(curve, 1.0)
+
+
 def test_every_source_counts_the_same():
     sources = np.array(["a"] * 60 + ["b"] * 20 + ["a (near)"] * 15 + ["b (near)"] * 5)
     weights = balance_sources(sources)
