@@ -29,8 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"predict", "train", "data"},
     "flows": {"jobs", "engines"},
     "submit": {"data"},  # stores are checked before a flow is submitted to those who use them
+    "driver": {"flows", "submit"},
     "report": {"data", "schemas"},
-    "cli": {"report", "submit", "flows"},
+    "cli": {"report", "driver", "submit", "flows"},
 }
 WITHOUT_TORCH = ("core", "schemas", "data", "submit", "report", "cli", "engines")
 WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train")

@@ -112,10 +112,15 @@ def find_claims(store: Store, ids: Iterable[str] | None = None) -> dict[str, Cla
 
 def is_abandoned(claim: ClaimDoc) -> bool:
     """Whether nobody will finish what was claimed: it was bound to a process of this host that is no more."""
-    if claim.manager is not None or claim.host != platform.node():
+    return claim.manager is None and is_process_gone(claim.host, claim.pid)
+
+
+def is_process_gone(host: str, pid: int) -> bool:
+    """Whether a process was on this host and is no more; of other hosts nothing is known."""
+    if host != platform.node():
         return False
     try:
-        os.kill(claim.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # it exists and is another user's

@@ -19,6 +19,7 @@ from e3relax_flows.flows.ordering import DepthFirstFlow
 from e3relax_flows.jobs.claim import claim_relaxation
 from e3relax_flows.jobs.dispatch import (
     DISPATCH_JOB,
+    MISSING_OUTCOME,
     PLAN_JOB,
     SUMMARY_JOB,
     OnRefuse,
@@ -36,7 +37,6 @@ from e3relax_flows.schemas.screens import CandidateRow, ChunkDoc, ScreenDoc, cou
 # these jobs go on without what failed, and do not pin the relaxations to their own worker
 COLLECTOR = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
 MISSING_PLAN = "the planning job of this screen left no document; look for its error and run the screen again"
-MISSING_OUTCOME = "its outcome job left no document"
 
 
 @dataclass
@@ -90,7 +90,7 @@ class ScreenMaker(Maker):
     order: Literal["given", "change"] = "given"
 
     def __post_init__(self) -> None:
-        self._rules()
+        StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
         if self.order not in ("given", "change"):
             raise ConfigError(f"order is {self.order!r}; it can be 'given' or 'change'")
         if self.chunk_size < 1:
@@ -140,7 +140,7 @@ class ScreenMaker(Maker):
         for part, chunk in zip(names, chunks, strict=True):
             predictions += [None] * len(part) if chunk is None else chunk.predictions
         flat = [name for part in names for name in part]
-        rows = plan_candidates(flat, predictions, self._rules(), self.engine.engine_id, self.deduplicate)
+        rows = plan_candidates(flat, predictions, self.rules, self.engine.engine_id, self.deduplicate)
         with open_stores(load_settings()) as stores:
             found = find_outcomes(stores.outcomes, [outcome.outcome_id for row in rows for outcome in row.outcomes])
         known = {key: outcome for key, outcome in found.items() if is_reusable(outcome, self.retry_failed)}
@@ -196,7 +196,9 @@ class ScreenMaker(Maker):
             return predictions
         return [predictions[place] for place in sort_by_score([measure_change(one) for one in predictions])]
 
-    def _rules(self) -> StartRules:
+    @property
+    def rules(self) -> StartRules:
+        """Where relaxations start."""
         return StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
 
     def _describe(self, name: str, rows: list[CandidateRow]) -> ScreenDoc:

@@ -48,10 +48,14 @@ def claim_relaxation(
 def relax_once(
     engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool = False
 ) -> OutcomeDoc | Response[Any] | None:
-    """Claim a relaxation and be replaced by it; see `claim_relaxation`.
+    """Claim a relaxation and be replaced by it; see `claim_relaxation`."""
+    return claim_and_relax(engine, prediction, kind, retry_failed)
 
-    What the engine cannot treat becomes a failed outcome.
-    """
+
+def claim_and_relax(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool
+) -> OutcomeDoc | Response[Any] | None:
+    """What a claim job does; what the engine cannot treat becomes a failed outcome."""
     kind, settings = StartKind(kind), load_settings()
     outcome_id = identify_outcome(prediction.prediction_id, engine.engine_id, kind)
     current: Job = CURRENT_JOB.job

@@ -17,6 +17,7 @@ from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeR
 
 PLAN_JOB, DISPATCH_JOB, SUMMARY_JOB = "e3r plan", "e3r dispatch", "e3r summary"
 OnRefuse = Literal["initial", "skip", "fail"]
+MISSING_OUTCOME = "its outcome job left no document"
 ON_REFUSE = ("initial", "skip", "fail")
 
 
@@ -48,7 +49,7 @@ class StartRules:
             raise ConfigError(f"control is {self.control}; it is a fraction between 0 and 1")
 
 
-def choose_starts(prediction: PredictionDoc, rules: StartRules) -> list[StartKind]:
+def choose_starts(prediction: PredictionDoc | CandidateRow, rules: StartRules) -> list[StartKind]:
     """Where the relaxations of one prediction start; none for errors and for refusals that are not relaxed."""
     if prediction.verdict == Verdict.ERROR:
         return []
@@ -121,22 +122,30 @@ def plan_candidates(
     duplicates = find_duplicates(predictions, compare)
     rows = []
     for index, (name, prediction) in enumerate(zip(ids, predictions, strict=True)):
-        row = _describe(name, prediction)
+        row = describe_candidate(name, prediction)
         if prediction is not None and index in duplicates:
             row.state, row.duplicate_of = CandidateState.DUPLICATE, ids[duplicates[index]]
         elif prediction is not None:
-            row.outcomes = [
-                OutcomeRow(outcome_id=identify_outcome(prediction.prediction_id, engine_id, kind), start_kind=kind)
-                for kind in choose_starts(prediction, rules)
-            ]
-            if prediction.verdict == Verdict.REFUSE and not row.outcomes:
-                row.state = CandidateState.SKIPPED if rules.on_refuse == "skip" else CandidateState.FAILED
+            plan_outcomes(row, rules, engine_id)
         rows.append(row)
     return rows
 
 
+def plan_outcomes(row: CandidateRow, rules: StartRules, engine_id: str) -> None:
+    """Write into the row of a prediction which outcomes are to be had, or why there are none."""
+    row.outcomes = [
+        OutcomeRow(outcome_id=identify_outcome(str(row.prediction_id), engine_id, kind), start_kind=kind)
+        for kind in choose_starts(row, rules)
+    ]
+    if row.verdict == Verdict.REFUSE and not row.outcomes:
+        row.state = CandidateState.SKIPPED if rules.on_refuse == "skip" else CandidateState.FAILED
+
+
 def fill_outcomes(
-    rows: Iterable[CandidateRow], outcomes: Mapping[str, OutcomeDoc], reused: bool, lost: str | None = None
+    rows: Iterable[CandidateRow],
+    outcomes: Mapping[str, OutcomeDoc] | Mapping[str, OutcomeRow],
+    reused: bool,
+    lost: str | None = None,
 ) -> None:
     """Write what is known of the planned outcomes into the rows, and the state that follows from it.
 
@@ -145,7 +154,7 @@ def fill_outcomes(
     rows
         Changed in place.
     outcomes
-        Outcome documents by id.
+        Outcome documents, or their rows, by id.
     reused
         Whether these were in the store before.
     lost
@@ -155,8 +164,9 @@ def fill_outcomes(
         for i, planned in enumerate(row.outcomes):
             if planned.state is not None:
                 continue
-            if planned.outcome_id in outcomes:
-                row.outcomes[i] = OutcomeRow.from_outcome(outcomes[planned.outcome_id], reused=reused)
+            if (found := outcomes.get(planned.outcome_id)) is not None:
+                known = found if isinstance(found, OutcomeRow) else OutcomeRow.from_outcome(found)
+                row.outcomes[i] = known.model_copy(update={"reused": reused})
             elif lost is not None and planned.message is None:
                 row.outcomes[i] = planned.model_copy(update={"state": OutcomeState.FAILED, "message": lost})
         if row.outcomes:
@@ -185,7 +195,8 @@ def _combine_states(states: Sequence[OutcomeState | None]) -> CandidateState:
     return CandidateState(next(state for state in order if state in states).value)
 
 
-def _describe(name: str, prediction: PredictionDoc | None) -> CandidateRow:
+def describe_candidate(name: str, prediction: PredictionDoc | None) -> CandidateRow:
+    """Row of a candidate by its prediction alone; None stands for a lost prediction job."""
     if prediction is None:
         return CandidateRow(id=name, state=CandidateState.ERROR, message="the prediction job of its chunk failed")
     return CandidateRow(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.runinfo import collect_versions, now
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind
@@ -16,18 +18,46 @@ from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 class CandidateState(StrEnum):
     """How far a candidate came.
 
-    planned: its relaxation is still to run; successful, unconverged, failed: the worst of its outcomes;
-    duplicate: another candidate is relaxed in its place; skipped: refused, and the screen skips these;
-    error: there is no prediction.
+    waiting: its prediction is still to run; predicted: it is not yet decided what follows; planned: its relaxation is
+    still to run; submitted: its relaxation was handed to workers; held: another flow relaxes it.
+    These are final: successful, unconverged, failed: the worst of its outcomes; duplicate: another candidate is relaxed
+    in its place; skipped: refused, and the screen skips these; error: there is no prediction; left: the budget was
+    spent before; cancelled: by a person.
     """
 
+    WAITING = "waiting"
+    PREDICTED = "predicted"
     PLANNED = "planned"
+    SUBMITTED = "submitted"
+    HELD = "held"
     SUCCESSFUL = "successful"
     UNCONVERGED = "unconverged"
     FAILED = "failed"
     DUPLICATE = "duplicate"
     SKIPPED = "skipped"
     ERROR = "error"
+    LEFT = "left"
+    CANCELLED = "cancelled"
+
+
+class ScreenPhase(StrEnum):
+    """How far a screen came; finished: every candidate is in a final state."""
+
+    PREDICTING = "predicting"
+    RELAXING = "relaxing"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class ScreenLimits(BaseModel):
+    """What a screen may use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_in_flight: int | None = Field(None, ge=1, description="candidates at workers at the same time; none: all")
+    candidates: int | None = Field(None, ge=0, description="budget: candidates that are relaxed; none: all")
+    core_hours: float | None = Field(None, ge=0, description="budget: core hours of relaxations; none: any number")
+    cores: int = Field(1, ge=1, description="cores of one relaxation, by which its hours are counted")
 
 
 class ChunkDoc(BaseModel):
@@ -87,9 +117,32 @@ class CandidateRow(BaseModel):
     outcomes: list[OutcomeRow] = Field(default_factory=list)
 
 
+class ScreenRow(CandidateRow):
+    """A candidate as the store of screens keeps it."""
+
+    row_key: str = Field(description="screen_id:id")
+    screen_id: str
+    group: str = Field(description="screen_id:state, by which rows are found")
+    number: int = Field(description="place in the order of the screen")
+    chunk: int | None = Field(None, description="number of its chunk; None: it is not predicted")
+    rank: float = Field(description="the smaller the sooner it is relaxed")
+    attempt: int = Field(0, description="how often it was handed to workers anew")
+    flow: str | None = Field(None, description="uuid of the flow that relaxes it")
+
+
 class ScreenDoc(BaseModel):
     """A screen: its settings and a row per candidate, in the order of the input."""
 
+    screen_id: str | None = Field(None, description="None: it is kept by its job only")
+    phase: ScreenPhase = ScreenPhase.FINISHED
+    message: str | None = Field(None, description="why the phase ended as it did")
+    place: str | None = Field(None, description="local, fireworks or remote")
+    maker: dict[str, Any] = Field(default_factory=dict, description="the ScreenMaker, serialised")
+    limits: ScreenLimits = Field(default_factory=ScreenLimits)
+    n_chunks: int = 0
+    n_submitted: int = Field(0, description="candidates whose relaxation this screen has handed to workers")
+    core_hours: float = Field(0.0, description="of the relaxations that this screen has run")
+    created: datetime = Field(default_factory=now)
     name: str
     engine: str = Field(description="name of the engine")
     engine_id: str
@@ -98,13 +151,13 @@ class ScreenDoc(BaseModel):
     control: float = Field(description="fraction of accepted candidates that start from the initial structure")
     paired_controls: bool
     seed: int
-    candidates: list[CandidateRow]
+    candidates: list[CandidateRow] = Field(default_factory=list)
     counts: dict[str, int] = Field(default_factory=dict, description="candidates by state")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
 
 
-def count_states(candidates: list[CandidateRow]) -> dict[str, int]:
+def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
     """Candidates by state, in the order of `CandidateState`, without zeros."""
     counts = Counter(row.state for row in candidates)
     return {str(state): counts[state] for state in CandidateState if counts[state]}

@@ -36,6 +36,7 @@ class Placed:
     state: str
     fw_ids: tuple[int, ...]
     is_whole: bool  # every node has its firework; a submission that was killed leaves some without
+    flow: str | None = None  # uuid of the flow
 
 
 @contextmanager
@@ -77,7 +78,9 @@ def find_placed(pad: Any, content_ids: Sequence[str]) -> dict[str, Placed]:
         existing = find_existing(pad, [node for document in documents for node in document["nodes"]])
         for document in sorted(documents, key=lambda item: min(item["nodes"])):
             content_id, nodes = document["metadata"][CONTENT_KEY], tuple(document["nodes"])
-            found[content_id] = Placed(content_id, document["state"], nodes, existing.issuperset(nodes))
+            found[content_id] = Placed(
+                content_id, document["state"], nodes, existing.issuperset(nodes), document["metadata"].get(FLOW_KEY)
+            )
     return found
 
 
@@ -139,8 +142,15 @@ def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:
 
 
 @contextmanager
-def hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
+def hold_submission(settings: E3RelaxSettings, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
     """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
+
+    Parameters
+    ----------
+    settings
+        For the store of claims.
+    what
+        Only those who hold the same are kept out.
 
     Raises
     ------
@@ -150,7 +160,7 @@ def hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
     owner, deadline = f"submission {uuid.uuid4()}", time.monotonic() + PATIENCE_S
     with open_claim_store(settings) as claims:
         while True:
-            claim = ClaimDoc(claim_id=SUBMISSION_CLAIM, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
+            claim = ClaimDoc(claim_id=what, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
             holder = take_claim(claims, claim)
             if holder is None:
                 break
@@ -163,4 +173,4 @@ def hold_submission(settings: E3RelaxSettings) -> Iterator[None]:
         try:
             yield
         finally:
-            release_claims(claims, [SUBMISSION_CLAIM], owner)
+            release_claims(claims, [what], owner)

@@ -145,15 +145,19 @@ def submit_many(
     flows = {content_id: copy.deepcopy(flow) for content_id, flow in flows.items()}
     for flow in flows.values():
         assign_roles(flow, settings.WORKERS, where)
-    every = [*flows.values(), *samples]
-    problems = [
-        *check_stores(settings, where),
-        *check_job_store(settings, where, every),
-        *check_potcars(where, every),
-    ]
+    problems = check_flows([*flows.values(), *samples], where, settings)
     if where == "fireworks":
         return _submit_to_fireworks(flows, settings, problems, again)
     return _submit_to_remote(flows, settings, problems)
+
+
+def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
+    """What stands against submitting flows, as far as it does not depend on what is at the place."""
+    return [
+        *check_stores(settings, where),
+        *check_job_store(settings, where, flows),
+        *check_potcars(where, flows),
+    ]
 
 
 def identify_flow(flow: Flow | Job) -> str:
@@ -191,8 +195,14 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _judge(problems: Sequence[Problem]) -> list[str]:
-    """Warnings among the problems; raises for the others."""
+def judge_problems(problems: Sequence[Problem]) -> list[str]:
+    """Messages of those problems that are only warnings.
+
+    Raises
+    ------
+    ConfigError
+        When there are others, with what to type against each.
+    """
     fatal = [problem.message for problem in problems if problem.is_fatal]
     if fatal:
         raise ConfigError("nothing was submitted: " + "\n".join(fatal))
@@ -206,11 +216,8 @@ def _run_here(
     out: Path,
     on_job_finished: Callable[[JobReport], None] | None,
 ) -> Submission:
-    every = [flow, *samples]
-    problems = [
-        *check_stores(settings, "local"), *check_job_store(settings, "local", every), *check_potcars("local", every)
-    ]  # fmt: skip
-    submission = Submission("local", warnings=_judge(problems), added=[identify_flow(flow)])
+    problems = check_flows([flow, *samples], "local", settings)
+    submission = Submission("local", warnings=judge_problems(problems), added=[identify_flow(flow)])
     with open_job_store(settings) as store:
         submission.run = run_flow_locally(flow, store, out, on_job_finished)
     submission.n_jobs = submission.run.n_finished + len(submission.run.failures)
@@ -220,7 +227,7 @@ def _run_here(
 def _submit_to_fireworks(
     flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], again: bool
 ) -> Submission:
-    _judge(problems)
+    judge_problems(problems)
     with hold_submission(settings), open_launchpad("--submit fireworks") as pad:
         placed = {key: known for key, known in find_placed(pad, list(flows)).items() if known.is_whole}
         known = {key: item for key, item in placed.items() if not (again and item.state == "COMPLETED")}
@@ -228,7 +235,7 @@ def _submit_to_fireworks(
         documents: dict[str, list[dict[str, Any]]] = {}
         for firework in (firework for workflow in workflows.values() for firework in workflow.fws):
             documents.setdefault(f"job {firework.name!r}", []).append(firework.to_db_dict())
-        warnings = _judge([*problems, *check_launchpad(pad, settings.WORKERS), *check_sizes(documents)])
+        warnings = judge_problems([*problems, *check_launchpad(pad, settings.WORKERS), *check_sizes(documents)])
         now = add_workflows(pad, workflows)
     every = {**known, **now}
     first = min(number for item in every.values() for number in item.fw_ids) if every else 0
@@ -247,7 +254,7 @@ def _submit_to_remote(flows: Mapping[str, Flow], settings: E3RelaxSettings, prob
     project = remote.ConfigManager().get_project()
     for flow in flows.values():
         problems += check_sizes(list_job_documents(flow))
-    warnings = _judge([*problems, *check_remote_project(project, settings.WORKERS)])
+    warnings = judge_problems([*problems, *check_remote_project(project, settings.WORKERS)])
     ids: list[str] = []
     for flow in flows.values():
         ids += remote.submit_flow(flow)

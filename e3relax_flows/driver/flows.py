@@ -1,0 +1,33 @@
+"""Flows of a screen: one per chunk to predict, one per candidate to relax; named by their content."""
+
+from __future__ import annotations
+
+from jobflow import Flow, Job
+
+from e3relax_flows.flows.ordering import DepthFirstFlow
+from e3relax_flows.jobs.screening import claim_candidate, predict_chunk
+from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
+
+
+def build_chunk_flow(screen_id: str, number: int) -> Flow:
+    """The flow that predicts one chunk."""
+    return Flow([predict_chunk(screen_id, number)], name=f"e3r chunk {number}")
+
+
+def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
+    """The flow that relaxes a candidate from those of its starts whose outcome is not known."""
+    retry = bool(screen.maker.get("retry_failed")) or row.attempt > 0
+    claims: list[Flow | Job] = [
+        claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if planned.state is None
+    ]
+    return DepthFirstFlow(claims, name=f"e3r candidate {row.id}")
+
+
+def name_chunk(screen_id: str, number: int) -> str:
+    """Content id of the flow of a chunk."""
+    return f"{screen_id}:chunk:{number}"
+
+
+def name_candidate(row: ScreenRow) -> str:
+    """Content id of the flow of a candidate; another attempt is another flow."""
+    return f"{row.row_key}:{row.attempt}"

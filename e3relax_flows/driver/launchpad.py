@@ -1,0 +1,118 @@
+"""Screens on a launchpad: workflows of chunks and candidates, each of which ends by advancing its screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobflow import Flow
+
+from e3relax_flows.core.optional import require
+from e3relax_flows.core.roles import Role
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.stores import IDS_PER_QUERY
+from e3relax_flows.driver.advance import Hand
+from e3relax_flows.driver.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
+from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
+from e3relax_flows.submit.launchpad import (
+    CONTENT_KEY,
+    Placed,
+    add_workflows,
+    convert_flow,
+    find_placed,
+    hold_submission,
+)
+from e3relax_flows.submit.roles import assign_roles
+
+ADVANCE_NAME = "e3r advance"
+NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
+
+
+def place_chunks(pad: Any, screen: ScreenDoc, numbers: Sequence[int], settings: E3RelaxSettings) -> dict[str, Placed]:
+    """Give the prediction of chunks to the launchpad, those that are there excepted; what is there now."""
+    screen_id = str(screen.screen_id)
+    flows = {name_chunk(screen_id, number): build_chunk_flow(screen_id, number) for number in numbers}
+    ends = {name_chunk(screen_id, number): {"chunk": number} for number in numbers}
+    return _place(pad, flows, ends, screen_id, settings)
+
+
+def hand_to_launchpad(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> Hand:
+    """The function that gives candidates to the launchpad."""
+
+    def hand(rows: list[ScreenRow]) -> None:
+        flows: dict[str, Flow] = {}
+        for row in rows:
+            flows[name_candidate(row)] = flow = build_candidate_flow(screen, row)
+            row.flow = flow.uuid
+        # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
+        is_limited = screen.limits.max_in_flight is not None
+        ends = {name_candidate(row): {"row_key": row.row_key} for row in rows if is_limited}
+        placed = _place(pad, flows, ends, str(screen.screen_id), settings)
+        for row in rows:
+            row.flow = placed[name_candidate(row)].flow
+
+    return hand
+
+
+def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
+    """State and fireworks of the last workflow of each content id, archived and defused ones too."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for start in range(0, len(names), IDS_PER_QUERY):
+        query = {f"metadata.{CONTENT_KEY}": {"$in": list(names[start : start + IDS_PER_QUERY])}}
+        documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
+        for document in sorted(documents, key=lambda item: min(item["nodes"])):
+            found[document["metadata"][CONTENT_KEY]] = (document["state"], document["nodes"])
+    return found
+
+
+def defuse(pad: Any, names: Sequence[str]) -> set[str]:
+    """Take workflows that have not started from the workers; the content ids of these, and of what is not there."""
+    states = find_states(pad, names)
+    gone = {name for name in names if name not in states}
+    for name, (state, nodes) in states.items():
+        if state in NOT_STARTED:
+            pad.defuse_wf(min(nodes), defuse_all_states=False)
+            gone.add(name)
+    return gone
+
+
+def rerun(pad: Any, names: Sequence[str]) -> None:
+    """Run workflows by these content ids again from their first fireworks."""
+    nodes = [node for _, all_nodes in find_states(pad, names).values() for node in all_nodes]
+    for document in pad.workflows.find({"nodes": {"$in": nodes}}, {"nodes": 1, "links": 1}):
+        children = {child for all_children in document["links"].values() for child in all_children}
+        for node in set(document["nodes"]) - children:
+            pad.rerun_fw(node)
+
+
+def _place(
+    pad: Any, flows: Mapping[str, Flow], ends: Mapping[str, dict[str, Any]], screen_id: str, settings: E3RelaxSettings
+) -> dict[str, Placed]:
+    """Add the flows that are not there, those of `ends` with a firework at their end that advances the screen."""
+    with hold_submission(settings):
+        known = {name: placed for name, placed in find_placed(pad, list(flows)).items() if placed.is_whole}
+        workflows = {}
+        for name, flow in flows.items():
+            if name not in known:
+                assign_roles(flow, settings.WORKERS, "fireworks")
+                workflow = convert_flow(flow, name)
+                workflows[name] = _add_end(workflow, screen_id, ends[name], settings) if name in ends else workflow
+        return {**known, **add_workflows(pad, workflows)} if workflows else known
+
+
+def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3RelaxSettings) -> Any:
+    """The workflow with one more firework, which runs after all others, however they ended."""
+    fireworks = require("fireworks", "fireworks", "screens on a launchpad")
+    worker = settings.WORKERS.get(Role.LIGHT)
+    spec = {
+        "_allow_fizzled_parents": True,
+        "_add_launchpad_and_fw_id": True,
+        **(worker.express_for_fireworks() if worker else {}),
+    }
+    task = require("e3relax_flows.driver.firetask", "fireworks", "screens on a launchpad").AdvanceTask(
+        screen_id=screen_id, **end
+    )
+    leaves = [workflow.id_fw[number] for number in workflow.leaf_fw_ids]
+    last = fireworks.Firework([task], spec, ADVANCE_NAME, parents=leaves)
+    links = {parent: list(children) for parent, children in workflow.links.items()}
+    return fireworks.Workflow([*workflow.fws, last], links, workflow.name, workflow.metadata)
