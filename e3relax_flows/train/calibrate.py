@@ -154,19 +154,22 @@ def find_harm(logs: Floats, weights: Floats) -> Floats:
 
 
 def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> list[Threshold]:
-    """The guard's curve: thresholds at even shares of acceptance; sources too small for a say have one together."""
+    """The guard's curve: thresholds at even shares of acceptance."""
+    limits = np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points)))
+    return [measure_threshold(data, harm, float(limit)) for limit in limits]
+
+
+def measure_threshold(data: CalibrationSet, harm: Floats, limit: float) -> Threshold:
+    """What comes of a threshold; sources too small for a say have one together."""
     gains = np.log(np.maximum(data.before, RESOLUTION) / np.maximum(data.after, RESOLUTION))
-    sources, points = pool_sources(data.sources), []
-    for limit in np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points))):
-        accepted = harm <= limit
-        harmed = accepted & (data.after > data.before)
-        shares = {
-            source: float(harmed[mask].mean())
-            for source in sorted(set(sources.tolist()))
-            if (mask := sources == source).sum() >= MIN_PAIRS
-        } or {"all": float(harmed.mean())}
-        points.append(Threshold(float(limit), float(accepted.mean()), float((gains * accepted).mean()), shares))
-    return points
+    sources, accepted = pool_sources(data.sources), harm <= limit
+    harmed = accepted & (data.after > data.before)
+    shares = {
+        source: float(harmed[mask].mean())
+        for source in sorted(set(sources.tolist()))
+        if (mask := sources == source).sum() >= MIN_PAIRS
+    } or {"all": float(harmed.mean())}
+    return Threshold(limit, float(accepted.mean()), float((gains * accepted).mean()), shares)
 
 
 def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
@@ -178,6 +181,15 @@ def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
     if kept:
         return max(kept, key=lambda point: point.saving).max_harm
     return min(curve, key=lambda point: max(point.harmed.values(), default=0.0)).max_harm
+
+
+def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
+    """Trust of another model; its threshold is lowered where it lets more harm pass than the goal, never raised."""
+    harm = find_harm(data.logs, np.array(known.harm))
+    tighter = [point for point in trace_thresholds(data, harm) if point.max_harm < known.max_harm]
+    if not tighter or max(measure_threshold(data, harm, known.max_harm).harmed.values()) <= goal:
+        return known
+    return replace(known, max_harm=choose_max_harm(tighter, goal))
 
 
 def calibrate(
@@ -194,7 +206,8 @@ def calibrate(
     ----------
     parent
         Calibration of the model that training began with. Its trust is kept where there are fewer than `MIN_STARTS`
-        starts, and fewer than it was fitted to: fitted to tens of them a guard lets nearly everything pass.
+        starts, and fewer than it was fitted to: fitted to tens of them a guard lets nearly everything pass. Its
+        threshold can become lower then, not higher.
     """
     better = vary_starts(pairs.select(range(0, len(pairs), 3)))
     data = collect(predictor, join_pairs([pairs, better]), options)
@@ -202,7 +215,7 @@ def calibrate(
     known = TrustModel.from_calibration(parent or {})
     n_known = int((parent or {}).get("n_fitted", (parent or {}).get("n_pairs", 0)))
     if known is not None and known.signals == trust.signals and n_fitted < min(MIN_STARTS, n_known):
-        trust, n_fitted = known, n_known
+        trust, n_fitted = keep_trust(known, data), n_known
     harm = find_harm(data.logs, np.array(trust.harm))
     return {
         "trust": {

@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 
 from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
+from e3relax_flows.train import calibrate as calibrate_module
 from e3relax_flows.train.calibrate import (
+    MIN_STARTS,
     CalibrationSet,
     balance_sources,
+    calibrate,
     choose_max_harm,
     find_harm,
     find_quantile,
     fit_odds,
     fit_trust,
+    keep_trust,
+    measure_threshold,
     trace_thresholds,
     vary_starts,
 )
@@ -27,6 +32,10 @@ def make_data(seed, n=4000, sources=("a", "b")):
     rows = [{"residual": r, "displacement": m} for r, m in zip(residual, moved, strict=True)]
     names = ("residual", "displacement")
     return CalibrationSet(take_logs(rows, names), names, before, after, rng.choice(sources, n))
+
+
+def describe_trust(trust):
+    return {name: getattr(trust, name) for name in ("signals", "error", "harm", "interval", "coverage", "max_harm")}
 
 
 def test_trust_covers_new_data_of_the_same_kind_and_knows_the_risk():
@@ -78,6 +87,63 @@ def test_sources_too_small_for_a_say_have_one_together():
     assert limit < choose_max_harm(curve, 1.0)
 
 
+def test_a_kept_threshold_is_only_ever_lowered():
+    """By few pairs of another kind: none to complain of, and some that the model makes worse."""
+    known = fit_trust(make_data(0))
+    few = make_data(5, n=60)
+    fine = few._replace(after=np.minimum(few.after, 0.9 * few.before))
+    assert keep_trust(known, fine) == known
+    bad = few._replace(after=2.0 * few.before)
+    kept = keep_trust(known, bad)
+    assert (kept.harm, kept.error, kept.interval) == (known.harm, known.error, known.interval)
+    harm = find_harm(bad.logs, np.array(known.harm))
+    before, after = (measure_threshold(bad, harm, trust.max_harm) for trust in (known, kept))
+    assert before.harmed["all"] == pytest.approx(np.mean(harm <= known.max_harm))
+    assert after.harmed["all"] < 0.05 < before.harmed["all"]
+    assert kept.max_harm < known.max_harm
+
+
+@pytest.mark.parametrize(
+    ("n_starts", "n_known", "is_kept"),
+    [
+        (MIN_STARTS - 1, 4000, True),
+        (MIN_STARTS, 4000, False),  # enough to be fitted to
+        (60, 40, False),  # the parent's is of fewer still
+        (60, None, False),  # trained from nothing
+    ],
+)
+def test_few_validation_pairs_keep_the_guard_of_the_parent(config_file, monkeypatch, n_starts, n_known, is_kept):
+    pairs, starts = load_pairs([config_file.parent / "val.jsonl.gz"]), []
+    data = make_data(6, n=n_starts)
+
+    def collect(_, given, __):
+        starts.extend(given.sources)
+        return data
+
+    monkeypatch.setattr(calibrate_module, "collect", collect)
+    trust = fit_trust(make_data(0))
+    parent = n_known and {"trust": describe_trust(trust), "n_pairs": n_known}
+    found = calibrate(None, pairs, parent=parent)
+    assert len(starts) == 24 + 8  # a third of them again, from better starts
+    assert found["n_pairs"] == n_starts
+    assert found["n_fitted"] == (n_known if is_kept else n_starts)
+    assert (tuple(found["trust"]["harm"]) == trust.harm) == is_kept
+    harm = find_harm(data.logs, np.array(found["trust"]["harm"]))
+    assert found["refused"] == pytest.approx(np.mean(harm > found["trust"]["max_harm"]))
+    if is_kept:
+        grandchild = calibrate(None, pairs, parent=found)
+        assert (grandchild["n_fitted"], grandchild["trust"]["harm"]) == (n_known, found["trust"]["harm"])
+
+
+def test_a_guard_of_other_signals_is_not_kept(config_file, monkeypatch):
+    monkeypatch.setattr(calibrate_module, "collect", lambda *_: make_data(6, n=60))
+    other = {**describe_trust(fit_trust(make_data(0))), "signals": ["residual", "strain"]}
+    found = calibrate(
+        None, load_pairs([config_file.parent / "val.jsonl.gz"]), parent={"trust": other, "n_fitted": 4000}
+    )
+    assert (found["n_fitted"], found["trust"]["signals"]) == (60, ["residual", "displacement"])
+
+
 def test_every_source_counts_the_same():
     sources = np.array(["a"] * 60 + ["b"] * 20 + ["a (near)"] * 15 + ["b (near)"] * 5)
     weights = balance_sources(sources)
@@ -107,8 +173,7 @@ def test_odds_that_separate_stay_finite():
 
 def test_trust_survives_a_file():
     trust = fit_trust(make_data(4))
-    entry = {name: getattr(trust, name) for name in ("signals", "error", "harm", "interval", "coverage", "max_harm")}
-    assert TrustModel.from_calibration({"trust": entry}) == trust
+    assert TrustModel.from_calibration({"trust": describe_trust(trust)}) == trust
     assert TrustModel.from_calibration({}) is None
     assert trust.expect({"residual": 0.1}) is None
     assert set(trust.signals) <= SIGNALS.keys()
