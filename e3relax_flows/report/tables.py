@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -95,7 +95,7 @@ def build_table(screen: ScreenDoc, predictions: Iterable[PredictionDoc], outcome
         docs = [by_outcome[row.outcome_id] for row in candidate.outcomes if row.outcome_id in by_outcome]
         rows.append(_build_row(candidate, prediction, docs))
         used += [doc for doc in docs if doc.result is not None]
-        best = _choose_relaxed(docs)
+        best = choose_relaxed(docs)
         if best and candidate.verdict == Verdict.ACCEPT and best.initial_errors and best.prediction_errors:
             errors.append(best)
     results = [doc.result for doc in used if doc.result is not None]
@@ -112,7 +112,7 @@ def build_table(screen: ScreenDoc, predictions: Iterable[PredictionDoc], outcome
 
 def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcomes: list[OutcomeDoc]) -> TableRow:
     initial = prediction.initial if prediction else None
-    relaxed = _choose_relaxed(outcomes)
+    relaxed = choose_relaxed(outcomes)
     predicted_start = _find_start(candidate.outcomes, StartKind.PREDICTED)
     control = _find_start(candidate.outcomes, StartKind.CONTROL)
     initial_start = control or _find_start(candidate.outcomes, StartKind.INITIAL)
@@ -138,7 +138,7 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
     )
 
 
-def _choose_relaxed(outcomes: list[OutcomeDoc]) -> OutcomeDoc | None:
+def choose_relaxed(outcomes: Sequence[OutcomeDoc]) -> OutcomeDoc | None:
     """The outcome whose relaxed structure is shown: converged and from the predicted structure where there is one."""
     relaxed = [doc for doc in outcomes if doc.result is not None]
     return min(
@@ -184,9 +184,9 @@ def _count_funnel(screen: ScreenDoc) -> list[tuple[str, int]]:
         ("relaxed", states[CandidateState.SUCCESSFUL]),
         ("unconverged", states[CandidateState.UNCONVERGED]),
         ("failed", states[CandidateState.FAILED]),
-        ("skipped", states[CandidateState.SKIPPED]),
-        ("planned", states[CandidateState.PLANNED]),
     ]
+    counted = {name for name, _ in stages} | {"error", "duplicate", "successful"}
+    stages += [(str(state), states[state]) for state in reversed(CandidateState) if str(state) not in counted]
     always = {"candidates", "accepted", "refused", "duplicates", "relaxed", "failed"}
     return [(name, count) for name, count in stages if count or name in always]
 

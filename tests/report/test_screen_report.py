@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +13,12 @@ from html.parser import HTMLParser
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.data.outcomes import summarize_savings
-from e3relax_flows.report.html import build_volume_chart, render_screen_page, write_screen_page
+from e3relax_flows.report.candidatepages import describe_elements, pack_structure
+from e3relax_flows.report.html import render_screen_page, write_screen_page
+from e3relax_flows.report.screenfigures import Points, thin_points
+from e3relax_flows.report.screenpage import ScreenDocuments
 from e3relax_flows.report.tables import build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.outcomes import (
     OutcomeDoc,
@@ -20,7 +27,7 @@ from e3relax_flows.schemas.outcomes import (
     StartKind,
     StructureErrors,
 )
-from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
+from e3relax_flows.schemas.predictions import GuardLimits, PredictionDoc, PredictOptions, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
 EVIL = "<script>alert('x')</script> & \"co\""
@@ -174,63 +181,193 @@ def test_label_says_that_a_potential_is_not_dft(documents):
 
 
 class Checker(HTMLParser):
-    """Collects tags and whatever a page would load, and checks that tags are closed in order."""
+    """Collects tags, texts and whatever a page would load, and checks that tags are closed in order."""
 
-    VOID = ("meta", "line", "circle", "br")
+    VOID = ("meta", "link", "br", "input")
 
     def __init__(self):
         super().__init__()
-        self.stack, self.tags, self.loads = [], [], []
+        self.stack, self.tags, self.loads, self.cells, self.scripts = [], [], [], [], {}
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.loads += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+        self.loads += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value[0] != "#"]
         if tag not in self.VOID:
-            self.stack.append(tag)
+            self.stack.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         if tag not in self.VOID:
-            assert self.stack.pop() == tag
+            assert self.stack.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1][0] == "script" and "id" in self.stack[-1][1]:
+            name = self.stack[-1][1]["id"]
+            self.scripts[name] = self.scripts.get(name, "") + data
+        elif self.stack and self.stack[-1][0] in ("td", "dd", "p", "title"):
+            self.cells.append(data)
+
+
+def read_page(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    assert checker.stack == []
+    return checker
+
+
+def unpack(text: str):
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def collect(documents) -> ScreenDocuments:
+    _, predictions, outcomes = documents
+    return ScreenDocuments(
+        {doc.prediction_id: doc for doc in predictions}, {doc.outcome_id: doc for doc in outcomes}, {"m" * 16: 0.08}
+    )
 
 
 def test_page_is_whole_escaped_and_loads_nothing(documents, tmp_path):
     screen, predictions, outcomes = documents
     table = build_table(screen, predictions, outcomes)
-    path = write_screen_page(tmp_path / "deep" / "page.html", screen, table, f"saved 3 {EVIL}")
+    path = write_screen_page(tmp_path / "deep" / "page.html", screen, table, f"saved 3 {EVIL}", collect(documents))
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
     text = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(text)
-    assert checker.stack == []
-    assert checker.loads == []
-    assert "script" not in checker.tags
+    page = read_page(text)
+    assert page.loads == ["data:,"]  # no icon
     assert EVIL not in text
-    assert text.count("&lt;script&gt;") == 5  # title twice, id and note of the row, savings
-    assert "CHGNet: a potential, not DFT" in text
-    assert "30†" in text
-    assert "17†" not in text
-    assert "SCF steps" not in text
+    assert "alert" not in page.tags
+    assert f"screen {EVIL}" in page.cells
+    assert f"saved 3 {EVIL}" in page.cells
+    assert "Relaxed with CHGNet: a potential, not DFT." in page.cells
+    assert json.loads(page.scripts["content"])["candidates"]["rows"][-1][0] == EVIL
+    assert unpack(page.scripts["chunk-0"])[-1]["message"] == f"site 3: {EVIL}"
 
 
-def test_page_has_scf_columns_only_where_the_code_counts_them(documents):
+def test_page_without_documents_has_the_rows(documents):
+    screen = documents[0]
+    page = read_page(render_screen_page(screen, build_table(screen, [], []), ""))
+    content = json.loads(page.scripts["content"])
+    assert [row[0] for row in content["candidates"]["rows"]] == ["pair", "single", "refused", "twin", EVIL]
+    assert unpack(page.scripts["chunk-0"])[0]["structures"] == []
+    assert sorted(content["figures"]) == ["funnel", "refusals"]
+
+
+def test_values_of_a_candidate(documents):
     screen, predictions, outcomes = documents
+    content = read_content(documents)
+    names = [column["id"] for column in content["candidates"]["columns"]]
+    rows = [dict(zip(names, row, strict=True)) for row in content["candidates"]["rows"]]
+    assert rows[0]["id"] == "pair"
+    assert (rows[0]["steps"], rows[0]["control"], rows[0]["atoms"]) == (5, 17, 2)
+    assert rows[0]["volume"] == round(4.3**3 / 8, 3)
+    assert rows[0]["relaxed"] == round(4.2**3 / 8, 3)
+    assert (rows[0]["initial_off"], rows[0]["predicted_off"]) == (0.2, 0.05)
+    assert "scf" not in names
     outcomes[1].result.n_electronic_steps = 61
     screen.candidates[0].outcomes = [OutcomeRow.from_outcome(doc) for doc in outcomes[:2]]
-    text = render_screen_page(screen, build_table(screen, predictions, outcomes), "")
-    assert "SCF steps" in text
-    assert "<td>61</td>" in text
+    content = read_content((screen, predictions, outcomes))
+    names = [column["id"] for column in content["candidates"]["columns"]]
+    assert content["candidates"]["rows"][0][names.index("scf")] == 61
 
 
-def test_chart_places_the_relaxed_volume_at_zero(documents):
-    table = build_table(*documents)
-    chart = build_volume_chart(table.rows)
-    (zero,) = [tick.x for tick in chart.ticks if tick.zero]
-    assert [row.name for row in chart.rows] == ["pair", "single"]
-    pair = chart.rows[0]
-    assert pair.initial < zero < pair.predicted
-    # positions are proportional to V / V_relaxed - 1
-    ratio = (pair.predicted - zero) / (pair.initial - zero)
-    assert ratio == pytest.approx(((4.3 / 4.2) ** 3 - 1) / ((4.0 / 4.2) ** 3 - 1), rel=0.01)
-    assert build_volume_chart([]).rows == []
+def test_candidates_of_one_formula_are_ranked_by_energy_and_figures_follow(documents):
+    screen, _, outcomes = documents
+    for doc, energy in zip(outcomes, (-10.0, -10.2, -11.0, -9.0), strict=True):  # pair twice, single, refused
+        doc.result.energy = energy
+    for row in screen.candidates[:3]:
+        row.outcomes = [OutcomeRow.from_outcome(doc) for doc in outcomes if doc.prediction_id == row.prediction_id]
+    content = read_content(documents)
+    names = [column["id"] for column in content["candidates"]["columns"]]
+    rows = [dict(zip(names, row, strict=True)) for row in content["candidates"]["rows"]]
+    assert [row["id"] for row in rows[:3]] == ["single", "pair", "refused"]
+    assert [row["above"] for row in rows] == [0.0, 0.4, 1.0, None, None]
+    assert [row["energy"] for row in rows[:3]] == [-5.5, -5.1, -4.5]
+    (predicted,) = [trace for trace in content["figures"]["parity-volume"]["data"] if trace["name"] == "predicted"]
+    assert dict(zip(predicted["text"], predicted["customdata"], strict=True)) == {"single": 0, "pair": 1, "refused": 2}
+    assert predicted["x"][0] == round(4.4**3 / 8, 4)
+    assert predicted["y"][0] == round(4.3**3 / 8, 4)
+    (initial,) = [trace for trace in content["figures"]["parity-lengths"]["data"] if trace["name"] == "initial"]
+    assert initial["y"][:3] == [round(4 / 2**0.5, 4)] * 3
+    assert initial["text"][:3] == ["single, a", "single, b", "single, c"]
+
+
+def test_errors_stand_against_score_and_risk_with_the_threshold(documents):
+    predictions = documents[1]
+    for doc, score, harm in zip(predictions[:3], (0.01, 0.02, 0.3), (0.02, 0.05, 0.7), strict=True):
+        doc.score, doc.harm_probability = score, harm
+    figures = read_content(documents)["figures"]
+    accepted, refused = figures["scores"]["data"]
+    assert (accepted["name"], refused["name"]) == ("accepted", "refused")
+    assert accepted["x"] == [0.01, 0.02]
+    assert accepted["y"] == [0.075, 0.075]  # 0.05 Å + 2.5 Å x 0.01
+    assert refused["x"] == [0.3]
+    assert figures["scores"]["layout"]["shapes"] == []
+    assert figures["harm"]["data"][0]["y"] == [round(0.075 / 0.45, 4)] * 2
+    limits = [shape["x0"] for shape in figures["harm"]["layout"]["shapes"] if shape["x0"] == shape["x1"]]
+    assert limits == [0.08]
+    for doc in predictions:
+        doc.options = PredictOptions(guards=GuardLimits(max_harm=0.3, max_score=0.2))
+    figures = read_content(documents)["figures"]
+    assert figures["scores"]["layout"]["shapes"][0]["x0"] == 0.2
+    assert [shape["x0"] for shape in figures["harm"]["layout"]["shapes"] if shape["x0"] == shape["x1"]] == [0.3]
+
+
+def test_histograms_share_their_bins_and_count_everyone(documents):
+    initial, predicted = read_content(documents)["figures"]["displacements"]["data"]
+    assert initial["x"] == predicted["x"]
+    assert (sum(initial["y"]), sum(predicted["y"])) == (3, 3)
+    assert initial["y"][-1] == 3  # 0.2 Å, the largest
+    assert predicted["y"][10] == 3  # 0.05 Å of 0.2 Å in 40 bins
+    assert predicted["x"][10] == pytest.approx(0.0525)
+
+
+def test_savings_figure_has_the_ratio_of_the_pairs(documents):
+    (trace,) = read_content(documents)["figures"]["savings-ratio"]["data"]
+    assert trace["x"] == [round(100 * 5 / 17, 2)]
+    assert trace["y"] == ["ionic steps"]
+    assert trace["error_x"]["array"] == [0.0]  # one pair has no interval
+
+
+def test_structures_are_kept_to_a_hundred_thousandth_of_the_cell():
+    structure = Structure(Lattice.hexagonal(3.19005, 5.19), ["Al", "N"], [[1 / 3, 2 / 3, -0.25], [0, 0, 0.999999]])
+    packed = pack_structure("initial", structure, "as given")
+    assert packed["sites"] == [33333, 66667, -25000, 0, 0, 100000]
+    assert packed["lattice"] == pytest.approx(list(structure.lattice.matrix.ravel()), abs=5e-5)
+    assert (packed["labels"], packed["kinds"]) == (["Al", "N"], [0, 1])
+    mixed = Structure(Lattice.cubic(3.0), [{"Fe": 0.5, "Co": 0.5}], [[0, 0, 0]])
+    label = pack_structure("initial", mixed, "")["labels"][0]
+    elements = describe_elements([label, "Fe"])
+    assert elements[label]["metal"]
+    assert elements["Fe"]["color"] == "#e06633"  # Jmol's
+    assert elements["Fe"]["radius"] == pytest.approx(1.32, abs=0.2)
+
+
+def test_many_points_are_thinned_and_the_worst_kept():
+    values = [float(i) for i in range(5000)]
+    off = [value + (1000.0 if value == 4321 else 0.0) for value in values]
+    points = thin_points(Points(values, off, [str(i) for i in range(5000)], list(range(5000))))
+    assert 1900 <= len(points.x) <= 2000
+    assert 4321 in points.rows
+    assert points.rows == sorted(points.rows)
+    assert [points.names[place] for place in (0, -1)] == [str(points.rows[0]), str(points.rows[-1])]
+
+
+def test_funnel_counts_states_on_the_way(documents):
+    screen = documents[0]
+    screen.candidates[3].state = CandidateState.PLANNED
+    assert dict(build_table(*documents).funnel)["planned"] == 1
+
+
+def test_a_page_is_not_written_over_a_folder(documents, tmp_path):
+    screen = documents[0]
+    with pytest.raises(ConfigError, match="is a folder"):
+        write_screen_page(tmp_path, screen, build_table(*documents), "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_content(documents):
+    screen, predictions, outcomes = documents
+    text = render_screen_page(screen, build_table(screen, predictions, outcomes), "", collect(documents))
+    return json.loads(read_page(text).scripts["content"])
 
 
 def test_report_does_not_import_torch():
