@@ -186,7 +186,7 @@ def retrain(
 
 
 def tabulate(gate: GateDoc) -> Iterable[str]:
-    """Lines of a Markdown table of what was judged: errors of the initial structures, the incumbent, the candidate."""
+    """Lines of Markdown tables of what was judged: errors of the initial structures and both models, harm done by them."""
     interval = f"{gate.limits.confidence:.0%} interval"
     yield f"| compared on | pairs (groups) | initial, Å | incumbent, Å | candidate, Å | change | {interval} |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
@@ -194,6 +194,14 @@ def tabulate(gate: GateDoc) -> Iterable[str]:
         yield (
             f"| {row.name} | {row.n} ({row.n_groups or 'singly'}) | {row.identity:.4f} | {row.incumbent:.4f} | "
             f"{row.candidate:.4f} | {row.change:+.1%} | {row.low:+.1%} to {row.high:+.1%} |"
+        )
+    yield ""
+    yield f"| served on | pairs | harmed by the incumbent | by the candidate | difference, {interval} | refused by each |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for harm in filter(attrgetter("judged"), gate.harm):
+        yield (
+            f"| {harm.name} | {harm.n} | {harm.incumbent:.1%} | {harm.candidate:.1%} | {harm.low:+.1%} to "
+            f"{harm.high:+.1%} | {harm.incumbent_refused:.1%}, {harm.candidate_refused:.1%} |"
         )
 
 

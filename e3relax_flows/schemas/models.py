@@ -117,6 +117,13 @@ class GateLimits(BaseModel):
         ge=0,
         description="relative increase of an error that counts as equal, by stratum and on the original",
     )
+    max_harmed: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of structures served further from the relaxed structure than they came; more only where "
+        "the incumbent harms as many",
+    )
     min_stratum: int = Field(20, ge=2, description="strata of fewer pairs are reported, not judged")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_resamples: int = Field(10_000, ge=100)
@@ -142,6 +149,21 @@ class Comparison(BaseModel):
     judged: bool = True
 
 
+class Harm(BaseModel):
+    """How many structures are worse off: accepted by the guards, and further from the relaxed structure than before."""
+
+    name: str = Field(description="as of a comparison; what is served is meant in any case")
+    n: int
+    n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
+    candidate: float = Field(description="share of the n")
+    incumbent: float
+    low: float = Field(description="ends of the interval of candidate - incumbent, from groups or pairs drawn again")
+    high: float
+    candidate_refused: float = Field(description="share of the n for which the candidate serves the initial structure")
+    incumbent_refused: float
+    judged: bool = True
+
+
 class GateDoc(BaseModel):
     """The judgement on a candidate; found by `gate_id`."""
 
@@ -155,6 +177,7 @@ class GateDoc(BaseModel):
     decision: Decision
     reasons: list[str] = Field(description="why, each with its numbers")
     comparisons: list[Comparison] = Field(default_factory=list)
+    harm: list[Harm] = Field(default_factory=list, description="none in judgements of earlier releases")
     limits: GateLimits
     n_looks: int = Field(description="different candidates that were judged on this holdout, this one included")
     versions: dict[str, str] = Field(default_factory=collect_versions)

@@ -32,6 +32,8 @@ class PairedErrors:
     served_candidate: Floats
     served_incumbent: Floats
     identity: Floats
+    candidate_accepted: NDArray[np.bool_]
+    incumbent_accepted: NDArray[np.bool_]
     candidate_valid: NDArray[np.bool_]
     incumbent_valid: NDArray[np.bool_]
     sources: NDArray[np.str_]
@@ -57,6 +59,8 @@ def pair_errors(candidate: EvaluationDoc, incumbent: EvaluationDoc) -> PairedErr
         served_candidate=np.where(accepted, own, identity),
         served_incumbent=np.where(accepted_other, own_other, identity),
         identity=identity,
+        candidate_accepted=accepted,
+        incumbent_accepted=accepted_other,
         candidate_valid=np.array([row.valid for row in rows], dtype=bool),
         incumbent_valid=np.array([row.valid for row in others], dtype=bool),
         sources=np.array([row.source for row in rows]),

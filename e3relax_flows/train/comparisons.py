@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e3relax_flows.schemas.models import Comparison, GateLimits
+from e3relax_flows.schemas.models import Comparison, GateLimits, Harm
 from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, draw_sums
 
 ALL, SOURCE, STRATUM, SERVED, ORIGINAL = "all", "source: ", "stratum: ", "served: ", "original: "
@@ -26,6 +26,14 @@ class Measured:
     comparison: Comparison
     strict_low: float
     strict_identity_low: float
+
+
+@dataclass(frozen=True)
+class MeasuredHarm:
+    """Shares of harmed structures, with the lower end of their difference at the confidence divided among strata."""
+
+    harm: Harm
+    strict_low: float
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,39 @@ class Yardstick:
             self._compare(self.prefix + SERVED + name, sums[[2, 3, 4]], means[[2, 3, 4]], words),
         )
 
-    def _compare(self, name: str, sums: Floats, means: Floats, words: dict[str, Any]) -> Measured:
+    def measure_harm(self, name: str, mask: Mask, judged: bool = True) -> MeasuredHarm:
+        """Compare, on the pairs of `mask`, how many structures are served worse than they came."""
+        errors, limits = self.errors, self.limits
+        accepted = np.stack([errors.candidate_accepted, errors.incumbent_accepted])[:, mask]
+        served = np.stack([errors.served_candidate, errors.served_incumbent])[:, mask]
+        harmed = accepted & (served > errors.identity[mask])
+        columns = np.vstack([harmed, np.ones(harmed.shape[1])])
+        groups = None if errors.groups is None else errors.groups[mask]
+        sums, n_groups = draw_sums(columns, groups, limits.n_resamples, f"{limits.seed}:{self.prefix}{name}")
+        differences = (sums[0] - sums[1]) / sums[2]
+        tail, strict = self._list_tails(int(mask.sum()))
+        shares, refused = harmed.mean(axis=1), 1 - accepted.mean(axis=1)
+        harm = Harm(
+            name=self.prefix + name,
+            n=int(mask.sum()),
+            n_groups=n_groups,
+            candidate=float(shares[0]),
+            incumbent=float(shares[1]),
+            low=float(np.quantile(differences, tail)),
+            high=float(np.quantile(differences, 1 - tail)),
+            candidate_refused=float(refused[0]),
+            incumbent_refused=float(refused[1]),
+            judged=judged,
+        )
+        return MeasuredHarm(harm, float(np.quantile(differences, strict)))
+
+    def _list_tails(self, n: int) -> tuple[float, float]:
+        """Shares below the lower end of an interval: of one, and of one among all strata judged."""
         tail = (1 - self.limits.confidence) / 2
-        strict = tail if words["n"] == len(self.errors) else tail / self.n_judged
+        return tail, tail if n == len(self.errors) else tail / self.n_judged
+
+    def _compare(self, name: str, sums: Floats, means: Floats, words: dict[str, Any]) -> Measured:
+        tail, strict = self._list_tails(words["n"])
         changes, identity_changes = divide_errors(sums[0], sums[1]), divide_errors(sums[0], sums[2])
         comparison = Comparison(
             name=name,
@@ -90,4 +128,14 @@ def describe_comparison(comparison: Comparison, limits: GateLimits) -> str:
         f"{comparison.name} ({comparison.n} pairs{groups}): error {comparison.candidate:.4f} Å, the incumbent's "
         f"{comparison.incumbent:.4f} Å, change {comparison.change:+.1%} "
         f"({limits.confidence:.0%}: {comparison.low:+.1%} to {comparison.high:+.1%})"
+    )
+
+
+def describe_harm(harm: Harm, limits: GateLimits) -> str:
+    """Shares of harmed structures on one line."""
+    groups = f" in {harm.n_groups} groups" if harm.n_groups else ""
+    return (
+        f"{harm.name} ({harm.n} pairs{groups}): {harm.candidate:.1%} served worse than they came, by the incumbent "
+        f"{harm.incumbent:.1%}, difference {limits.confidence:.0%}: {harm.low:+.1%} to {harm.high:+.1%}; refused "
+        f"{harm.candidate_refused:.1%} and {harm.incumbent_refused:.1%}"
     )

@@ -7,7 +7,8 @@ pairs on and 4 to 6 % at 20, for a nominal 2.5 %; the corrected interval for ske
 
 The error judged first is that of the prediction itself, refused or not: a model that refuses more must not look
 better or worse by that alone. What is served, with the initial structure in place of refused predictions, must not
-become worse either, and in no stratum worse than the initial structures: there the guards have done their part.
+become worse either, and in no stratum worse than the initial structures: there the guards have done their part. Nor
+may it do harm to more than a few: a mean hides structures that come out worse than they went in.
 
 Promoted is a candidate of which all of this holds, on the holdout:
   1. complete: both evaluations have the same pairs, options and data, and every number there;
@@ -16,11 +17,14 @@ Promoted is a candidate of which all of this holds, on the holdout:
   4. served errors do not show it to be worse (see below), nor do the predictions' errors in any source or stratum;
   5. over all pairs its predictions, and in every source and stratum its served ones, are not shown to be worse than the
      initial structures;
-and on the original holdout, where there is one, 1, 2, 4 and 5, and the upper end of the change is at most `tolerance`.
+  6. of all structures it serves at most `max_harmed` further from the relaxed ones than they came, or no more than the
+     incumbent does, and no source or stratum shows it to harm more than both;
+and on the original holdout, where there is one, 1, 2, 4, 5, 6, and the upper end of the change is at most `tolerance`.
 
 "Shown to be worse": the change is above the tolerance (against the initial structures: above 0) and the lower end of
-its interval is above 0. One such sign is enough not to promote. With many strata one of them shows it by chance, so
-that it is a reason to *reject* only if the lower end is above 0 also at a confidence divided among all strata judged
+its interval is above 0; for harm, the share is above `max_harmed` and above the incumbent's with the lower end of the
+difference, too. One such sign is enough not to promote. With many strata one of them shows it by chance, so that it is
+a reason to *reject* only if the lower end is above 0 also at a confidence divided among all strata judged
 (Bonferroni). Strata of fewer than `min_stratum` pairs are reported; they are judged together, where they are enough.
 """
 
@@ -31,9 +35,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.schemas.models import Comparison, Decision, EvaluationDoc, GateDoc, GateLimits, identify_gate
+from e3relax_flows.schemas.models import (
+    Comparison,
+    Decision,
+    EvaluationDoc,
+    GateDoc,
+    GateLimits,
+    Harm,
+    identify_gate,
+)
 from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, pair_errors
-from e3relax_flows.train.comparisons import ALL, ORIGINAL, Measured, Yardstick, describe_comparison, list_strata
+from e3relax_flows.train.comparisons import (
+    ALL,
+    ORIGINAL,
+    Measured,
+    MeasuredHarm,
+    Yardstick,
+    describe_comparison,
+    describe_harm,
+    list_strata,
+)
 from e3relax_flows.train.gaps import find_gaps, list_infinite
 
 MANY_LOOKS = 10
@@ -49,6 +70,7 @@ class Verdicts:
     promote: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    harm: list[Harm] = field(default_factory=list)
 
     @property
     def decision(self) -> Decision:
@@ -115,6 +137,7 @@ def judge(
         decision=found.decision,
         reasons=found.reasons,
         comparisons=found.comparisons,
+        harm=found.harm,
         limits=limits,
         n_looks=n_looks,
     )
@@ -132,17 +155,24 @@ def _compare(found: Verdicts, duels: dict[str, PairedErrors], limits: GateLimits
     for prefix, errors in duels.items():
         _judge_validity(found, prefix, errors)
         yardstick = Yardstick(prefix, errors, limits, max(n_judged, 1))
-        own, served = yardstick.measure(ALL, np.full(len(errors), True))
+        everything = np.full(len(errors), True)
+        own, served = yardstick.measure(ALL, everything)
         (_judge_forgetting if prefix else _judge_main)(found, own, limits)
         _judge_identity(found, own, limits)
-        _judge_harm(found, served, limits)
+        _judge_worse(found, served, limits)
+        harm = yardstick.measure_harm(ALL, everything)
+        _judge_harm(found, harm, limits)
+        found.harm.append(harm.harm)
         found.comparisons += [own.comparison, served.comparison]
         for name, mask, judged in masks[prefix]:
             own, served = yardstick.measure(name, mask, judged)
+            harm = yardstick.measure_harm(name, mask, judged)
             found.comparisons += [own.comparison, served.comparison]
+            found.harm.append(harm.harm)
             if judged:
-                _judge_harm(found, own, limits)
+                _judge_worse(found, own, limits)
                 _judge_identity(found, served, limits)
+                _judge_harm_in_part(found, harm, limits)
 
 
 def _judge_validity(found: Verdicts, prefix: str, errors: PairedErrors) -> None:
@@ -174,7 +204,7 @@ def _judge_forgetting(found: Verdicts, measured: Measured, limits: GateLimits) -
         found.keep.append(f"{text}: not shown to be within the tolerance of {limits.tolerance:.1%}")
 
 
-def _judge_harm(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
+def _judge_worse(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
     if comparison.change > limits.tolerance and comparison.low > 0:
         text = f"{describe_comparison(comparison, limits)}: worse by more than the tolerance of {limits.tolerance:.1%}"
@@ -190,6 +220,26 @@ def _judge_identity(found: Verdicts, measured: Measured, limits: GateLimits) -> 
             f"{comparison.identity:.4f} Å, by {ratio:.1%} (at least {comparison.identity_low:.1%})"
         )
         _add_sign(found, text, measured.strict_identity_low)
+
+
+def _judge_harm(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> None:
+    """Over all pairs: to pass, the share itself must be small, whatever its interval."""
+    harm, text = measured.harm, describe_harm(measured.harm, limits)
+    if harm.candidate <= limits.max_harmed:
+        found.remarks.append(f"{text}: within the limit of {limits.max_harmed:.1%}")
+    elif harm.candidate <= harm.incumbent:
+        found.remarks.append(f"{text}: above the limit of {limits.max_harmed:.1%}, and no more than the incumbent")
+    elif harm.low > 0:
+        found.reject.append(f"{text}: harms more, beyond the limit of {limits.max_harmed:.1%}")
+    else:
+        found.keep.append(f"{text}: not shown to be within the limit of {limits.max_harmed:.1%}")
+
+
+def _judge_harm_in_part(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> None:
+    harm = measured.harm
+    if harm.candidate > limits.max_harmed and harm.low > 0:
+        text = f"{describe_harm(harm, limits)}: harms more, beyond the limit of {limits.max_harmed:.1%}"
+        _add_sign(found, text, measured.strict_low)
 
 
 def _add_sign(found: Verdicts, text: str, strict_low: float) -> None:
