@@ -38,3 +38,9 @@ class Campaign:
         for worker in workers:
             text, _ = worker.communicate(timeout=TIMEOUT_S)
             assert worker.returncode == 0, text
+
+    def drain_some(self, n_launches: int) -> None:
+        """Run so many jobs by one worker."""
+        worker = self.start("rapidfire", "--nlaunches", str(n_launches))
+        text, _ = worker.communicate(timeout=TIMEOUT_S)
+        assert worker.returncode == 0, text

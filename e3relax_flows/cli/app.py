@@ -22,7 +22,7 @@ from e3relax_flows.cli.models import models_app
 from e3relax_flows.cli.predict import predict
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.retrain import retrain
-from e3relax_flows.cli.screen import screen
+from e3relax_flows.cli.screens import screen_app
 from e3relax_flows.cli.table import show_table
 from e3relax_flows.cli.train import train
 from e3relax_flows.core.errors import E3RelaxError
@@ -59,7 +59,7 @@ def _set_options(
 
 app.command("predict")(predict)
 app.command("candidates")(list_candidates)
-app.command("screen")(screen)
+app.add_typer(screen_app, name="screen")
 app.command("table")(show_table)
 app.command("evaluate")(evaluate)
 app.command("train")(train)

@@ -31,6 +31,13 @@ ConstrainOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 SubmitOption = Annotated[str, typer.Option(help="Where the jobs run.", metavar="local|fireworks|remote")]
+BudgetOption = Annotated[int | None, typer.Option(help="Relax at most so many candidates.", min=0, metavar="N")]
+CoreHoursOption = Annotated[
+    float | None, typer.Option(help="Begin no relaxation after so many core hours of them.", min=0, metavar="HOURS")
+]
+InFlightOption = Annotated[
+    int | None, typer.Option(help="Candidates at the workers at the same time; the rest follow.", min=1, metavar="N")
+]
 OutOption = Annotated[Path | None, typer.Option(help="Folder to write into.", file_okay=False)]
 
 CONSTRAINTS = "fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"

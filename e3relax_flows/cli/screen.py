@@ -8,8 +8,12 @@ import typer
 
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
+    BudgetOption,
     ConstrainOption,
+    CoreHoursOption,
     DeviceOption,
+    DryRunOption,
+    InFlightOption,
     ModelOption,
     OutOption,
     PassesOption,
@@ -22,9 +26,7 @@ from e3relax_flows.core.errors import ConfigError
 if TYPE_CHECKING:
     from e3relax_flows.cli.screenconfig import ScreenConfig
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.data.reading import ReadItem
     from e3relax_flows.flows.screen import ScreenMaker
-    from e3relax_flows.schemas.screens import CandidateRow
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 
@@ -48,12 +50,16 @@ def screen(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
     out: OutOption = None,
+    budget: BudgetOption = None,
+    core_hours: CoreHoursOption = None,
+    max_in_flight: InFlightOption = None,
+    dry_run: DryRunOption = False,
     submit: SubmitOption = "local",
 ) -> None:
     """Predict candidates, relax each once with an engine, and show what was saved.
 
-    What is in the stores is not computed again. With --submit fireworks or remote the jobs are left to the workers
-    there; typed twice, it is submitted once. Exit code 1 when candidates failed.
+    What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
+    remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
     """
     options = {"passes": passes, "symmetry": symmetry, "constrain": constrain}
     changes: dict[str, Any] = {
@@ -67,11 +73,18 @@ def screen(
     }
     if any(value is not None for value in options.values()):
         changes["options"] = build_predict_options(passes, symmetry, constrain)
-    config = _load_config(inputs, changes)
-    raise typer.Exit(_run(config, submit))
+    limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
+    config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
+    raise typer.Exit(_run(config, submit, dry_run))
 
 
-def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
+def _load_config(inputs: list[str], changes: dict[str, Any], limits: dict[str, Any]) -> ScreenConfig:
+    """The configuration of a file or of options; options win."""
+    config = _read_config(inputs, changes)
+    return config.model_copy(update={"limits": config.limits.model_copy(update=limits)})
+
+
+def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     from pathlib import Path
 
     from e3relax_flows.cli.screenconfig import load_screen_config, make_screen_config
@@ -90,14 +103,16 @@ def _load_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     return make_screen_config({"inputs": inputs, **fields}, "options")
 
 
-def _run(config: ScreenConfig, where: str) -> int:
-    from e3relax_flows.cli.screenrun import has_errors, report_screen, run_screen, show_screen
+def _run(config: ScreenConfig, where: str, dry_run: bool) -> int:
+    from e3relax_flows.cli.screenrun import has_errors, run_candidates, show_screen, submit_candidates
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.ranking import rank_structures
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.flows.screen import ScreenMaker
     from e3relax_flows.jobs.predict import PrerelaxMaker
+    from e3relax_flows.submit.places import PLACES
 
+    if where not in PLACES:
+        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
     settings = load_settings()
     hint = next((info.hint for info in list_engines() if info.name == config.engine and not info.available), None)
     if hint and where == "local":
@@ -114,47 +129,38 @@ def _run(config: ScreenConfig, where: str) -> int:
         retry_failed=config.retry_failed,
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
-    with console.hide_warnings():
-        items = list(config.read(settings))
-        good = [item for item in items if item.structure is not None]
-        good = [good[place] for place in rank_structures(good, config.ranking)]
-    if not good:
-        reasons = "; ".join(f"{item.id}: {item.error}" for item in items[:5])
-        places = ", ".join([*config.inputs, *(source.type for source in config.sources)])
-        raise ConfigError(f"no structure could be read from {places} ({reasons or 'nothing there'})")
+    if dry_run:
+        return _say_what_would_be_done(config, maker, settings, where)
+    items = config.read(settings)
     if where != "local":
-        for item in (item for item in items if item.structure is None):
-            console.print_error(f"{item.id}: {item.error}")
-        _submit(maker, good, settings, where)
-        return int(len(good) < len(items))
-    report = run_screen(maker, [item.structure for item in good], [item.id for item in good], settings, config.out)
-    if len(good) < len(items):
-        rows = {row.id: row for row in report.screen.candidates}
-        report.screen.candidates = [rows.get(item.id) or _list_unread(item.id, str(item.error)) for item in items]
-        report = report_screen(report.screen, settings, config.out)
+        return submit_candidates(maker, items, config, settings, where)
+    report = run_candidates(maker, items, settings, config.out, config)
     show_screen(report)
     return int(has_errors(report.screen))
 
 
-def _submit(maker: ScreenMaker, items: list[ReadItem], settings: E3RelaxSettings, where: str) -> None:
-    """Leave a screen to the workers of another place."""
-    from e3relax_flows.cli.submission import submit_shown
-    from e3relax_flows.core.errors import EngineError
-    from e3relax_flows.data.registry import resolve_model
-    from e3relax_flows.jobs.predict import DEFAULT_MODEL
+def _say_what_would_be_done(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str) -> int:
+    """Read the candidates, and print what the screen would do."""
+    from e3relax_flows.data.candidates import CandidateList
 
-    model = maker.prerelax.model
-    resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings)
-    structures = [item.structure for item in items if item.structure is not None]
-    samples = []
-    with console.hide_warnings():
-        for structure in structures[:5]:  # one that the engine takes shows what its jobs need
-            try:
-                samples = [maker.engine.make(structure)]
-                break
-            except EngineError:
-                continue
-    submit_shown(maker.make(structures, [item.id for item in items]), where, settings, samples)
+    with console.hide_warnings(), CandidateList() as candidates:
+        candidates.add(config.read(settings))
+        counts = candidates.count()
+        for name, error in candidates.errors:
+            console.print_error(f"{name}: {error}")
+    chunks = -(-counts["candidates"] // maker.chunk_size)
+    budget = config.limits.candidates
+    at_most = counts["candidates"] if budget is None else min(budget, counts["candidates"])
+    lines = [
+        f"{counts['candidates']} candidates; {counts['equal_ids']} equal to these, {counts['unreadable']} unreadable",
+        f"{chunks} prediction jobs of up to {maker.chunk_size} structures, model {maker.prerelax.model}",
+        f"at most {at_most} candidates relaxed with {maker.engine.name}, about {maker.control:.0%} of the accepted "
+        "as controls from their initial structure",
+        f"place: {where}; nothing was done: that was a dry run",
+    ]
+    for line in lines:
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+    return int(counts["unreadable"] > 0)
 
 
 def _find_folder(model: str) -> str:
@@ -162,13 +168,3 @@ def _find_folder(model: str) -> str:
     from pathlib import Path
 
     return str(Path(model).absolute()) if Path(model).is_dir() else model
-
-
-def _list_unread(name: str, error: str) -> CandidateRow:
-    """Row of an input that could not be read."""
-    from e3relax_flows.schemas.predictions import Reason, Verdict
-    from e3relax_flows.schemas.screens import CandidateRow, CandidateState
-
-    return CandidateRow(
-        id=name, state=CandidateState.ERROR, verdict=Verdict.ERROR, reasons=[Reason.UNREADABLE], message=error
-    )

@@ -17,6 +17,7 @@ from e3relax_flows.data.ranking import Ranking
 from e3relax_flows.data.reading import ReadItem
 from e3relax_flows.data.sources import FileSource, Source, read_sources, resolve_paths
 from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows.schemas.screens import ScreenLimits
 
 
 class CandidatesConfig(BaseModel):
@@ -54,6 +55,7 @@ class ScreenConfig(CandidatesConfig):
     on_refuse: Literal["initial", "skip", "fail"] = Field("initial", description="what follows a refused prediction")
     seed: int = Field(0, description="seed of the drawing of controls")
     chunk_size: int = Field(200, ge=1, description="structures per prediction job")
+    limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
     retry_failed: bool = Field(False, description="try outcomes again that failed before")
     out: Path = Field(Path("runs/screen"), description="folder of the page, the table and the jobs' own folders")
 

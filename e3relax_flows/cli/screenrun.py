@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobflow import JobStore
+from pymatgen.core import Structure
 from rich.box import SIMPLE_HEAD
-from rich.progress import Progress, TaskID
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
 from rich.table import Table
 
 from e3relax_flows.cli import console
-from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.outcomes import summarize_savings
-from e3relax_flows.data.registry import resolve_model
-from e3relax_flows.data.stores import find_outcomes, find_predictions, open_job_store, open_stores
+from e3relax_flows.data.reading import ReadItem
+from e3relax_flows.data.screenstores import count_rows, find_rows, find_screen, load_screen, open_screen_stores
+from e3relax_flows.data.stores import find_outcomes, find_predictions, open_stores
+from e3relax_flows.driver.control import Progress, resume_screen, start_screen
+from e3relax_flows.driver.local import run_screen_here
+from e3relax_flows.driver.register import register_screen
 from e3relax_flows.flows.screen import ScreenMaker
-from e3relax_flows.jobs.dispatch import PLAN_JOB, SUMMARY_JOB
+from e3relax_flows.jobs.claim import CLAIM_JOB
 from e3relax_flows.jobs.outcome import OUTCOME_JOB
-from e3relax_flows.jobs.predict import DEFAULT_MODEL, PREDICT_JOB
+from e3relax_flows.jobs.predict import PREDICT_JOB
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc
-from e3relax_flows.submit.local import JobReport, run_flow_locally
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase
+from e3relax_flows.submit.local import JobReport
+
+if TYPE_CHECKING:
+    from e3relax_flows.cli.screenconfig import ScreenConfig
 
 PAGE_FILE, DOCUMENT_FILE, JOBS_DIR = "report.html", "screen.json", "jobs"
 MAX_ROWS = 200
@@ -45,33 +52,112 @@ class ScreenReport:
 
 
 def run_screen(
-    maker: ScreenMaker, structures: Sequence[Any], ids: Sequence[str], settings: E3RelaxSettings, out: Path
+    maker: ScreenMaker, structures: Sequence[Structure], ids: Sequence[str], settings: E3RelaxSettings, out: Path
 ) -> ScreenReport:
-    """Run the flow of a screen with progress on stderr, and write its page and document into `out`.
+    """Run the screen of some structures; see `run_candidates`."""
+    return run_candidates(maker, [ReadItem(*item, None) for item in zip(ids, structures, strict=True)], settings, out)
+
+
+def run_candidates(
+    maker: ScreenMaker,
+    items: Iterable[ReadItem],
+    settings: E3RelaxSettings,
+    out: Path,
+    config: ScreenConfig | None = None,
+) -> ScreenReport:
+    """Run a screen here with progress on stderr, and write its page and document into `out`.
+
+    What an earlier run of the same screen has done is not done again.
+
+    Parameters
+    ----------
+    maker
+        How to screen.
+    items
+        Candidates.
+    settings
+        For the stores.
+    out
+        Folder to write into.
+    config
+        For its ranking and limits.
 
     Raises
     ------
+    ConfigError
+        When nothing could be read.
     ModelError
         When there is no such model.
-    E3RelaxError
-        When the screen ends without its summary.
     """
-    model = maker.prerelax.model
-    resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings)
-    flow = maker.make(structures, ids)
     with open_stores(settings):  # a store that cannot be had is one message now, not one of every job
         pass
-    with open_job_store(settings) as jobs, console.make_progress() as progress:
-        watcher = _ScreenWatcher(progress, jobs, n_chunks=-(-len(ids) // maker.chunk_size))
-        with console.hide_warnings():
-            run = run_flow_locally(flow, jobs, out / JOBS_DIR, on_job_finished=watcher.note)
-        _remove_empty_folders(out / JOBS_DIR)
-        _print_failures(run.failures)
-        if watcher.summary is None:
-            errors = "; ".join(f"{failure.name}: {failure.error}" for failure in run.failures)
-            raise E3RelaxError(f"the screen ended without a summary ({errors or 'no job failed'}); run it again")
-        screen = watcher.summary
+    with console.hide_warnings(), open_screen_stores(settings) as stores:
+        screen, is_new = register_screen(stores, maker, items, settings, config.ranking if config else None)
+    screen_id = str(screen.screen_id)
+    if not is_new:
+        console.err.print(f"screen {screen_id} was there already: what it has is not computed again", highlight=False)
+    if config is not None or not is_new:
+        limits = config.limits if config else None
+        prepare_again(screen_id, settings, limits, maker.retry_failed)
+    return finish_here(screen_id, settings, out)
+
+
+def submit_candidates(
+    maker: ScreenMaker, items: Iterable[ReadItem], config: ScreenConfig, settings: E3RelaxSettings, where: str
+) -> int:
+    """Leave a screen to the workers of another place; the exit code."""
+    with console.hide_warnings(), open_screen_stores(settings) as stores:
+        screen, _ = register_screen(stores, maker, items, settings, config.ranking, where)
+        screen_id = str(screen.screen_id)
+        unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
+    for row in unread:
+        console.print_error(f"{row.id}: {row.message}")
+    prepare_again(screen_id, settings, config.limits, config.retry_failed)
+    show_progress(start_screen(screen_id, settings), settings)
+    return int(len(unread) > 0)
+
+
+def prepare_again(screen_id: str, settings: E3RelaxSettings, limits: ScreenLimits | None, retry_failed: bool) -> None:
+    """Take up what an earlier run has left; nothing where there was none."""
+    for line in resume_screen(screen_id, settings, limits, retry_failed).lines:
+        console.err.print(line, highlight=False, markup=False)
+
+
+def finish_here(screen_id: str, settings: E3RelaxSettings, out: Path) -> ScreenReport:
+    """Run what is left of a screen in this process, and report it."""
+    failures: list[JobReport] = []
+    with console.make_progress() as progress, console.hide_warnings():
+        watcher = _ScreenWatcher(progress, screen_id, settings, failures)
+        try:
+            run_screen_here(screen_id, settings, out / JOBS_DIR, watcher.note)
+        except KeyboardInterrupt:
+            progress.stop()
+            console.print_error(f"interrupted; `e3relax screen resume {screen_id}` goes on")
+            raise
+    _remove_empty_folders(out / JOBS_DIR)
+    _print_failures(failures)
+    with open_screen_stores(settings) as stores:
+        screen = load_screen(stores, screen_id)
     return report_screen(screen, settings, out)
+
+
+def show_progress(progress: Progress, settings: E3RelaxSettings) -> None:
+    """Print what starting, resuming or cancelling a screen has done, and how it stands."""
+    for warning in progress.warnings:
+        console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    for line in progress.lines:
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+    with open_screen_stores(settings) as stores:
+        counts = count_rows(stores, str(progress.screen.screen_id))
+    console.out.print(describe_screen(progress.screen, counts), highlight=False, soft_wrap=True, markup=False)
+
+
+def describe_screen(screen: ScreenDoc, counts: dict[str, int]) -> str:
+    """One line: id, phase, candidates by state, and what to type."""
+    words = ", ".join(f"{count} {state}" for state, count in counts.items())
+    reason = f" ({screen.message})" if screen.message else ""
+    hint = "" if screen.phase == ScreenPhase.FINISHED else f"; see: e3relax screen status {screen.screen_id}"
+    return f"screen {screen.screen_id} is {screen.phase}{reason}: {words}{hint}"
 
 
 def _print_failures(failures: Sequence[JobReport]) -> None:
@@ -178,29 +264,37 @@ def _remove_empty_folders(root: Path) -> None:
 class _ScreenWatcher:
     """Turns the ends of jobs into progress: chunks that are predicted, then relaxations."""
 
-    progress: Progress
-    store: JobStore
-    n_chunks: int
-    summary: ScreenDoc | None = None
-    _task: TaskID = field(init=False)
+    progress: ProgressBar
+    screen_id: str
+    settings: E3RelaxSettings
+    failures: list[JobReport]
+    _task: TaskID | None = None
 
     def __post_init__(self) -> None:
-        self._task = self.progress.add_task("predicting", total=self.n_chunks, note="")
+        with open_screen_stores(self.settings) as stores:
+            waiting = {row.chunk for row in find_rows(stores, self.screen_id, [CandidateState.WAITING])}
+        if waiting:
+            self._task = self.progress.add_task("predicting", total=len(waiting), note="")
+        self._is_relaxing = False
 
     def note(self, report: JobReport) -> None:
         """Count one job."""
-        if report.name == PREDICT_JOB:
+        if report.error is not None:
+            self.failures.append(report)
+        if report.name == PREDICT_JOB and self._task is not None:
             self.progress.update(self._task, advance=1)
-        elif report.name == PLAN_JOB and report.error is None:
-            screen = self._read(report)
-            planned = sum(outcome.state is None for row in screen.candidates for outcome in row.outcomes)
-            self.progress.remove_task(self._task)
-            self._task = self.progress.add_task(f"relaxing with {screen.engine}", total=planned, note="")
-        elif report.name == OUTCOME_JOB:
+        elif report.name == CLAIM_JOB and not self._is_relaxing:
+            self._begin_relaxing()
+        elif report.name == OUTCOME_JOB and self._task is not None:
             kind = report.metadata.get("start_kind", "")
             self.progress.update(self._task, advance=1, note=f"{report.metadata.get('candidate', '')} ({kind})")
-        elif report.name == SUMMARY_JOB and report.error is None:
-            self.summary = self._read(report)
 
-    def _read(self, report: JobReport) -> ScreenDoc:
-        return ScreenDoc.model_validate(self.store.get_output(report.uuid, load=True))
+    def _begin_relaxing(self) -> None:
+        if self._task is not None:
+            self.progress.remove_task(self._task)
+        with open_screen_stores(self.settings) as stores:
+            engine = find_screen(stores, self.screen_id).engine
+            rows = find_rows(stores, self.screen_id, [CandidateState.PLANNED, CandidateState.SUBMITTED])
+        planned = sum(outcome.state is None for row in rows for outcome in row.outcomes)
+        self._task = self.progress.add_task(f"relaxing with {engine}", total=planned, note="")
+        self._is_relaxing = True

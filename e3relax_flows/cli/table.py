@@ -26,7 +26,7 @@ MAX_ROWS, MAX_LEFT_OUT = 50, 5
 
 
 def show_table(
-    screen: Annotated[Path, typer.Argument(help="screen.json of a screen, or the folder that holds it.")],
+    screen: Annotated[str, typer.Argument(help="Id or name of a screen, its screen.json, or the folder of that.")],
     entries: Annotated[
         str | None,
         typer.Option(help="Energies to compare with: a JSON file of pymatgen's entries, or mp.", metavar="FILE|mp"),
@@ -54,7 +54,7 @@ def show_table(
     if out is not None:
         check_ending(out)
     settings = load_settings()
-    document = _read_screen(screen)
+    document = read_screen(screen, settings)
     with console.hide_warnings():
         outcomes = _find_outcomes(document, settings)
         scheme = _choose_correction(correction, outcomes)
@@ -68,12 +68,23 @@ def show_table(
         _print(rows, references is not None, out)
 
 
-def _read_screen(path: Path) -> ScreenDoc:
+def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
+    """A screen from its file, the folder of that, or the store.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of these.
+    """
     from pydantic import ValidationError
 
+    from e3relax_flows.data.screenstores import load_screen, open_screen_stores
     from e3relax_flows.schemas.screens import ScreenDoc
 
-    file = path / "screen.json" if path.is_dir() else path
+    if not Path(name).exists() and not name.endswith(".json"):
+        with open_screen_stores(settings) as stores:
+            return load_screen(stores, name)
+    file = Path(name) / "screen.json" if Path(name).is_dir() else Path(name)
     try:
         return ScreenDoc.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:

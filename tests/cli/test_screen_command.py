@@ -58,7 +58,12 @@ def test_screen_relaxes_shows_and_computes_nothing_twice(e3relax, metals, predic
 
     again = e3relax(*arguments)
     assert predictor.n_predicted == 2
-    assert "4 outcomes were in the store already" in again.stdout
+    assert "was there already: what it has is not computed again" in again.stderr
+    assert again.stdout.replace("Page", "") == result.stdout.replace("Page", "")
+    # another screen of the same candidates finds their outcomes in the store
+    other = e3relax(*arguments, "--on-refuse", "skip")
+    assert predictor.n_predicted == 2
+    assert "4 outcomes were in the store already" in other.stdout
 
 
 @pytest.mark.usefixtures("predictor")
@@ -104,7 +109,10 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
         (["x.cif", "--engine", "emt", "--control", "2"], "control: Input should be less than or equal to 1 (got 2.0)"),
-        (["nowhere", "--engine", "emt"], "no structure could be read from nowhere"),
+        (
+            ["nowhere", "--engine", "emt"],
+            "no structure could be read (nowhere: nowhere: there is no such file or folder",
+        ),
     ],
 )
 @pytest.mark.usefixtures("emt", "predictor")

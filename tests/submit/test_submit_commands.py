@@ -45,23 +45,23 @@ def test_a_screen_is_submitted_once(
     command = ("screen", metals, "--engine", "emt", "--submit", "fireworks")
     assert run(monkeypatch, *command) == 0
     captured = capsys.readouterr()
-    assert captured.out.strip() == "4 jobs in 1 flows submitted; see: lpad get_wflows -i 1 -d more"
+    first, second = captured.out.strip().splitlines()
+    assert first == "1 prediction jobs are submitted"
+    assert "is predicting: 2 waiting; see: e3relax screen status " in second
     assert "e3relax.sqlite is a file: fine as long as" in captured.err.replace("\n", " ")
     assert run(monkeypatch, *command) == 0
-    assert "1 flows were there already (READY)" in capsys.readouterr().out
+    assert capsys.readouterr().out.strip() == second
     # another fraction of controls is another screen
     (metals / "broken.cif").write_text("no crystal")
     assert run(monkeypatch, *command, "--control", "0.5") == 1
     captured = capsys.readouterr()
-    assert "4 jobs in 1 flows submitted" in captured.out
+    assert "is predicting: 2 waiting, 1 error" in captured.out
     assert "broken" in captured.err
+    assert run(monkeypatch, *command, "--control", "0.7", "--dry-run") == 1
+    assert "2 candidates; 0 equal to these, 1 unreadable" in capsys.readouterr().out
     with closing((pad := campaign.open_pad()).connection):
-        names = Counter(item["name"] for item in pad.fireworks.find({}, {"name": 1}))
-        assert names == {"e3r predict": 2, "e3r plan": 2, "e3r dispatch": 2, "e3r summary": 2}
-        categories = {item["name"]: item["spec"]["_category"] for item in pad.fireworks.find({})}
-        assert categories == {
-            "e3r predict": "gpu", "e3r plan": "login", "e3r dispatch": "login", "e3r summary": "login",
-        }  # fmt: skip
+        categories = Counter((item["name"], item["spec"]["_category"]) for item in pad.fireworks.find({}))
+        assert categories == {("e3r predict", "gpu"): 2, ("e3r advance", "login"): 2}
         pad.workflows.update_one({"nodes": 1}, {"$set": {"locked": True}})
     quick = {**(recover_launchpad.__kwdefaults__ or {}), "pause_s": 0.2}
     monkeypatch.setattr(recover_launchpad, "__kwdefaults__", quick)

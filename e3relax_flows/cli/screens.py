@@ -1,0 +1,177 @@
+"""`e3relax screen status | resume | cancel`: screens that are in the store, wherever their jobs run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, InFlightOption, JsonOption, OutOption
+from e3relax_flows.cli.recover import recover
+from e3relax_flows.cli.screen import screen as run_screen
+
+if TYPE_CHECKING:
+    from e3relax_flows.schemas.screens import ScreenDoc
+
+RUN = "run"
+
+
+class RunUnlessNamed(TyperGroup):
+    """A group whose first word may be left out where it is `run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` before what is no command and no question for help."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [RUN, *args]
+        return super().parse_args(ctx, args)
+
+
+screen_app = typer.Typer(
+    cls=RunUnlessNamed,
+    help="Screen candidates: `e3relax screen INPUTS...` is short for `screen run`. Follow, resume, cancel screens.",
+    no_args_is_help=True,
+)
+screen_app.command(RUN)(run_screen)
+
+ScreenArgument = Annotated[str, typer.Argument(help="Id of a screen, the first digits of it, or its name.")]
+
+
+@screen_app.command("status")
+def show_status(
+    name: Annotated[str | None, typer.Argument(help="Id or name of a screen; none: list all.", metavar="[ID]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how screens stand: candidates by state, what was spent, and what to type next."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.screenstores import count_rows, find_screen, list_screens, open_screen_stores
+    from e3relax_flows.driver.control import refresh_screen
+
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        screens = list_screens(stores) if name is None else [find_screen(stores, name)]
+    if name is not None:
+        screens = [refresh_screen(str(screens[0].screen_id), settings)]
+    with open_screen_stores(settings) as stores:
+        rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
+    if as_json:
+        found = [_describe(screen, counts) for screen, counts in rows]
+        typer.echo(json.dumps(found if name is None else found[0], indent=1))
+    elif name is None:
+        _list(rows)
+    else:
+        _show(*rows[0])
+
+
+@screen_app.command("resume")
+def resume(
+    name: ScreenArgument,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
+    budget: BudgetOption = None,
+    core_hours: CoreHoursOption = None,
+    max_in_flight: InFlightOption = None,
+    out: OutOption = None,
+) -> None:
+    """Go on with a screen: what was interrupted, lost, cancelled or left is taken up; what is done stays.
+
+    After kills on a launchpad type `e3relax screen recover` first.
+    """
+    from e3relax_flows.cli.screenrun import finish_here, has_errors, prepare_again, show_progress, show_screen
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.screenstores import find_screen, open_screen_stores
+    from e3relax_flows.driver.control import start_screen
+
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        found = find_screen(stores, name)
+    screen_id = str(found.screen_id)
+    limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
+    changes = {key: value for key, value in limits.items() if value is not None}
+    prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed)
+    if found.place == "local":
+        report = finish_here(screen_id, settings, out or Path("runs") / screen_id)
+        show_screen(report)
+        raise typer.Exit(int(has_errors(report.screen)))
+    with console.hide_warnings():
+        progress = start_screen(screen_id, settings)
+    show_progress(progress, settings)
+
+
+@screen_app.command("cancel")
+def cancel(name: ScreenArgument) -> None:
+    """Let nothing more of a screen begin; what runs ends by itself. `resume` takes it up again."""
+    from e3relax_flows.cli.screenrun import show_progress
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.screenstores import find_screen, open_screen_stores
+    from e3relax_flows.driver.control import cancel_screen
+
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        found = find_screen(stores, name)
+    show_progress(cancel_screen(str(found.screen_id), settings), settings)
+
+
+screen_app.command("recover")(recover)
+
+
+def _describe(screen: ScreenDoc, counts: dict[str, int]) -> dict[str, Any]:
+    """What a program wants to know of a screen."""
+    kept = {"maker", "candidates", "counts"}
+    return {**screen.model_dump(mode="json", exclude=kept), "counts": counts}
+
+
+def _list(rows: list[tuple[ScreenDoc, dict[str, int]]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("id", "name", "phase", "place", "engine", "candidates", "created"):
+        table.add_column(title)
+    for screen, counts in rows:
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        created = f"{screen.created:%Y-%m-%d %H:%M}"
+        table.add_row(*map(console.plain, (
+            str(screen.screen_id), screen.name, screen.phase, screen.place or "", screen.engine, states, created
+        )))  # fmt: skip
+    console.out.print(table if rows else "no screens")
+
+
+def _show(screen: ScreenDoc, counts: dict[str, int]) -> None:
+    limits = screen.limits
+    budget = [
+        f"{screen.n_submitted} candidates handed out" + (f" of {limits.candidates}" if limits.candidates else ""),
+        f"{screen.core_hours:.2f} core hours" + (f" of {limits.core_hours:g}" if limits.core_hours else ""),
+        *([f"at most {limits.max_in_flight} at once"] if limits.max_in_flight else []),
+    ]
+    lines = [
+        f"{screen.name} ({screen.screen_id}), {screen.place}: {screen.phase}"
+        + (f", {screen.message}" if screen.message else ""),
+        f"engine {screen.engine}, model {screen.model}",
+        f"{sum(counts.values())} candidates: " + ", ".join(f"{count} {state}" for state, count in counts.items()),
+        "; ".join(budget),
+        *_advise(screen, counts),
+    ]
+    for line in lines:
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _advise(screen: ScreenDoc, counts: dict[str, int]) -> list[str]:
+    """What to type next."""
+    name = screen.screen_id
+    advice = []
+    if counts.get("held"):
+        advice.append(f"{counts['held']} are relaxed by other flows; later: e3relax screen resume {name}")
+    if screen.place == "fireworks" and screen.phase in ("predicting", "relaxing"):
+        advice.append("workers: lpad report; after kills: e3relax screen recover")
+    elif screen.phase in ("predicting", "relaxing"):
+        advice.append(f"go on: e3relax screen resume {name}")
+    if counts.get("failed"):
+        advice.append(f"try what failed again: e3relax screen resume {name} --retry-failed")
+    if counts.get("left") or counts.get("cancelled"):
+        advice.append(f"go on with the rest: e3relax screen resume {name} (--budget N, --core-hours HOURS)")
+    if screen.phase == "finished":
+        advice.append(f"results: e3relax table {name}")
+    return advice
