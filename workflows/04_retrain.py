@@ -186,7 +186,7 @@ def retrain(
 
 
 def tabulate(gate: GateDoc) -> Iterable[str]:
-    """Lines of Markdown tables of what was judged: errors of the initial structures and both models, harm done by them."""
+    """Lines of Markdown tables of what was judged: errors of the initial structures and both models, and harm."""
     interval = f"{gate.limits.confidence:.0%} interval"
     yield f"| compared on | pairs (groups) | initial, Å | incumbent, Å | candidate, Å | change | {interval} |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
@@ -196,7 +196,7 @@ def tabulate(gate: GateDoc) -> Iterable[str]:
             f"{row.candidate:.4f} | {row.change:+.1%} | {row.low:+.1%} to {row.high:+.1%} |"
         )
     yield ""
-    yield f"| served on | pairs | harmed by the incumbent | by the candidate | difference, {interval} | refused by each |"
+    yield f"| served on | pairs | harmed by the incumbent | by the candidate | {interval} of the difference | refused |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for harm in filter(attrgetter("judged"), gate.harm):
         yield (

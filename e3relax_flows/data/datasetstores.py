@@ -14,17 +14,17 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.data.pairstores import PAIRS
 from e3relax_flows.data.stores import (
-    build_store,
-    connect_store,
     describe_store,
     dump_document,
+    open_beside,
     validate_document,
     write_documents,
 )
 from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
 
-PAIRS, HOLDOUTS_ENDING, DATASETS_ENDING = "pairs", "_holdouts", "_datasets"
+HOLDOUTS_ENDING, DATASETS_ENDING = "_holdouts", "_datasets"
 HOLDOUT_KEY, DATASET_KEY = "name", "dataset_id"
 
 Doc = TypeVar("Doc", bound=BaseModel)
@@ -51,8 +51,8 @@ def open_dataset_stores(settings: E3RelaxSettings | None = None) -> Iterator[Dat
     """
     settings = settings or load_settings()
     with (
-        _open_beside_pairs(settings, HOLDOUTS_ENDING, HOLDOUT_KEY, ["holdout_id"]) as holdouts,
-        _open_beside_pairs(settings, DATASETS_ENDING, DATASET_KEY, ["created_at"]) as datasets,
+        open_beside(settings, "PAIR_STORE", PAIRS, HOLDOUTS_ENDING, HOLDOUT_KEY, ["holdout_id"]) as holdouts,
+        open_beside(settings, "PAIR_STORE", PAIRS, DATASETS_ENDING, DATASET_KEY, ["created_at"]) as datasets,
     ):
         yield DatasetStores(holdouts, datasets)
 
@@ -137,14 +137,6 @@ def find_dataset(stores: DatasetStores, dataset_id: str) -> DatasetDoc:
             "there: check PAIR_STORE and DATA_DIR"
         )
     return _restore(raw, DatasetDoc, stores.datasets)
-
-
-def _open_beside_pairs(settings: E3RelaxSettings, ending: str, key: str, indexed: list[str]) -> Store:
-    """A collection beside that of the pairs, connected."""
-    spec = settings.PAIR_STORE
-    if spec is not None:
-        spec = {**spec, "collection_name": f"{spec.get('collection_name', PAIRS)}{ending}"}
-    return connect_store(build_store(spec, settings, PAIRS + ending, key), indexed, "PAIR_STORE")
 
 
 def _query_one(store: Store, criteria: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,12 +13,11 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.registryplace import has_collection, name_collections
+from e3relax_flows.data.registryplace import MODEL_COLLECTION, has_collection, name_collections
 from e3relax_flows.data.stores import (
-    build_store,
-    connect_store,
     describe_store,
     dump_document,
+    open_beside,
     validate_document,
     write_documents,
 )
@@ -48,8 +47,12 @@ def open_judgements(settings: E3RelaxSettings | None = None) -> Iterator[Judgeme
     """
     settings = settings or load_settings()
     with (
-        _open(settings, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]) as evaluations,
-        _open(settings, GATES_ENDING, "gate_id", ["holdout_id", "candidate_id"]) as gates,
+        open_beside(
+            settings, "MODEL_STORE", MODEL_COLLECTION, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]
+        ) as evaluations,
+        open_beside(
+            settings, "MODEL_STORE", MODEL_COLLECTION, GATES_ENDING, "gate_id", ["holdout_id", "candidate_id"]
+        ) as gates,
     ):
         yield JudgementStores(evaluations, gates)
 
@@ -85,12 +88,6 @@ def count_looks(stores: JudgementStores, holdout_id: str, candidate_id: str) -> 
     """Different candidates that were judged on a holdout, with this one."""
     gates = find_gates(stores, {"holdout_id": holdout_id})
     return len({candidate_id, *(gate.candidate_id for gate in gates)})
-
-
-def _open(settings: E3RelaxSettings, ending: str, key: str, indexed: list[str]) -> Store:
-    collection = name_collections(settings)[0] + ending
-    spec = {**settings.MODEL_STORE, "collection_name": collection} if settings.MODEL_STORE else None
-    return connect_store(build_store(spec, settings, collection, key), indexed, "MODEL_STORE")
 
 
 def _query(store: Store, criteria: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from e3relax_flows.data.stores import (
     describe_store,
     dump_document,
     find_by_id,
+    open_beside,
     validate_document,
     write_documents,
 )
@@ -59,11 +60,7 @@ def open_pair_store(settings: E3RelaxSettings) -> Store:
 
 def open_record_store(settings: E3RelaxSettings) -> Store:
     """The store of build records, a collection beside that of the pairs; use it in a `with` or close it."""
-    spec = settings.PAIR_STORE
-    if spec is not None:
-        spec = {**spec, "collection_name": f"{spec.get('collection_name', PAIRS)}{RECORDS_ENDING}"}
-    store = build_store(spec, settings, PAIRS + RECORDS_ENDING, "origin_id")
-    return connect_store(store, ["pair_id", "reason"], "PAIR_STORE")
+    return open_beside(settings, "PAIR_STORE", PAIRS, RECORDS_ENDING, "origin_id", ["pair_id", "reason"])
 
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:

@@ -137,6 +137,33 @@ def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collecti
     return store
 
 
+def open_beside(settings: E3RelaxSettings, setting: str, main: str, ending: str, key: str, indexed: list[str]) -> Store:
+    """A collection beside the one that a setting describes, connected; use it in a `with` or close it.
+
+    Parameters
+    ----------
+    setting
+        Name of the setting, such as PAIR_STORE.
+    main
+        Name of its collection where the setting has none.
+    ending
+        Added to the name of its collection.
+    key, indexed
+        Field of the ids, and others to index.
+
+    Raises
+    ------
+    ConfigError
+        When the store is described wrongly.
+    StoreError
+        When it cannot be reached.
+    """
+    spec = getattr(settings, setting)
+    if spec is not None:
+        spec = {**spec, "collection_name": f"{spec.get('collection_name', main)}{ending}"}
+    return connect_store(build_store(spec, settings, main + ending, key), indexed, setting)
+
+
 def describe_store(store: Store) -> str:
     """Where a store is, without user names and passwords."""
     if type(store) is not MongoStore:
