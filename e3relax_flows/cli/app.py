@@ -21,6 +21,7 @@ from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
 from e3relax_flows.cli.predict import predict
 from e3relax_flows.cli.recover import recover
+from e3relax_flows.cli.report import report_app
 from e3relax_flows.cli.retrain import retrain
 from e3relax_flows.cli.screens import screen_app
 from e3relax_flows.cli.table import show_table
@@ -61,6 +62,7 @@ app.command("predict")(predict)
 app.command("candidates")(list_candidates)
 app.add_typer(screen_app, name="screen")
 app.command("table")(show_table)
+app.add_typer(report_app, name="report")
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)

@@ -20,7 +20,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.outcomes import summarize_savings
 from e3relax_flows.data.reading import ReadItem
 from e3relax_flows.data.screenstores import count_rows, find_rows, find_screen, load_screen, open_screen_stores
-from e3relax_flows.data.stores import find_outcomes, find_predictions, open_stores
+from e3relax_flows.data.stores import open_stores
 from e3relax_flows.driver.control import Progress, resume_screen, start_screen
 from e3relax_flows.driver.local import run_screen_here
 from e3relax_flows.driver.register import register_screen
@@ -28,6 +28,7 @@ from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.claim import CLAIM_JOB
 from e3relax_flows.jobs.outcome import OUTCOME_JOB
 from e3relax_flows.jobs.predict import PREDICT_JOB
+from e3relax_flows.report.collecting import collect_screen
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase
@@ -172,14 +173,10 @@ def _print_failures(failures: Sequence[JobReport]) -> None:
 
 def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> ScreenReport:
     """Join a screen with the documents it names, and write its page and document into `out`."""
-    with open_stores(settings) as stores:
-        ids = [row.prediction_id for row in screen.candidates if row.prediction_id]
-        predictions = find_predictions(stores.predictions, ids)
-        outcome_ids = [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes]
-        outcomes = find_outcomes(stores.outcomes, outcome_ids)
-    table = build_table(screen, predictions.values(), outcomes.values())
-    savings = describe_savings(summarize_savings(outcomes.values()))
-    page = write_screen_page(out / PAGE_FILE, screen, table, savings)
+    documents = collect_screen(screen, settings)
+    table = build_table(screen, documents.predictions.values(), documents.outcomes.values())
+    savings = describe_savings(summarize_savings(documents.outcomes.values()))
+    page = write_screen_page(out / PAGE_FILE, screen, table, savings, documents)
     (out / DOCUMENT_FILE).write_text(screen.model_dump_json(indent=1), encoding="utf-8")
     return ScreenReport(screen, table, savings, page)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,7 @@ def show_table(
     Energies that were not computed as the Materials Project does are shown as they are, and have no place on its hull.
     """
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.report.ranked import check_ending, rank_candidates, write_ranked
+    from e3relax_flows.report.ranked import check_ending, write_ranked
 
     if out is not None:
         check_ending(out)
@@ -57,15 +58,13 @@ def show_table(
     document = read_screen(screen, settings)
     with console.hide_warnings():
         outcomes = _find_outcomes(document, settings)
-        scheme = _choose_correction(correction, outcomes)
-        references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
-        rows = rank_candidates(document, outcomes, references, scheme)
+        rows = rank_screen(document, outcomes, entries, correction, settings)
     if out is not None:
         write_ranked(rows, out)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        _print(rows, references is not None, out)
+        _print(rows, entries is not None, out)
 
 
 def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
@@ -91,6 +90,27 @@ def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
         raise ConfigError(f"{file} is no document of a screen ({error}); give the screen.json in its folder") from error
 
 
+def rank_screen(
+    screen: ScreenDoc,
+    outcomes: Mapping[str, OutcomeDoc],
+    entries: str | None,
+    correction: str | None,
+    settings: E3RelaxSettings,
+) -> list[RankedRow]:
+    """Candidates of a screen ranked among the entries that are named, with what is left out told on stderr.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such correction, or the entries cannot be read.
+    """
+    from e3relax_flows.report.ranked import rank_candidates
+
+    scheme = _choose_correction(correction, outcomes)
+    references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
+    return rank_candidates(screen, outcomes, references, scheme)
+
+
 def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
     from e3relax_flows.data.stores import find_outcomes, open_outcome_store
 
@@ -98,7 +118,7 @@ def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, Ou
         return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
 
 
-def _choose_correction(word: str | None, outcomes: dict[str, OutcomeDoc]) -> Correction:
+def _choose_correction(word: str | None, outcomes: Mapping[str, OutcomeDoc]) -> Correction:
     from e3relax_flows.data.energies import Correction
 
     if word is None:
@@ -110,7 +130,7 @@ def _choose_correction(word: str | None, outcomes: dict[str, OutcomeDoc]) -> Cor
 
 
 def _read_references(
-    entries: str, outcomes: dict[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
+    entries: str, outcomes: Mapping[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
 ) -> HullSet:
     from e3relax_flows.data.energies import prepare_references
     from e3relax_flows.data.hulls import HullSet, build_entry, read_entries

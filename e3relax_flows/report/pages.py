@@ -125,8 +125,7 @@ def write_page(path: Path, text: str) -> Path:
     ConfigError
         When the path is a folder.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
+    check_page_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -135,6 +134,12 @@ def write_page(path: Path, text: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path.absolute()
+
+
+def check_page_path(path: Path) -> None:
+    """Raise ConfigError when no page can have this path."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
 
 
 def encode_json(value: Any) -> str:

@@ -83,7 +83,7 @@ def draw_savings(savings: SavingsSummary) -> list[Figure]:
         "mode": "markers+text",
         "x": [round(100 * saving.ratio, 2) for _, saving in found],
         "y": [name for name, _ in found],
-        "text": [f"{saving.ratio:.0%} of {saving.n_pairs} pairs" for _, saving in found],
+        "text": [f"{saving.ratio:.0%}, {saving.n_pairs} pairs" for _, saving in found],
         "textposition": "top center",
         "cliponaxis": False,
         "marker": {"color": "@blue", "size": 12, "symbol": "diamond"},
@@ -92,7 +92,7 @@ def draw_savings(savings: SavingsSummary) -> list[Figure]:
     }
     layout = {
         "showlegend": False,
-        "xaxis": {"title": {"text": "steps from predicted, in % of those from initial"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "% of the steps from initial"}, "rangemode": "tozero"},
         "yaxis": {"range": [-0.6, len(found) - 0.3]},
         "shapes": [_draw_line("x", 100.0)],
     }
@@ -154,10 +154,10 @@ def draw_displacements(relaxed: Sequence[Relaxed]) -> list[Figure]:
     layout = {
         "barmode": "overlay",
         "bargap": 0,
-        "xaxis": {"title": {"text": "mean displacement from the relaxed structure, Å"}},
+        "xaxis": {"title": {"text": "mean displacement, Å"}},
         "yaxis": {"title": {"text": "candidates"}},
     }
-    caption = f"{len(pairs)} candidates; mean over atoms, nearest image, drift removed."
+    caption = f"{len(pairs)} candidates; distance from the relaxed structure, mean over atoms, drift removed."
     return [Figure("displacements", "Displacements", caption, data, layout)]
 
 
@@ -187,7 +187,7 @@ def draw_harm(relaxed: Sequence[Relaxed], thresholds: Sequence[float]) -> list[F
         return []
     layout = {
         "xaxis": {"title": {"text": "probability of harm"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "error of prediction / of initial"}, "type": "log"},
+        "yaxis": {"title": {"text": "error / error of initial"}, "type": "log", "dtick": "D2"},
         "shapes": [_draw_line("y", 1.0), *(_draw_line("x", limit) for limit in thresholds)],
     }
     said = ", ".join(f"{limit:.3g}" for limit in thresholds)
@@ -229,7 +229,7 @@ def _draw_parity_figure(
     diagonal = {"type": "line", "x0": low, "y0": low, "x1": high, "y1": high, "line": {"color": "@grey", "dash": "dot"}}
     layout = {
         "xaxis": {"title": {"text": f"relaxed, {unit}"}},
-        "yaxis": {"title": {"text": f"initial or predicted, {unit}"}},
+        "yaxis": {"title": {"text": f"initial, predicted, {unit}"}},
         "shapes": [diagonal | {"layer": "below"}],
     }
     n = max(len(rows) for rows in series.values())

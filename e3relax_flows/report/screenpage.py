@@ -249,7 +249,7 @@ def _list_tiles(screen: ScreenDoc, table: ScreenTable, savings: SavingsSummary) 
     for name, saving in (("ionic steps", savings.ionic), ("SCF steps", savings.electronic)):
         if saving is not None:
             ends = saving.n_pairs >= MIN_PAIRS and saving.low is not None and saving.high is not None
-            interval = f"{1 - saving.high:+.0%} to {1 - saving.low:+.0%}, " if ends else ""  # type: ignore[operator]
+            interval = f"{1 - saving.high:.0%} to {1 - saving.low:.0%}, " if ends else ""  # type: ignore[operator]
             tiles.append(Tile(f"{name} saved", f"{1 - saving.ratio:.0%}", f"{interval}{saving.n_pairs} pairs"))
     if savings.ionic is None:
         tiles.append(Tile("ionic steps saved", "–", "no pairs with controls"))

@@ -127,7 +127,7 @@
       hoverlabel: { bgcolor: e3.color("raised"), font: { color: e3.color("ink") } },
       scene: {
         xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "data", dragmode: "orbit",
-        camera: { ...camera, projection: { type: "orthographic" } },
+        camera,
       },
     };
   };
@@ -135,7 +135,7 @@
   const turnAll = (next, except) => {
     camera = next;
     return Promise.all(scenes.filter((scene) => scene !== except).map((scene) =>
-      window.Plotly.relayout(scene, { "scene.camera": { ...camera, projection: { type: "orthographic" } } })));
+      window.Plotly.relayout(scene, { "scene.camera": camera })));
   };
 
   // Turn about the vertical axis or tilt, by keys or buttons; a factor moves nearer.

@@ -1,0 +1,86 @@
+"""`e3relax report`: pages of screens, campaigns and models, each one HTML file that opens from disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.options import DryRunOption, JsonOption
+
+report_app = typer.Typer(
+    help="Write a screen, a campaign or a model as one HTML file that needs no network.", no_args_is_help=True
+)
+PageOption = Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.", metavar="FILE.html")]
+
+
+@report_app.command("screen")
+def report_screen(
+    screen: Annotated[str, typer.Argument(help="Id or name of a screen, its screen.json, or the folder of that.")],
+    out: PageOption,
+    entries: Annotated[
+        str | None,
+        typer.Option(help="Rank by energy above the hull of these: pymatgen's entries, or mp.", metavar="FILE|mp"),
+    ] = None,
+    correction: Annotated[
+        str | None,
+        typer.Option(help="How energies are compared, as for `e3relax table`.", metavar="mp2020|none"),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the funnel, what was saved, the errors, and every candidate with its structures in 3D."""
+    from dataclasses import replace
+
+    from e3relax_flows.cli.table import read_screen
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.outcomes import summarize_savings
+    from e3relax_flows.report.collecting import collect_screen
+    from e3relax_flows.report.html import render_screen_page
+    from e3relax_flows.report.tables import build_table, describe_savings
+
+    settings = load_settings()
+    document = read_screen(screen, settings)
+    with console.hide_warnings(), console.make_progress() as progress:
+        task = progress.add_task("reading documents", total=None, note="")
+        documents = collect_screen(
+            document, settings, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+        if entries is not None or correction is not None:
+            from e3relax_flows.cli.table import rank_screen
+
+            documents = replace(
+                documents, ranked=rank_screen(document, documents.outcomes, entries, correction, settings)
+            )
+        progress.update(task, description="writing the page", total=None)
+        table = build_table(document, documents.predictions.values(), documents.outcomes.values())
+        text = render_screen_page(
+            document, table, describe_savings(summarize_savings(documents.outcomes.values())), documents
+        )
+    n_missing = sum(row.prediction_id not in documents.predictions for row in document.candidates if row.prediction_id)
+    if n_missing:
+        console.print_error(
+            f"{n_missing} of {len(document.candidates)} predictions are not in the store, and have no structures "
+            "and no errors on the page; `e3relax doctor` says which store was asked"
+        )
+    _write(
+        out, text, {"kind": "screen", "candidates": len(document.candidates), "missing": n_missing}, dry_run, as_json
+    )
+    raise typer.Exit(int(bool(n_missing)))
+
+
+def _write(out: Path, text: str, facts: dict[str, Any], dry_run: bool, as_json: bool) -> None:
+    """Write a page and say so."""
+    from e3relax_flows.report.pages import check_page_path, write_page
+
+    check_page_path(out)
+    path = out.absolute() if dry_run else write_page(out, text)
+    megabytes = len(text.encode()) / 1e6
+    if as_json:
+        typer.echo(json.dumps({**facts, "page": str(path), "megabytes": round(megabytes, 2), "written": not dry_run}))
+        return
+    done = "would be written to" if dry_run else "is in"
+    console.out.print(console.plain(f"The page ({megabytes:.1f} MB) {done} {path}"), soft_wrap=True)
