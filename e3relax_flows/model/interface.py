@@ -20,6 +20,8 @@ class Layer(NamedTuple):
     lattices: Tensor  # [n_graphs, 3, 3] Å, rows are the vectors, float64
     expected: Tensor | None = None  # [n_graphs, 4] logarithms of the errors expected of the start (displacement, Å,
     # and strain) and of this layer; in the last layer of networks that expect errors
+    embedding: Tensor | None = None  # [n_graphs, n_channels] what the network made of each crystal, a mean over atoms;
+    # the same for every cell and image of it; in the last layer of networks that have such
 
 
 class NetworkConfig(BaseModel):

@@ -121,7 +121,9 @@ class E3RelaxH2(RelaxationNetwork):
             positions = torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom])
             layers.append(Layer(positions, batch.lattices @ deformation))
         expected = self._expect_errors(batch, state, moved, strain, shift, more_strain)
-        layers[-1] = layers[-1]._replace(expected=expected)
+        counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
+        embedding = sum_by(state.scalars, batch.graph_of_atom, batch.n_graphs) / counts
+        layers[-1] = layers[-1]._replace(expected=expected, embedding=embedding)
         return layers
 
     def _expect_errors(self, batch: CrystalBatch, state: State, *moves: Tensor) -> Tensor:

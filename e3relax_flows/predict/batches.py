@@ -33,6 +33,7 @@ class Output(NamedTuple):
     positions: NDArray[np.float64]  # [n_atoms, 3] Å, Cartesian
     lattice: NDArray[np.float64]  # [3, 3] Å, rows are the vectors
     expected: NDArray[np.float64] | None = None  # [4] logarithms, as in `Layer`
+    embedding: NDArray[np.float64] | None = None  # [n_channels], as in `Layer`
 
 
 class BatchRunner:
@@ -88,9 +89,12 @@ class BatchRunner:
         with torch.inference_mode():
             last = self.network(pack_crystals(crystals).to(self.device))[-1]
             positions, lattices = last.positions.double().cpu().numpy(), last.lattices.double().cpu().numpy()
-            expected = [None] * len(crystals) if last.expected is None else last.expected.double().cpu().numpy()
+            expected, embeddings = (
+                [None] * len(crystals) if values is None else values.double().cpu().numpy()
+                for values in (last.expected, last.embedding)
+            )
         ends = np.cumsum([crystal.n_atoms for crystal in crystals])[:-1]
-        return map(Output, np.split(positions, ends), lattices, expected)
+        return map(Output, np.split(positions, ends), lattices, expected, embeddings)
 
     def _run_halves(self, crystals: Sequence[Crystal]) -> list[Output | StructureError]:
         half = len(crystals) // 2

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from pymatgen.core import IMolecule, IStructure, Structure
 
@@ -147,6 +149,42 @@ class Predictor:
             raise ConfigError(f"the id {wrong[0]!r} is a {type(wrong[0]).__name__}; give strings, e.g. str(id)")
         total = len(ids) if ids is not None else operator.length_hint(structures)
         return self._iter_windows(structures, options, ids, _Counter(on_progress, total))
+
+    def embed(self, structures: Sequence[Any]) -> NDArray[np.float64]:
+        """What the network makes of each initial structure, for comparing them; nothing is predicted.
+
+        Returns
+        -------
+        embeddings
+            [n_structures, n_channels]: the mean over atoms of what they carry after the last layer of one
+            application. The same for every cell, orientation and numbering of a crystal. A row of NaN stands for a
+            structure that cannot be treated.
+
+        Raises
+        ------
+        ConfigError
+            When the network has no embedding.
+        """
+        options, found = PredictOptions(symmetry="free"), {}
+        for start in range(0, len(structures), WINDOW_STRUCTURES):
+            window = [
+                self._start(item, index, None, options)
+                for index, item in enumerate(structures[start : start + WINDOW_STRUCTURES])
+            ]
+            place = {id(item): start + index for index, item in enumerate(window)}
+            items, crystals = self._build(window)
+            for batch in self.runner.plan(crystals):
+                for index, output in zip(batch, self.runner.run([crystals[i] for i in batch]), strict=True):
+                    if isinstance(output, StructureError):
+                        continue
+                    if output.embedding is None:
+                        raise ConfigError(f"model {self.model_id} ({self.network.kind}) has no embedding of crystals")
+                    found[place[id(items[index])]] = output.embedding
+        width = len(next(iter(found.values()))) if found else 0
+        embeddings = np.full((len(structures), width), np.nan)
+        for index, row in found.items():
+            embeddings[index] = row
+        return embeddings
 
     def _iter_windows(
         self, structures: Iterable[Any], options: PredictOptions, ids: Sequence[str | None] | None, counter: _Counter

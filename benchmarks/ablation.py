@@ -1,0 +1,295 @@
+"""Does choosing candidates help: the same number of labels, scored and diverse against random ones, over seeds.
+
+python benchmarks/ablation.py [--out runs/ablation] [--seeds 0 1 2] [--steps 400] [--figure docs/ablation.png]
+
+The pool is relaxed once by CHGNet (a potential, not DFT); what is in the stores below --out is not relaxed again. Each
+arm and seed is a campaign without its gate: choose, train on all that was chosen so far, choose with the new model.
+Selection, training and errors are computed by the functions that the flow uses. A part of the chemical systems is held
+out. Run again after an interruption it goes on; --report only prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.screenrun import run_screen
+from e3relax_flows.core.ids import draw_uniform
+from e3relax_flows.core.modelfolders import read_model_folder
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.datasets import build_dataset
+from e3relax_flows.data.enumerations import COMMON, INTERSTITIAL, enumerate_candidates
+from e3relax_flows.data.pairs import LeftOutError, pair_outcome
+from e3relax_flows.data.registry import resolve_model
+from e3relax_flows.data.selection import Pool, choose_candidates, estimate_costs
+from e3relax_flows.data.stores import find_outcomes, find_predictions, open_stores
+from e3relax_flows.engines.registry import get_engine
+from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.jobs.predict import PrerelaxMaker
+from e3relax_flows.jobs.retrain import describe_training
+from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.schemas.campaigns import Mix
+from e3relax_flows.schemas.datasets import PairFilter
+from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows.schemas.retraining import RetrainConfig
+from e3relax_flows.train.assess import assess_pairs
+from e3relax_flows.train.bootstrap import draw_sums, read_errors
+from e3relax_flows.train.config import TrainConfig
+from e3relax_flows.train.export import export_model
+from e3relax_flows.train.launch import launch_training
+from e3relax_flows.train.snapshot import pack_pairs, write_snapshot
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ARMS = {
+    "random": Mix(scored=0, diverse=0, random=1),
+    "scored+diverse": Mix(scored=0.5, diverse=0.5, random=0),
+    "scored": Mix(scored=1, diverse=0, random=0),
+    "diverse": Mix(scored=0, diverse=1, random=0),
+}
+HELD_OUT, POOL_SEED = 0.3, 0  # of the chemical systems; the same for all arms and seeds
+OPTIONS = PredictOptions()
+
+
+def label_pool(arguments, settings, model_id):
+    """Pairs of all candidates by structure id, each candidate relaxed once; those without a pair are left out."""
+    candidates = [
+        *enumerate_candidates(INTERSTITIAL, arguments.n),
+        *enumerate_candidates(COMMON, arguments.n_common),
+    ]
+    maker = ScreenMaker(name="pool", prerelax=PrerelaxMaker(model=model_id), engine=get_engine("chgnet"))
+    names, structures = [name for name, _ in candidates], [structure for _, structure in candidates]
+    report = run_screen(maker, structures, names, settings, arguments.out / "pool")
+    ids = [outcome.outcome_id for row in report.screen.candidates for outcome in row.outcomes]
+    pairs, n_left_out = {}, 0
+    with open_stores(settings) as stores:
+        outcomes = find_outcomes(stores.outcomes, ids)
+        predictions = find_predictions(stores.predictions, {item.prediction_id for item in outcomes.values()})
+    for outcome in outcomes.values():
+        try:
+            pair = pair_outcome(outcome, predictions[outcome.prediction_id], "pool")
+        except LeftOutError:
+            n_left_out += 1
+            continue
+        pairs.setdefault(outcome.structure_id, (pair, outcome.result.wall_time_s or 0.0))
+    print(f"{len(candidates)} candidates, {len(pairs)} pairs, {n_left_out} relaxations left none", flush=True)
+    return pairs
+
+
+def split_pool(pairs):
+    """Structure ids of the pool and of the holdout, by chemical systems."""
+    held = {
+        pair.chemical_system
+        for pair, _ in pairs.values()
+        if draw_uniform(POOL_SEED, f"ablation:{pair.chemical_system}") < HELD_OUT
+    }
+    ids = sorted(pairs)
+    return [i for i in ids if pairs[i][0].chemical_system not in held], [
+        i for i in ids if pairs[i][0].chemical_system in held
+    ]
+
+
+def look_at(predictor, pairs, ids):
+    """The pool as the selection sees it: expected errors and embeddings by this model, costs by size."""
+    structures = [pairs[i][0].initial for i in ids]
+    errors = [
+        p.expected_error if p.expected_error is not None else np.nan for p in predictor.predict(structures, OPTIONS)
+    ]
+    electrons = np.array([sum(structure.atomic_numbers) for structure in structures], dtype=float)
+    return Pool(ids, np.array(errors), estimate_costs(electrons), predictor.embed(structures))
+
+
+def assess(predictor, pairs, ids):
+    """Errors, Å, of a model on pairs: of its predictions, and of what its guard lets through."""
+    packed = pack_pairs([pairs[i][0] for i in ids])
+    rows = assess_pairs(predictor, packed, OPTIONS)
+    identity = np.array([row.identity_displacement + 2.5 * row.identity_strain for row in rows])
+    errors = read_errors(rows)
+    errors = np.where(np.isnan(errors), identity, errors)
+    served = np.where([row.verdict == "accept" for row in rows], errors, identity)
+    return errors, served, identity, np.array([row.group for row in rows])
+
+
+def train(folder, start, pairs, labelled, seed, steps):
+    """Fine-tune a model on all that was labelled; gives its folder."""
+    if (folder / "model" / "config.json").exists():
+        return read_model_folder(folder / "model")
+    docs = {pairs[i][0].pair_id: pairs[i][0] for i in labelled}
+    dataset = build_dataset(docs.values(), [], PairFilter(dft_only=False), val_fraction=0.15, seed=seed)
+    splits = {name: pack_pairs(docs.values(), getattr(dataset, name)) for name in ("train", "val")}
+    shards = folder / "shards"
+    write_snapshot(shards, splits, dataset.dataset_id)
+    config = RetrainConfig.model_validate(
+        {
+            "holdout": "none",
+            "training": {
+                "data": {"max_atoms": 160},
+                "schedule": {
+                    "max_steps": steps, "learning_rate": 2e-4, "warmup_steps": steps // 20, "ema_decay": 0.99
+                },
+                "val_every": max(steps // 8, 1),
+                "threads": 1,
+            },
+        }
+    )  # fmt: skip
+    entries = describe_training(config, start, sorted(dataset.functionals))
+    entries |= {"out": str(folder), "name": "model", "seed": seed}
+    entries["finetune"] = {"path": str(start.path), "accept_worse": True}
+    entries["data"] |= {name: [str(shards / name)] for name in splits}
+    launch = launch_training(TrainConfig.model_validate(entries))
+    return export_model(launch.trainer, folder / "model")
+
+
+def run_campaign(arm, seed, pairs, pool_ids, held_ids, start, arguments):
+    """Generations of one arm and seed, each written when it is done."""
+    model, labelled = start, []
+    for generation in range(arguments.generations):
+        folder = arguments.out / "campaigns" / arm / str(seed) / str(generation)
+        record = folder / "result.json"
+        if record.exists():
+            done = json.loads(record.read_text())
+            labelled, model = done["labelled"], read_model_folder(folder / "model")
+            continue
+        begin = perf_counter()
+        predictor = Predictor.load(str(model.path), device="cpu")
+        pool = look_at(predictor, pairs, pool_ids)
+        taken = [pool_ids.index(i) for i in labelled]
+        choices = choose_candidates(pool, ARMS[arm], arguments.labels, (seed, str(generation)), "error", taken)
+        chosen = [pool_ids[choice.index] for choice in choices]
+        before, _, _, _ = assess(predictor, pairs, chosen)
+        labelled = [*labelled, *chosen]
+        model = train(folder, model, pairs, labelled, seed, arguments.steps)
+        errors, served, identity, groups = assess(Predictor.load(str(model.path), device="cpu"), pairs, held_ids)
+        content = {
+            "arm": arm, "seed": seed, "generation": generation, "labelled": labelled, "model_id": model.model_id,
+            "chosen_error": float(before.mean()), "hours": sum(pairs[i][1] for i in chosen) / 3600,
+            "errors": errors.tolist(), "served": served.tolist(), "identity": identity.tolist(),
+            "groups": groups.tolist(), "seconds": round(perf_counter() - begin, 1),
+        }  # fmt: skip
+        draft = record.with_suffix(".tmp")
+        draft.write_text(json.dumps(content))
+        draft.replace(record)
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+        print(f"{arm}, seed {seed}, generation {generation + 1}: {len(labelled)} labels, error {errors.mean():.4f} Å, "
+              f"served {served.mean():.4f} Å; {content['seconds']} s", flush=True)  # fmt: skip
+
+
+def read_results(out):
+    """What was measured, by arm, seed and generation."""
+    found = [json.loads(path.read_text()) for path in sorted((out / "campaigns").glob("*/*/*/result.json"))]
+    return {(item["arm"], item["seed"], item["generation"]): item for item in found}
+
+
+def compare(results, arm, seeds, generation, kind):
+    """Mean error of an arm over that of random ones, and its interval, seeds' means by pair drawn again by groups."""
+    own, other = (
+        np.mean([results[(name, seed, generation)][kind] for seed in seeds], axis=0) for name in (arm, "random")
+    )
+    groups = np.array(results[(arm, seeds[0], generation)]["groups"])
+    sums, _ = draw_sums(np.stack([own, other]), groups, 10_000, f"{arm}{generation}{kind}")
+    low, high = np.quantile(sums[0] / sums[1] - 1, [0.025, 0.975])
+    return own.mean() / other.mean() - 1, low, high
+
+
+def print_tables(results, base, n_labels):
+    """A row for each arm and generation that all seeds have."""
+    print("\n| labels | chosen | seeds | error of the chosen before, Å | error on the holdout, Å | of the seeds, Å | "
+          "served, Å | against random | 95 % | hours |")  # fmt: skip
+    print("|" + " --- |" * 10)
+    print(f"| 0 | | | | {base[0].mean():.4f} | | {base[1].mean():.4f} | | | |")
+    for generation, arm in product(sorted({key[2] for key in results}), ARMS):
+        seeds = sorted(key[1] for key in results if key[0] == arm and key[2] == generation)
+        both = [seed for seed in seeds if ("random", seed, generation) in results]
+        if not both:
+            continue
+        rows = [results[(arm, seed, generation)] for seed in both]
+        means = [np.mean(row["errors"]) for row in rows]
+        against = "| |"
+        if arm != "random":
+            change, low, high = compare(results, arm, both, generation, "errors")
+            against = f"{change:+.1%} | {low:+.1%} to {high:+.1%} |"
+        print(
+            f"| {(generation + 1) * n_labels} | {arm} | {len(both)} | {np.mean([r['chosen_error'] for r in rows]):.3f} "
+            f"| {np.mean(means):.4f} | {' '.join(f'{mean:.4f}' for mean in means)} "
+            f"| {np.mean([np.mean(row['served']) for row in rows]):.4f} | {against} "
+            f"{np.mean([row['hours'] for row in rows]):.3f} |"
+        )
+
+
+def draw(results, base, n_labels, path):
+    """Error on the holdout against labels, a line for each arm, a point for each seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for axis, kind, start in zip(axes, ("errors", "served"), base[:2], strict=True):
+        for number, arm in enumerate(ARMS):
+            found = {(k[1], k[2]): np.mean(v[kind]) for k, v in results.items() if k[0] == arm}
+            if not found:
+                continue
+            generations = sorted({key[1] for key in found})
+            means = [np.mean([v for k, v in found.items() if k[1] == g]) for g in generations]
+            axis.plot(
+                [0, *((g + 1) * n_labels for g in generations)], [start.mean(), *means], color=f"C{number}", label=arm
+            )
+            axis.scatter(
+                [(k[1] + 1) * n_labels + (number - 1.5) * 0.4 for k in found],
+                list(found.values()),
+                s=12,
+                color=f"C{number}",
+            )
+        axis.set(xlabel="labels", title={"errors": "predictions", "served": "what the guard lets through"}[kind])
+    axes[0].set(ylabel="mean error on the holdout, Å")
+    axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"\nFigure: {path}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--n", type=int, default=190, help="borides, carbides, nitrides")
+    parser.add_argument("--n-common", type=int, default=150, help="common crystals")
+    parser.add_argument("--labels", type=int, default=16, help="of each generation")
+    parser.add_argument("--generations", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["random", "scored+diverse"])
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    arguments.out = arguments.out.absolute()
+    os.environ["E3RELAX_CONFIG_FILE"] = str(arguments.out / "settings.yaml")
+    os.environ["E3RELAX_DATA_DIR"] = str(arguments.out / "data")
+    settings = load_settings()
+    torch.set_num_threads(1)
+    with console.hide_warnings():
+        start = resolve_model("default", settings)
+        pairs = label_pool(arguments, settings, start.model_id)
+        pool_ids, held_ids = split_pool(pairs)
+        base = assess(Predictor.load(str(start.path), device="cpu"), pairs, held_ids)
+        print(
+            f"model {start.model_id}; {len(pool_ids)} pairs in the pool, {len(held_ids)} held out in "
+            f"{len(set(base[3]))} chemical systems; error {base[0].mean():.4f} Å, served {base[1].mean():.4f} Å, "
+            f"initial {base[2].mean():.4f} Å", flush=True,
+        )  # fmt: skip
+        if not arguments.report:
+            for seed, arm in product(arguments.seeds, arguments.arms):
+                run_campaign(arm, seed, pairs, pool_ids, held_ids, start, arguments)
+    results = read_results(arguments.out)
+    print_tables(results, base, arguments.labels)
+    if arguments.figure:
+        draw(results, base, arguments.labels, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""Documents of active-learning campaigns: what is asked for, each generation's choices and results, how it ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.models import Decision
+from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
+from e3relax_flows.schemas.predictions import PredictOptions, Verdict
+from e3relax_flows.schemas.retraining import RetrainConfig, SnapshotDoc
+
+ScoredBy = Literal["error", "error_x_cost", "error_per_cost"]
+
+
+class Arm(StrEnum):
+    """Why a candidate was chosen; in the order in which the arms choose."""
+
+    RANDOM = "random"
+    SCORED = "scored"
+    DIVERSE = "diverse"
+
+
+class CampaignState(StrEnum):
+    """new: registered; running: its jobs are somewhere; halted: a job failed; stopped: by a person; finished."""
+
+    NEW = "new"
+    RUNNING = "running"
+    HALTED = "halted"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
+class StopReason(StrEnum):
+    """Why a campaign ended; the first that holds, in this order."""
+
+    PERSON = "person"
+    LABELS = "labels"
+    CORE_HOURS = "core_hours"
+    POOL_EMPTY = "pool_empty"
+    NO_PROMOTION = "no_promotion"
+    SAVING_BELOW_COST = "saving_below_cost"
+
+
+class Phase(StrEnum):
+    """What a generation does, in this order; each is done once."""
+
+    BEGIN = "begin"
+    SELECT = "select"
+    PREDICT = "predict"
+    LABEL = "label"
+    PAIRS = "pairs"
+    SNAPSHOT = "snapshot"
+    RETRAIN = "retrain"
+    CONCLUDE = "conclude"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mix(_Section):
+    """Fractions of the labels of a generation; they sum to one."""
+
+    scored: float = Field(0.5, ge=0, le=1, description="largest expected error, see scored_by")
+    diverse: float = Field(0.3, ge=0, le=1, description="furthest in the latent space from all chosen before")
+    random: float = Field(0.2, ge=0, le=1, description="drawn from all that are left: the unbiased error")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        total = self.scored + self.diverse + self.random
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"scored, diverse and random sum to {total:g}; they must sum to 1")
+        return self
+
+
+class StopRules(_Section):
+    """When a campaign ends; the first that holds."""
+
+    labels: int | None = Field(None, ge=1, description="budget: candidates chosen for labelling; none: any number")
+    core_hours: float | None = Field(None, gt=0, description="budget: core hours of relaxations; none: any number")
+    cores: int = Field(1, ge=1, description="cores of one relaxation, by which its hours are counted")
+    without_promotion: int | None = Field(3, ge=1, description="generations one after the other that promoted nothing")
+    saving_over_cost: float | None = Field(
+        None,
+        gt=0,
+        description="end when the core hours that one more generation is expected to save are below this many times "
+        "those that it costs; needs controls; none: never",
+    )
+    candidates_to_come: int | None = Field(
+        None, ge=0, description="relaxations on which the model will save hours; none: what is left of the pool"
+    )
+
+
+class CampaignConfig(_Section):
+    """A campaign, from a pool of candidates to a model that is better on such candidates."""
+
+    name: str = Field(
+        "campaign", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="another name: another campaign"
+    )
+    inputs: list[str] = Field(default_factory=list, description="files and folders of structures")
+    sources: list[dict[str, Any]] = Field(default_factory=list, description="as those of a screen")
+    engine: str = Field(description="name of the engine, see `e3relax doctor`")
+    engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
+    device: str = Field("auto", description="torch device of predictions")
+    options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="how to predict")
+    chunk_size: int = Field(500, ge=1, description="structures of the pool in one prediction job")
+    labels: int = Field(ge=1, description="candidates that each generation chooses")
+    mix: Mix = Field(default_factory=lambda: Mix())
+    scored_by: ScoredBy = Field("error", description="error: saves most hours per hour of labels; see configs")
+    control: float = Field(0.1, ge=0, le=1, description="fraction relaxed from the initial structure, too")
+    paired_controls: bool = Field(True, description="relax controls from their prediction, too")
+    seed: int = 0
+    source: str = Field("screen", description="source of the pairs; screen: as `e3relax data build` calls them")
+    retraining: RetrainConfig = Field(description="as in configs/retrain.yaml; its alias names the model in service")
+    stop: StopRules = Field(default_factory=lambda: StopRules())
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if not self.inputs and not self.sources:
+            raise ValueError("no candidates; give inputs, sources, or both")
+        wanted = self.retraining.dataset.filter.sources
+        if wanted is not None and self.source not in wanted:
+            raise ValueError(
+                f"the pairs of this campaign have source {self.source!r}, which retraining.dataset.filter.sources "
+                f"leaves out; add it to {wanted}"
+            )
+        if self.retraining.original_holdout == self.retraining.holdout:
+            raise ValueError("retraining.holdout and retraining.original_holdout are the same; leave the second out")
+        return self
+
+
+class SelectedCandidate(BaseModel):
+    """One candidate that a generation chose, and why."""
+
+    id: str = Field(description="the user's name for the structure")
+    structure_id: str
+    chunk: int = Field(description="of the pool")
+    place: int = Field(description="in its chunk")
+    arm: Arm
+    expected_error: float = Field(description="Å; calibrated where the model is, else its residual")
+    cost: float = Field(description="expected, in the unit of the costs of this generation")
+    score: float | None = Field(None, description="of scored ones")
+    distance: float | None = Field(None, description="of diverse ones, in the latent space")
+
+
+class Interval(BaseModel):
+    """A mean with the ends of its bootstrap 95 % interval."""
+
+    mean: float
+    low: float | None = Field(None, description="None: of fewer than two there is no interval")
+    high: float | None = None
+    n: int
+
+
+class BeginResult(BaseModel):
+    """What a generation begins with."""
+
+    model_id: str = Field(description="in service when it begins")
+    n_left: int = Field(description="candidates of the pool that were not chosen before")
+    last_updated: datetime = Field(default_factory=now)
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class SelectResult(BaseModel):
+    """What was chosen."""
+
+    selected: list[SelectedCandidate]
+    n_unpredictable: int = Field(0, description="candidates that are left and cannot be predicted")
+    is_calibrated: bool = Field(True, description="whether expected errors are calibrated ones")
+    last_updated: datetime = Field(default_factory=now)
+
+
+class Label(BaseModel):
+    """One relaxation of a chosen candidate."""
+
+    outcome_id: str
+    structure_id: str
+    start_kind: StartKind
+    state: OutcomeState | None = Field(None, description="None: there is no outcome")
+    message: str | None = None
+    hours: float | None = Field(None, description="wall time of the relaxation")
+    prediction_error: float | None = Field(None, description="Å; displacement + 2.5 Å · strain, before training")
+    initial_error: float | None = Field(None, description="Å; the same of leaving the crystal alone")
+
+
+class PredictResult(BaseModel):
+    """Predictions of the chosen ones, by structure id; what has none could not be predicted."""
+
+    predictions: dict[str, str]
+    verdicts: dict[str, Verdict]
+    last_updated: datetime = Field(default_factory=now)
+
+
+class LabelResult(BaseModel):
+    """What came of the relaxations."""
+
+    labels: list[Label]
+    last_updated: datetime = Field(default_factory=now)
+
+
+class PairsResult(BaseModel):
+    """What the labels gave to train on."""
+
+    pair_ids: list[str]
+    counts: dict[str, int] = Field(description="relaxations by what became of them")
+    last_updated: datetime = Field(default_factory=now)
+
+
+class RetrainResult(BaseModel):
+    """What the retraining gave; without candidate there was nothing new to train on."""
+
+    candidate_id: str | None = None
+    gate_id: str | None = None
+    decision: Decision | None = None
+    promoted: bool = False
+    hours: float = Field(0.0, description="of all trainings")
+    message: str | None = None
+    last_updated: datetime = Field(default_factory=now)
+
+
+class ConcludeResult(BaseModel):
+    """The figures of a generation."""
+
+    model_id: str = Field(description="in service afterwards")
+    error: Interval | None = Field(None, description="Å; of that model, on the holdout")
+    error_before: Interval | None = Field(None, description="Å; of the model before, on the same")
+    identity_error: Interval | None = Field(None, description="Å; of leaving the crystals of the holdout alone")
+    random_error: Interval | None = Field(
+        None, description="Å; of the model before, on the labels of the random arm: what is left of the pool, unbiased"
+    )
+    random_identity_error: Interval | None = None
+    dft_hours: float = Field(description="core hours of this generation's relaxations")
+    control_ratio: float | None = Field(
+        None, description="hours from the prediction over hours from the initial structure, of controls up to now"
+    )
+    saved_hours: float | None = Field(None, description="core hours; None without controls in pairs")
+    last_updated: datetime = Field(default_factory=now)
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class GenerationDoc(BaseModel):
+    """One generation; the results of those phases that are done."""
+
+    campaign_id: str
+    generation: int
+    begin: BeginResult | None = None
+    select: SelectResult | None = None
+    predict: PredictResult | None = None
+    label: LabelResult | None = None
+    pairs: PairsResult | None = None
+    snapshot: SnapshotDoc | None = None
+    retrain: RetrainResult | None = None
+    conclude: ConcludeResult | None = None
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Phases that are done."""
+        return [phase for phase in Phase if getattr(self, phase.value) is not None]
+
+    @property
+    def n_labels(self) -> int:
+        """Candidates that were chosen."""
+        return len(self.select.selected) if self.select else 0
+
+
+class CampaignDoc(BaseModel):
+    """A campaign; found by `campaign_id`. Its generations, pool and scores are collections beside it."""
+
+    campaign_id: str
+    name: str
+    config: CampaignConfig
+    maker: dict[str, Any] = Field(description="the CampaignMaker, serialised")
+    n_pool: int = Field(description="candidates")
+    n_chunks: int
+    n_unreadable: int = 0
+    n_duplicates: int = 0
+    state: CampaignState = CampaignState.NEW
+    reason: StopReason | None = Field(None, description="why it ended")
+    message: str | None = Field(None, description="the same in words, with numbers")
+    n_starts: int = Field(0, description="how often it was begun or resumed; jobs of earlier starts do nothing more")
+    place: str | None = Field(None, description="local, fireworks or remote")
+    created: datetime = Field(default_factory=now)
+    versions: dict[str, str] = Field(default_factory=collect_versions)
+    last_updated: datetime = Field(default_factory=now)
+
+
+def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
+    """Id of a campaign: all that it was told."""
+    plain = {key: value for key, value in maker.items() if key != "@version"}
+    return hash_content({"config": config.model_dump(mode="json", exclude={"stop"}), "maker": plain})
