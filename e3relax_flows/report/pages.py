@@ -107,7 +107,7 @@ def render_page(page: Page) -> str:
         "figures": {figure.id: {"data": figure.data, "layout": figure.layout} for figure in figures},
         "candidates": _describe_candidates(page.candidates),
     }
-    scripts = ["page.js", "figures.js", *(["candidates.js", "viewer.js"] if page.candidates else [])]
+    scripts = ["page.js", "figures.js", *(["viewer.js", "candidates.js"] if page.candidates else [])]
     return environment.get_template("page.html.j2").render(
         page=page,
         style=Markup(_read_asset("page.css")),

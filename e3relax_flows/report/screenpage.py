@@ -220,7 +220,7 @@ def _list_values(candidate: CandidateRow, shown: TableRow, ranking: ScreenRankin
         "relaxed": round_number(shown.relaxed_volume, 3),
         "initial_off": round_number(shown.initial_displacement, 4),
         "predicted_off": round_number(shown.predicted_displacement, 4),
-        "score": round_number(candidate.score, 5),
+        "score": round_number(candidate.score, 8),
         "harm": round_number(candidate.harm_probability, 3),
         "steps": shown.steps_from_predicted,
         "control": shown.steps_from_initial,
