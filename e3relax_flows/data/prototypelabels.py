@@ -10,6 +10,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from e3relax_flows.core.geometry import reduce_lattices
+from e3relax_flows.core.notes import drop_moyo_notes
 
 SYMPREC = 0.1  # Å; an atom this far from its place does not make another prototype
 SMALLEST_VOLUME = 0.5  # Å^3 per atom; solids have five and more
@@ -35,6 +36,7 @@ def label_prototype(structure: Structure) -> str:
     unknown = f"{anonymous}_{len(structure)}_unknown"
     if not _is_possible(structure):
         return unknown
+    drop_moyo_notes()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="gcd is deprecated", category=FutureWarning)  # pymatgen's own call
         try:

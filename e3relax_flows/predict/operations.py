@@ -6,9 +6,7 @@ tolerance: then spglib has the last word, so that a space group means what it me
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 import math
 import os
 import warnings
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from e3relax_flows.core.geometry import reduce_lattices
+from e3relax_flows.core.notes import drop_moyo_notes
 
 ANGLE_TOLERANCE = 5.0  # degrees, between lattice vectors; that of pymatgen's SpacegroupAnalyzer
 
@@ -89,7 +88,7 @@ def ask_moyo(
         return None
     if _are_atoms_near(lattice, fractions, 2 * symprec):
         return None
-    _drop_notes()
+    drop_moyo_notes()
     cell = moyopy.Cell(lattice.tolist(), fractions.tolist(), types.tolist())
     try:
         dataset = moyopy.MoyoDataset(
@@ -143,11 +142,3 @@ def _are_atoms_near(lattice: NDArray[np.float64], fractions: NDArray[np.float64]
     reciprocals = np.sqrt(np.square(np.linalg.inv(lattice)).sum(axis=0))
     tree = cKDTree((fractions % 1.0 % 1.0) * lengths, boxsize=lengths)  # -1e-17 % 1.0 is 1.0
     return len(tree.query_pairs(distance * math.sqrt(np.square(lengths * reciprocals).sum()))) > 0
-
-
-@functools.cache
-def _drop_notes() -> None:
-    """Keep moyo's notes on operations that do not fit well, which callers see from the operations, off stderr."""
-    logging.getLogger("moyo").addFilter(
-        lambda record: not str(record.msg).startswith(("Omitted", "Large displacement"))
-    )
