@@ -83,6 +83,7 @@ def show_model(
     console.out.print(console.plain(f"{known.name}, model id {known.model_id}{place}"), soft_wrap=True)
     if doc:
         _show_origin(doc)
+        _show_gates(doc.model_id)
     file = folder.path / CARD_FILE if folder else None
     card = doc.card if doc else file.read_text(encoding="utf-8") if file and file.exists() else ""
     console.out.print(Markdown(card) if card else "no card")
@@ -222,6 +223,22 @@ def _show_origin(doc: ModelDoc) -> None:
     for source, errors in doc.metrics.items():
         lines.append(f"{source}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in errors.items()))
     console.out.print(console.plain("\n".join(lines)), soft_wrap=True)
+
+
+def _show_gates(model_id: str) -> None:
+    """What gates have decided on a model, with their reasons, the oldest first."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.judgements import find_gates, has_judgements, open_judgements
+
+    settings = load_settings()
+    if not has_judgements(settings):
+        return
+    with open_judgements(settings) as stores:
+        gates = find_gates(stores, {"candidate_id": model_id})
+    for gate in gates:
+        lines = [f"gate {gate.gate_id}, {gate.created_at:%Y-%m-%d}, against {gate.incumbent_id}: {gate.decision}"]
+        lines += [f"  {reason}" for reason in gate.reasons]
+        console.out.print(console.plain("\n".join(lines)), soft_wrap=True)
 
 
 def _measure_folder(path: Path) -> int:

@@ -116,6 +116,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"about {plan['hours_per_training']:.2g} h for each training on this machine; {plan['launch']}",
         f"jobs, {plan['where']}: {', '.join(plan['jobs'])}",
     ]
+    if not snapshot["original_holdout_id"]:
+        lines.append("no original holdout: what is forgotten will not be seen")
     for line in lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -129,20 +131,21 @@ def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> Retrai
         When a job failed; nothing was promoted then.
     """
     from e3relax_flows.data.stores import open_job_store
+    from e3relax_flows.jobs.judge import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
     from e3relax_flows.schemas.retraining import RetrainDoc
     from e3relax_flows.submit.local import JobReport, run_flow_locally
 
     def note(report: JobReport) -> None:
         if report.error is None:
             err.print(f"{report.name}: done", style="dim", highlight=False)
-        else:
+        elif report.name not in (CHOOSE_JOB, GATE_JOB, PROMOTE_JOB):  # these fail when another has
             print_error(f"{report.name}: {report.error}")
 
     with open_job_store(settings) as jobs, hide_warnings():
         run = run_flow_locally(flow, jobs, folder, note)
         if run.failures:
             first = run.failures[0]
-            raise E3RelaxError(f"{first.name} failed, nothing was promoted: {first.error}")
+            raise E3RelaxError(f"{first.name} failed, nothing was promoted; its error is above")
         return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
 
 

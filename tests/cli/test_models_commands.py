@@ -178,6 +178,9 @@ def test_a_gate_that_has_compared_is_respected(e3relax, tiny, settings, decision
     assert "No gate" not in result.stderr
     (move,) = find_alias("default", settings).history
     assert (move.model_id, move.gate_id) == (tiny, "gate-1")
+    shown = e3relax("models", "show", "tiny").stdout
+    assert f"against {BUNDLED_ID}: {decision}\n  oxides: 12 % worse\n" in shown
+    assert "gate-1" not in e3relax("models", "show", "small").stdout
 
 
 def test_the_doctor_says_where_the_registry_is_and_what_default_means(e3relax, small_model, settings):

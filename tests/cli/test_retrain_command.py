@@ -47,8 +47,10 @@ def config(settings: E3RelaxSettings, tmp_path: Path) -> Path:
 
 def test_the_example_is_read() -> None:
     example = load_retrain_config(EXAMPLE)
-    assert (example.alias, example.replay.fraction, example.gate.min_stratum) == ("default", 0.5, 20)
-    assert set(yaml.safe_load(EXAMPLE.read_text())) == set(type(example).model_fields)
+    assert (example.alias, example.replay.fraction, example.gate.min_stratum) == ("default", 0, 20)
+    content = yaml.safe_load(EXAMPLE.read_text())
+    assert set(content) == set(type(example).model_fields)
+    assert set(content["gate"]) == set(type(example.gate).model_fields)
 
 
 def test_a_dry_run_tells_all_and_keeps_nothing(e3relax, config: Path, settings: E3RelaxSettings) -> None:
@@ -64,6 +66,7 @@ def test_a_dry_run_tells_all_and_keeps_nothing(e3relax, config: Path, settings: 
     assert plan["launch"] == "in the process of the job"
     text = e3relax("retrain", config, "--dry-run").stdout
     assert f"{snapshot['n_train']} to train on" in text
+    assert "no original holdout: what is forgotten will not be seen" in text
     with open_dataset_stores(settings) as stores:
         assert stores.datasets.count() == 0
     assert sorted(settings.DATA_DIR.rglob("*")) == before
@@ -84,7 +87,8 @@ def test_a_failing_job_is_one_message(e3relax, config: Path) -> None:
     result = e3relax("retrain", config)
     assert result.code == 2
     assert "e3r snapshot failed, nothing was promoted" in result.stderr
-    assert "e3relax data freeze" in result.stderr
+    assert result.stderr.count("e3relax data freeze") == 1
+    assert "e3r promote" not in result.stderr  # that it failed, too, says nothing
 
 
 @pytest.mark.parametrize(
