@@ -9,10 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from e3relax_flows.data.frames import outcomes_dataframe, predictions_dataframe
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.schemas.predictions import Constraints, GuardLimits, Prediction, PredictOptions
 
-__all__ = ["Constraints", "GuardLimits", "PredictOptions", "Prediction", "Predictor"]
+__all__ = [
+    "Constraints",
+    "GuardLimits",
+    "PredictOptions",
+    "Prediction",
+    "Predictor",
+    "outcomes_dataframe",
+    "predictions_dataframe",
+]
 
 _HOMES = {
     "Constraints": "e3relax_flows.schemas.predictions",
@@ -20,6 +29,8 @@ _HOMES = {
     "PredictOptions": "e3relax_flows.schemas.predictions",
     "Prediction": "e3relax_flows.schemas.predictions",
     "Predictor": "e3relax_flows.predict.predictor",
+    "outcomes_dataframe": "e3relax_flows.data.frames",
+    "predictions_dataframe": "e3relax_flows.data.frames",
 }
 
 

@@ -73,6 +73,12 @@ def find_evaluation(stores: JudgementStores, evaluation_id: str) -> EvaluationDo
     return _restore(raw[0], EvaluationDoc, stores.evaluations) if raw else None
 
 
+def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[EvaluationDoc]:
+    """Evaluations that match, the oldest first."""
+    docs = [_restore(raw, EvaluationDoc, stores.evaluations) for raw in _query(stores.evaluations, criteria)]
+    return sorted(docs, key=lambda doc: doc.created_at)
+
+
 def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
     """Keep a gate; one that is there already stays."""
     write_documents(stores.gates, [dump_document(doc)])

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
 
 
-class ModelDoc(BaseModel):
+class ModelDoc(Displayed, BaseModel):
     """A model whose files are in the weights store; found by `model_id`, the hash of configuration and weights."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -33,6 +34,24 @@ class ModelDoc(BaseModel):
     hardware: dict[str, Any] = Field(default_factory=dict, description="device, world size, host")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     created_at: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        errors = [
+            (source, ", ".join(f"{metric} {value:.4g}" for metric, value in values.items()))
+            for source, values in self.metrics.items()
+        ]
+        facts: list[tuple[str, object]] = [
+            ("kind", self.kind),
+            ("size, MB", self.n_bytes / 1e6),
+            ("parent", self.parent_id),
+            ("dataset", self.dataset_id),
+            ("training run", self.run_id),
+            ("training, h", self.training_hours),
+            ("created", f"{self.created_at:%Y-%m-%d %H:%M} UTC"),
+            *errors,
+        ]
+        return Summary(f"{self.name}: model {self.model_id}", keep_known(facts))
 
 
 class AliasMove(BaseModel):
@@ -164,7 +183,7 @@ class Harm(BaseModel):
     judged: bool = True
 
 
-class GateDoc(BaseModel):
+class GateDoc(Displayed, BaseModel):
     """The judgement on a candidate; found by `gate_id`."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -182,6 +201,21 @@ class GateDoc(BaseModel):
     n_looks: int = Field(description="different candidates that were judged on this holdout, this one included")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     created_at: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        facts: list[tuple[str, object]] = [
+            ("candidate", self.candidate_id),
+            ("incumbent", self.incumbent_id),
+            ("holdout", self.holdout_id),
+            *((f"reason {number}", reason) for number, reason in enumerate(self.reasons, start=1)),
+            *(
+                (one.name, f"{one.change:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {one.n} pairs")
+                for one in self.comparisons
+            ),
+            ("candidates judged on it", self.n_looks),
+        ]
+        return Summary(f"gate {self.gate_id}: {self.decision}", keep_known(facts))
 
 
 def identify_gate(evaluation_ids: list[str], limits: GateLimits) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 from e3relax_flows.schemas.pairs import Freedom
 from e3relax_flows.schemas.predictions import JsonStructure
 
@@ -64,7 +65,7 @@ class StructureErrors(BaseModel):
     volume: float = Field(description="|V/V_relaxed - 1|")
 
 
-class OutcomeDoc(BaseModel):
+class OutcomeDoc(Displayed, BaseModel):
     """What the engine said of one start of one structure; found by `outcome_id`, joined by `prediction_id`."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -90,6 +91,28 @@ class OutcomeDoc(BaseModel):
     versions: dict[str, str] = Field(default_factory=collect_versions)
     metadata: dict[str, Any] = Field(default_factory=dict, description="metadata of the job that recorded it")
     last_updated: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        result, errors, start = self.result, self.prediction_errors, self.initial_errors
+        code = f"{result.code}{'' if result.is_dft else ', not DFT'}" if result else None
+        facts: list[tuple[str, object]] = [
+            ("message", self.message),
+            ("relaxed", describe_structure(result.relaxed) if result else None),
+            ("code", " ".join(filter(None, (code, result.functional))) if result and code else None),
+            ("energy, eV", result.energy if result else None),
+            ("ionic steps", result.n_ionic_steps if result else None),
+            ("electronic steps", result.n_electronic_steps if result else None),
+            ("displaced, initial to relaxed, Å", start.displacement if start else None),
+            ("displaced, predicted to relaxed, Å", errors.displacement if errors else None),
+            ("volume off, initial, %", 100 * start.volume if start else None),
+            ("volume off, predicted, %", 100 * errors.volume if errors else None),
+            ("predicted in the same basin", self.same_basin),
+            ("folder", result.dir_name if result else None),
+            ("prediction", self.prediction_id),
+            ("model", self.model_id),
+        ]
+        return Summary(f"{self.id or self.structure_id}: {self.state} from {self.start_kind}", keep_known(facts))
 
 
 def identify_outcome(prediction_id: str, engine_id: str, start_kind: StartKind) -> str:

@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 
 # a structure that `model_dump_json` writes as pymatgen's dictionary and `model_validate_json` reads back
 JsonStructure = Annotated[Structure, PlainSerializer(lambda item: jsanitize(item.as_dict()), when_used="json")]
@@ -94,7 +95,7 @@ class PredictOptions(BaseModel):
     guards: GuardLimits = Field(default_factory=lambda: GuardLimits())
 
 
-class Prediction(BaseModel):
+class Prediction(Displayed, BaseModel):
     """One structure in, one prediction out.
 
     `structure` keeps site order, site properties, charge and properties of `initial`. It is None only when
@@ -130,6 +131,25 @@ class Prediction(BaseModel):
     n_passes: int = 0
     model_id: str
     wall_time_s: float = Field(0.0, description="this structure's share of its batch's time")
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        interval = self.error_interval
+        facts: list[tuple[str, object]] = [
+            ("initial", describe_structure(self.initial)),
+            ("predicted", describe_structure(self.structure)),
+            ("reasons", list(self.reasons)),
+            ("message", self.message),
+            ("predicted / initial volume", self.volume_ratio),
+            ("displacement, Å", self.displacement),
+            ("strain", self.strain),
+            ("expected error, Å", self.expected_error),
+            ("nine of ten lie in, Å", f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else None),
+            ("probability of harm", self.harm_probability),
+            ("score, Å", self.score),
+            ("model", self.model_id),
+        ]
+        return Summary(f"{self.id or 'prediction'}: {self.verdict}", keep_known(facts))
 
 
 class PredictionDoc(Prediction):

@@ -179,5 +179,6 @@
   });
   addEventListener("hashchange", follow);
   select();
+  performance.mark("listed");
   follow();
 }

@@ -49,6 +49,7 @@
     const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
     await Plotly.react(place, figure.data.map(paintTrace), layoutFor(figure.layout), options);
     if (drawn.has(place)) return;
+    if (!drawn.size) performance.mark("first-figure");
     drawn.add(place);
     place.on("plotly_click", (event) => {
       const row = event.points[0].customdata;
@@ -63,7 +64,9 @@
         draw(entry.target);
       }
     }, { rootMargin: "200px" });
-    document.querySelectorAll("[data-figure]").forEach((place) => watcher.observe(place));
+    // texts and the list are painted first; plotly takes its time
+    addEventListener("load", () => setTimeout(() =>
+      document.querySelectorAll("[data-figure]").forEach((place) => watcher.observe(place)), 50));
     e3.onTheme.push(() => drawn.forEach(draw));
     addEventListener("beforeprint", () => document.querySelectorAll("[data-figure]").forEach(draw));
   }

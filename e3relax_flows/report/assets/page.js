@@ -13,10 +13,8 @@ e3.make = (tag, attributes = {}, ...children) => {
 };
 
 e3.unpackText = async (id) => {
-  const text = atob(document.getElementById(id).textContent);
-  const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
+  const packed = await fetch(`data:application/octet-stream;base64,${document.getElementById(id).textContent}`);
+  return new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).text();
 };
 
 e3.unpack = async (id) => JSON.parse(await e3.unpackText(id));

@@ -1,0 +1,78 @@
+"""How documents look in a notebook and when they are printed: a title, and the facts that a person asks for first."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import NamedTuple
+
+from pymatgen.core import Structure
+
+
+class Summary(NamedTuple):
+    """A title, and names with texts."""
+
+    title: str
+    facts: list[tuple[str, str]]
+
+
+class Displayed:
+    """What has a summary is shown by it; every text is escaped."""
+
+    def summarize(self) -> Summary:
+        """Title and facts, those that are known."""
+        raise NotImplementedError(f"{type(self).__name__} has no summary")
+
+    def __str__(self) -> str:
+        title, facts = self.summarize()
+        return ", ".join([title, *(f"{name} {text}" for name, text in facts)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table, readable on light and dark."""
+        title, facts = self.summarize()
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left;font-weight:normal">{escape(name)}</th>'
+            f'<td style="text-align:left;overflow-wrap:anywhere">{escape(text)}</td></tr>'
+            for name, text in facts
+        )
+        caption = '<caption style="text-align:left;caption-side:top;font-weight:bold;color:inherit">'
+        return f'<table class="e3relax">{caption}{escape(title)}</caption><tbody>{rows}</tbody></table>'
+
+    def _repr_markdown_(self) -> str:
+        """The same where there is no HTML."""
+        title, facts = self.summarize()
+        lines = [f"**{_escape_markdown(title)}**", "", "| | |", "| --- | --- |"]
+        return "\n".join(
+            [*lines, *(f"| {_escape_markdown(name)} | {_escape_markdown(text)} |" for name, text in facts)]
+        )
+
+
+def keep_known(facts: list[tuple[str, object]]) -> list[tuple[str, str]]:
+    """Facts that there are, as texts: numbers with four digits; without those that are None or empty."""
+    return [(name, format_value(value)) for name, value in facts if value is not None and value not in ("", [])]
+
+
+def format_value(value: object) -> str:
+    """A value as text: floats with four digits, lists joined."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    return str(value)
+
+
+def describe_structure(structure: Structure | None) -> str | None:
+    """Such as "MgO, 2 atoms, 18.67 Å³"."""
+    if structure is None:
+        return None
+    atoms = "atom" if len(structure) == 1 else "atoms"
+    return f"{structure.composition.reduced_formula}, {len(structure)} {atoms}, {structure.volume:.2f} Å³"
+
+
+def _escape_markdown(text: str) -> str:
+    """Text that is no markup, neither Markdown nor HTML, and stays in its cell."""
+    safe = escape(text, quote=False).replace("\\", "\\\\").replace("\n", " ")
+    for char in "`*_[]|~$":
+        safe = safe.replace(char, f"\\{char}")
+    return safe
