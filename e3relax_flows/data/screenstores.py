@@ -169,6 +169,11 @@ def count_state(stores: ScreenStores, screen_id: str, state: CandidateState) -> 
     return stores.rows.count({"group": name_group(screen_id, state)})
 
 
+def has_rows(stores: ScreenStores, screen_id: str, state: CandidateState) -> bool:
+    """Whether a candidate is in a state."""
+    return stores.rows.query_one({"group": name_group(screen_id, state)}, ["row_key"]) is not None
+
+
 def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequence[CandidateState] | None) -> int:
     """Write rows, each in place of the one with its key if that is in one of these states; the number written.
 
@@ -193,11 +198,14 @@ def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequen
 def find_outcome_rows(outcomes: Store, ids: Iterable[str]) -> dict[str, OutcomeRow]:
     """The numbers of those outcomes of `ids` that are in the store, by id; their structures stay there."""
     wanted, found = list(ids), {}
-    fields = ["outcome_id", "start_kind", "state", "message", *(f"result.{name}" for name in RESULT_FIELDS)]
+    own = ["outcome_id", "start_kind", "state", "message"]
+    fields = [*own, "last_updated", *(f"result.{name}" for name in RESULT_FIELDS)]
     for start in range(0, len(wanted), IDS_PER_QUERY):
         for raw in outcomes.query({"outcome_id": {"$in": wanted[start : start + IDS_PER_QUERY]}}, fields):
             numbers = raw.pop("result", None) or {}
-            found[raw["outcome_id"]] = OutcomeRow(**{key: raw.get(key) for key in fields[:4]}, **numbers)
+            found[raw["outcome_id"]] = OutcomeRow(
+                **{key: raw.get(key) for key in own}, **numbers, recorded=raw["last_updated"]
+            )
     return found
 
 

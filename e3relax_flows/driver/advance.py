@@ -12,11 +12,11 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.claims import find_claims, is_live, open_claim_store, release_claims
 from e3relax_flows.data.screenstores import (
     ScreenStores,
-    count_rows,
     count_state,
     find_outcome_rows,
     find_rows,
     find_screen,
+    has_rows,
     name_group,
     open_screen_stores,
     save_rows,
@@ -84,7 +84,7 @@ def advance_screen(
             settle(stores, screen, outcomes)
             for row_key in ended.row_keys if ended else ():
                 _end_row(stores, row_key, settings)
-            if screen.phase == ScreenPhase.PREDICTING and not count_state(stores, screen_id, State.WAITING):
+            if screen.phase == ScreenPhase.PREDICTING and not has_rows(stores, screen_id, State.WAITING):
                 plan(stores, screen, outcomes, settings)
                 screen.phase = ScreenPhase.RELAXING
                 save_screen(stores, screen)
@@ -103,8 +103,12 @@ def settle(stores: ScreenStores, screen: ScreenDoc, outcomes: Store) -> None:
         rows = find_rows(stores, screen_id, [state])
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
-            missing = [planned.outcome_id for row in part for planned in row.outcomes if planned.state is None]
-            found = find_outcome_rows(outcomes, missing)
+            missing = {planned.outcome_id: planned for row in part for planned in row.outcomes if planned.state is None}
+            found = {
+                key: outcome
+                for key, outcome in find_outcome_rows(outcomes, missing).items()
+                if missing[key].superseded is None or outcome.recorded != missing[key].superseded
+            }
             changed = [row for row in part if any(planned.outcome_id in found for planned in row.outcomes)]
             fill_outcomes(changed, found, reused=state == State.HELD)
             for row in changed:
@@ -137,15 +141,18 @@ def plan(stores: ScreenStores, screen: ScreenDoc, outcomes: Store, settings: E3R
 def conclude(stores: ScreenStores, screen: ScreenDoc) -> None:
     """Finish a screen whose candidates are all in a final state, or are left since its budget is spent."""
     screen_id = str(screen.screen_id)
-    screen.counts = count_rows(stores, screen_id)
-    if screen.counts.get(State.PLANNED) and not screen.counts.get(State.SUBMITTED) and (reason := find_spent(screen)):
+    if any(has_rows(stores, screen_id, state) for state in OPEN if state != State.PLANNED):
+        return
+    if has_rows(stores, screen_id, State.PLANNED):
+        reason = find_spent(screen)
+        if reason is None:
+            return
         rows = find_rows(stores, screen_id, [State.PLANNED])
         for row in rows:
             row.state = State.LEFT
         save_rows(stores, rows, [State.PLANNED])
-        screen.message, screen.counts = reason, count_rows(stores, screen_id)
-    if not any(screen.counts.get(state) for state in OPEN):
-        screen.phase = ScreenPhase.FINISHED
+        screen.message = reason
+    screen.phase = ScreenPhase.FINISHED
 
 
 def find_spent(screen: ScreenDoc) -> str | None:

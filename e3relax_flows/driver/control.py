@@ -14,6 +14,7 @@ from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.screenstores import (
     ScreenStores,
+    count_rows,
     find_rows,
     find_screen,
     open_screen_stores,
@@ -167,6 +168,8 @@ def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
     if screen.place == "fireworks" and screen.phase != ScreenPhase.FINISHED:
         with open_launchpad("screen status") as pad:
             screen = _end_ended(pad, screen, settings)
+    with open_screen_stores(settings) as stores:
+        screen.counts = count_rows(stores, screen_id)
     return screen
 
 
@@ -177,7 +180,8 @@ def _take_up(row: ScreenRow) -> bool:
     row.attempt += row.state in (State.CANCELLED, State.FAILED)
     for planned in row.outcomes:
         if planned.state == OutcomeState.FAILED:
-            planned.state, planned.message = None, None
+            planned.superseded = planned.recorded
+            planned.state, planned.message, planned.recorded = None, None, None
     row.message = None
     if row.prediction_id is None or row.state == State.ERROR:
         row.state = State.WAITING

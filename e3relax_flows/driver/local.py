@@ -10,7 +10,7 @@ from pathlib import Path
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.claims import is_process_gone
-from e3relax_flows.data.screenstores import ScreenStores, find_rows, open_screen_stores, save_rows
+from e3relax_flows.data.screenstores import ScreenStores, count_rows, find_rows, open_screen_stores, save_rows
 from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
 from e3relax_flows.driver.flows import build_candidate_flow, build_chunk_flow
@@ -56,6 +56,8 @@ def run_screen_here(
             taken: list[ScreenRow] = []
             screen = advance_screen(screen_id, settings, partial(_take, taken), at_most=AT_ONCE)
             if not taken:
+                with open_screen_stores(settings) as stores:
+                    screen.counts = count_rows(stores, screen_id)
                 return screen
             try:
                 while taken:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 
@@ -79,6 +80,14 @@ class OutcomeRow(BaseModel):
     n_ionic_steps: int | None = None
     n_electronic_steps: int | None = None
     wall_time_s: float | None = None
+    recorded: datetime | None = Field(None, description="when the outcome was written; UTC")
+    superseded: datetime | None = Field(None, description="when a failed outcome was written that is tried again")
+
+    @field_validator("recorded", "superseded")
+    @classmethod
+    def _say_utc(cls, moment: datetime | None) -> datetime | None:
+        """Stores give UTC without saying so."""
+        return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
     @classmethod
     def from_outcome(cls, outcome: OutcomeDoc, reused: bool = False) -> OutcomeRow:
@@ -89,6 +98,7 @@ class OutcomeRow(BaseModel):
             state=outcome.state,
             message=outcome.message,
             reused=reused,
+            recorded=outcome.last_updated,
         )
         if outcome.result is not None:
             row.energy = outcome.result.energy
@@ -130,7 +140,7 @@ class ScreenRow(CandidateRow):
     flow: str | None = Field(None, description="uuid of the flow that relaxes it")
 
 
-class ScreenDoc(BaseModel):
+class ScreenDoc(Displayed, BaseModel):
     """A screen: its settings and a row per candidate, in the order of the input."""
 
     screen_id: str | None = Field(None, description="None: it is kept by its job only")
@@ -155,6 +165,21 @@ class ScreenDoc(BaseModel):
     counts: dict[str, int] = Field(default_factory=dict, description="candidates by state")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        counts = count_states(self.candidates) or self.counts
+        facts: list[tuple[str, object]] = [
+            ("candidates", sum(counts.values())),
+            *((f"- {state}", count) for state, count in counts.items()),
+            ("engine", self.engine),
+            ("model", self.model),
+            ("control fraction", self.control),
+            ("screen id", self.screen_id),
+            ("message", self.message),
+            ("last change", f"{self.last_updated:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return Summary(f"{self.name}: {self.phase}", keep_known(facts))
 
 
 def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
