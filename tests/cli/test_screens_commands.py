@@ -1,0 +1,85 @@
+"""`e3relax screen status | resume | cancel`, and the word `run` that may be left out."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.driver import local
+from e3relax_flows.engines import registry
+from e3relax_flows.testing import EMT_LATTICES
+
+
+@pytest.fixture
+def metals(tmp_path, monkeypatch):
+    """Cu and Ag, strained by 4 %, and an engine "emt"."""
+    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    folder = tmp_path / "metals"
+    folder.mkdir()
+    for element in ("Cu", "Ag"):
+        half = EMT_LATTICES[element] * 1.04 / 2
+        lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        Structure(lattice, [element], [[0, 0, 0]]).to_file(str(folder / f"{element}.json"))
+    return folder
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
+    arguments = (metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out")
+    assert "no screens" in e3relax("screen", "status").stdout
+    dry = e3relax("screen", "run", *arguments, "--budget", 1, "--dry-run")
+    assert dry.code == 0
+    assert "2 candidates; 0 equal to these, 0 unreadable" in dry.stdout
+    assert "at most 1 candidates relaxed with emt" in dry.stdout
+    assert "no screens" in e3relax("screen", "status").stdout
+    assert e3relax("screen", "run", *arguments, "--budget", 1).code == 0
+    (found,) = json.loads(e3relax("screen", "status", "--json").stdout)
+    screen_id = found["screen_id"]
+    assert (found["phase"], found["counts"]) == ("finished", {"successful": 1, "left": 1})
+    assert screen_id in e3relax("screen", "status").stdout
+    told = e3relax("screen", "status", screen_id[:8]).stdout
+    assert "finished, the budget of 1 candidates is spent" in told
+    assert "2 candidates: 1 successful, 1 left" in told
+    assert "1 candidates handed out of 1" in told
+    assert f"e3relax screen resume {screen_id} (--budget N" in told
+    result = e3relax("screen", "resume", "screen", "--budget", 2, "--out", tmp_path / "out")
+    assert result.code == 0
+    assert "1 candidates are taken up again" in result.stderr
+    assert "2 relaxed" in result.stdout
+    assert json.loads(e3relax("screen", "status", screen_id, "--json").stdout)["counts"] == {"successful": 2}
+    assert "Cu" in e3relax("table", screen_id).stdout
+
+
+@pytest.mark.usefixtures("predictor")
+def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, monkeypatch, tmp_path):
+    arguments = ("screen", metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out")
+    run = local.run_flow_locally
+
+    def interrupt(flow, *others):
+        if flow.name.startswith("e3r candidate"):
+            raise KeyboardInterrupt
+        return run(flow, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "run_flow_locally", interrupt)
+        result = e3relax(*arguments)
+    assert result.code == 130
+    (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+)` goes on", result.stderr)
+    cancelled = e3relax("screen", "cancel", screen_id).stdout
+    assert "2 candidates are cancelled" in cancelled
+    assert f"screen {screen_id} is cancelled (cancelled): 2 cancelled" in cancelled
+    assert e3relax("screen", "resume", screen_id, "--out", tmp_path / "out").code == 0
+    assert json.loads(e3relax("screen", "status", screen_id, "--json").stdout)["counts"] == {"successful": 2}
+
+
+@pytest.mark.usefixtures("predictor")
+def test_an_unknown_screen_is_one_message(e3relax):
+    for command in ("status", "resume", "cancel"):
+        result = e3relax("screen", command, "nothing")
+        assert result.code == 2
+        assert "there is no screen 'nothing'" in result.stderr
+    assert "run" in e3relax("screen", "--help").stdout
