@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from launchpads import Campaign
+from secantus_locked import lock_find_and_modify
 
 from e3relax_flows.core.settings import E3RelaxSettings
 
@@ -24,6 +25,7 @@ def server() -> Iterator[tuple[str, int]]:
         yield host, int(port or 27017)
         return
     secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
+    lock_find_and_modify()
     with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
         yield "127.0.0.1", server.port
 
