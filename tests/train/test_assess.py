@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_pairs, write_pairs
+from made_halides import make_pairs, write_pairs
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import ConfigError

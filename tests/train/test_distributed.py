@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import Interruption
+from made_halides import Interruption
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.train.distributed import Place, World, choose_device, find_first_host, find_place, join_world

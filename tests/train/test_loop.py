@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Interruption, make_pairs, write_pairs
+from made_halides import Interruption, make_pairs, write_pairs
 
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.optional import MissingDependencyError

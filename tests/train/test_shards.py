@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import make_pairs, write_pairs
+from made_halides import make_pairs, write_pairs
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.train.dataset import load_pairs

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import make_pairs
+from made_halides import make_pairs
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError
