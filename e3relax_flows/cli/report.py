@@ -72,6 +72,53 @@ def report_screen(
     raise typer.Exit(int(bool(n_missing)))
 
 
+@report_app.command("model")
+def report_model(
+    model: Annotated[str, typer.Argument(help="Alias, name, id or folder of a model.")],
+    out: PageOption,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model's card, its errors by source and chemistry, its calibration and what the gate said."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.report.collecting import collect_model
+    from e3relax_flows.report.html import render_model_page
+
+    with console.hide_warnings():
+        documents = collect_model(model, load_settings())
+    facts = {
+        "kind": "model",
+        "model_id": documents.model_id,
+        "evaluations": len(documents.evaluations),
+        "gates": len(documents.gates),
+        "relaxations": len(documents.trust),
+    }
+    _write(out, render_model_page(documents), facts, dry_run, as_json)
+
+
+@report_app.command("campaign")
+def report_campaign(
+    campaign: Annotated[str, typer.Argument(help="Id of a campaign, the first digits of it, or its name.")],
+    out: PageOption,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the learning curve of a campaign beside doing nothing and the random arm, its gates and its cost."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
+    from e3relax_flows.report.collecting import find_gates_by_id
+    from e3relax_flows.report.html import render_campaign_page
+
+    settings = load_settings()
+    with open_campaign_stores(settings) as stores:
+        found = find_campaign(stores, campaign)
+        generations = load_generations(stores, found.campaign_id)
+    gate_ids = [one.retrain.gate_id for one in generations if one.retrain and one.retrain.gate_id]
+    text = render_campaign_page(found, generations, find_gates_by_id(gate_ids, settings))
+    facts = {"kind": "campaign", "campaign_id": found.campaign_id, "generations": len(generations)}
+    _write(out, text, facts, dry_run, as_json)
+
+
 def _write(out: Path, text: str, facts: dict[str, Any], dry_run: bool, as_json: bool) -> None:
     """Write a page and say so."""
     from e3relax_flows.report.pages import check_page_path, write_page

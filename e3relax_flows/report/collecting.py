@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from e3relax_flows.core.errors import ModelError
-from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.core.modelfolders import ALIASES, CARD_FILE, find_model
+from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
+from e3relax_flows.data.frames import outcomes_dataframe
+from e3relax_flows.data.judgements import find_evaluations, find_gates, has_judgements, open_judgements
+from e3relax_flows.data.pairstores import open_pair_store
 from e3relax_flows.data.registry import locate_model
-from e3relax_flows.data.stores import find_outcomes, find_predictions, open_stores
+from e3relax_flows.data.registrystores import list_aliases
+from e3relax_flows.data.stores import IDS_PER_QUERY, find_outcomes, find_predictions, open_stores
+from e3relax_flows.report.modelfigures import TrustRow
+from e3relax_flows.report.modelpage import ModelDocuments
 from e3relax_flows.report.screenpage import ScreenDocuments
+from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
 from e3relax_flows.schemas.screens import ScreenDoc
 
 PART = 500  # documents between two reports of progress
@@ -65,3 +73,89 @@ def find_threshold(model_id: str, settings: E3RelaxSettings) -> float | None:
         return None
     config = model.doc.config if model.doc else model.folder.config if model.folder else {}
     return config.get("calibration", {}).get("trust", {}).get("max_harm")
+
+
+def collect_model(spec: str, settings: E3RelaxSettings) -> ModelDocuments:
+    """What is known of a model: folder, registry, evaluations, gates, and what became of its predictions.
+
+    Parameters
+    ----------
+    spec
+        Alias, name, id or folder.
+    settings
+        Where the stores are.
+
+    Raises
+    ------
+    ModelError
+        When nothing or more than one model answers to `spec`.
+    StoreError
+        When a store cannot be reached, or holds documents that are none.
+    """
+    model = locate_model(spec, settings)
+    evaluations, gates = _find_judgements(model.model_id, settings)
+    card = model.folder.path / CARD_FILE if model.folder else None
+    text = model.doc.card if model.doc else card.read_text(encoding="utf-8") if card and card.exists() else ""
+    return ModelDocuments(
+        model_id=model.model_id,
+        name=model.name,
+        config=model.doc.config if model.doc else model.folder.config if model.folder else {},
+        card=text,
+        doc=model.doc,
+        aliases=_find_aliases(model.model_id, settings),
+        evaluations=evaluations,
+        gates=gates,
+        systems=_find_systems(evaluations[-1], settings) if evaluations else {},
+        trust=_find_trust(model.model_id, settings),
+    )
+
+
+def find_gates_by_id(ids: Sequence[str], settings: E3RelaxSettings) -> dict[str, GateDoc]:
+    """Those of the gates that are there, by id."""
+    if not ids or not has_judgements(settings):
+        return {}
+    with open_judgements(settings) as stores:
+        return {gate.gate_id: gate for gate in find_gates(stores, {"gate_id": {"$in": list(ids)}})}
+
+
+def _find_judgements(model_id: str, settings: E3RelaxSettings) -> tuple[list[EvaluationDoc], list[GateDoc]]:
+    """Evaluations of a model, and gates at which it was judged or defended its place."""
+    if not has_judgements(settings):
+        return [], []
+    with open_judgements(settings) as stores:
+        gates = find_gates(stores, {"$or": [{"candidate_id": model_id}, {"incumbent_id": model_id}]})
+        return find_evaluations(stores, {"model_id": model_id}), gates
+
+
+def _find_aliases(model_id: str, settings: E3RelaxSettings) -> list[str]:
+    meanings = {alias: find_model(alias).model_id for alias in ALIASES}
+    meanings |= {doc.name: doc.model_id for doc in list_aliases(settings)}
+    return sorted(alias for alias, meant in meanings.items() if meant == model_id)
+
+
+def _find_systems(evaluation: EvaluationDoc, settings: E3RelaxSettings) -> dict[str, str]:
+    """Chemical systems of the pairs of an evaluation, by pair id."""
+    if settings.PAIR_STORE is None and not (settings.DATA_DIR / DATA_FILE).exists():
+        return {}
+    ids = [row.pair_id for row in evaluation.rows]
+    systems: dict[str, str] = {}
+    with open_pair_store(settings) as store:
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            query = {"pair_id": {"$in": ids[start : start + IDS_PER_QUERY]}}
+            systems |= {
+                raw["pair_id"]: raw["chemical_system"] for raw in store.query(query, ["pair_id", "chemical_system"])
+            }
+    return systems
+
+
+def _find_trust(model_id: str, settings: E3RelaxSettings) -> list[TrustRow]:
+    """What was expected of a model's predictions, where a converged relaxation says what came."""
+    if settings.OUTCOME_STORE is None and not (settings.DATA_DIR / DATA_FILE).exists():
+        return []
+    with open_stores(settings) as stores:
+        query = {"model_id": model_id, "state": "successful"}
+        frame = outcomes_dataframe(stores.outcomes, query, stores.predictions)
+    frame = frame.dropna(subset=["predicted_error", "initial_error"]).drop_duplicates("prediction_id")
+    columns = ["expected_error", "error_low", "error_high", "harm_probability", "predicted_error", "initial_error"]
+    rows = frame[columns].astype(object).where(frame[columns].notna(), None)
+    return [TrustRow(*values) for values in rows.itertuples(index=False, name=None)]

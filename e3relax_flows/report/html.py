@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from e3relax_flows.report.campaignpage import build_campaign_page
+from e3relax_flows.report.modelpage import ModelDocuments, build_model_page
 from e3relax_flows.report.pages import render_page, write_page
 from e3relax_flows.report.screenpage import ScreenDocuments, build_screen_page
 from e3relax_flows.report.tables import ScreenTable
+from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc
+from e3relax_flows.schemas.models import GateDoc
 from e3relax_flows.schemas.screens import ScreenDoc
 
 
@@ -25,3 +30,15 @@ def write_screen_page(
     Without `documents` it has neither figures of errors nor structures, only what the screen itself says.
     """
     return write_page(path, render_screen_page(screen, table, savings, documents))
+
+
+def render_model_page(documents: ModelDocuments) -> str:
+    """The page of a model as text."""
+    return render_page(build_model_page(documents))
+
+
+def render_campaign_page(
+    campaign: CampaignDoc, generations: Sequence[GenerationDoc], gates: Mapping[str, GateDoc]
+) -> str:
+    """The page of a campaign as text; parameters are those of `build_campaign_page`."""
+    return render_page(build_campaign_page(campaign, generations, gates))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from e3relax_flows.core.errors import ConfigError
@@ -66,7 +67,7 @@ class Section:
     paragraphs: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[TextTable] = field(default_factory=list)
-    pre: str = ""
+    markdown: str = ""
     candidates: bool = False
 
 
@@ -102,6 +103,7 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["markdown"] = render_markdown
     figures = [figure for section in page.sections for figure in section.figures]
     content = {
         "figures": {figure.id: {"data": figure.data, "layout": figure.layout} for figure in figures},
@@ -140,6 +142,12 @@ def check_page_path(path: Path) -> None:
     """Raise ConfigError when no page can have this path."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
+
+
+def render_markdown(text: str) -> Markup:
+    """Markdown as HTML; HTML in it stays text, and pictures, which would be fetched, become links."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    return Markup(parser.render(text))
 
 
 def encode_json(value: Any) -> str:

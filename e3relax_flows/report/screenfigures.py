@@ -94,7 +94,7 @@ def draw_savings(savings: SavingsSummary) -> list[Figure]:
         "showlegend": False,
         "xaxis": {"title": {"text": "% of the steps from initial"}, "rangemode": "tozero"},
         "yaxis": {"range": [-0.6, len(found) - 0.3]},
-        "shapes": [_draw_line("x", 100.0)],
+        "shapes": [draw_line("x", 100.0)],
     }
     caption = (
         "Candidates that were relaxed from both starts. Bars: 95 % interval from pairs drawn again. Left of the dashed "
@@ -170,7 +170,7 @@ def draw_scores(relaxed: Sequence[Relaxed]) -> list[Figure]:
     layout = {
         "xaxis": {"title": {"text": "score, Å"}, "type": "log"},
         "yaxis": {"title": {"text": "error, Å"}, "type": "log"},
-        "shapes": [_draw_line("x", limit) for limit in limits],
+        "shapes": [draw_line("x", limit) for limit in limits],
     }
     said = ", ".join(f"{limit:g} Å" for limit in limits)
     caption = (
@@ -188,7 +188,7 @@ def draw_harm(relaxed: Sequence[Relaxed], thresholds: Sequence[float]) -> list[F
     layout = {
         "xaxis": {"title": {"text": "probability of harm"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "error / error of initial"}, "type": "log", "dtick": "D2"},
-        "shapes": [_draw_line("y", 1.0), *(_draw_line("x", limit) for limit in thresholds)],
+        "shapes": [draw_line("y", 1.0), *(draw_line("x", limit) for limit in thresholds)],
     }
     said = ", ".join(f"{limit:.3g}" for limit in thresholds)
     line = f" and, upright, the guard's threshold, {said}: to its right predictions are refused" if said else ""
@@ -223,7 +223,7 @@ def _draw_parity_figure(
         rows = series[style["name"]]
         points = thin_points(Points(*(list(column) for column in zip(*rows, strict=True)))) if rows else None
         if points is not None:
-            data.append(style | _place_points(points))
+            data.append(style | place_points(points))
     low = min(min(*trace["x"], *trace["y"]) for trace in data)
     high = max(max(*trace["x"], *trace["y"]) for trace in data)
     diagonal = {"type": "line", "x0": low, "y0": low, "x1": high, "y1": high, "line": {"color": "@grey", "dash": "dot"}}
@@ -239,7 +239,8 @@ def _draw_parity_figure(
     return [Figure(id, f"{title}: against relaxed", caption, data, layout)]
 
 
-def _place_points(points: Points) -> dict[str, Any]:
+def place_points(points: Points) -> dict[str, Any]:
+    """Points as a trace; a click on one opens the candidate of its row."""
     return {
         "type": "scatter",
         "mode": "markers",
@@ -268,7 +269,7 @@ def _split_by_verdict(relaxed: Sequence[Relaxed], value: Any, relative: bool = F
             rows.append((max(x, 1e-6), max(y, 1e-6), one.name, one.row))
         if rows:
             points = thin_points(Points(*(list(column) for column in zip(*rows, strict=True))))
-            data.append(style | _place_points(points))
+            data.append(style | place_points(points))
     return data
 
 
@@ -298,7 +299,7 @@ def _layout_bars(n: int, title: str) -> dict[str, Any]:
     }
 
 
-def _draw_line(axis: str, value: float) -> dict[str, Any]:
+def draw_line(axis: str, value: float) -> dict[str, Any]:
     """A dashed line through the figure at one value of an axis."""
     along, across = (axis, "y") if axis == "x" else (axis, "x")
     return {

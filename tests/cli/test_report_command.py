@@ -12,10 +12,15 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.campaignstores import open_campaign_stores, save_campaign, save_phase
+from e3relax_flows.data.judgements import open_judgements, save_evaluation
 from e3relax_flows.data.stores import open_stores
 from e3relax_flows.engines import registry
 from e3relax_flows.report.candidatepages import CommandBook
-from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictionDoc, PredictOptions
+from e3relax_flows.schemas.campaigns import BeginResult, CampaignConfig, CampaignDoc, ConcludeResult, Interval, Phase
+from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc
+from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictionDoc, PredictOptions, Verdict
+from e3relax_flows.schemas.retraining import RetrainConfig
 from e3relax_flows.testing import EMT_LATTICES
 
 
@@ -163,3 +168,84 @@ def test_the_command_holds_every_option(tmp_path):
     config = load_screen_config(tmp_path / "one.yaml")
     assert config.options == options
     assert (config.model, config.control) == ("m" * 16, 0)
+
+
+def test_the_bundled_model_has_a_page_without_any_store(e3relax, tmp_path):
+    result = e3relax("report", "model", "default", "-o", tmp_path / "model.html", "--json")
+    assert result.code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["kind"], told["evaluations"], told["relaxations"]) == ("model", 0, 0)
+    text = (tmp_path / "model.html").read_text(encoding="utf-8")
+    assert told["model_id"] in text
+    assert "214,183" in text
+    assert not (tmp_path / "data").exists()  # looking makes no stores
+
+
+def test_a_model_is_told_with_what_became_of_its_predictions(e3relax, screened, tmp_path):
+    document = json.loads((screened / "screen.json").read_text())
+    model_id = document["candidates"][0]["model_id"]
+    settings = load_settings()
+    with open_judgements(settings) as stores:
+        save_evaluation(stores, make_evaluation(model_id))
+    result = e3relax("report", "model", settings.MODEL, "-o", tmp_path / "model.html", "--json")
+    assert result.code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["model_id"], told["evaluations"], told["relaxations"]) == (model_id, 1, 2)
+    figures = read_content(tmp_path / "model.html")["figures"]
+    assert figures["by-source"]["data"][1]["x"] == [0.15]
+
+
+def make_evaluation(model_id: str) -> EvaluationDoc:
+    row = EvaluatedPair(
+        pair_id="p",
+        source="mp",
+        stratum="oxides",
+        displacement=0.1,
+        strain=0.02,
+        identity_displacement=0.2,
+        identity_strain=0.1,
+        identity_volume=0.3,
+        verdict=Verdict.ACCEPT,
+        valid=True,
+    )
+    return EvaluationDoc(evaluation_id="e", model_id=model_id, holdout_id="h", options=PredictOptions(), rows=[row])
+
+
+def test_unknown_models_and_campaigns_are_messages(e3relax, tmp_path):
+    result = e3relax("report", "model", "nobody", "-o", tmp_path / "model.html")
+    assert result.code == 2
+    assert "'nobody'" in result.stderr
+    result = e3relax("report", "campaign", "nobody", "-o", tmp_path / "campaign.html")
+    assert result.code == 2
+    assert "'nobody'" in result.stderr
+
+
+def test_a_campaign_is_reported_by_its_name(e3relax, tmp_path):
+    config = CampaignConfig(
+        name="oxides", inputs=["pool"], engine="vasp", labels=10, retraining=RetrainConfig(holdout="mine")
+    )
+    campaign = CampaignDoc(campaign_id="c" * 16, name="oxides", config=config, maker={}, n_pool=500, n_chunks=1)
+    interval = Interval(mean=0.1, low=0.09, high=0.12, n=20)
+    done = ConcludeResult(model_id="m-2", error=interval, dft_hours=12.5)
+    with open_campaign_stores(load_settings()) as stores:
+        save_campaign(stores, campaign)
+        save_phase(stores, campaign.campaign_id, 0, Phase.BEGIN, BeginResult(model_id="m-1", n_left=500))
+        save_phase(stores, campaign.campaign_id, 0, Phase.CONCLUDE, done)
+    result = e3relax("report", "campaign", "oxides", "-o", tmp_path / "campaign.html", "--json")
+    assert result.code == 0, result.stderr
+    assert json.loads(result.stdout)["generations"] == 1
+    figures = read_content(tmp_path / "campaign.html")["figures"]
+    assert figures["learning-curve"]["data"][0]["y"] == [0.1]
+    assert figures["hours"]["data"][0]["y"] == [12.5]
+
+
+def test_reports_are_written_without_torch(tmp_path):
+    script = (
+        "import sys\n"
+        "from e3relax_flows.cli.app import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    arguments = ["report", "model", "default", "-o", str(tmp_path / "model.html"), "--json"]
+    run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
