@@ -31,6 +31,7 @@ def test_python_of_the_readme_runs_in_order() -> None:
         steps = {outcome["start_kind"]: outcome["n_ionic_steps"] for outcome in row["outcomes"]}
         assert set(steps) >= {"control"}
         assert all(1 <= count < 100 for count in steps.values())
+    assert sorted(set(names["outcomes"]["id"])) == sorted(row["id"] for row in screen["candidates"])
 
 
 def test_two_commands_come_first_and_every_make_target_exists() -> None:
