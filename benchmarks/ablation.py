@@ -1,6 +1,6 @@
 """Does choosing candidates help: the same number of labels, scored and diverse against random ones, over seeds.
 
-python benchmarks/ablation.py [--out runs/ablation] [--seeds 0 1 2] [--steps 400] [--figure docs/ablation.png]
+python benchmarks/ablation.py [--out runs/ablation] [--seeds 0 1 2] [--steps 600] [--figure docs/ablation.png]
 
 The pool is relaxed once by CHGNet (a potential, not DFT); what is in the stores below --out is not relaxed again. Each
 arm and seed is a campaign without its gate: choose, train on all that was chosen so far, choose with the new model.
@@ -121,14 +121,16 @@ def assess(predictor, pairs, ids):
     return errors, served, identity, np.array([row.group for row in rows])
 
 
-def train(folder, start, pairs, labelled, seed, steps):
+def train(folder, start, pairs, labelled, seed, arguments):
     """Fine-tune a model on all that was labelled; gives its folder."""
     if (folder / "model" / "config.json").exists():
         return read_model_folder(folder / "model")
     docs = {pairs[i][0].pair_id: pairs[i][0] for i in labelled}
-    dataset = build_dataset(docs.values(), [], PairFilter(dft_only=False), val_fraction=0.15, seed=seed)
+    dataset = build_dataset(
+        docs.values(), [], PairFilter(dft_only=False), val_fraction=arguments.val_fraction, seed=seed
+    )
     splits = {name: pack_pairs(docs.values(), getattr(dataset, name)) for name in ("train", "val")}
-    shards = folder / "shards"
+    shards, steps = folder / "shards", arguments.steps
     write_snapshot(shards, splits, dataset.dataset_id)
     config = RetrainConfig.model_validate(
         {
@@ -169,7 +171,7 @@ def run_campaign(arm, seed, pairs, pool_ids, held_ids, start, arguments):
         chosen = [pool_ids[choice.index] for choice in choices]
         before, _, _, _ = assess(predictor, pairs, chosen)
         labelled = [*labelled, *chosen]
-        model = train(folder, model, pairs, labelled, seed, arguments.steps)
+        model = train(folder, model, pairs, labelled, seed, arguments)
         errors, served, identity, groups = assess(Predictor.load(str(model.path), device="cpu"), pairs, held_ids)
         content = {
             "arm": arm, "seed": seed, "generation": generation, "labelled": labelled, "model_id": model.model_id,
@@ -259,9 +261,10 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--n", type=int, default=190, help="borides, carbides, nitrides")
     parser.add_argument("--n-common", type=int, default=150, help="common crystals")
-    parser.add_argument("--labels", type=int, default=16, help="of each generation")
-    parser.add_argument("--generations", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--labels", type=int, default=40, help="of each generation")
+    parser.add_argument("--generations", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=600, help="of each training")
+    parser.add_argument("--val-fraction", type=float, default=0.25, help="of the labelled chemical systems")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["random", "scored+diverse"])
     parser.add_argument("--figure", type=Path)

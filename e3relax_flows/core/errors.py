@@ -33,5 +33,9 @@ class ConfigError(E3RelaxError):
     """A setting or configuration file with a wrong or unknown entry."""
 
 
+class TooFewPairsError(ConfigError):
+    """There are not enough pairs, or no new ones, to train on; there may be later."""
+
+
 class MissingDependencyError(E3RelaxError):
     """An optional dependency that is not installed."""

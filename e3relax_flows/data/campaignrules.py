@@ -107,8 +107,9 @@ def expect_cost(done: Sequence[GenerationDoc], cores: int = 1) -> float | None:
 
 
 def sum_hours(generation: GenerationDoc) -> float:
-    """Hours of the relaxations of a generation."""
-    return sum(label.hours or 0.0 for label in generation.label.labels) if generation.label else 0.0
+    """Hours of the relaxations of a generation, without those that were there before."""
+    labels = generation.label.labels if generation.label else []
+    return sum(label.hours or 0.0 for label in labels if not label.reused)
 
 
 def list_control_hours(generations: Sequence[GenerationDoc]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, TooFewPairsError
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.schemas.datasets import (
     DatasetDoc,
@@ -168,7 +168,7 @@ def build_dataset(
         else:
             n_quarantined += 1
     if len(free) < 2:
-        raise ConfigError(
+        raise TooFewPairsError(
             f"{sum(map(len, free.values()))} pairs of {len(free)} groups ({group_by}) may be trained on, at least two "
             f"groups are needed: {len(harvest.notes)} pairs are wanted, {n_quarantined} of them are of held-out groups "
             f"and not in a holdout, {harvest.describe()}; build or import more pairs (e3relax data build, "

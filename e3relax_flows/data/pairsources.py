@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -83,10 +83,16 @@ class BuiltBefore:
 
 
 def iter_outcomes(
-    outcomes: Store, predictions: PredictionIndex, before: BuiltBefore, source: str | None
+    outcomes: Store,
+    predictions: PredictionIndex,
+    before: BuiltBefore,
+    source: str | None,
+    ids: Collection[str] | None = None,
 ) -> Iterator[OutcomeDocuments]:
-    """Outcomes that were not built before, with their predictions."""
-    listed = {raw["outcome_id"]: _stamp(raw) for raw in outcomes.query({}, ["outcome_id", "last_updated", "state"])}
+    """Outcomes, all or those of `ids`, that were not built before, with their predictions."""
+    criteria = {} if ids is None else {"outcome_id": {"$in": list(ids)}}
+    fields = ["outcome_id", "last_updated", "state"]
+    listed = {raw["outcome_id"]: _stamp(raw) for raw in outcomes.query(criteria, fields)}
     for chunk in grouper(listed, JOBS_PER_CHUNK):
         done = before.find({id: (listed[id], [id]) for id in chunk})
         found = find_outcomes(outcomes, [id for id in chunk if id not in done])

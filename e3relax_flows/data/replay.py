@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, TooFewPairsError
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.schemas.datasets import DatasetDoc
 
@@ -29,7 +29,7 @@ def choose_pairs(dataset: DatasetDoc, old: Collection[str], fraction: float, see
     ids = {*dataset.train, *dataset.val}
     new = ids.difference(old)
     if not new:
-        raise ConfigError(
+        raise TooFewPairsError(
             f"all {len(ids)} pairs were in the incumbent's training already; build pairs from new results first "
             "(e3relax data build), or train anew with method: scratch"
         )

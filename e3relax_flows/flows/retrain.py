@@ -58,7 +58,7 @@ class RetrainMaker(Maker):
         """Dictionary with a plain configuration, so that jobflow's `dict_mod` reaches into it."""
         return super().as_dict() | {"config": self.config.model_dump(mode="json")}
 
-    def make(self, incumbent: str | None = None) -> Flow:
+    def make(self, incumbent: str | None = None, snapshot: SnapshotDoc | None = None) -> Flow:
         """Build the flow.
 
         Parameters
@@ -66,19 +66,23 @@ class RetrainMaker(Maker):
         incumbent
             Alias, name or id of the model in service; none: what the alias of the configuration means when the flow
             begins. A reference to the output of another job will do.
+        snapshot
+            Pairs that were chosen before, with the incumbent; none: those that are there when the flow begins.
         """
-        snapshot = self.snapshot(incumbent)
-        trainings = [self.train(snapshot.output, seed) for seed in self.config.seeds]
+        first = None if snapshot else self.snapshot(incumbent)
+        chosen: Any = snapshot if first is None else first.output
+        trainings = [self.train(chosen, seed) for seed in self.config.seeds]
         outputs = [training.output for training in trainings]
         choice = self.choose(outputs)
         evaluations = [
-            self.evaluate(model, snapshot.output, which)
+            self.evaluate(model, chosen, which)
             for model in (choice.output, None)
             for which in ("holdout", *(["original"] if self.config.original_holdout else []))
         ]
-        gate = self.gate(snapshot.output, choice.output, [evaluation.output for evaluation in evaluations])
-        end = self.promote(snapshot.output, outputs, gate.output)
-        return Flow([snapshot, *trainings, choice, *evaluations, gate, end], output=end.output, name=self.name)
+        gate = self.gate(chosen, choice.output, [evaluation.output for evaluation in evaluations])
+        end = self.promote(chosen, outputs, gate.output)
+        jobs: list[Flow | Job] = [*([first] if first else []), *trainings, choice, *evaluations, gate, end]
+        return Flow(jobs, output=end.output, name=self.name)
 
     @job(name=SNAPSHOT_JOB, output_schema=SnapshotDoc)
     def snapshot(self, incumbent: str | None) -> SnapshotDoc:

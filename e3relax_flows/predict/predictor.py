@@ -178,7 +178,7 @@ class Predictor:
                     if isinstance(output, StructureError):
                         continue
                     if output.embedding is None:
-                        raise ConfigError(f"model {self.model_id} ({self.network.kind}) has no embedding of crystals")
+                        raise ConfigError(f"model {self.model_id} has no embedding of crystals")
                     found[place[id(items[index])]] = output.embedding
         width = len(next(iter(found.values()))) if found else 0
         embeddings = np.full((len(structures), width), np.nan)

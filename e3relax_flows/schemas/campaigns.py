@@ -186,6 +186,7 @@ class Label(BaseModel):
     state: OutcomeState | None = Field(None, description="None: there is no outcome")
     message: str | None = None
     hours: float | None = Field(None, description="wall time of the relaxation")
+    reused: bool = Field(False, description="it was in the store before the campaign, and cost nothing now")
     prediction_error: float | None = Field(None, description="Å; displacement + 2.5 Å · strain, before training")
     initial_error: float | None = Field(None, description="Å; the same of leaving the crystal alone")
 
@@ -293,6 +294,6 @@ class CampaignDoc(BaseModel):
 
 
 def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
-    """Id of a campaign: all that it was told."""
-    plain = {key: value for key, value in maker.items() if key != "@version"}
+    """Id of a campaign: all that it was told but when to stop."""
+    plain = {key: value for key, value in maker.items() if key not in ("@version", "config")}
     return hash_content({"config": config.model_dump(mode="json", exclude={"stop"}), "maker": plain})
