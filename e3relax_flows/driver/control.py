@@ -29,7 +29,7 @@ from e3relax_flows.driver.local import find_lost, give_back
 from e3relax_flows.jobs.screening import read_maker
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
-from e3relax_flows.submit.checks import check_launchpad, check_remote_project
+from e3relax_flows.submit.checks import check_launchpad, check_remote_project, check_remote_store
 from e3relax_flows.submit.launchpad import hold_submission, open_launchpad
 from e3relax_flows.submit.places import check_flows, judge_problems
 from e3relax_flows.submit.roles import assign_roles
@@ -227,7 +227,8 @@ def _start_remote(screen: ScreenDoc, samples: Sequence[Flow | Job], settings: E3
     """Give jobflow-remote what can run now: typed again after the predictions, the relaxations follow."""
     remote = require("jobflow_remote", "remote", "--submit remote")
     project, screen_id = remote.ConfigManager().get_project(), str(screen.screen_id)
-    problems = [*check_flows(samples, "remote", settings), *check_remote_project(project, settings.WORKERS)]
+    problems = [*check_flows(samples, "remote", settings), *check_remote_store(project, samples)]
+    problems += check_remote_project(project, settings.WORKERS)
     progress = Progress(screen, warnings=judge_problems(problems))
 
     def send(flow: Flow) -> None:

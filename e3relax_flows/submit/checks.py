@@ -58,7 +58,12 @@ def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
 
 
 def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
-    """Whether outputs go where other processes see them, and large parts of them into stores that exist."""
+    """Whether outputs go where other processes see them, and large parts of them into stores that exist.
+
+    jobflow-remote has a job store of its own, see `check_remote_store`.
+    """
+    if place == "remote":
+        return
     configured = JobflowSettings()
     if place != "local" and "JOB_STORE" not in configured.model_fields_set:
         yield Problem(
@@ -74,7 +79,12 @@ def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow 
         yield Problem(str(error))
 
 
-def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+def check_remote_store(project: Any, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+    """Whether the job store of a project of jobflow-remote has the stores for large parts of outputs."""
+    yield from _check_large_parts(project.get_jobstore(), flows, f"jobstore in the file of project {project.name!r}")
+
+
+def _check_large_parts(store: JobStore, flows: Sequence[Flow | Job], setting: str) -> Iterator[Problem]:
     wanted: dict[str, str] = {}
     for flow in flows:
         for job in iterate_jobs(flow):
@@ -83,9 +93,13 @@ def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -
     for name in sorted(missing):
         yield Problem(
             f"job {wanted[name]!r} keeps large parts of its output in the additional store {name!r}, which the job "
-            f"store has not; add additional_stores with {name} to JOB_STORE in ~/.jobflow.yaml, here and on the "
-            "workers (configs/jobflow_mongodb.yaml shows how)"
+            f"store has not; add additional_stores with {name} to {setting} "
+            "(configs/jobflow_mongodb.yaml shows how)"
         )
+
+
+def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+    yield from _check_large_parts(store, flows, "JOB_STORE in ~/.jobflow.yaml, here and on the workers")
     if place == "local":
         return
     documents = store.docs_store

@@ -24,6 +24,7 @@ from e3relax_flows.submit.checks import (
     check_launchpad,
     check_potcars,
     check_remote_project,
+    check_remote_store,
     check_sizes,
     check_stores,
     list_job_documents,
@@ -148,7 +149,7 @@ def submit_many(
     problems = check_flows([*flows.values(), *samples], where, settings)
     if where == "fireworks":
         return _submit_to_fireworks(flows, settings, problems, again)
-    return _submit_to_remote(flows, settings, problems)
+    return _submit_to_remote(flows, settings, problems, samples)
 
 
 def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
@@ -249,11 +250,14 @@ def _submit_to_fireworks(
     )
 
 
-def _submit_to_remote(flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem]) -> Submission:
+def _submit_to_remote(
+    flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], samples: Sequence[Flow | Job]
+) -> Submission:
     remote = require("jobflow_remote", "remote", "--submit remote")
     project = remote.ConfigManager().get_project()
     for flow in flows.values():
         problems += check_sizes(list_job_documents(flow))
+    problems += check_remote_store(project, [*flows.values(), *samples])
     warnings = judge_problems([*problems, *check_remote_project(project, settings.WORKERS)])
     ids: list[str] = []
     for flow in flows.values():

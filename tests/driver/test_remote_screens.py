@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.data.reading import ReadItem
 from e3relax_flows.data.screenstores import load_screen, open_screen_stores
@@ -16,7 +17,6 @@ from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.driver.register import register_screen
 from e3relax_flows.flows.screen import ScreenMaker
-from e3relax_flows.submit import places
 from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
@@ -26,11 +26,13 @@ def sent(monkeypatch: pytest.MonkeyPatch, predictor: TablePredictor) -> list:  #
     """Flows that were submitted, in place of jobflow-remote, which cannot be installed beside a newer pymongo."""
     flows: list = []
     module = ModuleType("jobflow_remote")
-    project = SimpleNamespace(name="metals", workers={"gpu": None, "cpu": None}, exec_config={})
+    stores = SimpleNamespace(additional_stores={"data": None})
+    project = SimpleNamespace(
+        name="metals", workers={"gpu": None, "cpu": None}, exec_config={}, get_jobstore=lambda: stores
+    )
     module.ConfigManager = lambda: SimpleNamespace(get_project=lambda: project)
     module.submit_flow = flows.append
     monkeypatch.setitem(sys.modules, "jobflow_remote", module)
-    monkeypatch.setattr(places, "check_job_store", lambda *_: [])  # no server is needed for this
     monkeypatch.setenv("E3RELAX_WORKERS", '{"predict": {"worker": "gpu"}, "dft": {"worker": "cpu"}}')
     return flows
 
@@ -79,13 +81,24 @@ def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings
 def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
     settings: E3RelaxSettings, sent: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from e3relax_flows.core.errors import ConfigError
-
     monkeypatch.setenv("E3RELAX_WORKERS", '{"dft": {"worker": "cluster"}}')
     settings = load_settings()
     maker = ScreenMaker(engine=EmtEngine(), control=0)
     with open_screen_stores(settings) as stores:
         screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
     with pytest.raises(ConfigError, match="role dft names worker 'cluster'"):
+        start_screen(screen_id, settings)
+    assert sent == []
+
+
+def test_a_job_store_without_a_place_for_large_parts_is_told(settings: E3RelaxSettings, sent: list) -> None:
+    sys.modules["jobflow_remote"].ConfigManager().get_project().get_jobstore().additional_stores.clear()
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        maker = ScreenMaker(engine=EmtEngine(), control=0)
+        screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
+    with pytest.raises(
+        ConfigError, match=r"'EMT relax' keeps .* 'data', .* to jobstore in the file of project 'metals'"
+    ):
         start_screen(screen_id, settings)
     assert sent == []

@@ -213,6 +213,7 @@ def test_jobflow_remote_gets_the_flow(campaign: Campaign, monkeypatch: pytest.Mo
     assert campaign
     given: list[Flow] = []
     project = SimpleNamespace(name="mine", workers={"cluster": {}}, exec_config={"vasp": {}})
+    project.get_jobstore = lambda: SimpleNamespace(additional_stores={})
     module = ModuleType("jobflow_remote")
     module.submit_flow = lambda flow: given.append(flow) or ["7", "8"]  # type: ignore[attr-defined]
     module.ConfigManager = lambda: SimpleNamespace(get_project=lambda: project)  # type: ignore[attr-defined]
