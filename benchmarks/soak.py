@@ -1,0 +1,246 @@
+"""Soak test: thousands of candidates through two FireWorks workers that are killed at random, and the ledger at the end.
+
+`python benchmarks/soak.py --n 5000` starts a server with MongoDB's protocol (SecantusDB, in a process of its own) in a
+folder, registers a screen of EMT alloys, and lets two `rlaunch rapidfire` run it. Every `--kill-every` seconds, at a
+random moment, a random worker is killed with -9, and a new one started, as a queueing system would. After every
+`--recover-after` kills all workers are stopped, and what a user would type is typed: `e3relax screen recover
+--workers-stopped`, `e3relax screen resume ID`. At the end nothing may be missing, and nothing relaxed twice: the engine
+writes a line when a relaxation begins and another when it has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from soak_parts import NotedEngine, Place, count_relaxations, make_candidates
+
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.claims import find_claims, open_claim_store
+from e3relax_flows.data.screenstores import ScreenStores, count_rows, load_screen, open_screen_stores
+from e3relax_flows.data.stores import open_job_store, open_outcome_store, open_prediction_store
+from e3relax_flows.driver.control import resume_screen
+from e3relax_flows.driver.register import register_screen
+from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.schemas.screens import ScreenLimits
+
+LOOK_EVERY_S = 10.0
+PATIENCE_S = 60.0  # without an outcome, after which a user would look
+FINAL = ("successful", "unconverged", "failed", "skipped", "duplicate", "error")
+
+
+@dataclass
+class Soak:
+    """A soak that runs, and what was seen of it."""
+
+    place: Place
+    screen_id: str
+    options: argparse.Namespace
+    draw: random.Random
+    n_kills: int = 0
+    n_recoveries: int = 0
+    mended: Counter[str] = field(default_factory=Counter)
+    seen: set[str] = field(default_factory=set)  # ids of outcomes that were once in the store
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def minutes(self) -> float:
+        """Since the start."""
+        return (time.monotonic() - self.started) / 60
+
+    def run(self) -> None:
+        """Kill and recover until every candidate has its final state, or the time is over."""
+        settings = load_settings()
+        self.recover()
+        kill_at, last_progress = self._draw_kill(), time.monotonic()
+        while self.minutes < self.options.minutes:
+            time.sleep(LOOK_EVERY_S)
+            with open_outcome_store(settings) as outcomes:
+                found = set(outcomes.distinct("outcome_id"))
+            with open_screen_stores(settings) as stores:
+                counts = count_rows(stores, self.screen_id)
+            if found - self.seen:
+                last_progress = time.monotonic()
+            self._tell(counts, found)
+            self.seen |= found
+            waiting = any(counts.get(state) for state in ("waiting", "predicted", "planned"))
+            if not waiting and sum(counts.get(state, 0) for state in ("submitted", "held")) <= self.options.tail:
+                break
+            if time.monotonic() > kill_at and self.options.kill_every:
+                self.kill_one()
+                kill_at = self._draw_kill()
+                if self.n_kills % self.options.recover_after == 0:
+                    self.recover()
+                    last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > PATIENCE_S:
+                self.recover()
+                last_progress = time.monotonic()
+        self.finish()
+
+    def finish(self) -> None:
+        """Without more kills: recover and resume until there is nothing to be done."""
+        for _ in range(20):
+            status = self.place.read_status(self.screen_id)
+            if status["phase"] == "finished" or self.minutes > self.options.minutes + 3:
+                return
+            self.recover()
+            self._wait_for_workers()
+
+    def kill_one(self) -> None:
+        """Kill a random worker, and start another."""
+        self.place.kill(self.draw.choice(self.place.workers))
+        self.n_kills += 1
+        self.place.start_workers()
+
+    def recover(self) -> None:
+        """Stop all workers, type what a user types, start workers again."""
+        self.n_kills += len(self.place.workers) if self.n_recoveries else 0
+        for worker in list(self.place.workers):
+            self.place.kill(worker)
+        for line in self.place.run("screen", "recover", "--workers-stopped").splitlines():
+            count, _, words = line.partition(" ")
+            if count.isdigit() and "by themselves" not in line:
+                self.mended[words] += int(count)
+        self.place.run("screen", "resume", self.screen_id)
+        self.n_recoveries += 1
+        self.place.start_workers()
+
+    def _wait_for_workers(self) -> None:
+        """Until nothing is ready and nothing runs, or nothing happens any more."""
+        from fireworks import LaunchPad
+
+        with closing((pad := LaunchPad.auto_load()).connection):
+            deadline = time.monotonic() + PATIENCE_S
+            while time.monotonic() < deadline:
+                time.sleep(2)
+                if not pad.fireworks.find_one({"state": {"$in": ["READY", "RUNNING", "RESERVED"]}}, {"fw_id": 1}):
+                    return
+
+    def _draw_kill(self) -> float:
+        return time.monotonic() + self.options.kill_every * self.draw.uniform(0.5, 1.5)
+
+    def _tell(self, counts: dict[str, int], found: set[str]) -> None:
+        words = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print(f"{self.minutes:6.1f} min, {self.n_kills} kills, {len(found)} outcomes: {words}", flush=True)
+
+
+def register(n: int, chunk_size: int, max_in_flight: int | None) -> str:
+    """Write the screen into the stores; its id."""
+    settings = load_settings()
+    maker = ScreenMaker(name="soak", engine=NotedEngine(), control=0.1, chunk_size=chunk_size, deduplicate=False)
+    with open_screen_stores(settings) as stores:
+        screen, _ = register_screen(stores, maker, make_candidates(n), settings, place="fireworks")
+    resume_screen(str(screen.screen_id), settings, ScreenLimits(max_in_flight=max_in_flight))
+    return str(screen.screen_id)
+
+
+def count_lost(soak: Soak, stores: ScreenStores) -> dict[str, int]:
+    """Documents that were acknowledged and are not there."""
+    settings = load_settings()
+    screen = load_screen(stores, soak.screen_id)
+    with open_outcome_store(settings) as outcomes, open_prediction_store(settings) as predictions:
+        outcome_ids = set(outcomes.distinct("outcome_id"))
+        prediction_ids = set(predictions.distinct("prediction_id"))
+    with open_job_store(settings) as store:
+        recorded = {
+            raw["output"]["outcome_id"]
+            for raw in store.query({"name": "e3r outcome"}, ["output.outcome_id"])
+            if raw.get("output")
+        }
+    named = {planned.outcome_id for row in screen.candidates for planned in row.outcomes if planned.state}
+    lost_rows = {
+        planned.outcome_id
+        for row in screen.candidates
+        for planned in row.outcomes
+        if planned.message and not planned.state
+    }
+    return {
+        "outcomes seen while it ran": len(soak.seen - outcome_ids),
+        "outcomes whose job is done": len(recorded - outcome_ids),
+        "outcomes that candidates name": len(named - outcome_ids - lost_rows),
+        "predictions that candidates name": len(
+            {row.prediction_id for row in screen.candidates if row.prediction_id} - prediction_ids
+        ),
+    }
+
+
+def build_ledger(soak: Soak, n: int) -> Table:
+    """What became of everything."""
+    settings = load_settings()
+    log = count_relaxations(soak.place.folder / "relaxations.log")
+    with open_screen_stores(settings) as stores:
+        counts, lost = count_rows(stores, soak.screen_id), count_lost(soak, stores)
+    with open_outcome_store(settings) as outcomes:
+        states = Counter(raw["state"] for raw in outcomes.query({}, ["state"]))
+        n_distinct, n_all = len(outcomes.distinct("outcome_id")), outcomes.count()
+    with open_prediction_store(settings) as predictions:
+        n_predictions = predictions.count()
+    with open_claim_store(settings) as claims:
+        n_claims = len(find_claims(claims))
+    rows: list[tuple[str, Any]] = [
+        ("candidates", n),
+        *((f"  {state}", count) for state, count in counts.items()),
+        ("  not in exactly one final state", n - sum(counts.get(state, 0) for state in FINAL)),
+        ("outcomes in the store (distinct)", f"{n_all} ({n_distinct})"),
+        *((f"  {state}", count) for state, count in sorted(states.items())),
+        ("relaxations begun", sum(log["begun"].values())),
+        ("relaxations ended (distinct)", f"{sum(log['ended'].values())} ({len(log['ended'])})"),
+        ("  ended twice", sum(count - 1 for count in log["ended"].values())),
+        ("predictions in the store", n_predictions),
+        ("documents lost", sum(lost.values())),
+        *((f"  {words}", count) for words, count in lost.items() if count),
+        ("claims left", n_claims),
+        ("workers killed", soak.n_kills),
+        ("recover and resume typed", soak.n_recoveries),
+        *((f"  {words}", count) for words, count in soak.mended.items()),
+        ("minutes", f"{soak.minutes:.1f}"),
+        ("seconds per candidate", f"{60 * soak.minutes / n:.2f}"),
+    ]
+    table = Table("what", "count", title=f"Ledger of {n} candidates, {soak.place.n_workers} workers")
+    for what, count in rows:
+        table.add_row(what, str(count))
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=5000, help="candidates")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--kill-every", type=float, default=60.0, help="seconds, on average; 0: never")
+    parser.add_argument("--recover-after", type=int, default=5, help="kills")
+    parser.add_argument("--max-in-flight", type=int, default=200, help="0: all at once")
+    parser.add_argument("--chunk-size", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=600.0, help="the longest it may take")
+    parser.add_argument("--tail", type=int, default=0, help="candidates in flight when the kills end")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="an empty one; none: a temporary one")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="e3relax_soak_"))
+    place = Place(folder.absolute(), options.workers)
+    place.prepare()
+    place.start_server()
+    try:
+        from fireworks import LaunchPad
+
+        with closing((pad := LaunchPad.from_file(str(place.folder / "my_launchpad.yaml"))).connection):
+            pad.reset("", require_password=False)
+        screen_id = register(options.n, options.chunk_size, options.max_in_flight or None)
+        print(f"screen {screen_id} in {folder}", flush=True)
+        soak = Soak(place, screen_id, options, random.Random(options.seed))
+        soak.run()
+        Console(width=100).print(build_ledger(soak, options.n))
+    finally:
+        place.stop()
+
+
+if __name__ == "__main__":
+    main()
