@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pymatgen.vis
-from monty.serialization import loadfn
+import yaml
 from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core import Element, Structure
 
@@ -144,7 +144,8 @@ def _describe_label(label: str) -> dict[str, Any]:
 
 @cache
 def _load_colors() -> dict[str, list[int]]:
-    return dict(loadfn(Path(pymatgen.vis.__file__).parent / "ElementColorSchemes.yaml")["Jmol"])
+    file = Path(pymatgen.vis.__file__).parent / "ElementColorSchemes.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["Jmol"])
 
 
 def _find_message(row: CandidateRow, prediction: PredictionDoc | None) -> str:

@@ -141,8 +141,8 @@ def draw_expected(rows: Sequence[TrustRow]) -> list[Figure]:
     low, high = min(*x, *y), max(*x, *y)
     diagonal = {"type": "line", "x0": low, "y0": low, "x1": high, "y1": high, "line": {"color": "@grey", "dash": "dot"}}
     layout = {
-        "xaxis": {"title": {"text": "expected error, Å"}, "type": "log", "dtick": "D2"},
-        "yaxis": {"title": {"text": "error, Å"}, "type": "log", "dtick": "D2"},
+        "xaxis": {"title": {"text": "expected error, Å"}, "type": "log", "tickformat": "~g", "dtick": "D2"},
+        "yaxis": {"title": {"text": "error, Å"}, "type": "log", "tickformat": "~g", "dtick": "D2"},
         "shapes": [diagonal | {"layer": "below"}],
         "showlegend": False,
     }

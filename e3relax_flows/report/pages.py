@@ -47,6 +47,7 @@ class Figure:
     data: list[dict[str, Any]]
     layout: dict[str, Any] = field(default_factory=dict)
     wide: bool = False
+    low: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def draw_savings(savings: SavingsSummary) -> list[Figure]:
         "Candidates that were relaxed from both starts. Bars: 95 % interval from pairs drawn again. Left of the dashed "
         "line is saved."
     )
-    return [Figure("savings-ratio", "What prediction saves", caption, [data], layout)]
+    return [Figure("savings-ratio", "What prediction saves", caption, [data], layout, low=True)]
 
 
 def draw_parity(relaxed: Sequence[Relaxed]) -> list[Figure]:
@@ -168,8 +168,8 @@ def draw_scores(relaxed: Sequence[Relaxed]) -> list[Figure]:
         return []
     limits = _list_values(one.prediction.options.guards.max_score for one in relaxed)
     layout = {
-        "xaxis": {"title": {"text": "score, Å"}, "type": "log"},
-        "yaxis": {"title": {"text": "error, Å"}, "type": "log"},
+        "xaxis": {"title": {"text": "score, Å"}, "type": "log", "tickformat": "~g"},
+        "yaxis": {"title": {"text": "error, Å"}, "type": "log", "tickformat": "~g"},
         "shapes": [draw_line("x", limit) for limit in limits],
     }
     said = ", ".join(f"{limit:g} Å" for limit in limits)
@@ -187,7 +187,7 @@ def draw_harm(relaxed: Sequence[Relaxed], thresholds: Sequence[float]) -> list[F
         return []
     layout = {
         "xaxis": {"title": {"text": "probability of harm"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "error / error of initial"}, "type": "log", "dtick": "D2"},
+        "yaxis": {"title": {"text": "error / error of initial"}, "type": "log", "tickformat": "~g", "dtick": "D2"},
         "shapes": [draw_line("y", 1.0), *(draw_line("x", limit) for limit in thresholds)],
     }
     said = ", ".join(f"{limit:.3g}" for limit in thresholds)

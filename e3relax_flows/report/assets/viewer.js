@@ -6,7 +6,7 @@
   const EDGE = 0.02; // of the cell: an atom so near to a face is drawn on the opposite one, too
   const BOND = 1.15; // of the sum of covalent radii
   const elements = e3.content.candidates.elements;
-  const START = { eye: { x: 0.75, y: -1.3, z: 0.5 }, up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: 0 } };
+  const START = { eye: { x: 1.05, y: -1.8, z: 0.7 }, up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: 0 } };
   let scenes = [];
   let camera = START;
 
