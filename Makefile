@@ -1,6 +1,8 @@
 # make demo    install into .venv and run the main job: candidates, predictions, relaxations, a table, an HTML page
 # make test    install into .venv and run the test suite
 # make lint    ruff and mypy
+# make docs    build the documentation into site/; every warning is an error
+# make test-lowest   the quick tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 #
 #   make demo N=4             only the first four candidates
 #   make demo ENGINE=gpaw     three candidates with a real DFT code (installs the extra; needs g++ and Python's headers)
@@ -19,13 +21,14 @@ export OMP_NUM_THREADS
 BIN   := $(VENV)/bin
 READY := $(VENV)/.installed
 GPAW  := $(VENV)/.installed-gpaw
+DOCS  := $(VENV)/.installed-docs
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 ifeq ($(ENGINE),gpaw)
 ENGINE_READY := $(GPAW)
 endif
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs test-lowest install clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -40,6 +43,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -60,5 +66,9 @@ $(GPAW): $(READY) configs/gpaw_siteconfig.py
 	CC=g++ GPAW_CONFIG=$(abspath configs/gpaw_siteconfig.py) $(PIP) -e '.[dev,gpaw]'
 	@touch $@
 
+$(DOCS): $(READY)
+	$(PIP) -e '.[dev,docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,271 @@
+"""Reference pages of the documentation, made of the code when it is built: nothing in them is written by hand."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import e3relax_flows
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = "e3relax_flows/weights/small/card.md"
+PACKAGES = [
+    "predict",
+    "flows",
+    "jobs",
+    "engines",
+    "data",
+    "submit",
+    "driver",
+    "schemas",
+    "core",
+    "report",
+    "model",
+    "graphs",
+    "train",
+]  # in the order of their use; `cli` has a page of its own
+CONFIGURATIONS = {
+    "configs/screen.yaml": "e3relax_flows.cli.screenconfig:ScreenConfig",
+    "configs/train.yaml": "e3relax_flows.train.config:TrainConfig",
+    "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
+}
+LINKS = {f"../{CARD}": "reference/model-card.md"}  # of pages that are read in the repository, too
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made of the code."""
+    from mkdocs.structure.files import File
+
+    for path, text in build_pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Turn links into the repository into links to the pages made of the same files."""
+    for old, new in LINKS.items():
+        markdown = markdown.replace(f"]({old})", f"]({new})")
+    return markdown
+
+
+def build_pages() -> dict[str, str]:
+    """Text of every page by its path below `docs`."""
+    pages = {
+        "reference/cli.md": describe_commands(),
+        "reference/settings.md": describe_settings(),
+        "reference/documents.md": describe_documents(),
+        "reference/configuration.md": describe_configurations(),
+        "reference/workflows.md": describe_workflows(),
+        "reference/model-card.md": (ROOT / CARD).read_text(encoding="utf-8").replace("# small", "# The bundled model"),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
+    return pages | {f"reference/python/{package}.md": describe_package(package) for package in PACKAGES}
+
+
+# -- the command line
+
+
+def iterate_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Words and object of every command of `e3relax`, groups and hidden ones left out."""
+    import typer
+
+    from e3relax_flows.cli.app import app
+
+    def walk(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield words, command
+            return
+        for name, child in children.items():
+            if not child.hidden:
+                yield from walk((*words, name), child)
+
+    yield from walk(("e3relax",), typer.main.get_command(app))
+
+
+def describe_commands() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# Commands",
+        "",
+        "Exit codes: 0 done; 1 done, but some items have no result; 2 nothing was done, and why; 75 a training run was "
+        "stopped and can go on. `e3relax --debug ...` shows tracebacks. `e3relax --install-completion` lets the shell "
+        "complete commands and options.",
+    ]
+    for words, command in iterate_commands():
+        lines += ["", f"## {' '.join(words)}", "", *clean(command.help).splitlines(), ""]
+        lines += make_table(["argument or option", "meaning"], [list(describe_parameter(p)) for p in command.params])
+    return "\n".join(lines) + "\n"
+
+
+def describe_parameter(parameter: Any) -> tuple[str, str]:
+    """Name and meaning of an argument or option."""
+    if parameter.param_type_name == "argument":
+        dots = "..." if parameter.nargs == -1 else ""
+        name = f"{parameter.metavar or parameter.name.upper()}{dots}"
+    else:
+        words = "/".join([*parameter.opts, *parameter.secondary_opts])
+        value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
+        name = f"{words}{value}"
+    notes = []
+    default = parameter.default
+    if parameter.required:
+        notes.append("required")
+    elif default not in (None, False, ()) and not callable(default) and "Sentinel" not in type(default).__name__:
+        notes.append(f"default: {default}")
+    return f"`{name}`", clean(getattr(parameter, "help", "") or "") + (f" ({'; '.join(notes)})" if notes else "")
+
+
+# -- settings, documents, configuration files
+
+
+def describe_settings() -> str:
+    """Every setting."""
+    from e3relax_flows.core.roles import WorkerConfig
+    from e3relax_flows.core.settings import E3RelaxSettings
+
+    rows = [
+        [f"`E3RELAX_{name}`", show_default(field), clean(field.description)]
+        for name, field in E3RelaxSettings.model_fields.items()
+    ]
+    lines = ["# Settings", "", *inspect.cleandoc(E3RelaxSettings.__doc__ or "").splitlines(), ""]
+    lines += make_table(["variable", "default", "meaning"], rows)
+    lines += ["", "An entry of `WORKERS`:", "", *describe_fields(WorkerConfig)]
+    lines += ["", "A file with all of them:", "", *show_file("configs/e3relax.yaml")]
+    return "\n".join(lines) + "\n"
+
+
+def describe_documents() -> str:
+    """Every pydantic document of `e3relax_flows.schemas`."""
+    from e3relax_flows import schemas
+
+    lines = ["# Documents", "", "What stores hold and jobs return. Ids are hashes of content."]
+    for info in pkgutil.iter_modules(schemas.__path__):
+        module = importlib.import_module(f"{schemas.__name__}.{info.name}")
+        lines += ["", f"## {info.name}", "", clean(module.__doc__)]
+        for model in find_models(module):
+            lines += ["", f"### {model.__name__}", "", *inspect.cleandoc(model.__doc__ or "").splitlines(), ""]
+            lines += describe_fields(model)
+    return "\n".join(lines) + "\n"
+
+
+def describe_configurations() -> str:
+    """The files that commands read, and their keys."""
+    lines = ["# Configuration files", "", "Unknown keys are refused. Relative paths are taken from the file's folder."]
+    for path, where in CONFIGURATIONS.items():
+        module, name = where.split(":")
+        model = getattr(importlib.import_module(module), name)
+        lines += ["", f"## {Path(path).name}", "", *show_file(path), ""]
+        for part in list_models(model):
+            lines += ["", f"### {part.__name__}", "", *inspect.cleandoc(part.__doc__ or "").splitlines(), ""]
+            lines += describe_fields(part)
+    return "\n".join(lines) + "\n"
+
+
+def find_models(module: Any) -> list[type[BaseModel]]:
+    """Public models that a module defines, in the order of their definition."""
+    return [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, BaseModel)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+
+
+def list_models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """A model and those in its fields, each once, from the outside in."""
+    found = [model]
+    for part in found:
+        for field in part.model_fields.values():
+            found += [kind for kind in _find_in(field.annotation) if kind not in found]
+    return found
+
+
+def _find_in(annotation: Any) -> list[type[BaseModel]]:
+    """Models that a type mentions."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return list(dict.fromkeys(kind for part in get_args(annotation) for kind in _find_in(part)))
+
+
+def describe_fields(model: type[BaseModel]) -> list[str]:
+    """Table of a model's fields."""
+    rows = [
+        [f"`{name}`", f"`{show_type(field.annotation)}`", show_default(field), clean(field.description)]
+        for name, field in model.model_fields.items()
+    ]
+    return make_table(["field", "type", "default", "meaning"], rows)
+
+
+def show_type(annotation: Any) -> str:
+    """A type as it is written, without the modules of its names."""
+    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+    text = re.sub(r"Annotated\[(\w+), PlainSerializer\(.*?\)\]", r"\1", re.sub(r"[\w.]*\.(?=\w)", "", text))
+    return "..." if "<" in text or len(text) > 80 else text
+
+
+def show_default(field: FieldInfo) -> str:
+    """A field's default, where it is short enough to say something."""
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return ""
+    text = getattr(field.default, "value", field.default)
+    return "none" if text is None else f"`{text}`" if str(text) and len(str(text)) < 40 else ""
+
+
+# -- scripts and packages
+
+
+def describe_workflows() -> str:
+    """The numbered scripts, by what they say of themselves."""
+    import ast
+
+    lines = ["# Workflows", "", "Scripts in `workflows/`, one purpose each; tests run them all."]
+    for path in sorted((ROOT / "workflows").glob("[0-9]*.py")):
+        duty, _, rest = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")
+        lines += ["", f"## {path.name}", "", duty, "", "```text", rest.strip("\n"), "```"] if rest else ["", duty]
+    return "\n".join(lines) + "\n"
+
+
+def describe_package(package: str) -> str:
+    """Directives for mkdocstrings: every module of a package."""
+    name = f"{e3relax_flows.__name__}.{package}"
+    module = importlib.import_module(name)
+    modules = [info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_")]
+    lines = [f"# {name}", "", clean(module.__doc__)]
+    for each in modules:
+        lines += ["", f"## {each}", "", f"::: {name}.{each}"]
+    return "\n".join(lines) + "\n"
+
+
+# -- Markdown
+
+
+def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; none where there are no rows."""
+    if not rows:
+        return []
+    bars = [[cell.replace("|", "\\|") for cell in row] for row in [titles, ["---"] * len(titles), *rows]]
+    return [f"| {' | '.join(row)} |" for row in bars]
+
+
+def show_file(path: str) -> list[str]:
+    """A file of the repository as a block."""
+    return ["```yaml", *(ROOT / path).read_text(encoding="utf-8").splitlines(), "```"]
+
+
+def clean(text: str | None) -> str:
+    """Paragraphs of a docstring or help, each on a line; what looks like HTML is kept as text."""
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
+    return "\n\n".join(" ".join(paragraph.split()).replace("<", "&lt;") for paragraph in paragraphs)

@@ -1,0 +1,176 @@
+"""The documentation tells the truth: its Python and commands run in order, page by page; the rest at least exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from pages import DOCS, ROOT, Block, Line, list_pages, read_blocks
+
+import e3relax_flows
+from e3relax_flows.cli.app import main
+from e3relax_flows.core.settings import E3RelaxSettings
+
+PAGES = [page for page in list_pages() if read_blocks(page)]
+# programs that pages name and that are not ours; e3relax, make, pip and python are looked into
+ELSEWHERE = {"source", "export", "cd", "cp", "chmod", "lpad", "rlaunch", "qlaunch", "jf", "torchrun", "podman", "uv"}
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    """The module that makes reference pages of the code."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def commands(hooks: Any) -> dict[tuple[str, ...], Any]:
+    return dict(hooks.iterate_commands())
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_blocks_of_a_page_run_in_order(page, commands, monkeypatch, capsys):
+    module = ModuleType("__page__")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where its dataclasses look for their own names
+    for block in read_blocks(page):
+        if block.file is not None:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language in ("yaml", "json"):
+            assert yaml.safe_load(block.text) is not None
+        elif block.language == "python":
+            code = compile(block.text, str(page), "exec")
+            if block.why_not is None and block.file is None:
+                exec(code, vars(module))
+        elif block.language == "sh":
+            for command in block.list_commands():
+                check_command(command.words, commands, capsys)
+                if block.why_not is None:
+                    assert command.words[0] == "e3relax", f"{command}: give a reason with <!-- not run: ... -->"
+                    assert run(command.words, monkeypatch) == command.exit_code, capsys.readouterr().err
+                    capsys.readouterr()
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a command of ours in this process; its exit code."""
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def check_command(words: list[str], commands: dict[tuple[str, ...], Any], capsys: Any) -> None:
+    """Look whether a command, its options, targets, extras and files exist, without running it."""
+    program, *arguments = words
+    line = shlex.join(words)
+    if program == "e3relax":
+        check_own(words, commands, capsys)
+    elif program == "make":
+        targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in arguments if "=" not in word} <= set(targets), line
+    elif program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = re.findall(r"\[([\w,-]+)\]", line)
+        assert {extra for group in named for extra in group.split(",")} <= set(extras), line
+    elif program in ("python", "python3"):
+        assert arguments[0] == "-m" or (ROOT / arguments[0]).is_file(), line
+    else:
+        assert program in ELSEWHERE or "=" in program, line
+    for word in arguments:
+        if word.startswith("configs/"):
+            assert any(ROOT.glob(word)), line
+
+
+def check_own(words: list[str], commands: dict[tuple[str, ...], Any], capsys: Any) -> None:
+    """Parse the line of a command of ours as it parses its own arguments."""
+    if words[1:] and words[1].startswith("--"):
+        return  # options of e3relax itself
+    if words[1] == "screen" and ("e3relax", *words[1:3]) not in commands:
+        words = [*words[:2], "run", *words[2:]]
+    name = next((key for key in (tuple(words[:3]), tuple(words[:2])) if key in commands), None)
+    assert name is not None, f"{shlex.join(words)}: no such command"
+    try:
+        with commands[name].make_context(" ".join(name), list(words[len(name) :])):
+            pass
+    except Exception as error:  # of typer's parser, whose classes differ between its releases
+        pytest.fail(f"{shlex.join(words)}: {getattr(error, 'message', error)}")
+    capsys.readouterr()
+
+
+def test_what_does_not_exist_is_found(commands, capsys):
+    for line in ("e3relax predicts x", "e3relax predict x --none", "e3relax data", "make nothing", "rm -rf x",
+                 "pip install 'e3relax-flows[none]'", "python workflows/99_none.py"):  # fmt: skip
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            check_command(shlex.split(line), commands, capsys)
+    check_command(shlex.split("e3relax screen candidates/ --engine chgnet"), commands, capsys)
+    check_command(shlex.split("e3relax screen status"), commands, capsys)
+
+
+def test_blocks_are_found_with_what_stands_above_them(tmp_path):
+    page = tmp_path / "page.md"
+    text = "a b \\\n  c  # d\ne && f  # exit code 1\n# all\n"
+    page.write_text(f"<!-- not run: why -->\n```sh\n{text}```\n\n<!-- file: x.yaml -->\n```yaml\nx: 1\n```\n")
+    assert read_blocks(page) == [Block("sh", text, None, "why"), Block("yaml", "x: 1\n", "x.yaml", None)]
+    assert read_blocks(page)[0].list_commands() == [Line(["a", "b", "c"], 0), Line(["e"], 1), Line(["f"], 1)]
+
+
+def test_reference_pages_name_every_command_setting_document_and_module(hooks, commands):
+    pages = hooks.build_pages()
+    for words, command in commands.items():
+        assert f"## {' '.join(words)}\n" in pages["reference/cli.md"]
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or parameter.opts[0] in pages["reference/cli.md"]
+    assert ("e3relax", "screen", "resume") in commands
+    for name, field in E3RelaxSettings.model_fields.items():
+        assert f"| `E3RELAX_{name}` | " in pages["reference/settings.md"]
+        assert str(field.description) in pages["reference/settings.md"]
+    documents = pages["reference/documents.md"]
+    assert "### PredictionDoc" in documents
+    assert "| `volume_ratio` | `float \\| None` | none | predicted volume over initial volume |" in documents
+    assert "### ScheduleConfig" in pages["reference/configuration.md"]
+    assert "## 02_screen_substitutions.py" in pages["reference/workflows.md"]
+    packages = {info.name for info in pkgutil.iter_modules(e3relax_flows.__path__) if info.ispkg}
+    assert set(hooks.PACKAGES) == packages - {"cli", "weights"}
+    assert "::: e3relax_flows.data.stores" in pages["reference/python/data.md"]
+
+
+def test_tables_of_the_reference_have_as_many_cells_as_titles(hooks):
+    for path, text in hooks.build_pages().items():
+        width = 0
+        for line in text.splitlines():
+            cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+            assert not cells or not width or cells == width, f"{path}: {line}"
+            width = cells
+
+
+def test_the_navigation_names_every_page(hooks):
+    pages = {page.relative_to(DOCS).as_posix() for page in list_pages()} | hooks.build_pages().keys()
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))
+    assert named == pages
+
+
+def test_what_is_not_run_says_why():
+    reasons = [block.why_not for page in PAGES for block in read_blocks(page) if block.why_not is not None]
+    known = (
+        "installs packages",
+        "needs a cluster",
+        "needs VASP",
+        "needs a checkpoint",
+        "needs a GPU",
+        "needs a network",
+    )
+    assert reasons
+    assert all(reason.startswith(known) for reason in reasons)
