@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from e3relax_flows.cli import console
+from e3relax_flows.core.secrets import mask_secrets
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Finding:
     state: str  # ok, missing (optional) or failed (something that is configured does not work)
     detail: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", mask_secrets(self.detail))
 
 
 def doctor(

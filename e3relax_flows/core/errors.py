@@ -1,8 +1,14 @@
 """Errors that say what happened, with the value, and what to type."""
 
 
+from e3relax_flows.core.secrets import mask_secrets
+
+
 class E3RelaxError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base of every error that a user can cause or mend; its message shows no passwords."""
+
+    def __str__(self) -> str:
+        return mask_secrets(super().__str__())
 
 
 class StructureError(E3RelaxError):

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from monty.json import jsanitize
 from pymatgen.core import Structure
 
+from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.ids import identify_structure
 from e3relax_flows.data.comparing import VOLUME_TOLERANCE, CellMatcher, is_comparable, reduce_cell
 from e3relax_flows.data.reading import ReadItem
@@ -31,6 +32,7 @@ CREATE INDEX by_volume ON cells (formula, volume);
 """
 COMMIT_EVERY = 1000
 CACHED_CELLS = 500
+LARGEST_STRUCTURE = 64 * 2**20  # bytes of JSON; 100,000 atoms take half of it
 PAGE = 200  # candidates read at once
 
 Score = Callable[[str, Structure], float | None]
@@ -229,5 +231,21 @@ def _pack(structure: Structure) -> bytes:
 
 
 def unpack_structure(packed: bytes) -> Structure:
-    """The structure in a `PackedCandidate`."""
-    return Structure.from_dict(json.loads(zlib.decompress(packed)))
+    """The structure in a `PackedCandidate`.
+
+    Raises
+    ------
+    StoreError
+        When it is damaged, or would take more than `LARGEST_STRUCTURE` bytes.
+    """
+    box = zlib.decompressobj()
+    try:
+        text = box.decompress(packed, LARGEST_STRUCTURE)
+    except zlib.error as error:
+        raise StoreError(f"a packed structure is damaged ({error}); register its screen again") from error
+    if not box.eof:
+        raise StoreError(
+            f"a packed structure is not whole, or takes more than {LARGEST_STRUCTURE >> 20} MB; "
+            "register its screen again"
+        )
+    return Structure.from_dict(json.loads(text))

@@ -19,6 +19,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.sqlite import SQLiteStore
 from e3relax_flows.data.stores import build_store, connect_store, describe_store, find_by_id, write_documents
 
+CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
 CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax recover` frees what nobody will finish
 
 

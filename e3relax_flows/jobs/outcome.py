@@ -10,15 +10,14 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.claims import open_claim_store, release_claims
+from e3relax_flows.data.claims import CLAIM_KEY, open_claim_store, release_claims
 from e3relax_flows.data.outcomes import join_outcome
-from e3relax_flows.data.stores import find_predictions, open_stores, save_outcomes
+from e3relax_flows.data.stores import describe_store, find_predictions, open_stores, save_outcomes
 from e3relax_flows.jobs.dispatch import take_start
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 OUTCOME_JOB = "e3r outcome"
-CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
 
 
 class RelaxationEngine(Protocol):
@@ -111,8 +110,8 @@ def record_outcome(
         prediction = find_predictions(stores.predictions, [prediction_id]).get(prediction_id)
         if prediction is None:
             raise StoreError(
-                f"prediction {prediction_id!r} is not in store {stores.predictions.name}; workers that predict and "
-                "workers that record outcomes must share their stores: compare `e3relax doctor` on both, and set "
+                f"prediction {prediction_id!r} is not in store {describe_store(stores.predictions)}; workers that "
+                "predict and workers that record outcomes must share their stores: compare `e3relax doctor` on both, and set "
                 "E3RELAX_DATA_DIR to one absolute path where they run in different folders"
             )
         prediction = prediction.model_copy(update={"id": name or prediction.id})

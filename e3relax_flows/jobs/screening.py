@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobflow import Job, JobConfig, Response, job
-from monty.json import MontyDecoder
+from jobflow import Job, JobConfig, Maker, Response, job
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data.decoding import decode_as
 from e3relax_flows.data.ranking import measure_change
 from e3relax_flows.data.screenstores import find_rows, find_screen, open_screen_stores, read_chunk, save_rows
 from e3relax_flows.data.stores import describe_store, find_predictions, open_prediction_store
@@ -28,14 +28,11 @@ def read_maker(screen: ScreenDoc) -> Any:
     Raises
     ------
     ConfigError
-        When it cannot be made from what is stored.
+        When it cannot be made from what is stored, or is more than values of installed packages.
     """
-    maker = MontyDecoder().process_decoded(screen.maker)
+    maker = decode_as(screen.maker, Maker, what := f"the maker of screen {screen.screen_id}")
     if type(maker).__name__ != "ScreenMaker":
-        raise ConfigError(
-            f"screen {screen.screen_id} was made by {screen.maker.get('@module')}, which cannot be had here; install "
-            "what it was made with"
-        )
+        raise ConfigError(f"{what} is a {type(maker).__name__} and no ScreenMaker; it was written by something else")
     return maker
 
 

@@ -9,7 +9,7 @@ from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
 from e3relax_flows.core.roles import Role, find_role
-from e3relax_flows.jobs.outcome import CLAIM_KEY
+from e3relax_flows.data.claims import CLAIM_KEY
 
 
 class OnceJobTask(JobFiretask):

@@ -9,8 +9,8 @@ from jobflow import Flow, Response, job
 from launchpads import Campaign
 
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.claims import CLAIM_KEY
 from e3relax_flows.data.stores import open_job_store
-from e3relax_flows.jobs.outcome import CLAIM_KEY
 from e3relax_flows.submit.places import submit_many
 
 
