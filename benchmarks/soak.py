@@ -1,4 +1,4 @@
-"""Soak test: thousands of candidates through two FireWorks workers that are killed at random, and the ledger at the end.
+"""Soak test: thousands of candidates through two FireWorks workers that are killed at random; the ledger at the end.
 
 `python benchmarks/soak.py --n 5000` starts a server with MongoDB's protocol (SecantusDB, in a process of its own) in a
 folder, registers a screen of EMT alloys, and lets two `rlaunch rapidfire` run it. Every `--kill-every` seconds, at a
