@@ -231,6 +231,17 @@ def test_texts_of_documents_never_become_markup(open_page, tmp_path):
     opened.check()
 
 
+def test_a_page_can_fetch_nothing(open_page, file):
+    """Even what would ask for something: the browser itself refuses."""
+    page = open_page(file).page
+    ask = """url => new Promise(resolve => {
+        addEventListener('securitypolicyviolation', event => resolve(event.violatedDirective));
+        fetch(url).then(() => resolve('fetched'), () => setTimeout(() => resolve('failed'), 1000));
+    })"""
+    assert page.evaluate(ask, "https://example.org/") == "connect-src"
+    assert page.evaluate(ask, "data:text/plain,here") == "fetched"
+
+
 def test_5000_candidates_stay_below_20_mb(made, file, tmp_path):
     """Every candidate is packed on its own hundred, so that pages grow by the candidate."""
     none, nothing = make_screen(0)
