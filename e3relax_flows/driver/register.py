@@ -22,7 +22,7 @@ from e3relax_flows.data.stores import dump_document, validate_document, write_do
 from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.predict import DEFAULT_MODEL
 from e3relax_flows.schemas.predictions import Reason, Verdict
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
 
 SHOWN = 5
 
@@ -60,7 +60,7 @@ def register_screen(
     screen
         Without its candidates.
     is_new
-        False where it was there already; then it is as it was left.
+        False where it was there already; then it is as it was left, but for the place.
 
     Raises
     ------
@@ -79,34 +79,35 @@ def register_screen(
         if ranking is not None and not isinstance(ranking, RankByChange):
             candidates.score(build_score(ranking))
         screen_id = _identify(maker, model_id, candidates)
+        screen = _describe(maker, screen_id, find_spec(model, model_id, settings), place)
         if raw := stores.screens.query_one({"screen_id": screen_id}):
-            screen = validate_document(raw, ScreenDoc, stores.screens)
-            if screen.n_chunks:
-                return screen, False
-        screen = ScreenDoc(
-            screen_id=screen_id,
-            phase=ScreenPhase.PREDICTING,
-            place=place,
-            maker=jsanitize(maker.as_dict(), recursive_msonable=True),
-            name=maker.name,
-            engine=maker.engine.name,
-            engine_id=maker.engine.engine_id,
-            model=find_spec(model, model_id, settings),
-            on_refuse=maker.on_refuse,
-            control=maker.control,
-            paired_controls=maker.paired_controls,
-            seed=maker.seed,
-        )
+            known = validate_document(raw, ScreenDoc, stores.screens)
+            if known.n_chunks:
+                known.place = place
+                save_screen(stores, known)
+                return known, False
         save_screen(stores, screen)  # without chunks: not yet whole
         screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
     save_screen(stores, screen)
     return screen, True
 
 
-def set_limits(stores: ScreenStores, screen: ScreenDoc, limits: ScreenLimits) -> None:
-    """Give a screen what it may use from now on."""
-    screen.limits = limits
-    save_screen(stores, screen)
+def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> ScreenDoc:
+    """A new screen, none of whose candidates is written yet."""
+    return ScreenDoc(
+        screen_id=screen_id,
+        phase=ScreenPhase.PREDICTING,
+        place=place,
+        maker=jsanitize(maker.as_dict(), recursive_msonable=True),
+        name=maker.name,
+        engine=maker.engine.name,
+        engine_id=maker.engine.engine_id,
+        model=model,
+        on_refuse=maker.on_refuse,
+        control=maker.control,
+        paired_controls=maker.paired_controls,
+        seed=maker.seed,
+    )
 
 
 def find_spec(model: str, model_id: str, settings: E3RelaxSettings) -> str:

@@ -156,7 +156,7 @@ class ScreenDoc(Displayed, BaseModel):
     name: str
     engine: str = Field(description="name of the engine")
     engine_id: str
-    model: str = Field(description="the model as it was asked for; the rows hold the resolved ids")
+    model: str = Field(description="id of the model, or as it was asked for; the rows hold the ids")
     on_refuse: str
     control: float = Field(description="fraction of accepted candidates that start from the initial structure")
     paired_controls: bool
