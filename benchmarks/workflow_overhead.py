@@ -1,15 +1,15 @@
 """What the workflow itself costs, against what a user writes today: `python benchmarks/workflow_overhead.py`.
 
 Today: a loop that makes one Flow per structure, atomate2's ForceFieldRelaxMaker followed by its DoubleRelaxMaker,
-converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`. Everything that computes
-is replaced by a job that does nothing, the same on both sides: the force field, the two relaxations of (the real)
-DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for launchpad and
+converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`. Everything that
+computes is replaced by a job that does nothing, the same on both sides: the force field, the two relaxations of (the
+real) DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for launchpad and
 job store; ours has its own documents in the embedded store.
 
 submit   from structures in memory to a launchpad that workers can pull from; wall and CPU time of the client
 memory   largest resident set of that process, and how much of it came after the imports
-drain    one `rlaunch rapidfire`, in process, until nothing is left, of `--sample` candidates; wall time with the server on
-         the same machine, and CPU time of the worker
+drain    one `rlaunch rapidfire`, in process, until nothing is left, of `--sample` candidates; wall time with the
+         server on the same machine, and CPU time of the worker
 written  documents and bytes (BSON, or the text of SQLite) that are there afterwards
 
 Each figure is from a process of its own. Drains of all are extrapolated from the sample, and that is said.
@@ -36,6 +36,7 @@ import bson
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 from atomate2.vasp.flows.core import DoubleRelaxMaker
 from jobflow import Flow, Maker, job
+from jobflow.managers.fireworks import flow_to_workflow
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +44,12 @@ from soak_parts import Place
 
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.reading import ReadItem
+from e3relax_flows.data.screenstores import open_screen_stores
+from e3relax_flows.driver import firetask  # noqa: F401  a worker's import, not the submission's
+from e3relax_flows.driver.control import start_screen
+from e3relax_flows.driver.register import register_screen
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.testing import TablePredictor
 
@@ -117,8 +123,6 @@ def make_structures(n: int) -> Iterator[Structure]:
 
 def submit_as_today(n: int, pad: Any) -> None:
     """One flow per structure."""
-    from jobflow.managers.fireworks import flow_to_workflow
-
     workflows: list[Any] = []
     for structure in make_structures(n):
         first = NoopForceFieldMaker(force_field_name="CHGNet").make(structure)
@@ -133,11 +137,6 @@ def submit_as_today(n: int, pad: Any) -> None:
 
 def submit_ours(n: int) -> dict[str, float]:
     """A screen; seconds of its parts."""
-    from e3relax_flows.data.screenstores import open_screen_stores
-    from e3relax_flows.driver.control import start_screen
-    from e3relax_flows.driver.register import register_screen
-    from e3relax_flows.flows.screen import ScreenMaker
-
     settings = load_settings()
     maker = ScreenMaker(engine=NoopEngine(), control=0, deduplicate=False)
     items = (ReadItem(f"c{number}", structure, None) for number, structure in enumerate(make_structures(n)))
@@ -181,9 +180,8 @@ def measure(method: str, n: int, drains: bool) -> dict[str, Any]:
             "submitted": pad.fireworks.count_documents({}),
         }  # fmt: skip
         if drains:
-            pad.connection["soak"]["outputs"].create_index(
-                "uuid", background=True
-            )  # both sides get it; jobflow makes none
+            # on both sides; jobflow makes none
+            pad.connection["soak"]["outputs"].create_index("uuid", background=True)
             start, cpu = time.perf_counter(), time.process_time()
             rapidfire(pad, FWorker(), strm_lvl="CRITICAL")
             figures |= {"drain": time.perf_counter() - start, "drain_cpu": time.process_time() - cpu}
