@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from maggma.core import Store
@@ -34,7 +35,7 @@ class ClaimDoc(BaseModel):
     )
     host: str = Field(default_factory=platform.node)
     pid: int = Field(default_factory=os.getpid)
-    claimed_at: float = Field(default_factory=time.time, description="seconds since 1970, by the clock of `host`")
+    claimed_at: float = Field(default_factory=time.time, description="seconds since 1970")
     expires_at: float = Field(default_factory=lambda: time.time() + CLAIM_DAYS * 86400)
 
     def describe(self) -> str:
@@ -74,7 +75,8 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
 def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) -> ClaimDoc | None:
     """Take a claim; None when it is taken, otherwise the claim of the one who holds it.
 
-    One of those who try at the same moment succeeds. A claim is free when it is the own one, when it has expired,
+    One of those who try at the same moment succeeds. Times are those of the server where there is one, so that hosts
+    whose clocks are wrong agree. A claim is free when it is the own one, when it has expired,
     when its process was on this host, is gone, and nobody carries its work on.
 
     Parameters
@@ -86,6 +88,10 @@ def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) 
     finished_at
         Claims that are older are over; seconds since 1970.
     """
+    wrong_by = time.time() - read_clock(store)
+    claim = claim.model_copy(
+        update={"claimed_at": claim.claimed_at - wrong_by, "expires_at": claim.expires_at - wrong_by}
+    )
     free: list[dict[str, Any]] = [{"owner": claim.owner}, {"expires_at": {"$lte": claim.claimed_at}}]
     if finished_at is not None:
         free.append({"claimed_at": {"$lte": finished_at}})
@@ -96,7 +102,16 @@ def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) 
         return None
     holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
     # given back between the two: free, and to be had by trying again
-    return holder or take_claim(store, claim, finished_at)
+    again = {"claimed_at": claim.claimed_at + wrong_by, "expires_at": claim.expires_at + wrong_by}
+    return holder or take_claim(store, claim.model_copy(update=again), finished_at)
+
+
+def read_clock(store: Store) -> float:
+    """Seconds since 1970 by the clock of the store's server; without one, of this host."""
+    if not isinstance(store, MongoStore) or isinstance(store, MemoryStore):
+        return time.time()
+    moment: datetime = store._collection.database.command("hello")["localTime"]
+    return moment.replace(tzinfo=UTC).timestamp()
 
 
 def release_claims(store: Store, ids: Iterable[str], owner: str | None = None) -> None:

@@ -111,7 +111,7 @@ def record_outcome(
         if prediction is None:
             raise StoreError(
                 f"prediction {prediction_id!r} is not in store {describe_store(stores.predictions)}; workers that "
-                "predict and workers that record outcomes must share their stores: compare `e3relax doctor` on both, and "
+                "predict and workers that record outcomes must share their stores: compare `e3relax doctor` on both, "
                 "set E3RELAX_DATA_DIR to one absolute path where they run in different folders"
             )
         prediction = prediction.model_copy(update={"id": name or prediction.id})

@@ -26,6 +26,7 @@ from e3relax_flows.submit.launchpad import (
 )
 
 SHOWN = 5
+WRONG_CLOCK_S = 1e7  # pings of stopped workers may be so far in the future
 DONE = ("COMPLETED", *GONE)
 
 
@@ -104,11 +105,11 @@ def recover_launchpad(
     config = require("fireworks.fw_config", "fireworks", "e3relax recover")
     silent_s = float(config.RUN_EXPIRATION_SECS) if silent_s is None else silent_s
     with hold_submission(settings), open_launchpad("e3relax recover") as pad:
-        before, started = _look(pad), datetime.now(UTC)
+        before, pings = _look(pad), _read_pings(pad)
         time.sleep(pause_s)
-        _refuse_if_alive(pad, silent_s, workers_stopped, started)
+        _refuse_if_alive(pad, pings, silent_s, workers_stopped)
         recovery = _keep_common(before, _look(pad))
-        lost_after = 0.0 if workers_stopped else silent_s
+        lost_after = -WRONG_CLOCK_S if workers_stopped else silent_s
         recovery.lost = sorted(pad.detect_lostruns(expiration_secs=lost_after)[1])
         recovery.lost = [number for number in recovery.lost if number not in {*recovery.finished, *recovery.unapplied}]
         if not dry_run:
@@ -167,15 +168,25 @@ def _keep_common(first: Recovery, second: Recovery) -> Recovery:
     return common
 
 
-def _refuse_if_alive(pad: Any, silent_s: float, workers_stopped: bool, started: datetime) -> None:
-    """Raise when a running launch has pinged lately: within `silent_s`, or since `started` if workers are stopped."""
-    alive = []
-    for launch in pad.launches.find({"state": "RUNNING"}, {"fw_id": 1, "host": 1, "state_history": 1}):
+def _read_pings(pad: Any) -> dict[int, tuple[datetime, str]]:
+    """When running launches have pinged last, by the clocks of their workers, and what they are, in words."""
+    found = {}
+    for launch in pad.launches.find({"state": "RUNNING"}, {"launch_id": 1, "fw_id": 1, "host": 1, "state_history": 1}):
         times = [entry.get("updated_on", entry["created_on"]) for entry in launch["state_history"]]
-        last = max(_read_time(moment) for moment in times)
-        limit = started if workers_stopped else datetime.fromtimestamp(time.time() - silent_s, UTC)
-        if last > limit:
-            alive.append(f"firework {launch['fw_id']} on {launch.get('host') or 'an unknown host'} at {last:%H:%M:%S}")
+        words = f"firework {launch['fw_id']} on {launch.get('host') or 'an unknown host'}"
+        found[launch["launch_id"]] = (max(_read_time(moment) for moment in times), words)
+    return found
+
+
+def _refuse_if_alive(pad: Any, before: dict[int, tuple[datetime, str]], silent_s: float, workers_stopped: bool) -> None:
+    """Raise when a running launch has pinged since `before`, or, unless workers are stopped, within `silent_s`."""
+    alive = []
+    limit = datetime.fromtimestamp(time.time() - silent_s, UTC)
+    for launch, (last, words) in _read_pings(pad).items():
+        # what has changed since is alive, whatever the clock of its worker says
+        has_pinged = launch not in before or before[launch][0] != last
+        if has_pinged or (last > limit and not workers_stopped):
+            alive.append(f"{words} at {last:%H:%M:%S}")
     if alive:
         more = f" and {len(alive) - SHOWN} more" if len(alive) > SHOWN else ""
         raise StoreError(
