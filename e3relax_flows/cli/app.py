@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from e3relax_flows.cli.campaign import campaign_app
 from e3relax_flows.cli.candidates import list_candidates
 from e3relax_flows.cli.console import print_error
 from e3relax_flows.cli.data import data_app
@@ -67,6 +68,7 @@ app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)
 app.command("recover")(recover)
+app.add_typer(campaign_app, name="campaign")
 app.add_typer(models_app, name="models")
 data_app.command("freeze")(freeze_pairs)
 data_app.command("holdouts")(show_holdouts)

@@ -132,6 +132,8 @@ class CampaignConfig(_Section):
             )
         if self.retraining.original_holdout == self.retraining.holdout:
             raise ValueError("retraining.holdout and retraining.original_holdout are the same; leave the second out")
+        if self.retraining.name == self.retraining.alias:
+            raise ValueError(f"retraining.name is {self.retraining.name!r}, the alias; give new models another name")
         return self
 
 

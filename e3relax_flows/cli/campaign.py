@@ -1,0 +1,330 @@
+"""`e3relax campaign new | run | status | resume | stop`: active learning, from a pool to a better model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e3relax_flows.cli import console
+from e3relax_flows.cli.options import CoreHoursOption, DryRunOption, JsonOption, SubmitOption
+from e3relax_flows.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.data.campaignstores import CampaignStores
+    from e3relax_flows.flows.campaign import CampaignMaker
+    from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc, Interval
+    from e3relax_flows.submit.local import JobReport
+
+campaign_app = typer.Typer(
+    help="Active learning: choose candidates, label them, retrain, promote what the gate lets pass; and again.",
+    no_args_is_help=True,
+)
+CampaignArgument = Annotated[str, typer.Argument(help="Id of a campaign, the first digits of it, or its name.")]
+FolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.", file_okay=False)]
+DEFAULT_FOLDER = Path("runs/campaign")
+TITLES = (
+    "pairs",
+    "labels\nok/failed",
+    "DFT h",
+    "error, Å\nholdout",
+    "of start",
+    "error, Å\nrandom arm",
+    "gate",
+    "saved h",
+)
+
+
+@campaign_app.command("new")
+def register(
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/campaign.yaml shows the keys.")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a campaign, print its plan and cost, and write its pool into the store. Nothing is computed yet."""
+    from e3relax_flows.cli.campaignconfig import load_campaign_config
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import open_campaign_stores
+    from e3relax_flows.driver.campaigns import (
+        build_maker,
+        check_service,
+        check_sources,
+        read_candidates,
+        register_campaign,
+    )
+
+    content, settings = load_campaign_config(config), load_settings()
+    maker = build_maker(content)
+    model_id = check_service(content, settings)
+    check_sources(content)
+    campaign = None
+    with console.hide_warnings():
+        if dry_run:
+            n_pool = _count(read_candidates(content, settings))
+        else:
+            with open_campaign_stores(settings) as stores:
+                campaign, is_new = register_campaign(stores, maker, read_candidates(content, settings), settings)
+            n_pool = campaign.n_pool
+            if not is_new:
+                console.err.print("it was there already; another `name` makes another one", style="yellow")
+        plan = plan_campaign(maker, n_pool, model_id, settings)
+    if campaign is not None:
+        plan["campaign_id"] = campaign.campaign_id
+        plan |= {"n_unreadable": campaign.n_unreadable, "n_duplicates": campaign.n_duplicates}
+    typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
+
+
+@campaign_app.command("run")
+def run(name: CampaignArgument, submit: SubmitOption = "local", folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Run a campaign here, or leave its jobs to the workers of another place.
+
+    Typed twice, nothing is done twice. Exit code 1 when it halted.
+    """
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
+
+    settings = load_settings()
+    with open_campaign_stores(settings) as stores:
+        campaign = find_campaign(stores, name)
+        raise typer.Exit(_go_on(stores, campaign, settings, submit, folder))
+
+
+@campaign_app.command("status")
+def show_status(
+    name: Annotated[str | None, typer.Argument(help="Id or name; none: list all.", metavar="[ID]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the generations of a campaign in one table; without a name, all campaigns."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import find_campaign, list_campaigns, load_generations, open_campaign_stores
+
+    with open_campaign_stores(load_settings()) as stores:
+        campaigns = list_campaigns(stores) if name is None else [find_campaign(stores, name)]
+        found = [(campaign, load_generations(stores, campaign.campaign_id)) for campaign in campaigns]
+    if as_json:
+        content = [_describe(campaign, generations) for campaign, generations in found]
+        typer.echo(json.dumps(content if name is None else content[0], indent=1))
+    elif len(found) == 1:
+        show_campaign(*found[0])
+    elif found:
+        for campaign, generations in found:
+            console.out.print(_summarize(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
+    else:
+        console.out.print("no campaigns yet; make one with: e3relax campaign new configs/campaign.yaml", soft_wrap=True)
+
+
+@campaign_app.command("resume")
+def resume(
+    name: CampaignArgument,
+    submit: Annotated[
+        str | None, typer.Option(help="Where the jobs run; none: where it ran.", metavar="local|fireworks|remote")
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="Another budget of labels, of the whole campaign.", min=1)] = None,
+    core_hours: CoreHoursOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Go on with a campaign, whatever it ended by; what was done is found. Exit code 1 when it halted."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
+    from e3relax_flows.driver.campaigns import resume_campaign
+
+    settings = load_settings()
+    with open_campaign_stores(settings) as stores:
+        campaign = find_campaign(stores, name)
+        resume_campaign(stores, campaign, labels, core_hours)
+        raise typer.Exit(_go_on(stores, campaign, settings, submit or campaign.place or "local", folder))
+
+
+@campaign_app.command("stop")
+def stop(name: CampaignArgument) -> None:
+    """End a campaign before its next phase; what runs is finished and kept."""
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
+    from e3relax_flows.driver.campaigns import stop_campaign
+
+    with open_campaign_stores(load_settings()) as stores:
+        text = stop_campaign(stores, find_campaign(stores, name))
+    console.out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
+    """What a campaign would do and cost; hours are None where nothing is known to tell them from."""
+    from e3relax_flows.core.errors import E3RelaxError
+    from e3relax_flows.data.stores import open_outcome_store
+    from e3relax_flows.jobs.retrain import estimate_training, plan_snapshot
+
+    config = maker.config
+    with open_outcome_store(settings) as outcomes:
+        found = outcomes.query({"engine_id": maker.engine.engine_id}, ["result.wall_time_s"], limit=500)
+        times = [seconds for raw in found if (seconds := (raw.get("result") or {}).get("wall_time_s"))]
+    try:
+        snapshot, dataset = plan_snapshot(config.retraining, None, settings)
+        training = estimate_training(config.retraining, snapshot, dataset, settings)
+    except E3RelaxError:  # there are no pairs yet
+        training = None
+    budget = min(n_pool, config.stop.labels or n_pool)
+    relaxations = 1 + (config.control if config.paired_controls else 0)
+    hours = None if not times else sum(times) / len(times) / 3600
+    n_generations = -(-budget // config.labels)
+    return {
+        "name": config.name,
+        "engine": maker.engine.name,
+        "is_dft": maker.engine.is_dft,
+        "model_id": model_id,
+        "n_pool": n_pool,
+        "labels": budget,
+        "labels_per_generation": config.labels,
+        "generations": n_generations,
+        "mix": config.mix.model_dump(),
+        "relaxations": round(budget * relaxations),
+        "core_hours": None if hours is None else round(budget * relaxations * hours * config.stop.cores, 3),
+        "known_relaxations": len(times),
+        "core_hour_budget": config.stop.core_hours,
+        "training_hours": None if training is None else float(f"{training * n_generations:.2g}"),
+        "prediction_jobs": -(-n_pool // config.chunk_size),
+    }
+
+
+def _count(items: Any) -> int:
+    from e3relax_flows.data.candidates import CandidateList
+
+    with CandidateList() as candidates:
+        candidates.add(items)
+        return candidates.count()["candidates"]
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    kind = "" if plan["is_dft"] else " (a potential, not DFT)"
+    cost = (
+        f"about {plan['core_hours']:.3g} core hours by {plan['known_relaxations']} relaxations of this engine that are "
+        "in the store"
+        if plan["core_hours"] is not None
+        else "their hours are not known: no relaxation by this engine is in the store"
+    )
+    training = (
+        f"about {plan['training_hours']:.2g} h of training on this machine"
+        if plan["training_hours"] is not None
+        else "hours of training are not known: there are no pairs to train on yet"
+    )
+    mix = ", ".join(f"{share:.0%} {arm}" for arm, share in plan["mix"].items())
+    lines = [
+        f"pool: {plan['n_pool']} candidates, predicted in {plan['prediction_jobs']} jobs; model in service "
+        f"{plan['model_id']}",
+        f"at most {plan['labels']} labels by {plan['engine']}{kind} in {plan['generations']} generations of "
+        f"{plan['labels_per_generation']}: {mix}",
+        f"about {plan['relaxations']} relaxations with controls; {cost}",
+        training,
+    ]
+    if plan["core_hour_budget"]:
+        lines.append(f"budget: {plan['core_hour_budget']:.3g} core hours")
+    if plan.get("n_unreadable") or plan.get("n_duplicates"):
+        lines.append(f"left out: {plan['n_unreadable']} unreadable, {plan['n_duplicates']} written alike")
+    name = plan.get("campaign_id")
+    lines.append(f"next: e3relax campaign run {name}" if name else "nothing was kept (--dry-run)")
+    for line in lines:
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, where: str, folder: Path) -> int:
+    from e3relax_flows.data.campaignstores import find_campaign, load_generations
+    from e3relax_flows.driver.campaigns import start_campaign
+    from e3relax_flows.schemas.campaigns import CampaignState
+    from e3relax_flows.submit.places import PLACES
+
+    if where not in PLACES:
+        raise ConfigError(f"--submit {where!r}: the places are {', '.join(PLACES)}")
+
+    def note(report: JobReport) -> None:
+        if report.error is not None:
+            console.print_error(f"{report.name}: {report.error}")
+        elif report.name.startswith("e3r "):
+            console.err.print(f"{report.name}: done", style="dim", highlight=False)
+
+    try:
+        with console.hide_warnings():
+            submission = start_campaign(stores, campaign, settings, where, folder, note)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
+        raise
+    for warning in submission.warnings:
+        console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    if submission.run is None:
+        console.out.print(submission.describe(), highlight=False, soft_wrap=True, markup=False)
+        console.out.print(f"see: e3relax campaign status {campaign.campaign_id}", highlight=False, soft_wrap=True)
+        return 0
+    campaign = find_campaign(stores, campaign.campaign_id)
+    show_campaign(campaign, load_generations(stores, campaign.campaign_id))
+    return int(campaign.state in (CampaignState.HALTED, CampaignState.RUNNING))
+
+
+def _summarize(campaign: CampaignDoc, n_generations: int) -> str:
+    """One line: id, state, why, and what to type."""
+    reason = f" ({campaign.message})" if campaign.message else ""
+    hints = {"new": "run", "running": "status", "halted": "resume", "stopped": "resume"}
+    hint = hints.get(campaign.state)
+    text = f"campaign {campaign.campaign_id} ({campaign.name}) is {campaign.state}{reason}"
+    text += f": {n_generations} generations, a pool of {campaign.n_pool}"
+    return text + (f"; next: e3relax campaign {hint} {campaign.campaign_id}" if hint else "")
+
+
+def _describe(campaign: CampaignDoc, generations: list[GenerationDoc]) -> dict[str, Any]:
+    content = campaign.model_dump(mode="json", exclude={"maker"})
+    return content | {"generations": [item.model_dump(mode="json") for item in generations]}
+
+
+def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> None:
+    """Print how a campaign stands, and its generations in one table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    console.out.print(_summarize(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
+    if not generations:
+        return
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("gen.", justify="right")
+    table.add_column("model", no_wrap=True)
+    for title in TITLES:
+        table.add_column(title, justify="right")
+    for item in generations:
+        table.add_row(*_format_row(item))
+    console.out.print(table)
+    kind = "hours of relaxations, of one core each times `stop.cores`"
+    console.out.print(
+        f"Errors are displacement + 2.5 Å · strain with bootstrap 95 % intervals; {kind}.", style="dim", soft_wrap=True
+    )
+
+
+def _format_row(item: GenerationDoc) -> list[str]:
+    from e3relax_flows.schemas.outcomes import OutcomeState
+
+    end, retrain = item.conclude, item.retrain
+    labels = item.label.labels if item.label else []
+    n_failed = sum(label.state != OutcomeState.SUCCESSFUL for label in labels)
+    model = end.model_id if end else item.begin.model_id if item.begin else "–"
+    if item.conclude is None:
+        gate = f"after {item.phases[-1]}" if item.phases else "–"
+    else:
+        gate = str(retrain.decision) if retrain and retrain.decision else "nothing trained"
+    return [
+        str(item.generation),
+        model[:8],
+        str(item.snapshot.n_train) if item.snapshot else "–",
+        f"{len(labels) - n_failed}/{n_failed}" if item.label else "–",
+        f"{end.dft_hours:.3g}" if end else "–",
+        _format_interval(end.error if end else None),
+        f"{end.identity_error.mean:.3f}" if end and end.identity_error else "–",
+        _format_interval(end.random_error if end else None),
+        gate,
+        f"{end.saved_hours:.3g}" if end and end.saved_hours is not None else "–",
+    ]
+
+
+def _format_interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.3f}"
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,0 +1,108 @@
+"""`e3relax campaign`: new, run, status, resume, stop; the example configuration; the script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from emt_campaigns import CONFIG, make_candidates, prepare
+from monty.json import jsanitize
+
+from e3relax_flows.cli.campaignconfig import load_campaign_config
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.data.campaignstores import load_generations, open_campaign_stores
+from e3relax_flows.driver import campaigns
+from e3relax_flows.testing import EmtEngine
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def config(settings: E3RelaxSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration file of a campaign whose engine is effective medium theory."""
+    prepare(settings)
+    monkeypatch.setattr(campaigns, "get_engine", lambda name, **settings: EmtEngine())  # noqa: ARG005
+    structures = {item.id: item.structure.as_dict() for item in make_candidates() if item.structure is not None}
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "pool.json").write_text(json.dumps(jsanitize(structures, recursive_msonable=True)))
+    path = tmp_path / "files" / "campaign.yaml"
+    path.write_text(yaml.safe_dump(CONFIG | {"inputs": ["pool.json"], "stop": {"labels": 6, "core_hours": 99.0}}))
+    return path
+
+
+def test_the_example_configuration_is_read() -> None:
+    content = load_campaign_config(CONFIGS / "campaign.yaml")
+    assert content.inputs == [str(CONFIGS.parent / "candidates")]
+    assert (content.labels, content.stop.labels, content.retraining.alias) == (100, 1000, "default")
+    assert content.mix.scored + content.mix.diverse + content.mix.random == pytest.approx(1)
+
+
+def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3RelaxSettings) -> None:
+    # a dry run keeps nothing
+    planned = e3relax("campaign", "new", config, "--dry-run")
+    assert planned.code == 0, planned.stderr
+    assert "nothing was kept" in planned.stdout
+    assert "no campaigns yet" in e3relax("campaign", "status").stdout
+
+    made = e3relax("campaign", "new", config, "--json")
+    assert made.code == 0, made.stderr
+    plan = json.loads(made.stdout)
+    assert (plan["n_pool"], plan["labels"], plan["generations"], plan["prediction_jobs"]) == (20, 6, 1, 3)
+    assert plan["relaxations"] == 9  # half of them are controls, in pairs
+    assert plan["core_hours"] is None
+    assert plan["training_hours"] > 0
+    name = plan["campaign_id"]
+    again = e3relax("campaign", "new", config)
+    assert "was there already" in again.stderr
+    assert f"next: e3relax campaign run {name}" in again.stdout
+
+    ended = e3relax("campaign", "run", name[:6], "--out", "jobs")
+    assert ended.code == 0, ended.stderr
+    assert "is finished (6 labels, the budget is 6)" in ended.stdout
+    status = e3relax("campaign", "status", "alloys", "--json")
+    document = json.loads(status.stdout)
+    (generation,) = document["generations"]
+    assert document["state"] == "finished"
+    assert generation["retrain"]["decision"] in ("promote", "keep", "reject")
+    shown = e3relax("campaign", "status", name).stdout
+    assert generation["conclude"]["model_id"][:8] in shown
+    assert f"{generation['conclude']['error']['mean']:.3f}" in shown
+
+    # what is finished says what to type
+    assert "--labels N" in e3relax("campaign", "resume", name).stderr
+    assert e3relax("campaign", "run", name).code == 2
+    assert "is finished already" in e3relax("campaign", "stop", name).stdout
+    with open_campaign_stores(settings) as stores:
+        assert len(load_generations(stores, name)) == 1
+
+
+def test_a_stopped_campaign_does_not_run_until_it_is_resumed(e3relax: Callable, config: Path) -> None:
+    name = json.loads(e3relax("campaign", "new", config, "--json").stdout)["campaign_id"]
+    assert "is stopped" in e3relax("campaign", "stop", name).stdout
+    refused = e3relax("campaign", "run", name)
+    assert refused.code == 2
+    assert f"resume {name}" in refused.stderr.replace("\n", "")
+
+
+def test_errors_say_what_to_type(e3relax: Callable, config: Path) -> None:
+    unknown = e3relax("campaign", "status", "none-such")
+    assert unknown.code == 2
+    assert "e3relax campaign new" in unknown.stderr
+    content = yaml.safe_load(config.read_text())
+    wrong = {
+        "label": ({"label": 3}, "known keys"),
+        "source": ({"sources": [{"type": "web"}]}, "docs/candidates.md"),
+        "holdout": ({"retraining": content["retraining"] | {"holdout": "none"}}, "e3relax data freeze"),
+        "dft": ({"retraining": content["retraining"] | {"dataset": {}}}, "dft_only"),
+        "mix": ({"mix": {"scored": 0.9}}, "sum to"),
+    }
+    for name, (changes, hint) in wrong.items():
+        path = config.with_name(f"{name}.yaml")
+        path.write_text(yaml.safe_dump(content | changes))
+        result = e3relax("campaign", "new", path)
+        assert result.code == 2, name
+        assert hint in result.stderr, name
+    assert e3relax("campaign", "run", "none", "--submit", "moon").code == 2
