@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedEntry
 
 from e3relax_flows.core.modelfolders import read_model_folder
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.data import sources_mp
 from e3relax_flows.data.datasetstores import find_dataset, list_holdouts, open_dataset_stores
 from e3relax_flows.data.judgements import find_gates, open_judgements
 from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
@@ -75,6 +81,111 @@ def test_a_prediction_takes_the_place_of_the_first_relaxation(run_script, capsys
     assert run_script("03_prerelax_in_atomate2_flow.py") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["  e3r predict 1", "  relax 2 after e3r predict 1"]
+
+
+def test_elastic_constants_follow_a_relaxation_from_the_prediction(run_script, capsys):
+    assert run_script("03_prerelax_in_atomate2_flow.py", "--kind", "elastic") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [
+        "  e3r predict 1",
+        "  tight relax 2 after e3r predict 1",
+        "  generate_elastic_deformations after tight relax 2",
+    ]
+    assert lines[-1].startswith("  fit_elastic_tensor after ")
+
+
+def test_phonons_follow_it_too_where_their_packages_are(run_script, capsys):
+    if not all(map(find_spec, ("phonopy", "seekpath"))):
+        assert run_script("03_prerelax_in_atomate2_flow.py", "--kind", "phonon") == 2
+        assert "pip install 'atomate2[phonons]'" in capsys.readouterr().err
+        return
+    assert run_script("03_prerelax_in_atomate2_flow.py", "--kind", "phonon") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["  e3r predict 1", "  tight relax 2 after e3r predict 1"]
+    assert any("generate_phonon_displacements" in line for line in lines)
+
+
+def test_materials_are_asked_for_exchanged_screened_and_ranked(run_script, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("chgnet", reason="the engine is an extra: pip install 'e3relax-flows[mlip]'")
+    asked = play_materials_project(monkeypatch)
+    options = ("Na-Cl", "--exchange", "Na=K", "--n", 1, "--out", tmp_path / "out")
+    assert run_script("05_screen_materials_project.py", *options) == 0
+    output = capsys.readouterr().out
+    assert "1 candidates of Na-Cl" in output
+    last = output.splitlines()[-1].split()
+    assert (last[0], last[2:6]) == ("1", ["eV/atom", "above", "hull", "KCl"])
+    assert "mp-1" in last
+    assert asked == [{"chemsys": ["Na-Cl"], "energy_above_hull": (0, 0.05), "num_sites": (1, 40)}, ["Cl", "K"]]
+    (row,) = json.loads((tmp_path / "out" / "screen.json").read_text())["candidates"]
+    assert row["state"] == "successful"
+
+    # all is kept: the server is not asked again, nothing is relaxed again
+    assert run_script("05_screen_materials_project.py", *options) == 0
+    assert len(asked) == 2
+    assert run_script("05_screen_materials_project.py", "Na-Cl", "--exchange", "Si=Ge") == 2
+    assert "has an element to exchange by Si=Ge" in capsys.readouterr().err
+
+
+def play_materials_project(monkeypatch):
+    """A server with rock salt and the entries of its system in the place of mp-api; gives what it is asked."""
+    asked = []
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+    salt = salt.get_primitive_structure()
+
+    class Client:
+        def __init__(self, **_):
+            self.materials = SimpleNamespace(summary=self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def search(self, *, fields, all_fields, num_chunks, chunk_size, _page, _sort_fields, deprecated, **terms):
+            assert (fields, all_fields, num_chunks, _page, deprecated) == (
+                ["material_id", "structure"],
+                False,
+                1,
+                1,
+                False,
+            )
+            assert (chunk_size, _sort_fields) == (sources_mp.PAGE_SIZE, "material_id")
+            asked.append(terms)
+            return [{"material_id": "mp-1", "structure": salt}]
+
+        def get_entries_in_chemsys(self, elements, additional_criteria):
+            assert additional_criteria == {"thermo_types": ["GGA_GGA+U"]}
+            asked.append(elements)
+            energies = {"K": -1.1, "Cl": -1.8}
+            return [ComputedEntry(element, energies[element], entry_id=f"mp-{element}") for element in elements]
+
+    monkeypatch.setitem(sys.modules, "mp_api", ModuleType("mp_api"))
+    monkeypatch.setitem(sys.modules, "mp_api.client", SimpleNamespace(MPRester=Client))
+    monkeypatch.setattr(sources_mp, "PAUSE_S", 0)
+    monkeypatch.setenv("MP_API_KEY", "k" * 32)
+    return asked
+
+
+def test_costs_from_both_starts_are_measured_side_by_side(run_script, tmp_path, capsys):
+    pytest.importorskip("chgnet", reason="the engine is an extra: pip install 'e3relax-flows[mlip]'")
+    options = ("--engine", "chgnet", "--n", 2, "--out", tmp_path / "out")
+    assert run_script("07_measure_dft_savings.py", *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "CHGNet, which is a potential and not DFT; predicted | initial"
+    for line, name in zip(lines[1:3], ("rock salt NaBr from NaCl", "zinc blende GaP from GaAs"), strict=True):
+        predicted, initial = map(int, re.match(rf"  {name}: (\d+) \| (\d+) ionic steps, ", line).groups())
+        assert 1 <= predicted < 50
+        assert 1 < initial < 50
+    assert "potential, not of DFT" in lines[-1]
+
+
+def test_real_dft_is_what_measures_savings_unless_said_otherwise(run_script, tmp_path, capsys):
+    if find_spec("gpaw"):
+        assert 'default="gpaw"' in (WORKFLOWS / "07_measure_dft_savings.py").read_text(encoding="utf-8")
+        return
+    assert run_script("07_measure_dft_savings.py", "--out", tmp_path / "out") == 2
+    assert "e3relax-flows[gpaw]" in capsys.readouterr().err
 
 
 def test_the_loop_of_retraining_runs_and_is_found_again(
