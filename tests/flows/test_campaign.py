@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,7 +204,7 @@ def test_an_error_of_the_retraining_halts_the_campaign_and_no_label_is_lost(
     campaign_id = register(settings, stop={"labels": 6}).campaign_id
     taken = last_jobs.take_snapshot
 
-    def fail(*arguments: Any) -> Any:
+    def fail(*arguments: Any) -> Any:  # noqa: ARG001
         raise ConfigError("the store is away")
 
     monkeypatch.setattr(last_jobs, "take_snapshot", fail)
