@@ -1,7 +1,7 @@
 """The command `e3relax`: registers the commands and turns our errors into messages.
 
 Exit codes: 0 done; 1 done, but some items failed; 2 nothing was done (usage, settings, something missing).
-`e3relax train` also has 75: stopped by a signal or its walltime, start it again.
+`e3relax train` also has 75: stopped by a signal or its walltime, start it again. Ctrl-C ends with 130.
 Only typer and rich are imported here; what a command needs is imported when it runs.
 """
 
@@ -38,6 +38,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _debug = False
+EXIT_INTERRUPTED = 130  # typer's for Ctrl-C
+# after Ctrl-C, by the first word; screens and campaigns name their own id
+INTERRUPTED = {
+    "data": "what was written stays; the same command goes on",
+    "retrain": "the same command goes on with the same training",
+    "train": "a second Ctrl-C does not save; the same command goes on from the last checkpoint",
+    "screen": "",
+    "campaign": "",
+}
 
 
 def _show_version(value: bool) -> None:
@@ -81,6 +90,10 @@ def main() -> None:
     """Entry point: run the command; an error that the user can mend is one message and exit code 2."""
     try:
         app()
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            _say_how_to_go_on(sys.argv[1:])
+        raise
     except E3RelaxError as error:
         if _debug:
             raise
@@ -91,6 +104,14 @@ def main() -> None:
             raise
         print_error(f"{error.filename}: {error.strerror}; choose another path or mend this one")
         sys.exit(2)
+
+
+def _say_how_to_go_on(words: list[str]) -> None:
+    advice = INTERRUPTED.get(
+        next((word for word in words if not word.startswith("-")), ""), "the same command starts anew"
+    )
+    if advice:
+        print_error(f"interrupted; {advice}")
 
 
 if __name__ == "__main__":

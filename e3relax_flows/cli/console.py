@@ -6,22 +6,25 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
+T = TypeVar("T")
 LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
 LINE_EVERY_S = 5.0
 
@@ -70,7 +73,7 @@ def format_number(value: float | None, digits: int) -> str:
 
 
 def make_progress() -> Progress:
-    """Progress on stderr with counts and the time left: a bar that disappears, or lines where it is no terminal."""
+    """Progress on stderr with counts, rate and time left: a bar that disappears, or lines where it is no terminal."""
     if not err.is_terminal:
         return LineProgress(console=err, disable=True)
     return Progress(
@@ -78,6 +81,7 @@ def make_progress() -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
@@ -86,25 +90,57 @@ def make_progress() -> Progress:
     )
 
 
+def format_rate(speed: float | None) -> str:
+    """Such as "120/s" or "15 s each"; empty while it is unknown."""
+    if not speed:
+        return ""
+    return f"{speed:.0f}/s" if speed >= 10 else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.0f} s each"
+
+
+class RateColumn(ProgressColumn):
+    """How fast a task goes."""
+
+    def render(self, task: Task) -> Text:
+        """Its rate."""
+        return Text(format_rate(task.finished_speed or task.speed))
+
+
 class LineProgress(Progress):
     """Progress for logs: a line when something was done and the last line is some seconds old, and at the end."""
 
     _last = 0.0
+
+    def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+        """Add a task; one without a known end has its first line after some seconds."""
+        if fields.get("total") is None:
+            self._last = time.monotonic()
+        return super().add_task(description, *args, **fields)
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Update the task as usual and maybe print a line."""
         before = self._tasks[task_id].completed
         super().update(task_id, **changes)
         task = self._tasks[task_id]
-        if task.total is None or task.completed <= before:
+        if task.completed <= before:
             return
         now = time.monotonic()
-        if task.completed >= task.total or now - self._last >= LINE_EVERY_S:
+        is_whole = task.total is not None and task.completed >= task.total
+        if is_whole or now - self._last >= LINE_EVERY_S:
             self._last = now
+            count = f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
+            rate = f", {text}" if (text := format_rate(task.finished_speed or task.speed)) else ""
             left = f", about {task.time_remaining:.0f} s left" if task.time_remaining else ""
             note = f" | {task.fields['note']}" if task.fields.get("note") else ""
-            line = f"{task.description}: {task.completed:.0f}/{task.total:.0f}{left}{note}"
-            self.console.print(Text(line), soft_wrap=True)
+            self.console.print(Text(f"{task.description}: {count}{rate}{left}{note}"), soft_wrap=True)
+
+
+def follow(items: Iterable[T], description: str) -> Iterator[T]:
+    """The items one by one, counted on stderr while they are taken."""
+    with make_progress() as progress:
+        task = progress.add_task(description, total=None, note="")
+        for item in items:
+            yield item
+            progress.update(task, advance=1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from e3relax_flows.cli.console import out
+from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.cli.pairfiles import export_pairs, import_pairs
 from e3relax_flows.cli.pairs import build_pairs, show_pairs
 from e3relax_flows.core.errors import ConfigError
@@ -26,6 +28,8 @@ def write_pair_shards(
     pairs: Annotated[list[Path], typer.Argument(help="Pair files: .jsonl, .jsonl.gz, shards, folders of shards.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the shards into.", file_okay=False)],
     size: Annotated[int, typer.Option(help="Pairs in a shard.", min=1)] = 10_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the pairs, and write nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write pairs as tensors, which a training node reads quickly and without pymatgen; the same to the bit."""
     from e3relax_flows.train.dataset import load_pairs
@@ -35,10 +39,17 @@ def write_pair_shards(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give a folder with --out")
     content = load_pairs(pairs)
-    paths = write_shards(content, folder, size)
-    counts = ", ".join(f"{name}: {count}" for name, count in sorted(Counter(content.functionals).items()))
+    n_shards = -(-len(content) // size) if dry_run else len(write_shards(content, folder, size))
+    functionals = dict(sorted(Counter(content.functionals).items()))
+    if as_json:
+        facts = {"n_pairs": len(content), "functionals": functionals, "hash": identify_pairs(content)}
+        place = {"n_shards": n_shards, "folder": str(folder.absolute()), "written": not dry_run}
+        typer.echo(json.dumps(facts | place, indent=1))
+        return
+    counts = ", ".join(f"{name}: {count}" for name, count in functionals.items())
+    done = "would be written into" if dry_run else "are in"
     out.print(
-        f"{len(content)} pairs ({counts}), hash {identify_pairs(content)}, in {len(paths)} shards: {folder}",
+        f"{len(content)} pairs ({counts}), hash {identify_pairs(content)}, {done} {n_shards} shards: {folder}",
         soft_wrap=True,
         markup=False,
         highlight=False,

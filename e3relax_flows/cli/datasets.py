@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.console import out, plain
+from e3relax_flows.cli.console import follow, out, plain
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def freeze_pairs(
     settings = load_settings()
     with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
         take = fraction if fraction is not None else group or []
-        holdout = freeze_holdout(iter_pairs(pairs), name, _check_by(by), take, filter, seed, min_pairs)
+        found = follow(iter_pairs(pairs), "reading pairs")
+        holdout = freeze_holdout(found, name, _check_by(by), take, filter, seed, min_pairs)
         kept = find_same_holdout(stores, holdout)
         if not dry_run:
             holdout = save_holdout(stores, holdout)
@@ -118,7 +119,8 @@ def prepare_dataset(
     settings = load_settings()
     with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
         holdouts = [find_holdout(stores, name) for name in holdout] if holdout else list_holdouts(stores)
-        dataset = build_dataset(iter_pairs(pairs), holdouts, filter, _check_by(by), val_fraction, seed)
+        found = follow(iter_pairs(pairs), "reading pairs")
+        dataset = build_dataset(found, holdouts, filter, _check_by(by), val_fraction, seed)
         if not dry_run:
             dataset = save_dataset(stores, dataset)
     if as_json:

@@ -79,6 +79,8 @@ def export_pairs(
     dft_only: Annotated[bool, typer.Option("--dft-only", help="Leave out what potentials relaxed.")] = False,
     fully_free: Annotated[bool, typer.Option("--fully-free", help="Leave out what was held in cell or sites.")] = False,
     max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be written, and write nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write pairs as lines of JSON, which training, `data import` and `evaluate` read."""
     from e3relax_flows.core.settings import load_settings
@@ -90,8 +92,14 @@ def export_pairs(
         raise ConfigError(f"{file}: the name of a pair file ends in .jsonl or .jsonl.gz")
     filter = _build_filter(functional, source, start, dft_only, fully_free, max_atoms)
     with open_pair_store(load_settings()) as store:
-        n_pairs = write_pair_file(file, (pair for pair in iter_pairs(store) if not explain_leaving_out(pair, filter)))
-    console.out.print(console.plain(f"{n_pairs} pairs: {file}"), soft_wrap=True)
+        pairs = (pair for pair in iter_pairs(store) if not explain_leaving_out(pair, filter))
+        shown = console.follow(pairs, "reading pairs" if dry_run else "writing pairs")
+        n_pairs = sum(1 for _ in shown) if dry_run else write_pair_file(file, shown)
+    if as_json:
+        typer.echo(json.dumps({"n_pairs": n_pairs, "file": str(file.absolute()), "written": not dry_run}, indent=1))
+        return
+    would = " would be written to" if dry_run else ":"
+    console.out.print(console.plain(f"{n_pairs} pairs{would} {file}"), soft_wrap=True)
 
 
 def _read_path(path: Path, stated: Stated, index: PredictionIndex, source: str | None) -> Iterator[BuiltPair]:

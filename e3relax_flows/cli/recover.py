@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from e3relax_flows.cli.console import out
-from e3relax_flows.cli.options import DryRunOption
+from e3relax_flows.cli.options import DryRunOption, JsonOption
 
 
 def recover(
@@ -25,6 +27,7 @@ def recover(
         bool, typer.Option("--release-unknown", help="Give back claims of flows that are not on this launchpad, too.")
     ] = False,
     dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Mend the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
 
@@ -38,6 +41,9 @@ def recover(
         dry_run=dry_run,
         release_unknown=release_unknown,
     )
+    if as_json:
+        typer.echo(json.dumps(asdict(recovery) | {"dry_run": dry_run}, indent=1))
+        return
     lines = recovery.describe() or ["nothing was to be mended"]
     if dry_run and recovery.n_mended:
         lines.append("nothing was changed: that was a dry run")

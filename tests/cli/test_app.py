@@ -117,3 +117,34 @@ def test_progress_in_logs_is_lines(capsys):
     assert lines[0] == "relaxing: 1/3 | a"
     assert lines[-1].startswith("relaxing: 3/3")
     assert lines[-1].endswith("| c")
+
+
+def test_what_has_no_known_end_is_counted_with_its_rate(capsys, monkeypatch):
+    from e3relax_flows.cli import console
+
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    assert list(console.follow(range(5), "reading pairs")) == [0, 1, 2, 3, 4]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("reading pairs: 2")
+    assert len(lines) == 2
+    assert [console.format_rate(speed) for speed in (None, 120.4, 2.25, 0.05)] == ["", "120/s", "2.2/s", "20 s each"]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["doctor"], "the same command starts anew"),
+        (["data", "show"], "what was written stays"),
+        (["retrain", "x.yaml"], "the same command goes on with the same training"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(e3relax, monkeypatch, words, advice):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("e3relax_flows.core.settings.load_settings", interrupt)
+    result = e3relax(*words)
+    assert result.code == 130
+    assert f"interrupted; {advice}" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

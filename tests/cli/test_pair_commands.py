@@ -194,6 +194,11 @@ def test_export_takes_what_is_asked_for(e3relax: Callable[..., Any], settings: E
     ):
         assert e3relax("data", "export", path, *options).code == 0
         assert {json.loads(line)["functional"] for line in path.read_text().splitlines()} == functionals
+    planned = e3relax("data", "export", tmp_path / "never.jsonl", "--dft-only", "--dry-run")
+    assert (planned.code, planned.stdout.strip()) == (0, f"2 pairs would be written to {tmp_path / 'never.jsonl'}")
+    said = json.loads(e3relax("data", "export", path, "--dft-only", "--json").stdout)
+    assert said == {"n_pairs": 2, "file": str(path), "written": True}
+    assert not (tmp_path / "never.jsonl").exists()
     assert "ends in .jsonl" in e3relax("data", "export", tmp_path / "x.csv").stderr
     assert "--start 'cooked' is unknown" in e3relax("data", "export", path, "--start", "cooked").stderr
 

@@ -28,7 +28,11 @@ def pair_file(tmp_path):
 
 
 def test_shards_are_written_and_trained_on(e3relax, pair_file, tmp_path):
-    result = e3relax("data", "shards", pair_file, "-o", tmp_path / "shards", "--size", 3)
+    command = ("data", "shards", pair_file, "-o", tmp_path / "shards", "--size", 3)
+    planned = json.loads(e3relax(*command, "--dry-run", "--json").stdout)
+    assert (planned["n_shards"], planned["written"]) == (2, False)
+    assert not (tmp_path / "shards").exists()
+    result = e3relax(*command)
     assert result.code == 0, result.stderr
     assert result.stdout.startswith("4 pairs (PBE: 4), hash ")
     assert "in 2 shards" in result.stdout

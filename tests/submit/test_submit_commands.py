@@ -69,6 +69,10 @@ def test_a_screen_is_submitted_once(
     assert capsys.readouterr().out == (
         "1 workflows were locked and are not any more\nnothing was changed: that was a dry run\n"
     )
+    capsys.readouterr()
+    assert run(monkeypatch, "recover", "--dry-run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["dry_run"], planned["locked"], planned["lost"]) == (True, [1], [])
     assert run(monkeypatch, "recover") == 0
     assert run(monkeypatch, "recover") == 0
     assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing was to be mended\n"
