@@ -150,6 +150,8 @@ def train(folder, start, pairs, labelled, seed, arguments):
     entries["finetune"] = {"path": str(start.path), "accept_worse": True}
     entries["data"] |= {name: [str(shards / name)] for name in splits}
     launch = launch_training(TrainConfig.model_validate(entries))
+    if launch.is_stopped:
+        raise SystemExit(f"stopped ({launch.trainer.stopped}); run again to go on")
     return export_model(launch.trainer, folder / "model")
 
 
