@@ -36,6 +36,7 @@ CONFIGURATIONS = {
     "configs/screen.yaml": "e3relax_flows.cli.screenconfig:ScreenConfig",
     "configs/train.yaml": "e3relax_flows.train.config:TrainConfig",
     "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
+    "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",
 }
 LINKS = {f"../{CARD}": "reference/model-card.md"}  # of pages that are read in the repository, too
 
