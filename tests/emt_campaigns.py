@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
     "name": "alloys",
     "inputs": ["none"],
     "engine": "chgnet",
-    "labels": 6,
+    "labels": 4,
     "chunk_size": 8,
     "control": 0.5,
     "retraining": {
@@ -52,7 +52,7 @@ CONFIG: dict[str, Any] = {
         },
         "gate": {"n_resamples": 500, "min_stratum": 5},
     },
-    "stop": {"labels": 12},
+    "stop": {"labels": 8},
 }
 
 

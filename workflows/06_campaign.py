@@ -48,7 +48,7 @@ from e3relax_flows.schemas.datasets import HoldoutDoc, PairFilter
 
 ALIAS, HOLDOUT = "campaign", "interstitial"
 HELD_OUT = 0.5  # of the chemical systems that are relaxed before the campaign
-SMOKE = {"n": 16, "known": 8, "labels": 3, "steps": 20, "max_atoms": 3}
+SMOKE = {"n": 14, "known": 8, "labels": 2, "steps": 20, "max_atoms": 3}
 
 
 def main() -> int:

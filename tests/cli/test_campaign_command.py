@@ -29,7 +29,7 @@ def config(settings: E3RelaxSettings, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "pool.json").write_text(json.dumps(jsanitize(structures, recursive_msonable=True)))
     path = tmp_path / "files" / "campaign.yaml"
-    path.write_text(yaml.safe_dump(CONFIG | {"inputs": ["pool.json"], "stop": {"labels": 6, "core_hours": 99.0}}))
+    path.write_text(yaml.safe_dump(CONFIG | {"inputs": ["pool.json"], "stop": {"labels": 4, "core_hours": 99.0}}))
     return path
 
 
@@ -50,8 +50,8 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
     made = e3relax("campaign", "new", config, "--json")
     assert made.code == 0, made.stderr
     plan = json.loads(made.stdout)
-    assert (plan["n_pool"], plan["labels"], plan["generations"], plan["prediction_jobs"]) == (20, 6, 1, 3)
-    assert plan["relaxations"] == 9  # half of them are controls, in pairs
+    assert (plan["n_pool"], plan["labels"], plan["generations"], plan["prediction_jobs"]) == (20, 4, 1, 3)
+    assert plan["relaxations"] == 6  # half of them are controls, in pairs
     assert plan["core_hours"] is None
     assert plan["training_hours"] > 0
     name = plan["campaign_id"]
@@ -61,7 +61,7 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
 
     ended = e3relax("campaign", "run", name[:6], "--out", "jobs")
     assert ended.code == 0, ended.stderr
-    assert "is finished (6 labels, the budget is 6)" in ended.stdout
+    assert "is finished (4 labels, the budget is 4)" in ended.stdout
     status = e3relax("campaign", "status", "alloys", "--json")
     document = json.loads(status.stdout)
     (generation,) = document["generations"]
