@@ -227,7 +227,9 @@ def _name(cell: Structure) -> str:
 
 
 def _pack(structure: Structure) -> bytes:
-    return zlib.compress(json.dumps(jsanitize(structure.as_dict(), recursive_msonable=True)).encode(), level=1)
+    # only what json does not know is sanitized: all of it would take longer than the rest
+    text = json.dumps(structure.as_dict(), default=lambda value: jsanitize(value, recursive_msonable=True))
+    return zlib.compress(text.encode(), level=1)
 
 
 def unpack_structure(packed: bytes) -> Structure:

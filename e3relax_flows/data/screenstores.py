@@ -24,6 +24,7 @@ from e3relax_flows.data.stores import (
     connect_store,
     describe_store,
     dump_document,
+    find_by_id,
     validate_document,
     write_documents,
 )
@@ -156,6 +157,26 @@ def find_rows(
     query = {"group": {"$in": [name_group(screen_id, state) for state in states]}, **(criteria or {})}
     raws = stores.rows.query(query, sort={"rank": 1, "number": 1}, limit=limit)
     return [validate_document(raw, ScreenRow, stores.rows) for raw in raws]
+
+
+def list_row_keys(stores: ScreenStores, screen_id: str, state: CandidateState, limit: int = 0) -> list[str]:
+    """Keys of rows in a state, in the order in which they are to be relaxed; the rows are not kept in memory."""
+    group = {"group": name_group(screen_id, state)}
+    found = [
+        (raw["rank"], raw["number"], raw["row_key"]) for raw in stores.rows.query(group, ["rank", "number", "row_key"])
+    ]
+    return [key for *_, key in sorted(found)[: limit or None]]
+
+
+def load_rows(stores: ScreenStores, keys: Sequence[str]) -> list[ScreenRow]:
+    """Rows by their keys, in the order of these."""
+    return list(find_by_id(stores.rows, list(keys), ScreenRow, "row_key", None).values())
+
+
+def list_waiting_chunks(stores: ScreenStores, screen_id: str) -> list[int]:
+    """Numbers of the chunks that have rows without prediction."""
+    waiting = {"group": name_group(screen_id, CandidateState.WAITING)}
+    return sorted({raw["chunk"] for raw in stores.rows.query(waiting, ["chunk"]) if raw.get("chunk") is not None})
 
 
 def count_rows(stores: ScreenStores, screen_id: str) -> dict[str, int]:

@@ -17,6 +17,8 @@ from e3relax_flows.data.screenstores import (
     find_rows,
     find_screen,
     has_rows,
+    list_row_keys,
+    load_rows,
     name_group,
     open_screen_stores,
     save_rows,
@@ -124,7 +126,9 @@ def plan(stores: ScreenStores, screen: ScreenDoc, outcomes: Store, settings: E3R
     """Decide what every predicted candidate is relaxed from; find duplicates, and outcomes that are known."""
     maker, screen_id = read_maker(screen), str(screen.screen_id)
     twins = _find_twins(stores, screen_id, settings) if maker.deduplicate else {}
-    while rows := find_rows(stores, screen_id, [State.PREDICTED], limit=ROWS_AT_ONCE):
+    keys = list_row_keys(stores, screen_id, State.PREDICTED)
+    for start in range(0, len(keys), ROWS_AT_ONCE):
+        rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
             row.state = State.PLANNED
             if row.id in twins:
@@ -168,18 +172,17 @@ def find_spent(screen: ScreenDoc) -> str | None:
 def _hand_out(stores: ScreenStores, screen: ScreenDoc, hand: Hand, at_most: int | None) -> None:
     """Hand out what is planned, the most promising first, up to the limits."""
     room = _find_room(stores, screen, at_most)
-    while room is None or room > 0:
-        limit = ROWS_AT_ONCE if room is None else min(ROWS_AT_ONCE, room)
-        rows = find_rows(stores, str(screen.screen_id), [State.PLANNED], limit=limit)
-        if not rows:
-            return
+    if room is not None and room <= 0:
+        return
+    keys = list_row_keys(stores, str(screen.screen_id), State.PLANNED, limit=room or 0)
+    for start in range(0, len(keys), ROWS_AT_ONCE):
+        rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
             row.state, row.message = State.SUBMITTED, None
         hand(rows)  # before it is noted: what is at the workers twice is found by its id, what is not would be lost
         save_rows(stores, rows, [State.PLANNED])
         screen.n_submitted += len(rows)
         save_screen(stores, screen)
-        room = None if room is None else room - len(rows)
 
 
 def _find_room(stores: ScreenStores, screen: ScreenDoc, at_most: int | None) -> int | None:

@@ -17,6 +17,7 @@ from e3relax_flows.data.screenstores import (
     count_rows,
     find_rows,
     find_screen,
+    list_waiting_chunks,
     open_screen_stores,
     read_chunk,
     save_rows,
@@ -204,8 +205,7 @@ def _verify(pad: Any, progress: Progress, settings: E3RelaxSettings) -> None:
     """Compare a screen with the launchpad: submit chunks that are not there, plan anew candidates that are lost."""
     screen, screen_id = progress.screen, str(progress.screen.screen_id)
     with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-        waiting = find_rows(stores, screen_id, [State.WAITING])
-        numbers = sorted({row.chunk for row in waiting if row.chunk is not None})
+        numbers = list_waiting_chunks(stores, screen_id)
         states = launchpad.find_states(pad, [name_chunk(screen_id, number) for number in numbers])
         ended = [name for name, (state, _) in states.items() if state in ENDED]
         launchpad.rerun(pad, ended)

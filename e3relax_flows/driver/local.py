@@ -10,7 +10,14 @@ from pathlib import Path
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.claims import is_process_gone
-from e3relax_flows.data.screenstores import ScreenStores, count_rows, find_rows, open_screen_stores, save_rows
+from e3relax_flows.data.screenstores import (
+    ScreenStores,
+    count_rows,
+    find_rows,
+    list_waiting_chunks,
+    open_screen_stores,
+    save_rows,
+)
 from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
 from e3relax_flows.driver.flows import build_candidate_flow, build_chunk_flow
@@ -48,8 +55,8 @@ def run_screen_here(
     """
     with open_job_store(settings) as jobs:
         with open_screen_stores(settings) as stores:
-            waiting = {row.chunk for row in find_rows(stores, screen_id, [CandidateState.WAITING])}
-        for number in sorted(number for number in waiting if number is not None):
+            waiting = list_waiting_chunks(stores, screen_id)
+        for number in waiting:
             run_flow_locally(build_chunk_flow(screen_id, number), jobs, jobs_dir, on_job)
             advance_screen(screen_id, settings, ended=Ended(chunk=number))
         while True:
