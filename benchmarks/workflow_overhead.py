@@ -3,8 +3,8 @@
 Today: a loop that makes one Flow per structure, atomate2's ForceFieldRelaxMaker followed by its DoubleRelaxMaker,
 converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`. Everything that
 computes is replaced by a job that does nothing, the same on both sides: the force field, the two relaxations of (the
-real) DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for launchpad and
-job store; ours has its own documents in the embedded store.
+real) DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for
+launchpad and job store; ours has its own documents in the embedded store.
 
 submit   from structures in memory to a launchpad that workers can pull from; wall and CPU time of the client
 memory   largest resident set of that process, and how much of it came after the imports

@@ -1,6 +1,5 @@
 """Errors that say what happened, with the value, and what to type."""
 
-
 from e3relax_flows.core.secrets import mask_secrets
 
 

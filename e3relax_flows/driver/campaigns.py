@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from monty.json import MontyDecoder, jsanitize
+from monty.json import jsanitize
 from pydantic import TypeAdapter, ValidationError
 from pymatgen.core import Structure
 
@@ -24,6 +24,7 @@ from e3relax_flows.data.campaignstores import (
 )
 from e3relax_flows.data.candidates import CandidateList
 from e3relax_flows.data.datasetstores import find_holdout, open_dataset_stores
+from e3relax_flows.data.decoding import decode_as
 from e3relax_flows.data.reading import ReadItem
 from e3relax_flows.data.registry import resolve_model
 from e3relax_flows.data.sources import FileSource, Source, read_sources
@@ -169,15 +170,9 @@ def read_maker(campaign: CampaignDoc) -> CampaignMaker:
     Raises
     ------
     ConfigError
-        When it cannot be made from what is stored.
+        When it cannot be made from what is stored, or is more than values of installed packages.
     """
-    maker = MontyDecoder().process_decoded(campaign.maker)
-    if not isinstance(maker, CampaignMaker):
-        raise ConfigError(
-            f"campaign {campaign.campaign_id} was made by {campaign.maker.get('@module')}, which cannot be had here; "
-            "install what it was made with"
-        )
-    return maker
+    return decode_as(campaign.maker, CampaignMaker, f"the maker of campaign {campaign.campaign_id}")
 
 
 def start_campaign(
