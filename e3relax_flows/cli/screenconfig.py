@@ -37,8 +37,10 @@ class CandidatesConfig(BaseModel):
 
     def read(self, settings: E3RelaxSettings) -> Iterator[ReadItem]:
         """Candidates of the inputs and then of the sources, one by one; see `read_sources`."""
-        files: list[Source] = [FileSource(type="files", paths=[Path(path) for path in self.inputs])]
-        yield from read_sources([*(files if self.inputs else []), *self.sources], settings)
+        files: list[Source] = []
+        if self.inputs:
+            files.append(FileSource(type="files", paths=[Path(path) for path in self.inputs]))
+        yield from read_sources([*files, *self.sources], settings)
 
 
 class ScreenConfig(CandidatesConfig):

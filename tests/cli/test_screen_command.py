@@ -146,3 +146,13 @@ def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
         load_screen_config(file)
     with pytest.raises(ConfigError, match=r"nothing\.yaml"):
         load_screen_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.usefixtures("emt", "predictor")
+def test_a_screen_of_sources_only(e3relax, metals, tmp_path):
+    sources = [{"type": "files", "paths": [str(metals / "Cu.cif")]}]
+    file = tmp_path / "screen.yaml"
+    file.write_text(yaml.safe_dump({"sources": sources, "engine": "emt", "control": 0, "out": "there"}))
+    assert e3relax("screen", file).code == 0
+    document = json.loads((tmp_path / "there" / "screen.json").read_text())
+    assert [row["id"] for row in document["candidates"]] == ["Cu"]
