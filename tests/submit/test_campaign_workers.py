@@ -14,6 +14,7 @@ from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.campaigns import resume_campaign, start_campaign
 from e3relax_flows.schemas.campaigns import CampaignState, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.submit.recovery import recover_launchpad
 
 
 def test_workers_carry_a_campaign_and_a_killed_one_costs_nothing(campaign: Campaign, settings: E3RelaxSettings) -> None:
@@ -35,10 +36,7 @@ def test_workers_carry_a_campaign_and_a_killed_one_costs_nothing(campaign: Campa
         time.sleep(0.05)
     worker.kill()
     worker.communicate()
-    time.sleep(1.5)
-    pad = campaign.open_pad()
-    pad.detect_lostruns(expiration_secs=1, fizzle=True)
-    pad.connection.close()
+    recover_launchpad(settings, workers_stopped=True, pause_s=0.3)
     with open_campaign_stores(settings) as stores:
         chosen = load_generations(stores, name)[0].select
         resume_campaign(stores, find_campaign(stores, name))
