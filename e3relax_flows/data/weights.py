@@ -36,6 +36,7 @@ from e3relax_flows.schemas.models import ModelDoc
 CACHE_DIR = "model_cache"
 PART_KEY, PARTS = "part_id", "weights"
 PART_BYTES = 4 * 2**20  # MongoDB's documents have up to 16 MiB
+PUT_TRIES = 5  # each is needed only when another has just replaced the same damaged folder
 INTACT = "run `e3relax models import FOLDER` with an intact copy"
 
 
@@ -96,8 +97,7 @@ class FolderWeights:
         with suppress(ModelError):
             self.load(doc)
             return
-        _write(self.root / doc.model_id, doc, weights, "WEIGHTS_STORE or E3RELAX_DATA_DIR")
-        self.load(doc)
+        _put(self.root / doc.model_id, doc, weights, "WEIGHTS_STORE or E3RELAX_DATA_DIR")
 
     def load(self, doc: ModelDoc) -> ModelFolder:
         """The folder called by the id, or the one called by the name where that is the model."""
@@ -153,8 +153,7 @@ class StoredWeights:
                 f"the weights of model {doc.name} ({doc.model_id}) in {self.name} are damaged, incomplete or were "
                 f"changed; {INTACT}"
             )
-        _write(path, doc, weights, "E3RELAX_DATA_DIR")
-        return _verify(path, doc)
+        return _put(path, doc, weights, "E3RELAX_DATA_DIR")
 
     def _read(self, store: Store, doc: ModelDoc) -> bytes:
         """What parts there are, together never more than was registered."""
@@ -237,12 +236,22 @@ def _describe(store: Store) -> str:
     return describe_store(store)
 
 
-def _write(path: Path, doc: ModelDoc, weights: bytes, setting: str) -> None:
-    """Write a model folder in the place of what is there."""
+def _put(path: Path, doc: ModelDoc, weights: bytes, setting: str) -> ModelFolder:
+    """Write a model folder unless it is there, or in the place of a damaged one; others may do it at the same time."""
+    for _ in range(PUT_TRIES):
+        was_there = path.exists()
+        with suppress(ModelError):
+            return _verify(path, doc)
+        _write(path, doc, weights, setting, replace_damaged=was_there)
+    return _verify(path, doc)
+
+
+def _write(path: Path, doc: ModelDoc, weights: bytes, setting: str, replace_damaged: bool) -> None:
+    """Write a model folder."""
     text = json.dumps(doc.config, indent=2, sort_keys=True) + "\n"
     files = {CONFIG_FILE: text.encode(), WEIGHTS_FILE: weights, CARD_FILE: doc.card.encode()}
     try:
-        write_model_folder(path, files, replace=True)
+        write_model_folder(path, files, replace=replace_damaged)
     except OSError as error:
         raise ModelError(
             f"model {doc.name} ({doc.model_id}) cannot be written to {path} ({error.strerror or error}); make room "

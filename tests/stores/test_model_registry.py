@@ -20,7 +20,7 @@ from e3relax_flows.data.registry import fetch_model, list_models, locate_model, 
 from e3relax_flows.data.registrystores import find_alias, find_model_doc, open_model_store
 from e3relax_flows.data.sqlite import SQLiteStore
 from e3relax_flows.data.stores import dump_document, open_stores
-from e3relax_flows.data.weights import PART_KEY
+from e3relax_flows.data.weights import PART_KEY, StoredWeights
 from e3relax_flows.model.files import load_network, save_model
 from e3relax_flows.model.network import E3RelaxH2
 
@@ -323,6 +323,23 @@ def test_many_fetch_at_once(stored, make_model):
     for thread in threads:
         thread.join()
     assert found == [doc.model_id] * 4
+
+
+def test_whoever_fetches_second_leaves_what_the_first_has_written(stored, make_model, monkeypatch):
+    doc = register_model(make_model(), stored)
+    place = stored.DATA_DIR / "model_cache" / doc.model_id
+    read, seen = StoredWeights._read, []
+
+    def read_late(self, store, model):
+        if not seen:  # another fetches the same between the look into the cache and the writing
+            seen.append(None)
+            resolve_model("mine", stored)
+            seen.append(place.stat().st_ino)
+        return read(self, store, model)
+
+    monkeypatch.setattr(StoredWeights, "_read", read_late)
+    assert resolve_model("mine", stored).model_id == doc.model_id
+    assert seen[1] == place.stat().st_ino  # it was never away, so that a third could have missed it
 
 
 def test_a_store_that_may_lose_moves_is_refused(settings, make_model):
