@@ -127,6 +127,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool) -> int:
         seed=config.seed,
         chunk_size=config.chunk_size,
         retry_failed=config.retry_failed,
+        one_launch=config.one_launch,
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     if dry_run:

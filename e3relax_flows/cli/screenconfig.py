@@ -59,6 +59,9 @@ class ScreenConfig(CandidatesConfig):
     chunk_size: int = Field(200, ge=1, description="structures per prediction job")
     limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
     retry_failed: bool = Field(False, description="try outcomes again that failed before")
+    one_launch: bool | None = Field(
+        None, description="on FireWorks, a candidate's calculations in one launch; none: where the engine is no DFT"
+    )
     out: Path = Field(Path("runs/screen"), description="folder of the page, the table and the jobs' own folders")
 
 

@@ -173,6 +173,23 @@ def load_rows(stores: ScreenStores, keys: Sequence[str]) -> list[ScreenRow]:
     return list(find_by_id(stores.rows, list(keys), ScreenRow, "row_key", None).values())
 
 
+def load_row(stores: ScreenStores, key: str) -> ScreenRow:
+    """One row by its key.
+
+    Raises
+    ------
+    StoreError
+        When it is not there.
+    """
+    rows = load_rows(stores, [key])
+    if not rows:
+        raise StoreError(
+            f"there is no candidate {key!r} in {describe_store(stores.rows)}; all workers must share their stores: "
+            "compare `e3relax doctor` on them"
+        )
+    return rows[0]
+
+
 def list_waiting_chunks(stores: ScreenStores, screen_id: str) -> list[int]:
     """Numbers of the chunks that have rows without prediction."""
     waiting = {"group": name_group(screen_id, CandidateState.WAITING)}

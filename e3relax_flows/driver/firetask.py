@@ -1,15 +1,21 @@
-"""AdvanceTask: the last firework of a chunk or a candidate takes its screen on, so that no process need watch it."""
+"""Firetasks of screens: relax a candidate in one launch; take a screen on, so that no process need watch it."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from fireworks import FireTaskBase, LaunchPad
 
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.screenstores import find_screen, open_screen_stores
+from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.data.screenstores import find_screen, load_row, open_screen_stores
+from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
 from e3relax_flows.driver.launchpad import hand_to_launchpad
+from e3relax_flows.driver.local import relax_here
+from e3relax_flows.submit.local import JobReport
 
 
 class AdvanceTask(FireTaskBase):
@@ -31,9 +37,61 @@ class AdvanceTask(FireTaskBase):
 
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
         """Do it; without a launchpad (offline) only what has ended is settled."""
+        ended = Ended(self.get("chunk"), tuple(filter(None, [self.get("row_key")])))
+        _advance(self["screen_id"], ended, self.launchpad, load_settings())
+
+
+class CandidateTask(FireTaskBase):
+    """Relax a candidate of a screen, from each of its starts, in this launch, and take its screen on.
+
+    Launched again after its worker was killed, it goes on after the last calculation that is in the job store.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    row_key
+        Of the candidate's row.
+    advance
+        Whether more is to be handed out at its end.
+    """
+
+    _fw_name = "{{e3relax_flows.driver.firetask.CandidateTask}}"
+    required_params = ("screen_id", "row_key", "advance")
+
+    launchpad: LaunchPad | None = None  # set by the worker
+
+    def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
+        """Do it.
+
+        Raises
+        ------
+        EngineError
+            When an outcome could not be recorded; that a calculation failed is an outcome.
+        """
         settings = load_settings()
         with open_screen_stores(settings) as stores:
-            screen = find_screen(stores, self["screen_id"])
-        hand = None if self.launchpad is None else hand_to_launchpad(self.launchpad, screen, settings)
-        ended = Ended(self.get("chunk"), tuple(filter(None, [self.get("row_key")])))
-        advance_screen(self["screen_id"], settings, hand, ended)
+            screen, row = find_screen(stores, self["screen_id"]), load_row(stores, self["row_key"])
+        with open_job_store(settings) as jobs:
+            run = relax_here(screen, row, jobs, Path.cwd(), _tell)
+        if self["advance"]:
+            _advance(self["screen_id"], Ended(row_keys=(self["row_key"],)), self.launchpad, settings)
+        broken = [report for report in run.failures if report.name.startswith("e3r ")]
+        if broken:
+            raise EngineError(
+                f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); mend that, and type "
+                "`lpad rerun_fws -s FIZZLED`"
+            )
+
+
+def _tell(report: JobReport) -> None:
+    """Leave what went wrong in the output of the launch."""
+    if report.error is not None:
+        print(f"{report.name} failed:\n{report.traceback}", file=sys.stderr)
+
+
+def _advance(screen_id: str, ended: Ended, pad: LaunchPad | None, settings: E3RelaxSettings) -> None:
+    with open_screen_stores(settings) as stores:
+        screen = find_screen(stores, screen_id)
+    hand = None if pad is None else hand_to_launchpad(pad, screen, settings)
+    advance_screen(screen_id, settings, hand, ended)

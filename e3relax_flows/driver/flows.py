@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from jobflow import Flow, Job
 
+from e3relax_flows.engines.base import iterate_jobs
 from e3relax_flows.flows.ordering import DepthFirstFlow
+from e3relax_flows.jobs.claim import make_uuid
 from e3relax_flows.jobs.screening import claim_candidate, predict_chunk
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
 
@@ -21,6 +23,28 @@ def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
         claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if planned.state is None
     ]
     return DepthFirstFlow(claims, name=f"e3r candidate {row.id}")
+
+
+def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
+    """The same, for one process that runs all of it: launched again it has the same uuids, and goes on.
+
+    None when all outcomes are known.
+    """
+    if all(planned.state is not None for planned in row.outcomes):
+        return None
+    built = build_candidate_flow(screen, row)
+    claims: list[Flow | Job] = []
+    for claim in iterate_jobs(built):
+        claim.hosts = []
+        claim.set_uuid(make_uuid(f"{name_candidate(row)}:{claim.metadata['start_kind']}"))
+        claim.config.expose_store = True
+        claims.append(claim)
+    return DepthFirstFlow(claims, name=built.name, uuid=name_launch_flow(row))
+
+
+def name_launch_flow(row: ScreenRow) -> str:
+    """Uuid of `build_launch_flow`."""
+    return make_uuid(name_candidate(row))
 
 
 def name_chunk(screen_id: str, number: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jobflow import Flow
@@ -12,10 +13,18 @@ from e3relax_flows.core.roles import Role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.stores import IDS_PER_QUERY
 from e3relax_flows.driver.advance import Hand
-from e3relax_flows.driver.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
+from e3relax_flows.driver.flows import (
+    build_candidate_flow,
+    build_chunk_flow,
+    name_candidate,
+    name_chunk,
+    name_launch_flow,
+)
+from e3relax_flows.jobs.screening import read_maker
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
 from e3relax_flows.submit.launchpad import (
     CONTENT_KEY,
+    FLOW_KEY,
     Placed,
     add_workflows,
     convert_flow,
@@ -24,30 +33,36 @@ from e3relax_flows.submit.launchpad import (
 )
 from e3relax_flows.submit.roles import assign_roles
 
-ADVANCE_NAME = "e3r advance"
+ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
 
 
 def place_chunks(pad: Any, screen: ScreenDoc, numbers: Sequence[int], settings: E3RelaxSettings) -> dict[str, Placed]:
     """Give the prediction of chunks to the launchpad, those that are there excepted; what is there now."""
     screen_id = str(screen.screen_id)
-    flows = {name_chunk(screen_id, number): build_chunk_flow(screen_id, number) for number in numbers}
-    ends = {name_chunk(screen_id, number): {"chunk": number} for number in numbers}
-    return _place(pad, flows, ends, screen_id, settings)
+
+    def build(number: int) -> Any:
+        flow = build_chunk_flow(screen_id, number)
+        return _add_end(_convert(flow, name_chunk(screen_id, number), settings), screen_id, {"chunk": number}, settings)
+
+    builders = {name_chunk(screen_id, number): partial(build, number) for number in numbers}
+    return _place(pad, builders, settings)
 
 
 def hand_to_launchpad(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> Hand:
     """The function that gives candidates to the launchpad."""
+    is_whole = read_maker(screen).relaxes_in_one_launch
+    # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
+    is_limited = screen.limits.max_in_flight is not None
+
+    def build(row: ScreenRow) -> Any:
+        if is_whole:
+            return _build_launch(row, is_limited, settings)
+        workflow = _convert(build_candidate_flow(screen, row), name_candidate(row), settings)
+        return _add_end(workflow, row.screen_id, {"row_key": row.row_key}, settings) if is_limited else workflow
 
     def hand(rows: list[ScreenRow]) -> None:
-        flows: dict[str, Flow] = {}
-        for row in rows:
-            flows[name_candidate(row)] = flow = build_candidate_flow(screen, row)
-            row.flow = flow.uuid
-        # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
-        is_limited = screen.limits.max_in_flight is not None
-        ends = {name_candidate(row): {"row_key": row.row_key} for row in rows if is_limited}
-        placed = _place(pad, flows, ends, str(screen.screen_id), settings)
+        placed = _place(pad, {name_candidate(row): partial(build, row) for row in rows}, settings)
         for row in rows:
             row.flow = placed[name_candidate(row)].flow
 
@@ -85,34 +100,53 @@ def rerun(pad: Any, names: Sequence[str]) -> None:
             pad.rerun_fw(node)
 
 
-def _place(
-    pad: Any, flows: Mapping[str, Flow], ends: Mapping[str, dict[str, Any]], screen_id: str, settings: E3RelaxSettings
-) -> dict[str, Placed]:
-    """Add the flows that are not there, those of `ends` with a firework at their end that advances the screen."""
+def _place(pad: Any, builders: Mapping[str, Callable[[], Any]], settings: E3RelaxSettings) -> dict[str, Placed]:
+    """Add the workflows, by content id, that are not there."""
     with hold_submission(settings):
-        known = {name: placed for name, placed in find_placed(pad, list(flows)).items() if placed.is_whole}
-        workflows = {}
-        for name, flow in flows.items():
-            if name not in known:
-                assign_roles(flow, settings.WORKERS, "fireworks")
-                workflow = convert_flow(flow, name)
-                workflows[name] = _add_end(workflow, screen_id, ends[name], settings) if name in ends else workflow
+        known = {name: placed for name, placed in find_placed(pad, list(builders)).items() if placed.is_whole}
+        workflows = {name: build() for name, build in builders.items() if name not in known}
         return {**known, **add_workflows(pad, workflows)} if workflows else known
+
+
+def _convert(flow: Flow, content_id: str, settings: E3RelaxSettings) -> Any:
+    assign_roles(flow, settings.WORKERS, "fireworks")
+    return convert_flow(flow, content_id)
+
+
+def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> Any:
+    """The workflow of a candidate that is relaxed in one launch."""
+    fireworks, tasks = _require()
+    task = tasks.CandidateTask(screen_id=row.screen_id, row_key=row.row_key, advance=advance)
+    spec = {
+        "_add_launchpad_and_fw_id": True,
+        "prediction_id": row.prediction_id,
+        "structure_id": row.structure_id,
+        "candidate": row.id,
+        **_express(Role.DFT, settings),
+    }
+    firework = fireworks.Firework([task], spec, CANDIDATE_NAME)
+    metadata = {CONTENT_KEY: name_candidate(row), FLOW_KEY: name_launch_flow(row)}
+    return fireworks.Workflow([firework], name=f"{CANDIDATE_NAME} {row.id}", metadata=metadata)
 
 
 def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3RelaxSettings) -> Any:
     """The workflow with one more firework, which runs after all others, however they ended."""
-    fireworks = require("fireworks", "fireworks", "screens on a launchpad")
-    worker = settings.WORKERS.get(Role.LIGHT)
-    spec = {
-        "_allow_fizzled_parents": True,
-        "_add_launchpad_and_fw_id": True,
-        **(worker.express_for_fireworks() if worker else {}),
-    }
-    task = require("e3relax_flows.driver.firetask", "fireworks", "screens on a launchpad").AdvanceTask(
-        screen_id=screen_id, **end
-    )
+    fireworks, tasks = _require()
+    spec = {"_allow_fizzled_parents": True, "_add_launchpad_and_fw_id": True, **_express(Role.LIGHT, settings)}
+    task = tasks.AdvanceTask(screen_id=screen_id, **end)
     leaves = [workflow.id_fw[number] for number in workflow.leaf_fw_ids]
     last = fireworks.Firework([task], spec, ADVANCE_NAME, parents=leaves)
     links = {parent: list(children) for parent, children in workflow.links.items()}
     return fireworks.Workflow([*workflow.fws, last], links, workflow.name, workflow.metadata)
+
+
+def _require() -> tuple[Any, Any]:
+    """FireWorks, and our tasks for it."""
+    purpose = "screens on a launchpad"
+    return require("fireworks", "fireworks", purpose), require("e3relax_flows.driver.firetask", "fireworks", purpose)
+
+
+def _express(role: Role, settings: E3RelaxSettings) -> dict[str, Any]:
+    """What the workers of a role want in a firework's spec."""
+    worker = settings.WORKERS.get(role)
+    return worker.express_for_fireworks() if worker else {}

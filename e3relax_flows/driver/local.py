@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from jobflow import JobStore
+
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.data.claims import is_process_gone
 from e3relax_flows.data.screenstores import (
@@ -20,9 +22,9 @@ from e3relax_flows.data.screenstores import (
 )
 from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
-from e3relax_flows.driver.flows import build_candidate_flow, build_chunk_flow
+from e3relax_flows.driver.flows import build_chunk_flow, build_launch_flow
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
-from e3relax_flows.submit.local import JobReport, run_flow_locally
+from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
 
 OnJob = Callable[[JobReport], None]
 AT_ONCE = 20  # candidates that are taken from the store together
@@ -68,12 +70,20 @@ def run_screen_here(
                 return screen
             try:
                 while taken:
-                    run_flow_locally(build_candidate_flow(screen, taken[0]), jobs, jobs_dir, on_job)
+                    relax_here(screen, taken[0], jobs, jobs_dir, on_job)
                     screen = advance_screen(screen_id, settings, ended=Ended(row_keys=(taken.pop(0).row_key,)))
             finally:  # interrupted
                 if taken:
                     with open_screen_stores(settings) as stores:
                         give_back(stores, taken)
+
+
+def relax_here(
+    screen: ScreenDoc, row: ScreenRow, jobs: JobStore, jobs_dir: Path, on_job: OnJob | None = None
+) -> LocalRun:
+    """Relax one candidate in this process; what a killed one has done of it is not done again."""
+    flow = build_launch_flow(screen, row)
+    return LocalRun({}) if flow is None else run_flow_locally(flow, jobs, jobs_dir, on_job)
 
 
 def find_lost(stores: ScreenStores, screen_id: str) -> list[ScreenRow]:

@@ -75,6 +75,10 @@ class ScreenMaker(Maker):
     order
         In which order the candidates of a chunk are relaxed: as they were given, or by how little their predictions
         changed them (change), since those are the likeliest to be good. FireWorks takes them in any order.
+    one_launch
+        On FireWorks, whether all calculations of a candidate are done in one launch, which costs a worker a third of
+        the time that a firework for each of them takes, and waits in a queue once. None: for engines that are no DFT.
+        Read where the screen is in the store, as `e3relax screen run` has it; `make` builds a job for each.
     """
 
     name: str = "e3r screen"
@@ -88,6 +92,7 @@ class ScreenMaker(Maker):
     deduplicate: bool = True
     retry_failed: bool = False
     order: Literal["given", "change"] = "given"
+    one_launch: bool | None = None
 
     def __post_init__(self) -> None:
         StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
@@ -200,6 +205,11 @@ class ScreenMaker(Maker):
     def rules(self) -> StartRules:
         """Where relaxations start."""
         return StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
+
+    @property
+    def relaxes_in_one_launch(self) -> bool:
+        """What `one_launch` comes to with this engine."""
+        return not self.engine.is_dft if self.one_launch is None else self.one_launch
 
     def _describe(self, name: str, rows: list[CandidateRow]) -> ScreenDoc:
         return ScreenDoc(

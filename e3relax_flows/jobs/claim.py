@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid5
 
-from jobflow import CURRENT_JOB, Job, JobConfig, Response, job
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, JobStore, Response, job
+from monty.json import MontyDecoder, MontyEncoder
 
+from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 from e3relax_flows.data.stores import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
@@ -17,6 +22,7 @@ from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outco
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 CLAIM_JOB = "e3r claim"
+NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids made of words
 MANAGER_FILES = {"FW.json": "fireworks", "FW.yaml": "fireworks", "jfremote_in.json": "remote"}
 
 
@@ -86,7 +92,53 @@ def claim_and_relax(
 
 def find_manager() -> str | None:
     """Who runs this job and will run those that replace it, by the files it leaves where its jobs run."""
-    return next((name for file, name in MANAGER_FILES.items() if Path(file).exists()), None)
+    # jobs that are run in one launch have folders of their own in that of the launch
+    places = (Path(folder, file) for folder in (".", "..") for file in MANAGER_FILES)
+    return next((MANAGER_FILES[path.name] for path in places if path.exists()), None)
+
+
+def make_uuid(words: str) -> str:
+    """The uuid of something that is named by words; the same for the same words."""
+    return str(uuid5(NAMESPACE, words))
+
+
+def name_jobs(flow: Flow, words: str) -> Flow:
+    """A copy of a flow whose uuids are made of words and of the places of its jobs.
+
+    A job that claims twice, since its worker was killed in between, gives the same jobs to be run.
+    """
+    names = {old: make_uuid(f"{words}:{place}") for place, old in enumerate(flow.all_uuids)}
+    names[flow.uuid] = make_uuid(words)
+    text = json.dumps(flow.as_dict(), cls=MontyEncoder)
+    text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
+    renamed: Flow = json.loads(text, cls=MontyDecoder)
+    return renamed
+
+
+def is_recorded(job: Job, store: JobStore) -> bool:
+    """Whether a job of a claimed relaxation has left an output, and every large part of it, in the job store."""
+    if CLAIM_KEY not in job.metadata or find_role(job.name) != Role.DFT:
+        return False
+    try:
+        # a job that was replaced by others leaves None
+        found = store.query_one({"uuid": job.uuid, "index": job.index, "output": {"$ne": None}}, load=True)
+    except KeyError:  # a large part is missing: it was killed between the two
+        return False
+    return found is not None
+
+
+def leave_out_recorded(flow: Flow, store: JobStore) -> None:
+    """Take jobs of which the output is in the store out of a flow; those that need it find it there."""
+    flow.output = None
+    recorded = []
+    for place, node in enumerate(flow.jobs):
+        if isinstance(node, Flow):
+            leave_out_recorded(node, store)
+            if not node.jobs:
+                recorded.append(place)
+        elif is_recorded(node, store):
+            recorded.append(place)
+    flow.remove_jobs(recorded)
 
 
 def _replace(
@@ -104,9 +156,12 @@ def _replace(
         with open_claim_store(load_settings()) as claims:
             release_claims(claims, [outcome.outcome_id], current.uuid)
         return outcome
+    flow = name_jobs(flow, f"{current.uuid}:{current.index}")
     flow.update_metadata({CLAIM_KEY: current.uuid})
     # as jobflow does it with a job of its own that would only hand on the output
     flow.output = None
+    if CURRENT_JOB.store is not None:  # where all jobs are run by this process, nobody else looks
+        leave_out_recorded(flow, CURRENT_JOB.store)
     outcome_job = next(node for node in flow.jobs if isinstance(node, Job))
     outcome_job.set_uuid(current.uuid)
     outcome_job.index = current.index + 1

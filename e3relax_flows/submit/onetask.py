@@ -8,8 +8,7 @@ from fireworks import FWAction
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
-from e3relax_flows.core.roles import Role, find_role
-from e3relax_flows.data.claims import CLAIM_KEY
+from e3relax_flows.jobs.claim import is_recorded
 
 
 class OnceJobTask(JobFiretask):
@@ -24,7 +23,9 @@ class OnceJobTask(JobFiretask):
 
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         """Do it, or find it done."""
-        if is_recorded(self["job"], self.get("store")):
+        store = self.get("store") or SETTINGS.JOB_STORE
+        store.connect()
+        if is_recorded(self["job"], store):
             return FWAction()
         action = super().run_task(fw_spec)
         for workflow in (*action.detours, *action.additions):
@@ -37,17 +38,3 @@ def run_once(workflow: Any) -> Any:
     for firework in workflow.fws:
         firework.tasks = [OnceJobTask(task) if type(task) is JobFiretask else task for task in firework.tasks]
     return workflow
-
-
-def is_recorded(job: Any, store: Any = None) -> bool:
-    """Whether a job of a claimed relaxation has left an output, and every large part of it, in the job store."""
-    if CLAIM_KEY not in job.metadata or find_role(job.name) != Role.DFT:
-        return False
-    store = SETTINGS.JOB_STORE if store is None else store
-    store.connect()
-    try:
-        # a job that was replaced by others leaves None
-        found = store.query_one({"uuid": job.uuid, "index": job.index, "output": {"$ne": None}}, load=True)
-    except KeyError:  # a large part is missing: it was killed between the two
-        return False
-    return found is not None
