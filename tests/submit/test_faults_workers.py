@@ -57,11 +57,15 @@ def find_running(pad: Any, name: str) -> bool:
     return pad.fireworks.find_one({"name": name, "state": "RUNNING"}) is not None
 
 
+BOTH = pytest.mark.parametrize("one_launch", [True, False])
+
+
+@BOTH
 def test_workers_killed_in_a_chunk_and_in_a_relaxation(
-    campaign: Campaign, settings: E3RelaxSettings, folder: Path
+    campaign: Campaign, settings: E3RelaxSettings, folder: Path, one_launch: bool
 ) -> None:
     """Then two workers at once. Also a bad candidate in a chunk, and one that the engine does not know."""
-    screen_id = register(settings, "fireworks")
+    screen_id = register(settings, "fireworks", one_launch=one_launch)
     start_screen(screen_id, settings)
     with closing((pad := campaign.open_pad()).connection):
         worker = campaign.start("rapidfire", "--nlaunches", "0")
@@ -80,7 +84,8 @@ def test_workers_killed_in_a_chunk_and_in_a_relaxation(
         campaign.drain(2)
         assert refresh_screen(screen_id, settings).phase == "finished"
         names = Counter(item["name"] for item in pad.fireworks.find({}, {"name": 1}))
-    assert (names["EMT relax"], names["e3r outcome"]) == (7, 7)
+    counts = {"e3r candidate": 7} if one_launch else {"EMT relax": 7, "e3r outcome": 7}
+    assert {name: names[name] for name in counts} == counts
     screen = check_ledger(settings, folder, screen_id)
     messages = {
         row.id: row.message or row.outcomes[0].message for row in screen.candidates if row.state != "successful"
@@ -92,9 +97,12 @@ def test_workers_killed_in_a_chunk_and_in_a_relaxation(
     assert sum(begun.values()) == 8  # six, the one that was killed once more, and tungsten
 
 
-def test_an_outcome_that_could_not_be_stored(campaign: Campaign, settings: E3RelaxSettings, folder: Path) -> None:
+@BOTH
+def test_an_outcome_that_could_not_be_stored(
+    campaign: Campaign, settings: E3RelaxSettings, folder: Path, one_launch: bool
+) -> None:
     """A store that fails for one document; the relaxation is done, and is not done again."""
-    screen_id = register(settings, "fireworks")
+    screen_id = register(settings, "fireworks", one_launch=one_launch)
     start_screen(screen_id, settings)
     campaign.drain_some(6)  # three chunks and what follows
     file = settings.DATA_DIR / "e3relax.sqlite"
@@ -113,8 +121,9 @@ def test_an_outcome_that_could_not_be_stored(campaign: Campaign, settings: E3Rel
         connection.execute("DROP TRIGGER refuse")
         connection.commit()
     with closing((pad := campaign.open_pad()).connection):
-        (fizzled,) = pad.fireworks.find({"name": "e3r outcome", "state": "FIZZLED"}, {"fw_id": 1})
-        pad.rerun_fw(fizzled["fw_id"])  # lpad rerun_fws -s FIZZLED -n "e3r outcome"
+        name = "e3r candidate" if one_launch else "e3r outcome"
+        (fizzled,) = pad.fireworks.find({"name": name, "state": "FIZZLED"}, {"fw_id": 1})
+        pad.rerun_fw(fizzled["fw_id"])  # lpad rerun_fws -s FIZZLED -n "e3r candidate"
     campaign.drain()
     resume_screen(screen_id, settings, retry_failed=True)
     start_screen(screen_id, settings)
