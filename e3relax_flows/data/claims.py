@@ -72,7 +72,7 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
         raise StoreError(f"{describe_store(store)}: {error}; run again, or correct OUTCOME_STORE") from error
 
 
-def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) -> ClaimDoc | None:
+def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimDoc | None:
     """Take a claim; None when it is taken, otherwise the claim of the one who holds it.
 
     One of those who try at the same moment succeeds. Times are those of the server where there is one, so that hosts
@@ -85,16 +85,16 @@ def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) 
         From `open_claim_store`.
     claim
         What is claimed, by whom.
-    finished_at
-        Claims that are older are over; seconds since 1970.
+    over
+        An owner who is done with it, and may have left the claim.
     """
     wrong_by = time.time() - read_clock(store)
     claim = claim.model_copy(
         update={"claimed_at": claim.claimed_at - wrong_by, "expires_at": claim.expires_at - wrong_by}
     )
     free: list[dict[str, Any]] = [{"owner": claim.owner}, {"expires_at": {"$lte": claim.claimed_at}}]
-    if finished_at is not None:
-        free.append({"claimed_at": {"$lte": finished_at}})
+    if over is not None:
+        free.append({"owner": over})
     holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
     if holder and is_abandoned(holder):
         free.append({"owner": holder.owner, "claimed_at": holder.claimed_at})
@@ -103,7 +103,7 @@ def take_claim(store: Store, claim: ClaimDoc, finished_at: float | None = None) 
     holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
     # given back between the two: free, and to be had by trying again
     again = {"claimed_at": claim.claimed_at + wrong_by, "expires_at": claim.expires_at + wrong_by}
-    return holder or take_claim(store, claim.model_copy(update=again), finished_at)
+    return holder or take_claim(store, claim.model_copy(update=again), over)
 
 
 def read_clock(store: Store) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -66,24 +65,24 @@ def claim_and_relax(
     outcome_id = identify_outcome(prediction.prediction_id, engine.engine_id, kind)
     current: Job = CURRENT_JOB.job
 
-    def find_reusable() -> tuple[OutcomeDoc | None, float | None]:
-        """The outcome if it need not be computed again, and when a failed one was recorded."""
+    def find_known() -> tuple[OutcomeDoc | None, str | None]:
+        """The outcome if it need not be computed again, and who has recorded one that failed."""
         outcome = find_outcomes(outcomes, [outcome_id]).get(outcome_id)
         if outcome is None:
             return None, None
-        is_own = outcome.metadata.get(CLAIM_KEY) == current.uuid
-        reusable = is_own or is_reusable(outcome, retry_failed)
-        return (outcome if reusable else None), outcome.last_updated.astimezone(UTC).timestamp()
+        recorded_by = outcome.metadata.get(CLAIM_KEY)
+        reusable = recorded_by == current.uuid or is_reusable(outcome, retry_failed)
+        return (outcome if reusable else None), recorded_by
 
     with open_outcome_store(settings) as outcomes, open_claim_store(settings) as claims:
-        known, finished_at = find_reusable()
+        known, recorded_by = find_known()
         if known is not None:
             return known
         flow = current.hosts[-1] if current.hosts else None
         claim = ClaimDoc(claim_id=outcome_id, owner=current.uuid, flow=flow, manager=find_manager())
-        if take_claim(claims, claim, finished_at):
+        if take_claim(claims, claim, recorded_by):
             return None
-        known, _ = find_reusable()  # it may have been recorded, and its claim released, since the first look
+        known, _ = find_known()  # it may have been recorded, and its claim released, since the first look
         if known is not None:
             release_claims(claims, [outcome_id], current.uuid)
             return known
