@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fireworks import FireTaskBase, LaunchPad
+from jobflow import SETTINGS
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.data.screenstores import find_screen, load_row, open_screen_stores
-from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
 from e3relax_flows.driver.launchpad import hand_to_launchpad
 from e3relax_flows.driver.local import relax_here
@@ -72,8 +72,9 @@ class CandidateTask(FireTaskBase):
         settings = load_settings()
         with open_screen_stores(settings) as stores:
             screen, row = find_screen(stores, self["screen_id"]), load_row(stores, self["row_key"])
-        with open_job_store(settings) as jobs:
-            run = relax_here(screen, row, jobs, Path.cwd(), _tell)
+        jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+        jobs.connect()
+        run = relax_here(screen, row, jobs, Path.cwd(), _tell)
         if self["advance"]:
             _advance(self["screen_id"], Ended(row_keys=(self["row_key"],)), self.launchpad, settings)
         broken = [report for report in run.failures if report.name.startswith("e3r ")]
