@@ -6,12 +6,14 @@
 #
 #   make demo N=4             only the first four candidates
 #   make demo ENGINE=gpaw     three candidates with a real DFT code (installs the extra; needs g++ and Python's headers)
+#   make test JOBS=1          the tests in one process; without it in one per core, four at most
 #   make PYTHON=python3.12    another Python, 3.11 or newer
 
 PYTHON ?= python3
 VENV   ?= .venv
 ENGINE ?= chgnet
 N      ?=
+JOBS   ?= auto
 OUT    ?= runs/demo
 
 # small cells gain nothing from more threads, and lose much where others want the cores, too
@@ -36,8 +38,9 @@ install: $(READY)
 demo: $(READY) $(ENGINE_READY)
 	$(BIN)/python workflows/02_screen_substitutions.py --engine $(ENGINE) $(if $(N),--n $(N)) --out $(OUT)
 
+# a file of tests stays in one process, as its fixtures may be costly
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

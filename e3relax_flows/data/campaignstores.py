@@ -122,7 +122,8 @@ def find_campaign(stores: CampaignStores, name: str) -> CampaignDoc:
     raw = stores.campaigns.query_one({"campaign_id": name})
     found = [raw] if raw else list(stores.campaigns.query({"name": name}))
     if not found and len(name) >= SHORTEST_ID:
-        found = [raw for raw in stores.campaigns.query() if str(raw["campaign_id"]).startswith(name)]
+        ids = [key for key in stores.campaigns.distinct("campaign_id") if str(key).startswith(name)]
+        found = list(stores.campaigns.query({"campaign_id": {"$in": ids}}))
     if len(found) == 1:
         return validate_document(found[0], CampaignDoc, stores.campaigns)
     listed = ", ".join(f"{raw['campaign_id']} ({raw['name']})" for raw in found or stores.campaigns.query(limit=10))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -21,20 +20,9 @@ from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch, predictor: TablePredictor) -> list:  # noqa: ARG001
-    """Flows that were submitted, in place of jobflow-remote, which cannot be installed beside a newer pymongo."""
-    flows: list = []
-    module = ModuleType("jobflow_remote")
-    stores = SimpleNamespace(additional_stores={"data": None})
-    project = SimpleNamespace(
-        name="metals", workers={"gpu": None, "cpu": None}, exec_config={}, get_jobstore=lambda: stores
-    )
-    module.ConfigManager = lambda: SimpleNamespace(get_project=lambda: project)
-    module.submit_flow = flows.append
-    monkeypatch.setitem(sys.modules, "jobflow_remote", module)
-    monkeypatch.setenv("E3RELAX_WORKERS", '{"predict": {"worker": "gpu"}, "dft": {"worker": "cpu"}}')
-    return flows
+@pytest.fixture(autouse=True)
+def _use_table(predictor: TablePredictor) -> None:
+    """No network is loaded."""
 
 
 def make_item(element: str) -> ReadItem:
