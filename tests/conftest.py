@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from fake_vasp import fake_vasp  # noqa: F401
 from e3relax_flows.core.modelfolders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
+
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would become as narrow
 
 
 @pytest.fixture

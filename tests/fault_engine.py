@@ -118,7 +118,7 @@ def check_ledger(
         assert len(find_predictions(documents.predictions, predicted)) == n_successful + 1
     ended = count_relaxations(folder, "ended")
     good = [f"{doc.prediction_id} {doc.start_kind}" for doc in outcomes.values() if doc.state == "successful"]
-    assert ended == Counter(good)
+    assert ended == Counter(good), (ended - Counter(good), Counter(good) - ended)
     with open_claim_store(settings) as claims:
         assert find_claims(claims) == {}
     return screen

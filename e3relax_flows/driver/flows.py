@@ -8,7 +8,8 @@ from e3relax_flows.engines.base import iterate_jobs
 from e3relax_flows.flows.ordering import DepthFirstFlow
 from e3relax_flows.jobs.claim import make_uuid
 from e3relax_flows.jobs.screening import claim_candidate, predict_chunk
-from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
+from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.schemas.screens import OutcomeRow, ScreenDoc, ScreenRow
 
 
 def build_chunk_flow(screen_id: str, number: int) -> Flow:
@@ -20,7 +21,7 @@ def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
     """The flow that relaxes a candidate from those of its starts whose outcome is not known."""
     retry = bool(screen.maker.get("retry_failed")) or row.attempt > 0
     claims: list[Flow | Job] = [
-        claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if planned.state is None
+        claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if _is_open(planned)
     ]
     return DepthFirstFlow(claims, name=f"e3r candidate {row.id}")
 
@@ -30,7 +31,7 @@ def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
 
     None when all outcomes are known.
     """
-    if all(planned.state is not None for planned in row.outcomes):
+    if not any(map(_is_open, row.outcomes)):
         return None
     built = build_candidate_flow(screen, row)
     claims: list[Flow | Job] = []
@@ -40,6 +41,11 @@ def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
         claim.config.expose_store = True
         claims.append(claim)
     return DepthFirstFlow(claims, name=built.name, uuid=name_launch_flow(row))
+
+
+def _is_open(planned: OutcomeRow) -> bool:
+    """Whether no document says what became of it; where one could not be written, the row says that it failed."""
+    return planned.state is None or (planned.state == OutcomeState.FAILED and planned.recorded is None)
 
 
 def name_launch_flow(row: ScreenRow) -> str:

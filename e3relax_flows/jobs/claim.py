@@ -11,12 +11,12 @@ from uuid import UUID, uuid5
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, JobStore, Response, job
 from monty.json import MontyDecoder, MontyEncoder
 
-from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.data.claims import CLAIM_KEY, ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.data.jobdocs import is_recorded
 from e3relax_flows.data.stores import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
 from e3relax_flows.jobs.dispatch import is_reusable
-from e3relax_flows.jobs.outcome import CLAIM_KEY, RelaxationEngine, build_relaxation, describe_relaxation, join_failure
+from e3relax_flows.jobs.outcome import RelaxationEngine, build_relaxation, describe_relaxation, join_failure
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc
 
@@ -112,18 +112,6 @@ def name_jobs(flow: Flow, words: str) -> Flow:
     text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
     renamed: Flow = json.loads(text, cls=MontyDecoder)
     return renamed
-
-
-def is_recorded(job: Job, store: JobStore) -> bool:
-    """Whether a job of a claimed relaxation has left an output, and every large part of it, in the job store."""
-    if CLAIM_KEY not in job.metadata or find_role(job.name) != Role.DFT:
-        return False
-    try:
-        # a job that was replaced by others leaves None
-        found = store.query_one({"uuid": job.uuid, "index": job.index, "output": {"$ne": None}}, load=True)
-    except KeyError:  # a large part is missing: it was killed between the two
-        return False
-    return found is not None
 
 
 def leave_out_recorded(flow: Flow, store: JobStore) -> None:

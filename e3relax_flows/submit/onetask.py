@@ -8,7 +8,7 @@ from fireworks import FWAction
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
-from e3relax_flows.jobs.claim import is_recorded
+from e3relax_flows.data.jobdocs import is_recorded
 
 
 class OnceJobTask(JobFiretask):

@@ -88,7 +88,7 @@ def test_the_server_is_killed_and_started_again(
     worker = campaign.start("rapidfire", "--nlaunches", "0")
     wait_for((tmp_path / HELD).exists)
     before = list_done(campaign, settings)
-    assert len(before) >= 8
+    assert len(before) >= 6  # at least the chunks of predictions, as fireworks and as documents
     own.kill()
     time.sleep(0.5)
     own.start()

@@ -104,7 +104,6 @@ def test_an_outcome_that_could_not_be_stored(
     """A store that fails for one document; the relaxation is done, and is not done again."""
     screen_id = register(settings, "fireworks", one_launch=one_launch)
     start_screen(screen_id, settings)
-    campaign.drain_some(6)  # three chunks and what follows
     file = settings.DATA_DIR / "e3relax.sqlite"
     refuse = (
         "CREATE TRIGGER refuse BEFORE INSERT ON outcomes WHEN json_extract(NEW.document, '$.id') = 'Ag' "
