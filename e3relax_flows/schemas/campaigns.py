@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.models import Decision
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
@@ -159,6 +161,10 @@ class Interval(BaseModel):
     high: float | None = None
     n: int
 
+    def __str__(self) -> str:
+        ends = "" if self.low is None or self.high is None else f" ({self.low:.4g} to {self.high:.4g})"
+        return f"{self.mean:.4g}{ends}"
+
 
 class BeginResult(BaseModel):
     """What a generation begins with."""
@@ -249,7 +255,7 @@ class ConcludeResult(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class GenerationDoc(BaseModel):
+class GenerationDoc(Displayed, BaseModel):
     """One generation; the results of those phases that are done."""
 
     campaign_id: str
@@ -273,8 +279,34 @@ class GenerationDoc(BaseModel):
         """Candidates that were chosen."""
         return len(self.select.selected) if self.select else 0
 
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        labels = self.label.labels if self.label else []
+        facts: list[tuple[str, object]] = [
+            ("candidates chosen", self.n_labels or None),
+            *(
+                (f"- {arm}", n)
+                for arm, n in Counter(one.arm for one in (self.select.selected if self.select else ())).items()
+            ),
+            *(
+                (f"relaxations {state or 'without outcome'}", n)
+                for state, n in Counter(one.state for one in labels).items()
+            ),
+            ("pairs", len(self.pairs.pair_ids) if self.pairs else None),
+            ("gate", self.retrain.decision if self.retrain else None),
+        ]
+        if self.conclude:
+            facts += [
+                ("error before, Å", self.conclude.error_before),
+                ("error, Å", self.conclude.error),
+                ("model in service", self.conclude.model_id),
+                ("core hours", self.conclude.dft_hours),
+            ]
+        phase = self.phases[-1] if self.phases else "not begun"
+        return Summary(f"generation {self.generation} of campaign {self.campaign_id}: {phase}", keep_known(facts))
 
-class CampaignDoc(BaseModel):
+
+class CampaignDoc(Displayed, BaseModel):
     """A campaign; found by `campaign_id`. Its generations, pool and scores are collections beside it."""
 
     campaign_id: str
@@ -293,6 +325,22 @@ class CampaignDoc(BaseModel):
     created: datetime = Field(default_factory=now)
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        facts: list[tuple[str, object]] = [
+            ("pool", self.n_pool),
+            ("engine", self.config.engine),
+            ("labels per generation", self.config.labels),
+            ("budget, labels", self.config.stop.labels),
+            ("budget, core hours", self.config.stop.core_hours),
+            ("alias", self.config.retraining.alias),
+            ("place", self.place),
+            ("message", self.message),
+            ("campaign id", self.campaign_id),
+            ("last change", f"{self.last_updated:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return Summary(f"{self.name}: {self.state}", keep_known(facts))
 
 
 def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:

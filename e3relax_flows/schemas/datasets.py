@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.pairs import PairStart
 
 GroupBy = Literal["prototype", "chemical_system"]
@@ -27,7 +28,7 @@ class PairFilter(BaseModel):
     max_atoms: int | None = Field(None, ge=1)
 
 
-class HoldoutDoc(BaseModel):
+class HoldoutDoc(Displayed, BaseModel):
     """Pairs that no model is trained on, frozen once under a name; found by `holdout_id`."""
 
     holdout_id: str
@@ -42,8 +43,19 @@ class HoldoutDoc(BaseModel):
     frozen_at: datetime = Field(default_factory=now)
     versions: dict[str, str] = Field(default_factory=collect_versions)
 
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        facts: list[tuple[str, object]] = [
+            ("pairs", len(self.pair_ids)),
+            (f"groups by {self.group_by}", len(self.groups)),
+            *((f"- {source}", n) for source, n in self.strata.items()),
+            ("fraction of groups", self.fraction),
+            ("frozen", f"{self.frozen_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return Summary(f"{self.name}: holdout {self.holdout_id}", keep_known(facts))
 
-class DatasetDoc(BaseModel):
+
+class DatasetDoc(Displayed, BaseModel):
     """Pairs of a training, split by groups; found by `dataset_id`."""
 
     dataset_id: str
@@ -60,6 +72,20 @@ class DatasetDoc(BaseModel):
     left_out: dict[str, int] = Field(default_factory=dict, description="pairs that the filter left out, by reason")
     created_at: datetime = Field(default_factory=now)
     versions: dict[str, str] = Field(default_factory=collect_versions)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        facts: list[tuple[str, object]] = [
+            ("train", len(self.train)),
+            *((f"- {source}", n) for source, n in self.sources.items()),
+            *((f"- {functional}", n) for functional, n in self.functionals.items()),
+            ("val", len(self.val)),
+            ("quarantined", self.n_quarantined),
+            ("split by", self.group_by),
+            ("holdouts kept apart", self.holdout_ids),
+            ("created", f"{self.created_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return Summary(f"dataset {self.dataset_id}", keep_known(facts))
 
 
 def identify_holdout(pair_ids: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,7 +97,7 @@ class EvaluatedPair(BaseModel):
     message: str | None = None
 
 
-class EvaluationDoc(BaseModel):
+class EvaluationDoc(Displayed, BaseModel):
     """Errors of one model on one holdout, pair by pair; found by `evaluation_id`."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -109,6 +110,25 @@ class EvaluationDoc(BaseModel):
     device: str = "cpu"
     versions: dict[str, str] = Field(default_factory=collect_versions)
     created_at: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it: means over the pairs that have a prediction, beside those of leaving them alone."""
+        facts: list[tuple[str, object]] = [
+            ("pairs", len(self.rows)),
+            ("without prediction", sum(row.displacement is None for row in self.rows)),
+        ]
+        for name, unit in (("displacement", " Å"), ("strain", ""), ("volume", "")):
+            rows = [row for row in self.rows if getattr(row, name) is not None]
+            if rows:
+                alone, predicted = (fmean(getattr(row, key + name) for row in rows) for key in ("identity_", ""))
+                facts.append((f"{name}, initial → predicted", f"{alone:.4g} → {predicted:.4g}{unit}"))
+        facts += [
+            ("refused", sum(row.verdict == Verdict.REFUSE for row in self.rows)),
+            ("holdout", self.holdout_id),
+            ("device", self.device),
+            ("created", f"{self.created_at:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return Summary(f"evaluation of model {self.model_id}", keep_known(facts))
 
 
 def identify_evaluation(model_id: str, holdout_id: str, options: PredictOptions) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 from e3relax_flows.schemas.predictions import JsonStructure
 
 
@@ -39,7 +40,7 @@ class Freedom(BaseModel):
         return self.volume and self.shape and self.sites
 
 
-class PairDoc(BaseModel):
+class PairDoc(Displayed, BaseModel):
     """One crystal before and after relaxation, found by `pair_id`, the hash of its content.
 
     Sites correspond: `relaxed` has the site order of `initial`, each fractional coordinate is the nearest image of the
@@ -84,6 +85,25 @@ class PairDoc(BaseModel):
     dir_names: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
+
+    def summarize(self) -> Summary:
+        """What is shown of it."""
+        held = [name for name, is_free in self.free.model_dump().items() if not is_free]
+        facts: list[tuple[str, object]] = [
+            ("initial", describe_structure(self.initial)),
+            ("relaxed", describe_structure(self.relaxed)),
+            ("started from", self.start_kind),
+            ("model of the start", self.model_id),
+            ("functional", self.functional),
+            ("code", self.code if self.is_dft else f"{self.code}, not DFT"),
+            ("held", held),
+            ("ionic steps", self.n_ionic_steps),
+            ("energy, eV", self.energy),
+            ("source", self.source),
+            ("prototype", self.prototype),
+            ("superseded by", self.superseded_by),
+        ]
+        return Summary(f"{self.id or self.formula}: pair {self.pair_id}", keep_known(facts))
 
 
 def identify_pair(pair: PairDoc) -> str:
