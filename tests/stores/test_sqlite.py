@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
-import pickle
-import sqlite3
-import threading
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,65 +11,12 @@ from bson import ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from maggma.core import Sort
-from maggma.core import Store as MaggmaStore
 from maggma.stores import MemoryStore
+from sqlite_documents import DOCS, QUERIES, strip
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.data.queries import build_prefilter
 from e3relax_flows.data.sqlite import SQLiteStore
-
-DOCS = [
-    {"uuid": "a", "index": 1, "energy": -1.5, "tags": ["oxide", "spinel"], "cell": {"a": 3.0, "pbc": [True, True]}},
-    {"uuid": "b", "index": 1, "energy": -3, "tags": [], "cell": {"a": 4.0}, "flag": True},
-    {"uuid": "b", "index": 2, "energy": None, "tags": ["oxide"], "sites": [{"el": "Fe", "n": 2}, {"el": "O", "n": 3}]},
-    {"uuid": "c", "index": 1, "flag": 1, "sites": [{"el": "Fe", "n": 3}], "cell": [{"a": 3.0}, {"a": 5}], "tags": "x"},
-    {"uuid": "d", "index": 1, "energy": "low", "flag": False, "cell": {"a": [3.0, 9.0]}, "a.b": 1, "text": "ü\n'\"$"},
-]
-QUERIES = [
-    {},
-    {"uuid": "b"},
-    {"uuid": {"$in": ["a", "c", "z"]}},
-    {"uuid": {"$in": []}},
-    {"uuid": {"$in": ["b"]}, "index": 2},
-    {"uuid": {"$nin": ["a", "c"]}},
-    {"uuid": {"$ne": "b"}},
-    {"energy": {"$gt": -2}},
-    {"energy": {"$gte": -3, "$lt": -1.5}},
-    {"energy": -3.0},
-    {"energy": None},
-    {"energy": {"$exists": False}},
-    {"energy": {"$exists": True, "$ne": None}},
-    {"energy": {"$type": "string"}},
-    {"flag": True},
-    {"flag": 1},
-    {"flag": {"$in": [0, False]}},
-    {"tags": "oxide"},
-    {"tags": "x"},
-    {"tags": ["oxide"]},
-    {"tags": []},
-    {"tags": {"$in": ["spinel", "x"]}},
-    {"tags": {"$all": ["oxide", "spinel"]}},
-    {"tags": {"$size": 1}},
-    {"cell.a": 3.0},
-    {"cell.a": 3},
-    {"cell.a": {"$in": [4, 5, 9]}},
-    {"cell": {"a": 4.0}},
-    {"cell.0.a": 3.0},
-    {"cell.pbc": True},
-    {"sites.el": "Fe"},
-    {"sites.el": {"$in": ["O"]}},
-    {"sites": {"$elemMatch": {"el": "Fe", "n": 3}}},
-    {"sites.el": "Fe", "sites.n": 3},
-    {"sites.1.el": "O"},
-    {"$or": [{"uuid": "a"}, {"energy": {"$lt": -2}}]},
-    {"$and": [{"uuid": "b"}, {"$and": [{"index": {"$eq": 1}}]}]},
-    {"$nor": [{"uuid": "a"}, {"index": 2}]},
-    {"$and": [{"uuid": {"$in": ["a", "b"]}}, {"$or": [{"tags": "oxide"}, {"flag": True}]}]},
-    {"uuid": {"$regex": "^[ab]"}},
-    {"text": "ü\n'\"$"},
-    {"uuid": {"$not": {"$eq": "a"}}},
-    {"uuid": "<nested>"},
-]
 
 
 @pytest.fixture
@@ -94,10 +36,6 @@ def memory():
     with MemoryStore(key="uuid") as memory:
         memory._collection.insert_many(copy.deepcopy(DOCS))
         yield memory
-
-
-def strip(docs):
-    return [{key: value for key, value in doc.items() if key != "_id"} for doc in docs]
 
 
 # -- queries -------------------------------------------------------------------------------------------------------
@@ -342,107 +280,3 @@ def test_last_updated_and_newer_in(tmp_path):
         assert sorted(old.newer_in(new)) == ["c", "d"]
         assert sorted(old.newer_in(new, exhaustive=True)) == ["c", "d"]
         assert new.newer_in(old) == []
-
-
-# -- the file ------------------------------------------------------------------------------------------------------
-
-
-def test_serialised_and_pickled_stores_find_the_same_documents(filled, tmp_path, monkeypatch):
-    for twin in (SQLiteStore.from_dict(filled.as_dict()), pickle.loads(pickle.dumps(filled)), copy.deepcopy(filled)):
-        assert isinstance(twin, MaggmaStore)
-        assert twin == filled
-        assert twin.key == ["uuid", "index"]
-        with pytest.raises(StoreError, match="connect"):
-            twin.count()
-        with twin:
-            assert twin.count() == len(DOCS)
-    monkeypatch.chdir(tmp_path)
-    relative = SQLiteStore("x.sqlite", "docs")
-    monkeypatch.chdir("/")
-    with relative:
-        assert relative.count() == len(DOCS)
-    assert SQLiteStore(tmp_path / "x.sqlite", "others") != filled
-
-
-def test_close_and_connect_again(filled):
-    filled.connect()
-    filled.close()
-    filled.close()
-    with pytest.raises(StoreError, match="not connected"):
-        filled.count()
-    filled.connect(force_reset=True)
-    assert filled.count() == len(DOCS)
-    filled.connect(force_reset=True)
-    assert filled.count() == len(DOCS)
-
-
-def test_threads_share_a_store(store):
-    def work(number):
-        for n in range(20):
-            store.update([{"uuid": "shared", "index": n, "by": number}, {"uuid": str(number), "index": n}])
-            assert store.count({"uuid": str(number)}) == n + 1
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert store.count({"uuid": "shared"}) == 20
-    assert store.count() == 20 + 4 * 20
-
-
-def _use_after_fork(store):
-    assert store.count() == len(DOCS)
-    store.update({"uuid": "child", "index": os.getpid()})
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_connects_for_itself(filled):
-    child = multiprocessing.get_context("fork").Process(target=_use_after_fork, args=(filled,))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-    filled.update({"uuid": "parent", "index": 1})
-    assert filled.query_one({"uuid": "child"})["index"] == child.pid
-    assert filled.count() == len(DOCS) + 2
-
-
-def test_files_that_cannot_be_used_say_what_to_type(tmp_path):
-    text = tmp_path / "notes.txt"
-    text.write_text("no database, but long enough to have a header of sixteen bytes\n" * 20)
-    with pytest.raises(StoreError, match=r"notes.txt.*no SQLite database.*E3RELAX_DATA_DIR"):
-        SQLiteStore(text).connect()
-    with pytest.raises(StoreError, match=r"folder cannot be made.*E3RELAX_DATA_DIR"):
-        SQLiteStore(text / "below" / "x.sqlite").connect()
-    with pytest.raises(StoreError, match=r"must be a file in a folder where you may write"):
-        SQLiteStore(tmp_path).connect()
-    foreign = tmp_path / "foreign.sqlite"
-    with sqlite3.connect(foreign) as connection:
-        connection.execute("CREATE TABLE documents (x)")
-    with pytest.raises(StoreError, match=r"belongs to another program \(its columns are x\)"):
-        SQLiteStore(foreign).connect()
-    assert text.read_text().startswith("no database")
-
-
-def test_a_file_that_may_not_be_written_says_so(filled):
-    filled._file.fetch("PRAGMA query_only = TRUE")
-    with pytest.raises(StoreError, match=r"readonly.*chmod u\+w"):
-        filled.update({"uuid": "new", "index": 1})
-    assert filled.count() == len(DOCS)
-
-
-def test_a_locked_file_says_so(tmp_path):
-    with SQLiteStore(tmp_path / "x.sqlite", timeout_s=0.1) as store:
-        other = sqlite3.connect(tmp_path / "x.sqlite")
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match=r"locked.*fuser"):
-            store.update({"task_id": 1})
-        other.rollback()
-        other.close()
-        store.update({"task_id": 1})
-        assert store.count() == 1
-
-
-def test_there_is_no_pymongo_collection(store):
-    with pytest.raises(StoreError, match="no pymongo collection"):
-        _ = store._collection
