@@ -19,6 +19,7 @@ from e3relax_flows.data.reading import ReadItem
 from e3relax_flows.data.registry import resolve_model
 from e3relax_flows.data.screenstores import ChunkInput, ScreenStores, name_group, save_rows, save_screen
 from e3relax_flows.data.stores import dump_document, validate_document, write_documents
+from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.jobs.predict import DEFAULT_MODEL
 from e3relax_flows.schemas.predictions import Reason, Verdict
@@ -102,6 +103,7 @@ def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> Scr
         name=maker.name,
         engine=maker.engine.name,
         engine_id=maker.engine.engine_id,
+        engine_settings=recall_settings(maker.engine),
         model=model,
         on_refuse=maker.on_refuse,
         control=maker.control,

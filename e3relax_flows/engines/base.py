@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +36,8 @@ class Engine(MSONable, ABC):
 
     name: str
     maker: Maker
+    # what `get_engine` was given beside the name, for the record; None: built by code, or read from a document
+    settings: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     is_dft: ClassVar[bool]
     code: ClassVar[str]

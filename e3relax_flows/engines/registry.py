@@ -130,7 +130,17 @@ def get_engine(name: str, **settings: Any) -> Engine:
         raise EngineError(
             f"engine {name!r} has no setting {', '.join(map(repr, unknown))}; known: {', '.join(known) or 'none'}"
         )
-    return builder(**preset, **settings)
+    engine: Engine = builder(**preset, **settings)
+    engine.settings = settings
+    return engine
+
+
+def recall_settings(engine: Engine) -> dict[str, Any] | None:
+    """Settings with which `get_engine` builds this engine by its name; None where it was built or changed by code."""
+    if engine.settings is None or engine.name not in _REGISTRY:
+        return None
+    same = get_engine(engine.name, **engine.settings).engine_id == engine.engine_id
+    return engine.settings if same else None
 
 
 def _describe(name: str, entry: _Entry) -> EngineInfo:

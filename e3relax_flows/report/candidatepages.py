@@ -34,12 +34,17 @@ END
 cat > PREDICTION_ID.yaml <<'END'
 inputs: [PREDICTION_ID.json]
 engine: {engine}
+{engine_settings}
 model: {model}
 options: {options}
 control: 0
 out: PREDICTION_ID
 END
 e3relax screen PREDICTION_ID.yaml"""
+
+CUSTOM_ENGINE = (
+    "# engine_settings: not recorded, as the engine was built by code; where it is not as by name, type them"
+)
 
 
 class CommandBook:
@@ -48,10 +53,12 @@ class CommandBook:
     def __init__(self) -> None:
         self.templates: dict[str, int] = {}
 
-    def note(self, engine: str, prediction: PredictionDoc) -> list[Any]:
+    def note(self, screen: ScreenDoc, prediction: PredictionDoc) -> list[Any]:
         """Number of the template, and the id that takes the place of PREDICTION_ID in it."""
+        known = screen.engine_settings
         text = COMMAND.format(
-            engine=json.dumps(engine),
+            engine=json.dumps(screen.engine),
+            engine_settings=CUSTOM_ENGINE if known is None else f"engine_settings: {json.dumps(known)}",
             model=json.dumps(prediction.model_id),
             options=json.dumps(_list_changes(prediction.options)),
         )
@@ -91,7 +98,7 @@ def describe_candidate(
         "provenance": _list_provenance(row, prediction, outcomes),
         "tables": tables,
         "structures": [pack_structure(name, structure, note) for name, structure, note in structures],
-        "command": book.note(screen.engine, prediction) if prediction is not None and can_repeat else None,
+        "command": book.note(screen, prediction) if prediction is not None and can_repeat else None,
     }
 
 

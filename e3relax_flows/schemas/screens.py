@@ -156,6 +156,9 @@ class ScreenDoc(Displayed, BaseModel):
     name: str
     engine: str = Field(description="name of the engine")
     engine_id: str
+    engine_settings: dict[str, Any] | None = Field(
+        None, description="what `get_engine` was given beside the name; None: the engine was built by code"
+    )
     model: str = Field(description="id of the model, or as it was asked for; the rows hold the ids")
     on_refuse: str
     control: float = Field(description="fraction of accepted candidates that start from the initial structure")

@@ -14,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.engines import Engine, get_engine, list_engines, registry
+from e3relax_flows.engines.registry import recall_settings
 
 
 @dataclass
@@ -85,6 +86,16 @@ def test_engines_survive_the_round_trip_of_their_makers():
         assert type(holder.engine).__name__ == "VaspEngine"
         assert holder.engine.name == name
         assert holder.engine.engine_id == get_engine(name).engine_id
+
+
+def test_settings_are_recalled_where_the_name_and_they_give_the_engine():
+    engine = get_engine("chgnet", fmax=0.05)
+    assert recall_settings(engine) == {"fmax": 0.05}
+    engine.maker = get_engine("chgnet", fmax=0.1).maker
+    assert recall_settings(engine) is None
+    holder = MontyDecoder().process_decoded(HolderMaker(engine=get_engine("vasp")).as_dict())
+    assert recall_settings(holder.engine) is None
+    assert recall_settings(get_engine("vasp")) == {}
 
 
 def test_making_flows_leaves_the_engine_as_it_was():

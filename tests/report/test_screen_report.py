@@ -11,12 +11,14 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from made_screen import EVIL, make_documents, relax
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.cli.screenconfig import ScreenConfig
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.data.outcomes import summarize_savings
-from e3relax_flows.report.candidatepages import describe_elements, pack_structure
+from e3relax_flows.report.candidatepages import CommandBook, describe_elements, pack_structure
 from e3relax_flows.report.html import render_screen_page, write_screen_page
 from e3relax_flows.report.screenfigures import Points, thin_points
 from e3relax_flows.report.screenpage import ScreenDocuments
@@ -305,3 +307,20 @@ def test_interval_is_told_from_five_pairs_on():
     assert "took 41% of the ionic steps" in text  # 27 of 66
     low, high = map(int, re.search(r"95 % interval (\d+)% to (\d+)%, 5 pairs", text).groups())
     assert 25 <= low < 41 < high <= 80
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({"fmax": 0.05}, {"fmax": 0.05}), ({}, {}), (None, "not recorded, as the engine was")]
+)
+def test_the_command_repeats_the_settings_of_the_engine(documents, settings, expected):
+    screen, (prediction, *_), _ = documents
+    book = CommandBook()
+    number, name = book.note(screen.model_copy(update={"engine_settings": settings}), prediction)
+    (text,) = (text for text, place in book.templates.items() if place == number)
+    assert name == "p-pair"
+    config = text.split("yaml <<'END'\n")[1].split("END\n")[0]
+    if settings is None:
+        assert expected in config
+    else:
+        assert yaml.safe_load(config)["engine_settings"] == expected
+    assert ScreenConfig.model_validate(yaml.safe_load(config)).engine == "chgnet"
