@@ -55,7 +55,7 @@ class PairBuilder(Builder):
     >>> PairBuilder(MemoryStore(), MemoryStore(), tasks=MemoryStore(), reader=TaskReader()).run()
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - stores and options by keyword, as builders of maggma have them
         self,
         pairs: Store,
         records: Store,
