@@ -54,7 +54,8 @@ def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
         return check()
     except Exception as error:  # the boundary between checks
         name = getattr(check, "__name__", "").removeprefix("check_")
-        return [Finding(name, "failed", f"{type(error).__name__}: {error}", _read_hint(error))]
+        hint = _read_hint(error)
+        return [Finding(name, "failed", f"{type(error).__name__}: {error}" if hint else str(error), hint)]
 
 
 def check_packages() -> list[Finding]:
@@ -84,7 +85,7 @@ def check_settings() -> list[Finding]:
     place = settings.DATA_DIR.absolute()
     free = next((shutil.disk_usage(path).free for path in (place, *place.parents) if path.exists()), 0) / 2**30
     return [
-        Finding("settings", "ok", f"{file}{'' if file.exists() else ' (none; all as usual)'}"),
+        Finding("settings", "ok", f"{file}{'' if file.exists() else ' (there is none: all settings as usual)'}"),
         Finding("data folder", "ok", f"{place}, {free:.1f} GiB free"),
     ]
 
@@ -128,7 +129,7 @@ def check_devices() -> list[Finding]:
     """What torch can compute on."""
     import torch
 
-    rows = [Finding("cpu", "ok", f"{torch.get_num_threads()} threads")]
+    rows = [Finding("cpu", "ok", f"threads: {torch.get_num_threads()}")]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(i)
@@ -143,14 +144,20 @@ def check_devices() -> list[Finding]:
 
 def check_stores() -> list[Finding]:
     """Open each store and count its documents; an embedded one that is not there yet is not made."""
+    from e3relax_flows.cli.modelchoice import PATIENCE_MS, shorten_patience
     from e3relax_flows.core.settings import DATA_FILE, load_settings
     from e3relax_flows.data.stores import JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
 
     settings = load_settings()
+    names = ("PREDICTION_STORE", "OUTCOME_STORE")
+    hurried = settings.model_copy(update={name: shorten_patience(getattr(settings, name)) for name in names})
     stores: dict[str, tuple[Callable[..., Any], Path | None]] = {
         "store of predictions": (open_prediction_store, None if settings.PREDICTION_STORE else Path(DATA_FILE)),
         "store of outcomes": (open_outcome_store, None if settings.OUTCOME_STORE else Path(DATA_FILE)),
-        "store of jobs": (open_job_store, None if _is_job_store_configured() else Path(JOB_FILE)),
+        "store of jobs": (
+            partial(open_job_store, patience_ms=PATIENCE_MS),
+            None if _is_job_store_configured() else Path(JOB_FILE),
+        ),
     }
 
     def check_one(name: str) -> list[Finding]:
@@ -158,7 +165,7 @@ def check_stores() -> list[Finding]:
         file = settings.DATA_DIR.absolute() / embedded if embedded else None
         if file is not None and not file.exists():
             return [_check_new_file(name, file)]
-        with opener(settings) as store:
+        with opener(hurried) as store:
             return [Finding(name, "ok", f"{store.name}, {store.count()} documents")]
 
     rows: list[Finding] = []

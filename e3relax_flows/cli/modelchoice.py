@@ -48,7 +48,7 @@ def choose_usual_model(settings: E3RelaxSettings) -> ModelFolder:
 
     if settings.MODEL not in ALIASES:
         return choose_model(settings.MODEL, settings)
-    hurried = settings.model_copy(update={"MODEL_STORE": _shorten_patience(settings.MODEL_STORE)})
+    hurried = settings.model_copy(update={"MODEL_STORE": shorten_patience(settings.MODEL_STORE)})
     try:
         return choose_model(settings.MODEL, hurried)
     except StoreError as error:
@@ -61,7 +61,8 @@ def choose_usual_model(settings: E3RelaxSettings) -> ModelFolder:
         return folder
 
 
-def _shorten_patience(spec: dict[str, Any] | None) -> dict[str, Any] | None:
+def shorten_patience(spec: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The description of a store, of which MongoDB's driver gives a server up after seconds and not half a minute."""
     if spec is None or spec.get("type") != "MongoStore":
         return spec
     client = {"serverSelectionTimeoutMS": PATIENCE_MS, **spec.get("mongoclient_kwargs", {})}

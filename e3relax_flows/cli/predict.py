@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.predictions import Prediction, PredictOptions
 
 MAX_ROWS = 100
+MAX_MESSAGES = 10
+LEGEND = (
+    "volume ratio: predicted over initial. displaced: mean over atoms. expected error: displacement + 2.5 Å · strain to the relaxed "
+    "structure. harm: probability that the initial structure is nearer to the relaxed one."
+)
 
 
 def predict(
@@ -120,14 +125,15 @@ def _open_writer(out: Path, stack: ExitStack) -> PredictionWriter:
 
 
 def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("structure", overflow="fold")
     table.add_column("verdict", min_width=len("verdict"))
-    for name in ("V/V initial", "displacement Å", "error Å", "harm"):
-        table.add_column(name, justify="right", min_width=len("0.0000"), overflow="fold")
-    table.add_column("why", overflow="fold")
+    for name in ("volume\nratio", "displaced\nÅ", "expected\nerror Å", "harm"):
+        table.add_column(name, justify="right", min_width=len("0.0000"))
+    table.add_column("why", overflow="fold", min_width=len("unreadable"))
     for prediction in predictions:
         table.add_row(
             console.plain(prediction.id or ""),
@@ -136,7 +142,7 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
             console.format_number(prediction.displacement, 4),
             console.format_number(prediction.expected_error, 3),
             console.format_number(prediction.harm_probability, 2),
-            console.plain(prediction.message or ""),
+            console.plain(", ".join(map(str, prediction.reasons))),
         )
     console.out.print(table)
     hidden = sum(counts.values()) - len(predictions)
@@ -144,5 +150,22 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
         console.out.print(f"... and {hidden} more", highlight=False)
     words = (("accept", "accepted"), ("refuse", "refused"), ("error", "without prediction"))
     console.out.print(", ".join(f"{counts[key]} {word}" for key, word in words) + ".", highlight=False)
+    _show_messages(predictions)
+    if any(prediction.harm_probability is not None for prediction in predictions):
+        console.out.print(LEGEND, style="dim", highlight=False)
     if out is not None:
         console.out.print(f"Predictions: {(out / 'predictions.jsonl').absolute()}", highlight=False, soft_wrap=True)
+
+
+def _show_messages(predictions: list[Prediction]) -> None:
+    """Why some were refused or have no prediction, in whole sentences; those without a prediction first."""
+    found = sorted(
+        (prediction for prediction in predictions if prediction.message),
+        key=lambda prediction: prediction.verdict != "error",
+    )
+    for prediction in found[:MAX_MESSAGES]:
+        message, name = str(prediction.message), prediction.id or ""
+        console.out.print(console.plain(message if name in message else f"{name}: {message}"), soft_wrap=True)
+    if len(found) > MAX_MESSAGES:
+        hidden = len(found) - MAX_MESSAGES
+        console.out.print(f"... and {hidden} more messages: --json prints them, --out keeps them", highlight=False)

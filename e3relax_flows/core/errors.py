@@ -1,6 +1,13 @@
 """Errors that say what happened, with the value, and what to type."""
 
+import re
+
 from e3relax_flows.core.secrets import mask_secrets
+
+# what pymongo adds to "Name or service not known": half a screen, none of which says what to do
+DRIVER_STATE = re.compile(
+    r"(?: \(configured timeouts: [^)]*\))?, Timeout: [^,]*, Topology Description: <TopologyDescription .*>\]>"
+)
 
 
 class E3RelaxError(Exception):
@@ -23,7 +30,10 @@ class ModelError(E3RelaxError):
 
 
 class StoreError(E3RelaxError):
-    """A store that cannot be reached or read."""
+    """A store that cannot be reached or read; its message leaves out the driver's own state."""
+
+    def __str__(self) -> str:
+        return DRIVER_STATE.sub("", super().__str__())
 
 
 class EngineError(E3RelaxError):

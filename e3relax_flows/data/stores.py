@@ -75,15 +75,20 @@ def open_outcome_store(settings: E3RelaxSettings) -> Store:
     return connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE")
 
 
-def open_job_store(settings: E3RelaxSettings) -> JobStore:
+def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) -> JobStore:
     """The store of jobs, connected, indexed by uuid: jobflow's where the user has configured one, else embedded.
 
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
-    outputs of the jobs are no longer wanted.
+    outputs of the jobs are no longer wanted. A server of MongoDB is given up after `patience_ms`, or as its driver does.
     """
     configured = JobflowSettings()
     if "JOB_STORE" in configured.model_fields_set:
         store = configured.JOB_STORE
+        if patience_ms is not None and isinstance(store.docs_store, MongoStore):
+            store.docs_store.mongoclient_kwargs = {
+                "serverSelectionTimeoutMS": patience_ms,
+                **(store.docs_store.mongoclient_kwargs or {}),
+            }
     else:
         path = settings.DATA_DIR / JOB_FILE
         blobs = SQLiteStore(path, "data", key="blob_uuid")

@@ -165,3 +165,11 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     assert line["initial"]["sites"][0]["abc"] == [None, 0.0, 0.0]
     assert line["score"] is None
     assert line["cif"] is None
+
+
+def test_reasons_are_codes_in_the_table_and_sentences_below_it(e3relax, small_model, folder):
+    result = e3relax("predict", folder, "--model", small_model, "--device", "cpu")
+    table, _, messages = result.stdout.partition("without prediction.")
+    assert "disordered" in table and "only ordered structures" not in table
+    assert sum("only ordered structures" in line and line.startswith("b: ") for line in messages.splitlines()) == 1
+    assert "harm: probability that" in messages
