@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,12 +91,16 @@ def build_predict_options(passes: int | None, symmetry: str | None, constrain: l
         raise ConfigError(describe_validation(error)) from error
 
 
-def describe_validation(error: Any) -> str:
-    """A pydantic error on one line: where, what, and the value that was given."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'the whole'}: {item['msg']} (got {item['input']!r})"
-        for item in error.errors()
-    )
+def describe_validation(error: Any, known: Iterable[str] = ()) -> str:
+    """A pydantic error on one line: where, what, the value that was given, and the nearest of the `known` keys."""
+    parts = []
+    for item in error.errors():
+        place = ".".join(map(str, item["loc"])) or "the whole"
+        value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+        nearest = get_close_matches(place, list(known), n=1) if item["type"] == "extra_forbidden" else []
+        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        parts.append(f"{place}: {item['msg']}{value}{hint}")
+    return "; ".join(parts)
 
 
 def _expand_ranges(text: str) -> list[int]:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 100
 MAX_MESSAGES = 10
 LEGEND = (
-    "volume ratio: predicted over initial. displaced: mean over atoms. expected error: displacement + 2.5 Å · strain to the relaxed "
-    "structure. harm: probability that the initial structure is nearer to the relaxed one."
+    "volume ratio: predicted over initial. displaced: mean over atoms. expected error: displacement + 2.5 Å · strain "
+    "to the relaxed structure. harm: probability that the initial structure is nearer to the relaxed one."
 )
 
 

@@ -41,6 +41,7 @@ def report_screen(
     from e3relax_flows.report.collecting import collect_screen
     from e3relax_flows.report.html import render_screen_page
     from e3relax_flows.report.tables import build_table, describe_savings
+    from e3relax_flows.schemas.predictions import Verdict
 
     settings = load_settings()
     document = read_screen(screen, settings)
@@ -60,7 +61,11 @@ def report_screen(
         text = render_screen_page(
             document, table, describe_savings(summarize_savings(documents.outcomes.values())), documents
         )
-    n_missing = sum(row.prediction_id not in documents.predictions for row in document.candidates if row.prediction_id)
+    n_missing = sum(
+        row.prediction_id not in documents.predictions
+        for row in document.candidates
+        if row.prediction_id and row.verdict != Verdict.ERROR  # of which no prediction is kept
+    )
     if n_missing:
         console.print_error(
             f"{n_missing} of {len(document.candidates)} predictions are not in the store, and have no structures "

@@ -108,15 +108,18 @@ def make_config(kind: type[Config], fields: dict[str, Any], origin: str) -> Conf
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(
-            f"{origin}: {describe_validation(error)}; known keys: {', '.join(kind.model_fields)}"
-        ) from error
+        known = [*kind.model_fields, *(f"limits.{name}" for name in ScreenLimits.model_fields)]
+        is_unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
+        keys = f"; known keys: {', '.join(known)}" if is_unknown else ""
+        raise ConfigError(f"{origin}: {describe_validation(error, known)}{keys}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Raw entries, with their relative paths taken from the folder of the file."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file; configs/screen.yaml is one to copy") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(raw, dict):

@@ -86,7 +86,7 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
             if lost:
                 yield ReadItem(f"{stem}-unread", None, f"{path}: {lost}; mend these or take them out")
     except Exception as error:  # the boundary between files: parsers raise anything on bad input
-        yield ReadItem(stem, None, f"{path}: {_describe(error)}; {ADVICE}")
+        yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
 
 
 def _parse_file(path: Path, name: str) -> tuple[list[Structure], str]:
@@ -197,6 +197,16 @@ def _cut_name(path: Path) -> str:
     endings = {Path(pattern).suffix for pattern in PATTERNS} | set(ASE_ENDINGS)
     stem, dot, ending = name.rpartition(".")
     return stem if stem and dot + ending.lower() in endings | {".xml", ".yaml", ".yml"} else name
+
+
+def _advise(path: Path, error: Exception) -> str:
+    """What to do about a file: give another one, or where its name is known to pymatgen look into it."""
+    name = path.name.lower()
+    if isinstance(error, E3RelaxError) or not _is_wanted(path):
+        return ADVICE
+    if "poscar" in name or "contcar" in name or name.endswith(".vasp"):
+        return "look into it: do the numbers of atoms match the elements and the lines of sites?"
+    return "look into it: is it whole, and what its name says?"
 
 
 def _describe(error: Exception) -> str:

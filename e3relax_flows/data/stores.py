@@ -79,7 +79,7 @@ def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) ->
     """The store of jobs, connected, indexed by uuid: jobflow's where the user has configured one, else embedded.
 
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
-    outputs of the jobs are no longer wanted. A server of MongoDB is given up after `patience_ms`, or as its driver does.
+    outputs of the jobs are no longer wanted. A server of MongoDB is given up after `patience_ms`.
     """
     configured = JobflowSettings()
     if "JOB_STORE" in configured.model_fields_set:

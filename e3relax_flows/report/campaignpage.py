@@ -38,7 +38,7 @@ def build_campaign_page(
         Section("generations", "Generations", tables=[tabulate_generations(generations)]),
         Section("cost", "Cost", [describe_cost(generations)], draw_costs(generations)),
         Section(
-            "gates", "Gates", _explain_gates(judged), tables=[tabulate_gates(judged), tabulate_comparisons(judged)]
+            "gates", "Gates", _explain_gates(judged), tables=[tabulate_gates(judged), *tabulate_comparisons(judged)]
         ),
         Section("lineage", "Lineage", [describe_lineage(generations)]),
         Section("settings", "Settings", tables=[_tabulate_settings(campaign)]),

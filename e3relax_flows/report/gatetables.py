@@ -26,8 +26,8 @@ def tabulate_gates(gates: Sequence[GateDoc]) -> TextTable:
     return list_table(columns, rows, "Decisions")
 
 
-def tabulate_comparisons(gates: Sequence[GateDoc]) -> TextTable:
-    """A row per comparison of each gate, errors in Å."""
+def tabulate_comparisons(gates: Sequence[GateDoc]) -> list[TextTable]:
+    """A row per comparison of each gate, errors in Å; no table where nothing was compared."""
     rows = [
         [
             gate.candidate_id,
@@ -43,4 +43,5 @@ def tabulate_comparisons(gates: Sequence[GateDoc]) -> TextTable:
         for one in gate.comparisons
     ]
     columns = ["candidate", "pairs of", "pairs", "candidate, Å", "incumbent, Å", "left alone, Å", "change", "judged"]
-    return list_table(columns, rows, "Errors behind them: candidate against incumbent, with the interval of the change")
+    caption = "Errors behind them: candidate against incumbent, with the interval of the change"
+    return [list_table(columns, rows, caption)] if rows else []

@@ -162,7 +162,8 @@ def _build_calibration(documents: ModelDocuments) -> Section:
 def _build_gates(documents: ModelDocuments) -> Section:
     if not documents.gates:
         return Section("gates", "Gates", ["It was in no comparison of the gate."])
-    return Section("gates", "Gates", tables=[tabulate_gates(documents.gates), tabulate_comparisons(documents.gates)])
+    gates = documents.gates
+    return Section("gates", "Gates", tables=[tabulate_gates(gates), *tabulate_comparisons(gates)])
 
 
 def _tabulate_origin(documents: ModelDocuments) -> TextTable:

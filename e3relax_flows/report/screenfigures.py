@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -16,6 +16,7 @@ from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 
 MAX_POINTS, MAX_OUTLIERS = 2000, 200  # of one series; more make a page slow
 N_BINS = 40
+MAX_LOG_LABELS = 5
 INITIAL: dict[str, Any] = {"name": "initial", "marker": {"color": "@orange", "symbol": "square-open", "size": 7}}
 PREDICTED: dict[str, Any] = {
     "name": "predicted",
@@ -168,8 +169,8 @@ def draw_scores(relaxed: Sequence[Relaxed]) -> list[Figure]:
         return []
     limits = _list_values(one.prediction.options.guards.max_score for one in relaxed)
     layout = {
-        "xaxis": {"title": {"text": "score, Å"}, "type": "log", "tickformat": "~g"},
-        "yaxis": {"title": {"text": "error, Å"}, "type": "log", "tickformat": "~g"},
+        "xaxis": {"title": {"text": "score, Å"}, **lay_log_axis(x for trace in series for x in trace["x"])},
+        "yaxis": {"title": {"text": "error, Å"}, **lay_log_axis(y for trace in series for y in trace["y"])},
         "shapes": [draw_line("x", limit) for limit in limits],
     }
     said = ", ".join(f"{limit:g} Å" for limit in limits)
@@ -187,13 +188,27 @@ def draw_harm(relaxed: Sequence[Relaxed], thresholds: Sequence[float]) -> list[F
         return []
     layout = {
         "xaxis": {"title": {"text": "probability of harm"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "error / error of initial"}, "type": "log", "tickformat": "~g", "dtick": "D2"},
+        "yaxis": {
+            "title": {"text": "error / error of initial"},
+            **lay_log_axis(y for trace in series for y in trace["y"]),
+        },
         "shapes": [draw_line("y", 1.0), *(draw_line("x", limit) for limit in thresholds)],
     }
     said = ", ".join(f"{limit:.3g}" for limit in thresholds)
     line = f" and, upright, the guard's threshold, {said}: to its right predictions are refused" if said else ""
     caption = f"Below 1 the prediction is nearer to the relaxed structure than the initial one. Dashed: 1{line}."
     return [Figure("harm", "Gain against the guard's probability of harm", caption, series, layout)]
+
+
+def lay_log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis with as many labels as there is room for on a phone: 1, 2, 5; or 1, 3; or powers of ten."""
+    logs = np.log10([value for value in values if value > 0] or [1.0])
+    first, last = int(np.floor(logs.min())), int(np.ceil(logs.max()))
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        if sum(logs.min() <= np.log10(tick) <= logs.max() for tick in ticks) <= MAX_LOG_LABELS:
+            break
+    return {"type": "log", "tickformat": "~g", "tickvals": [float(f"{tick:.1e}") for tick in ticks]}
 
 
 def measure_error(errors: StructureErrors) -> float:

@@ -96,8 +96,8 @@ class ScreenRanking:
         if self.has_hull:
             return "Ranked by energy above the hull of the given entries."
         return (
-            "Ranked by energy above the lowest candidate of the same formula; with --entries FILE or --entries mp "
-            "`e3relax report screen` ranks by energy above hull."
+            "Ranked by energy above the lowest candidate of the same formula. With entries to compare with, the "
+            "command that wrote this page ranks by energy above hull."
         )
 
 
@@ -183,10 +183,20 @@ def choose_columns(table: ScreenTable, has_hull: bool) -> list[dict[str, Any]]:
         energy,
         {"id": "energy", "name": "energy, eV", "digits": 3, "help": "eV per atom, relaxed"},
         {"id": "atoms", "name": "atoms", "digits": 0},
-        {"id": "volume", "name": "V predicted", "digits": 2, "help": "Å³ per atom"},
-        {"id": "relaxed", "name": "V relaxed", "digits": 2, "help": "Å³ per atom"},
-        {"id": "initial_off", "name": "off, initial", "digits": 3, "help": "Å, mean displacement from relaxed"},
-        {"id": "predicted_off", "name": "off, predicted", "digits": 3, "help": "Å, mean displacement from relaxed"},
+        {"id": "volume", "name": "V predicted, Å³", "digits": 2, "help": "Å³ per atom"},
+        {"id": "relaxed", "name": "V relaxed, Å³", "digits": 2, "help": "Å³ per atom"},
+        {
+            "id": "initial_off",
+            "name": "initial off, Å",
+            "digits": 3,
+            "help": "mean displacement of the atoms from the relaxed structure",
+        },
+        {
+            "id": "predicted_off",
+            "name": "predicted off, Å",
+            "digits": 3,
+            "help": "mean displacement of the atoms from the relaxed structure",
+        },
         {"id": "score", "name": "score, Å", "digits": 4},
         {"id": "harm", "name": "harm", "digits": 2, "help": "probability that the initial structure is nearer"},
         {"id": "steps", "name": "steps", "digits": 0, "help": "ionic steps from the predicted structure"},
@@ -273,7 +283,6 @@ def _tabulate_settings(screen: ScreenDoc) -> Any:
 def _describe_origin(screen: ScreenDoc) -> str:
     models = Counter(row.model_id for row in screen.candidates if row.model_id)
     version = screen.versions.get("e3relax-flows", "")
-    return (
-        f"Screen · {screen.last_updated:%Y-%m-%d %H:%M} UTC · e3relax-flows {version} · "
-        f"model {screen.model} ({', '.join(sorted(models)) or 'none'})"
-    )
+    resolved = ", ".join(sorted(models)) or "none"
+    model = resolved if screen.model == resolved else f"{screen.model} ({resolved})"
+    return f"Screen · {screen.last_updated:%Y-%m-%d %H:%M} UTC · e3relax-flows {version} · model {model}"

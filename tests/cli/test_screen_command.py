@@ -141,6 +141,15 @@ def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
     known = "inputs, sources, ranking, engine, .*control,"
     with pytest.raises(ConfigError, match=rf"controls: Extra inputs.*known keys: {known}"):
         load_screen_config(file)
+    file.write_text("inputs: [a]\nengine: chgnet\nlimits: {max_inflight: 3}\n")
+    with pytest.raises(ConfigError, match=r"limits.max_inflight: .*did you mean limits.max_in_flight\?; known keys: "):
+        load_screen_config(file)
+    file.write_text("inputs: [a]\nengine: chgnet\ncontrol: lots\n")
+    with pytest.raises(ConfigError, match="valid number") as wrong_value:
+        load_screen_config(file)
+    assert "known keys" not in str(wrong_value.value)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_screen_config(tmp_path / "other.yaml")
     file.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="holds list"):
         load_screen_config(file)

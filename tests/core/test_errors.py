@@ -7,7 +7,7 @@ from e3relax_flows.core.errors import StoreError
 WORDS = "db.example.org:27017: [Errno -2] Name or service not known"
 TIMEOUTS = " (configured timeouts: socketTimeoutMS: 20000.0ms, connectTimeoutMS: 20000.0ms)"
 DRIVER = (
-    f"{WORDS}{TIMEOUTS}, Timeout: 30s, Topology Description: <TopologyDescription id: 6b042d0c, topology_type: Unknown, "
+    f"{WORDS}{TIMEOUTS}, Timeout: 30s, Topology Description: <TopologyDescription id: 6b04, topology_type: Unknown, "
     f"servers: [<ServerDescription ('db.example.org', 27017) server_type: Unknown, rtt: None, "
     f"error=AutoReconnect('{WORDS}{TIMEOUTS}')>]>"
 )

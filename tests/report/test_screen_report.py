@@ -20,7 +20,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.data.outcomes import summarize_savings
 from e3relax_flows.report.candidatepages import CommandBook, describe_elements, pack_structure
 from e3relax_flows.report.html import render_screen_page, write_screen_page
-from e3relax_flows.report.screenfigures import Points, thin_points
+from e3relax_flows.report.screenfigures import MAX_LOG_LABELS, Points, lay_log_axis, thin_points
 from e3relax_flows.report.screenpage import ScreenDocuments
 from e3relax_flows.report.tables import build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.outcomes import (
@@ -324,3 +324,18 @@ def test_the_command_repeats_the_settings_of_the_engine(documents, settings, exp
     else:
         assert yaml.safe_load(config)["engine_settings"] == expected
     assert ScreenConfig.model_validate(yaml.safe_load(config)).engine == "chgnet"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.03, 0.2], [0.05, 0.1, 0.2]),
+        ([0.0002, 0.02], [0.0003, 0.001, 0.003, 0.01]),
+        ([1e-5, 0.7], [1e-5, 1e-4, 1e-3, 1e-2, 0.1]),
+        ([0.0, 1.0], [1.0]),
+    ],
+)
+def test_labels_of_a_logarithmic_axis_have_room(values, expected):
+    inside = [tick for tick in lay_log_axis(values)["tickvals"] if min(filter(None, values)) <= tick <= max(values)]
+    assert inside == pytest.approx(expected, rel=1e-9)
+    assert len(inside) <= MAX_LOG_LABELS

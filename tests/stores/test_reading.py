@@ -157,7 +157,7 @@ def test_what_cannot_be_read_costs_nothing_else(tmp_path):
     assert [item.id for item in items] == ["bad", "cut", "odd-1", "odd-2", "notes.txt", "none", "fine", "odd", "good"]
     assert [item.structure is not None for item in items] == [False] * 6 + [True, False, True]
     assert all((item.structure is None) == (item.error is not None) for item in items)
-    assert all("give " in item.error for item in items[:6])
+    assert all("give " in item.error or "look into it" in item.error for item in items[:6])
     assert "there is no such file" in items[5].error
     assert "Qq" in items[7].error or "species" in items[7].error
 
@@ -175,3 +175,14 @@ def test_reading_needs_no_torch():
     code = "import sys, e3relax_flows.data.reading; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_advice_is_about_the_file_where_its_name_is_known(tmp_path):
+    """Two of the three sites that the line of counts promises are there."""
+    (tmp_path / "POSCAR_cut").write_text("NaCl2\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n1 2\ndirect\n0 0 0\n0.5 0.5 0.5\n")
+    (tmp_path / "cut.cif").write_text("data_x\n_cell_length_a 4\n")
+    (tmp_path / "notes.txt").write_text("notes")
+    poscar, cif, notes = read_structures(tmp_path / name for name in ("POSCAR_cut", "cut.cif", "notes.txt"))
+    assert "do the numbers of atoms match" in poscar.error
+    assert "is it whole" in cif.error
+    assert "give files that pymatgen reads" in notes.error

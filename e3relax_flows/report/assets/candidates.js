@@ -43,7 +43,9 @@
     }
     const text = format(row[index], column);
     if (column.words) return e3.make("td", {}, e3.make("span", { class: `word ${tone(row[index])}` }, text));
-    return e3.make("td", { class: column.digits === undefined ? (column.long ? "text" : null) : "number" }, text);
+    // two lines of it: the whole text is in the candidate's own page
+    if (column.long) return e3.make("td", { class: "text", title: text }, e3.make("div", {}, text));
+    return e3.make("td", { class: column.digits === undefined ? null : "number" }, text);
   };
 
   const show = () => {
