@@ -287,7 +287,7 @@ def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> No
     table.add_column("gen.", justify="right")
     table.add_column("model", no_wrap=True)
     for title in TITLES:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for item in generations:
         table.add_row(*_format_row(item))
     console.out.print(table)

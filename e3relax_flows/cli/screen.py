@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from e3relax_flows.flows.screen import ScreenMaker
 
 CONFIG_ENDINGS = (".yaml", ".yml")
+COMMANDS = ("run", "status", "resume", "cancel", "recover")  # beside which inputs may stand without a word
 
 
 def screen(
@@ -95,6 +97,9 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     if configs:
         return load_screen_config(Path(configs[0]), **changes)
     if changes["engine"] is None:
+        nearest = get_close_matches(inputs[0], COMMANDS, n=1)
+        if nearest and not Path(inputs[0]).exists():
+            raise ConfigError(f"{inputs[0]!r} is no file or folder; did you mean `e3relax screen {nearest[0]}`?")
         from e3relax_flows.engines.registry import list_engines
 
         names = ", ".join(info.name for info in list_engines())
@@ -148,16 +153,19 @@ def _say_what_would_be_done(config: ScreenConfig, maker: ScreenMaker, settings: 
         candidates.add(config.read(settings))
         counts = candidates.count()
         for name, error in candidates.errors:
-            console.print_error(f"{name}: {error}")
+            console.print_error(error if name in error else f"{name}: {error}")
     chunks = -(-counts["candidates"] // maker.chunk_size)
     budget = config.limits.candidates
     at_most = counts["candidates"] if budget is None else min(budget, counts["candidates"])
     lines = [
-        f"{counts['candidates']} candidates; {counts['equal_ids']} equal to these, {counts['unreadable']} unreadable",
-        f"{chunks} prediction jobs of up to {maker.chunk_size} structures, model {maker.prerelax.model}",
+        f"{counts['candidates']} candidates; {counts['equal_ids']} equal to one of these and left out, "
+        f"{counts['unreadable']} unreadable",
+        f"{chunks} prediction job{'s' * (chunks != 1)} of up to {maker.chunk_size} structures, "
+        f"model {maker.prerelax.model}",
         f"at most {at_most} candidates relaxed with {maker.engine.name}, about {maker.control:.0%} of the accepted "
         "as controls from their initial structure",
-        f"place: {where}; nothing was done: that was a dry run",
+        f"place: {where}; nothing was done: that was a dry run"
+        + ("" if where == "local" else f"; {where} was not asked, nor the stores: that is `e3relax doctor`"),
     ]
     for line in lines:
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)

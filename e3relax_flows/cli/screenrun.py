@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 PAGE_FILE, DOCUMENT_FILE, JOBS_DIR = "report.html", "screen.json", "jobs"
 MAX_ROWS = 200
 MAX_ERRORS = 5
+MAX_NOTE = 30  # characters of a note in the table
+IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(, )?")
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def finish_here(screen_id: str, settings: E3RelaxSettings, out: Path) -> ScreenR
             run_screen_here(screen_id, settings, out / JOBS_DIR, watcher.note)
         except KeyboardInterrupt:
             progress.stop()
-            console.print_error(f"interrupted; `e3relax screen resume {screen_id}` goes on")
+            console.print_error(f"interrupted; `e3relax screen resume {screen_id} --out {out}` goes on")
             raise
     _remove_empty_folders(out / JOBS_DIR)
     _print_failures(failures)
@@ -187,6 +190,7 @@ def show_screen(report: ScreenReport) -> None:
     console.out.print(build_rich_table(table))
     if len(table.rows) > MAX_ROWS:
         console.out.print(f"... and {len(table.rows) - MAX_ROWS} more: all are on the page")
+    _show_notes(table.rows[:MAX_ROWS])
     console.out.print("Displacements are those from the relaxed structure, means over atoms.", style="dim")
     if any(row.steps_from_initial is not None and not row.initial_is_control for row in table.rows):
         console.out.print("† refused, so relaxed from the initial structure; no control.", style="dim")
@@ -243,7 +247,25 @@ def _format_row(row: TableRow, has_scf: bool) -> list[Any]:
     if has_scf:
         cells.append(_format_steps(row.scf_from_predicted, row.scf_from_initial))
     state = console.color_word(row.state)
-    return [*cells, state.append(f" ({row.note})", style="dim") if row.note else state]
+    return [*cells, state.append(f" ({row.note})", style="dim") if row.note and not _is_long(row) else state]
+
+
+def _is_long(row: TableRow) -> bool:
+    """Whether a note is a sentence, which stands below the table."""
+    return len(row.note) > MAX_NOTE and row.state != CandidateState.DUPLICATE
+
+
+def _show_notes(rows: Sequence[TableRow]) -> None:
+    """The notes for which the table has no room, each once with the candidates that have it."""
+    names: dict[str, list[TableRow]] = {}
+    for row in filter(_is_long, rows):
+        names.setdefault(IDS.sub("…", row.note), []).append(row)
+    for found in list(names.values())[:MAX_ERRORS]:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        note = found[0].note if found[0].id in found[0].note else f"{found[0].id}{more}: {found[0].note}"
+        console.out.print(console.plain(note), soft_wrap=True)
+    if len(names) > MAX_ERRORS:
+        console.out.print(f"... and {len(names) - MAX_ERRORS} more: all are on the page", highlight=False)
 
 
 def _format_steps(predicted: int | None, initial: int | None) -> str:

@@ -75,7 +75,7 @@ def register_screen(
     with CandidateList() as candidates:
         candidates.add(items)
         if candidates.count()["candidates"] == 0:
-            reasons = "; ".join(f"{name}: {error}" for name, error in candidates.errors[:SHOWN])
+            reasons = "; ".join(text if name in text else f"{name}: {text}" for name, text in candidates.errors[:SHOWN])
             raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
         if ranking is not None and not isinstance(ranking, RankByChange):
             candidates.score(build_score(ranking))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -106,12 +107,13 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
     ("arguments", "message"),
     [
         (["x.cif"], "--engine is needed; known: chgnet, gpaw, vasp"),
+        (["stats"], "'stats' is no file or folder; did you mean `e3relax screen status`?"),
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
         (["x.cif", "--engine", "emt", "--control", "2"], "control: Input should be less than or equal to 1 (got 2.0)"),
         (
             ["nowhere", "--engine", "emt"],
-            "no structure could be read (nowhere: nowhere: there is no such file or folder",
+            "no structure could be read (nowhere: there is no such file or folder",
         ),
     ],
 )
@@ -165,3 +167,18 @@ def test_a_screen_of_sources_only(e3relax, metals, tmp_path):
     assert e3relax("screen", file).code == 0
     document = json.loads((tmp_path / "there" / "screen.json").read_text())
     assert [row["id"] for row in document["candidates"]] == ["Cu"]
+
+
+def test_long_notes_stand_below_the_table_once(capsys):
+    """Two candidates with the same fault, whose jobs have different ids, and a third with a short note."""
+    from e3relax_flows.cli.screenrun import _show_notes
+
+    said = "2 of 2 jobs of the engine left no document: {0}57515d6-11fe-5bc9-950f-1b3698921ae6, " * 2
+    rows = [
+        SimpleNamespace(id="CaS", note=said.format("a"), state="failed"),
+        SimpleNamespace(id="KBr", note=said.format("b"), state="failed"),
+        SimpleNamespace(id="InP", note="harm 0.24", state="successful"),
+    ]
+    _show_notes(rows)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("CaS and 1 more: 2 of 2 jobs of the engine left no document: a57515d6")

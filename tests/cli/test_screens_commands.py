@@ -33,7 +33,7 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     assert "no screens" in e3relax("screen", "status").stdout
     dry = e3relax("screen", "run", *arguments, "--budget", 1, "--dry-run")
     assert dry.code == 0
-    assert "2 candidates; 0 equal to these, 0 unreadable" in dry.stdout
+    assert "2 candidates; 0 equal to one of these and left out, 0 unreadable" in dry.stdout
     assert "at most 1 candidates relaxed with emt" in dry.stdout
     assert "no screens" in e3relax("screen", "status").stdout
     assert e3relax("screen", "run", *arguments, "--budget", 1).code == 0
@@ -68,7 +68,7 @@ def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, mo
         patch.setattr(local, "run_flow_locally", interrupt)
         result = e3relax(*arguments)
     assert result.code == 130
-    (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+)` goes on", result.stderr)
+    (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+) --out \S+` goes on", result.stderr)
     cancelled = e3relax("screen", "cancel", screen_id).stdout
     assert "2 candidates are cancelled" in cancelled
     assert f"screen {screen_id} is cancelled (cancelled): 2 cancelled" in cancelled

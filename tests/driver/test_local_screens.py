@@ -108,7 +108,7 @@ def test_a_registration_that_was_killed_is_completed(
 
 
 def test_nothing_to_screen_is_an_error_with_its_reason(settings: E3RelaxSettings) -> None:
-    with pytest.raises(ConfigError, match=r"no structure could be read \(bad: bad.cif: no crystal\)"):
+    with pytest.raises(ConfigError, match=r"no structure could be read \(bad.cif: no crystal\)"):
         register(settings, make_items()[-1:])
 
 
