@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +18,29 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     str | None, typer.Option(help="Model: alias, name, id or folder; see `e3relax models list`.", metavar="MODEL")
 ]
+
+
+def complete_words(*words: str) -> Callable[[str], list[str]]:
+    """Completion by the shell of an option that takes one of some words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Completion of the name of an engine."""
+    from e3relax_flows.engines.registry import list_engines
+
+    return [info.name for info in list_engines() if info.name.startswith(incomplete)]
+
+
 DeviceOption = Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda, cuda:1.", metavar="DEVICE")]
 PassesOption = Annotated[int | None, typer.Option(help="Largest number of applications of the network.", min=1)]
 SymmetryOption = Annotated[
-    str | None, typer.Option(help="keep the space group of the input, or leave the atoms free.", metavar="keep|free")
+    str | None,
+    typer.Option(
+        help="keep the space group of the input, or leave the atoms free.",
+        metavar="keep|free",
+        autocompletion=complete_words("keep", "free"),
+    ),
 ]
 ConstrainOption = Annotated[
     list[str] | None,
@@ -32,7 +51,14 @@ ConstrainOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-SubmitOption = Annotated[str, typer.Option(help="Where the jobs run.", metavar="local|fireworks|remote")]
+SubmitOption = Annotated[
+    str,
+    typer.Option(
+        help="Where the jobs run.",
+        metavar="local|fireworks|remote",
+        autocompletion=complete_words("local", "fireworks", "remote"),
+    ),
+]
 BudgetOption = Annotated[int | None, typer.Option(help="Relax at most so many candidates.", min=0, metavar="N")]
 CoreHoursOption = Annotated[
     float | None, typer.Option(help="Begin no relaxation after so many core hours of them.", min=0, metavar="HOURS")

@@ -21,6 +21,7 @@ from e3relax_flows.cli.options import (
     SubmitOption,
     SymmetryOption,
     build_predict_options,
+    complete_engine,
 )
 from e3relax_flows.core.errors import ConfigError
 
@@ -37,10 +38,19 @@ def screen(
     inputs: Annotated[
         list[str], typer.Argument(help="Structures (files, folders), or one YAML file like configs/screen.yaml.")
     ],
-    engine: Annotated[str | None, typer.Option(help="What to relax with; see `e3relax doctor`.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What to relax with, such as chgnet; see `e3relax doctor`.",
+            metavar="ENGINE",
+            autocompletion=complete_engine,
+        ),
+    ] = None,
     control: Annotated[
         float | None,
-        typer.Option(help="Chance of each to start from its initial structure, to measure savings."),
+        typer.Option(
+            help="Chance of each to be relaxed from its initial structure, too, to measure savings; 0.1 unless said."
+        ),
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,

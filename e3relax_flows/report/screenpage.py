@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,11 +266,10 @@ def _list_tiles(screen: ScreenDoc, table: ScreenTable, savings: SavingsSummary) 
 
 
 def _tabulate_settings(screen: ScreenDoc) -> Any:
-    models = Counter(row.model_id for row in screen.candidates if row.model_id)
     settings = [
         ("screen", screen.name),
         ("engine", f"{screen.engine}, id {screen.engine_id}"),
-        ("model", f"{screen.model}: {', '.join(sorted(models)) or 'none'}"),
+        ("model", _name_model(screen)),
         ("after a refused prediction", screen.on_refuse),
         ("control fraction", f"{screen.control:g}{', relaxed from both starts' if screen.paired_controls else ''}"),
         ("seed", str(screen.seed)),
@@ -281,8 +279,11 @@ def _tabulate_settings(screen: ScreenDoc) -> Any:
 
 
 def _describe_origin(screen: ScreenDoc) -> str:
-    models = Counter(row.model_id for row in screen.candidates if row.model_id)
     version = screen.versions.get("e3relax-flows", "")
-    resolved = ", ".join(sorted(models)) or "none"
-    model = resolved if screen.model == resolved else f"{screen.model} ({resolved})"
-    return f"Screen · {screen.last_updated:%Y-%m-%d %H:%M} UTC · e3relax-flows {version} · model {model}"
+    return f"Screen · {screen.last_updated:%Y-%m-%d %H:%M} UTC · e3relax-flows {version} · model {_name_model(screen)}"
+
+
+def _name_model(screen: ScreenDoc) -> str:
+    """The model as it was named, and the ids that this meant where they say more."""
+    resolved = ", ".join(sorted({row.model_id for row in screen.candidates if row.model_id})) or "none"
+    return resolved if screen.model == resolved else f"{screen.model} ({resolved})"

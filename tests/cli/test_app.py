@@ -148,3 +148,19 @@ def test_ctrl_c_says_how_to_go_on(e3relax, monkeypatch, words, advice):
     assert result.code == 130
     assert f"interrupted; {advice}" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("e3relax screen run good --engine vasp-mp-g", ["vasp-mp-gga", "vasp-mp-gga-static"]),
+        ("e3relax screen good --engine g", ["gpaw"]),
+        ("e3relax predict good --symmetry k", ["keep"]),
+        ("e3relax screen good --submit f", ["fireworks"]),
+    ],
+)
+def test_shell_completes_words_of_options(words, expected):
+    asked = {"_E3RELAX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [str(Path(sys.executable).parent / "e3relax")]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == expected
