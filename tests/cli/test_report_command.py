@@ -21,6 +21,7 @@ from e3relax_flows.schemas.campaigns import BeginResult, CampaignConfig, Campaig
 from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc
 from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictionDoc, PredictOptions, Verdict
 from e3relax_flows.schemas.retraining import RetrainConfig
+from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.testing import EMT_LATTICES
 
 
@@ -128,7 +129,7 @@ def test_the_command_on_a_candidate_finds_what_is_stored(e3relax, predictor, tmp
         prediction = PredictionDoc.model_validate(raw)
         n_outcomes = stores.outcomes.count()
     book = CommandBook()
-    book.note("emt", prediction)
+    book.note(ScreenDoc.model_construct(engine="emt", engine_settings={}), prediction)
     (template,) = book.templates
     command = template.replace("PREDICTION_ID", prediction.prediction_id)
     *files, last = command.split("\n")
@@ -159,15 +160,18 @@ def test_the_command_holds_every_option(tmp_path):
     )
     doc = PredictionDoc.model_construct(model_id="m" * 16, prediction_id="p" * 16, options=options)
     book = CommandBook()
-    assert book.note('it\'s: "odd"', doc) == [0, "p" * 16]
-    assert book.note('it\'s: "odd"', doc) == [0, "p" * 16]
-    assert book.note("other", doc)[0] == 1
+    odd, other = (
+        ScreenDoc.model_construct(engine=engine, engine_settings={"fmax": 0.05}) for engine in ('it\'s: "odd"', "other")
+    )
+    assert book.note(odd, doc) == [0, "p" * 16]
+    assert book.note(odd, doc) == [0, "p" * 16]
+    assert book.note(other, doc)[0] == 1
     text = next(iter(book.templates)).split("<<'END'\n")[2].split("\nEND")[0]
     assert yaml.safe_load(text)["engine"] == 'it\'s: "odd"'
     (tmp_path / "one.yaml").write_text(text.replace("PREDICTION_ID", "p"))
     config = load_screen_config(tmp_path / "one.yaml")
     assert config.options == options
-    assert (config.model, config.control) == ("m" * 16, 0)
+    assert (config.model, config.control, config.engine_settings) == ("m" * 16, 0, {"fmax": 0.05})
 
 
 def test_the_bundled_model_has_a_page_without_any_store(e3relax, tmp_path):
