@@ -104,7 +104,9 @@ def resume_screen(
         progress = Progress(screen)
         if limits is not None:
             screen.limits = limits
-        give_back(stores, find_lost(stores, screen_id))
+        killed = find_lost(stores, screen_id)
+        give_back(stores, killed)
+        screen.n_submitted -= len(killed)
         states = [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
         taken_up = [row for row in find_rows(stores, screen_id, states) if _take_up(row)]
         save_rows(stores, taken_up, states)

@@ -16,14 +16,17 @@ from e3relax_flows.data.screenstores import (
     ScreenStores,
     count_rows,
     find_rows,
+    find_screen,
     list_waiting_chunks,
     open_screen_stores,
     save_rows,
+    save_screen,
 )
 from e3relax_flows.data.stores import open_job_store
 from e3relax_flows.driver.advance import Ended, advance_screen
 from e3relax_flows.driver.flows import build_chunk_flow, build_launch_flow
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
+from e3relax_flows.submit.launchpad import hold_submission
 from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
 
 OnJob = Callable[[JobReport], None]
@@ -74,8 +77,11 @@ def run_screen_here(
                     screen = advance_screen(screen_id, settings, ended=Ended(row_keys=(taken.pop(0).row_key,)))
             finally:  # interrupted
                 if taken:
-                    with open_screen_stores(settings) as stores:
+                    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
                         give_back(stores, taken)
+                        screen = find_screen(stores, screen_id)
+                        screen.n_submitted -= len(taken)  # what did not end spends no budget
+                        save_screen(stores, screen)
 
 
 def relax_here(

@@ -219,10 +219,13 @@ def test_what_was_interrupted_goes_on(
         patch.setattr(local, "run_flow_locally", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_screen_here(screen_id, settings, tmp_path / "jobs")
-    assert load(settings, screen_id).counts == {"planned": 3, "successful": 2, "duplicate": 1, "error": 1}
+    interrupted = load(settings, screen_id)
+    assert interrupted.counts == {"planned": 3, "successful": 2, "duplicate": 1, "error": 1}
+    assert interrupted.n_submitted == 2  # the three that were taken and did not end spend no budget
     names: Counter[str] = Counter()
     screen = run_screen_here(screen_id, settings, tmp_path / "jobs", lambda report: names.update([report.name]))
     assert (screen.phase, names["EMT relax"], names["e3r predict"]) == ("finished", 3, 0)
+    assert load(settings, screen_id).n_submitted == 5
 
 
 def test_rows_of_a_process_that_is_gone_are_taken_up(settings: E3RelaxSettings, tmp_path: Path) -> None:
