@@ -70,11 +70,6 @@ class SQLiteFile:
                 self._connection.close()
             self._connection = None
 
-    def __del__(self) -> None:
-        """Close what nobody closed, such as the stores of a builder that has failed."""
-        if hasattr(self, "_connection"):
-            self.close()
-
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
         """The connection, while other threads wait; after a fork a new one. Errors come as StoreError."""
