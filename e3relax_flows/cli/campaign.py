@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -74,22 +73,33 @@ def register(
     if campaign is not None:
         plan["campaign_id"] = campaign.campaign_id
         plan |= {"n_unreadable": campaign.n_unreadable, "n_duplicates": campaign.n_duplicates}
-    typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
+    console.print_json(plan) if as_json else _print_plan(plan)
 
 
 @campaign_app.command("run")
-def run(name: CampaignArgument, submit: SubmitOption = "local", folder: FolderOption = DEFAULT_FOLDER) -> None:
+def run(
+    name: CampaignArgument,
+    submit: SubmitOption = "local",
+    folder: FolderOption = DEFAULT_FOLDER,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Run a campaign here, or leave its jobs to the workers of another place.
 
     Typed twice, nothing is done twice. Exit code 1 when it halted.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
+    from e3relax_flows.driver.campaigns import check_start
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
         campaign = find_campaign(stores, name)
-        raise typer.Exit(_go_on(stores, campaign, settings, submit, folder))
+        if dry_run:
+            check_start(campaign)
+            _say(stores, campaign, [f"it would go on, place: {_check_place(submit)}"], as_json)
+            return
+        raise typer.Exit(_go_on(stores, campaign, settings, _Way(submit, folder, as_json)))
 
 
 @campaign_app.command("status")
@@ -106,7 +116,7 @@ def show_status(
         found = [(campaign, load_generations(stores, campaign.campaign_id)) for campaign in campaigns]
     if as_json:
         content = [_describe(campaign, generations) for campaign, generations in found]
-        typer.echo(json.dumps(content if name is None else content[0], indent=1))
+        console.print_json(content if name is None else content[0])
     elif len(found) == 1:
         show_campaign(*found[0])
     elif found:
@@ -125,29 +135,45 @@ def resume(
     labels: Annotated[int | None, typer.Option(help="Another budget of labels, of the whole campaign.", min=1)] = None,
     core_hours: CoreHoursOption = None,
     folder: FolderOption = DEFAULT_FOLDER,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Go on with a campaign, whatever it ended by; what was done is found. Exit code 1 when it halted."""
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
-    from e3relax_flows.driver.campaigns import resume_campaign
+    from e3relax_flows.driver.campaigns import check_resumption, resume_campaign
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
         campaign = find_campaign(stores, name)
+        where = _check_place(submit or campaign.place or "local")
+        if dry_run:
+            changed = check_resumption(campaign, labels, core_hours)
+            budget = [f"{key}: {value}" for key, value in changed.model_dump().items() if value is not None]
+            _say(stores, campaign, [f"it would go on, place: {where}; stop rules: {', '.join(budget)}"], as_json)
+            return
         resume_campaign(stores, campaign, labels, core_hours)
-        raise typer.Exit(_go_on(stores, campaign, settings, submit or campaign.place or "local", folder))
+        raise typer.Exit(_go_on(stores, campaign, settings, _Way(where, folder, as_json)))
 
 
 @campaign_app.command("stop")
-def stop(name: CampaignArgument) -> None:
+def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """End a campaign before its next phase; what runs is finished and kept."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
+    from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
     from e3relax_flows.driver.campaigns import stop_campaign
 
     with open_campaign_stores(load_settings()) as stores:
-        text = stop_campaign(stores, find_campaign(stores, name))
-    console.out.print(text, highlight=False, soft_wrap=True, markup=False)
+        campaign = find_campaign(stores, name)
+        if dry_run:
+            _say(stores, campaign, ["it would end before its next phase"], as_json)
+            return
+        text = stop_campaign(stores, campaign)
+        if as_json:
+            found = find_campaign(stores, campaign.campaign_id)
+            console.print_json(_describe(found, load_generations(stores, campaign.campaign_id)) | {"done": text})
+        else:
+            console.out.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
@@ -228,14 +254,40 @@ def _print_plan(plan: dict[str, Any]) -> None:
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, where: str, folder: Path) -> int:
+class _Way(NamedTuple):
+    """Where a campaign goes on, and what is printed of it."""
+
+    place: str
+    folder: Path
+    as_json: bool
+
+
+def _check_place(place: str) -> str:
+    from e3relax_flows.submit.places import PLACES
+
+    if place not in PLACES:
+        raise ConfigError(f"--submit {place!r}: the places are {', '.join(PLACES)}")
+    return place
+
+
+def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
+    """What a dry run would have done."""
+    from e3relax_flows.data.campaignstores import load_generations
+
+    generations = load_generations(stores, campaign.campaign_id)
+    if as_json:
+        console.print_json({"dry_run": True, "would": lines, **_describe(campaign, generations)})
+        return
+    for line in (_summarize(campaign, len(generations)), *lines, "nothing was done: that was a dry run"):
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, way: _Way) -> int:
     from e3relax_flows.data.campaignstores import find_campaign, load_generations
     from e3relax_flows.driver.campaigns import start_campaign
     from e3relax_flows.schemas.campaigns import CampaignState
-    from e3relax_flows.submit.places import PLACES
 
-    if where not in PLACES:
-        raise ConfigError(f"--submit {where!r}: the places are {', '.join(PLACES)}")
+    where = _check_place(way.place)
 
     def note(report: JobReport) -> None:
         if report.error is not None:
@@ -245,18 +297,24 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
 
     try:
         with console.hide_warnings():
-            submission = start_campaign(stores, campaign, settings, where, folder, note)  # type: ignore[arg-type]
+            submission = start_campaign(stores, campaign, settings, where, way.folder, note)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
         raise
     for warning in submission.warnings:
         console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)
     if submission.run is None:
-        console.out.print(submission.describe(), highlight=False, soft_wrap=True, markup=False)
-        console.out.print(f"see: e3relax campaign status {campaign.campaign_id}", highlight=False, soft_wrap=True)
-        return 0
+        text = console.err if way.as_json else console.out
+        text.print(submission.describe(), highlight=False, soft_wrap=True, markup=False)
+        text.print(f"see: e3relax campaign status {campaign.campaign_id}", highlight=False, soft_wrap=True)
     campaign = find_campaign(stores, campaign.campaign_id)
-    show_campaign(campaign, load_generations(stores, campaign.campaign_id))
+    generations = load_generations(stores, campaign.campaign_id)
+    if way.as_json:
+        console.print_json(_describe(campaign, generations))
+    elif submission.run is not None:
+        show_campaign(campaign, generations)
+    if submission.run is None:
+        return 0
     return int(campaign.state in (CampaignState.HALTED, CampaignState.RUNNING))
 
 

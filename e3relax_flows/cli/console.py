@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -55,6 +56,11 @@ err = _make_console(stderr=True)
 def print_error(message: str) -> None:
     """Print one message for a human, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document on stdout; whatever else is said goes to stderr."""
+    print(json.dumps(content, indent=1))
 
 
 def plain(text: str) -> Text:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e3relax_flows.cli.console import make_progress, out
+from e3relax_flows.cli.console import make_progress, out, print_json
 from e3relax_flows.cli.options import (
     ConstrainOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PassesOption,
     SymmetryOption,
@@ -28,10 +29,11 @@ def evaluate(
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
     device: DeviceOption = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="Write the figures to this JSON file.")] = None,
     predictions_file: Annotated[
         Path | None, typer.Option("--predictions", help="Write a line with id and structure for every pair.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict from the initial side of every pair and compare with the relaxed side."""
     from e3relax_flows.cli.modelchoice import choose_model
@@ -49,13 +51,16 @@ def evaluate(
         evaluation, predictions = evaluate_pairs(
             predictor, rows, options, lambda done, total: progress.update(task, completed=done, total=total)
         )
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(evaluation.model_dump_json(indent=2) + "\n")
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(evaluation.model_dump_json(indent=2) + "\n")
     if predictions_file:
         predictions_file.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(predictions_file, predictions, rows)
-    _print_table(evaluation)
+    if as_json:
+        print_json(evaluation.model_dump(mode="json"))
+    else:
+        _print_table(evaluation)
 
 
 def _print_table(evaluation: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     ConstrainOption,
     DeviceOption,
+    DryRunOption,
     ModelOption,
     OutOption,
     PassesOption,
@@ -46,6 +48,7 @@ def predict(
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout and nothing else.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Predict the relaxed structures of initial ones.
 
@@ -56,6 +59,8 @@ def predict(
     2: nothing was done.
     """
     options = build_predict_options(passes, symmetry, constrain)
+    if dry_run:
+        raise typer.Exit(_plan(inputs, model, out, as_json))
     counts: Counter[str] = Counter()
     shown: list[Prediction] = []
     with ExitStack() as stack:
@@ -74,6 +79,38 @@ def predict(
     if not as_json:
         _show(shown, counts, out)
     raise typer.Exit(1 if counts["error"] else 0)
+
+
+def _plan(inputs: list[str], model: str | None, out: Path | None, as_json: bool) -> int:
+    """Read the inputs and say what would be predicted; the exit code."""
+    from e3relax_flows.cli.modelchoice import choose_model, choose_usual_model
+    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.data.reading import read_structures
+
+    settings = load_settings()
+    folder = choose_model(model, settings) if model else choose_usual_model(settings)
+    good, bad = 0, 0
+    with console.hide_warnings():
+        for item in read_structures(inputs):
+            if item.structure is None:
+                bad += 1
+                error = item.error or ""
+                console.print_error(error if item.id in error else f"{item.id}: {error}")
+            else:
+                good += 1
+    plan = {"structures": good, "unreadable": bad, "model_id": folder.model_id, "out": str(out) if out else None}
+    if as_json:
+        typer.echo(json.dumps({"dry_run": True, **plan}))
+    else:
+        where = f", written into {out}" if out else ""
+        console.out.print(
+            f"{good} structures would be predicted by model {folder.model_id}{where}; {bad} unreadable; nothing was "
+            "done: that was a dry run",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+    return int(bad > 0)
 
 
 def _iterate_predictions(

@@ -15,6 +15,7 @@ from e3relax_flows.cli.options import (
     DeviceOption,
     DryRunOption,
     InFlightOption,
+    JsonOption,
     ModelOption,
     OutOption,
     PassesOption,
@@ -67,6 +68,7 @@ def screen(
     max_in_flight: InFlightOption = None,
     dry_run: DryRunOption = False,
     submit: SubmitOption = "local",
+    as_json: JsonOption = False,
 ) -> None:
     """Predict candidates, relax each once with an engine, and show what was saved.
 
@@ -87,7 +89,7 @@ def screen(
         changes["options"] = build_predict_options(passes, symmetry, constrain)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
-    raise typer.Exit(_run(config, submit, dry_run))
+    raise typer.Exit(_run(config, submit, dry_run, as_json))
 
 
 def _load_config(inputs: list[str], changes: dict[str, Any], limits: dict[str, Any]) -> ScreenConfig:
@@ -118,7 +120,7 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     return make_screen_config({"inputs": inputs, **fields}, "options")
 
 
-def _run(config: ScreenConfig, where: str, dry_run: bool) -> int:
+def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.cli.screenrun import has_errors, run_candidates, show_screen, submit_candidates
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
@@ -146,16 +148,18 @@ def _run(config: ScreenConfig, where: str, dry_run: bool) -> int:
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     if dry_run:
-        return _say_what_would_be_done(config, maker, settings, where)
+        return _say_what_would_be_done(config, maker, settings, where, as_json)
     items = config.read(settings)
     if where != "local":
-        return submit_candidates(maker, items, config, settings, where)
+        return submit_candidates(maker, items, config, settings, where, as_json)
     report = run_candidates(maker, items, settings, config.out, config)
-    show_screen(report)
+    show_screen(report, as_json)
     return int(has_errors(report.screen))
 
 
-def _say_what_would_be_done(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str) -> int:
+def _say_what_would_be_done(
+    config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool
+) -> int:
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.data.candidates import CandidateList
 
@@ -167,6 +171,11 @@ def _say_what_would_be_done(config: ScreenConfig, maker: ScreenMaker, settings: 
     chunks = -(-counts["candidates"] // maker.chunk_size)
     budget = config.limits.candidates
     at_most = counts["candidates"] if budget is None else min(budget, counts["candidates"])
+    if as_json:
+        plan = {"prediction_jobs": chunks, "relaxed_at_most": at_most, "control": maker.control, "place": where}
+        engine = {"engine": maker.engine.name, "model": maker.prerelax.model}
+        console.print_json({"dry_run": True, **counts, **plan, **engine})
+        return int(counts["unreadable"] > 0)
     lines = [
         f"{counts['candidates']} candidates; {counts['equal_ids']} equal to one of these and left out, "
         f"{counts['unreadable']} unreadable",

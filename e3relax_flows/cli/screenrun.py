@@ -32,7 +32,7 @@ from e3relax_flows.jobs.predict import PREDICT_JOB
 from e3relax_flows.report.collecting import collect_screen
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, count_states
 from e3relax_flows.submit.local import JobReport
 
 if TYPE_CHECKING:
@@ -107,7 +107,12 @@ def run_candidates(
 
 
 def submit_candidates(
-    maker: ScreenMaker, items: Iterable[ReadItem], config: ScreenConfig, settings: E3RelaxSettings, where: str
+    maker: ScreenMaker,
+    items: Iterable[ReadItem],
+    config: ScreenConfig,
+    settings: E3RelaxSettings,
+    where: str,
+    as_json: bool = False,
 ) -> int:
     """Leave a screen to the workers of another place; the exit code."""
     with console.hide_warnings(), open_screen_stores(settings) as stores:
@@ -117,7 +122,7 @@ def submit_candidates(
     for row in unread:
         console.print_error(f"{row.id}: {row.message}")
     prepare_again(screen_id, settings, config.limits, config.retry_failed)
-    show_progress(start_screen(screen_id, settings), settings)
+    show_progress(start_screen(screen_id, settings), settings, as_json)
     return int(len(unread) > 0)
 
 
@@ -145,15 +150,25 @@ def finish_here(screen_id: str, settings: E3RelaxSettings, out: Path) -> ScreenR
     return report_screen(screen, settings, out)
 
 
-def show_progress(progress: Progress, settings: E3RelaxSettings) -> None:
-    """Print what starting, resuming or cancelling a screen has done, and how it stands."""
+def show_progress(progress: Progress, settings: E3RelaxSettings, as_json: bool = False) -> None:
+    """Print what starting, resuming or cancelling a screen has done, and how it stands; as JSON that stands alone."""
+    out = console.err if as_json else console.out
     for warning in progress.warnings:
         console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)
     for line in progress.lines:
-        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
     with open_screen_stores(settings) as stores:
         counts = count_rows(stores, str(progress.screen.screen_id))
-    console.out.print(describe_screen(progress.screen, counts), highlight=False, soft_wrap=True, markup=False)
+    if as_json:
+        console.print_json(dump_screen(progress.screen, counts))
+    else:
+        out.print(describe_screen(progress.screen, counts), highlight=False, soft_wrap=True, markup=False)
+
+
+def dump_screen(screen: ScreenDoc, counts: dict[str, int]) -> dict[str, Any]:
+    """What a program wants to know of a screen."""
+    kept = {"maker", "candidates", "counts"}
+    return {**screen.model_dump(mode="json", exclude=kept), "counts": counts}
 
 
 def describe_screen(screen: ScreenDoc, counts: dict[str, int]) -> str:
@@ -184,9 +199,13 @@ def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> Sc
     return ScreenReport(screen, table, savings, page)
 
 
-def show_screen(report: ScreenReport) -> None:
-    """Print the table, the sums and the path of the page on stdout."""
+def show_screen(report: ScreenReport, as_json: bool = False) -> None:
+    """Print the table, the sums and the path of the page on stdout, or a document for programs."""
     table = report.table
+    if as_json:
+        files = {"page": str(report.page), "document": str(report.page.with_name(DOCUMENT_FILE))}
+        console.print_json({**dump_screen(report.screen, count_states(report.screen.candidates)), **files})
+        return
     console.out.print(build_rich_table(table))
     if len(table.rows) > MAX_ROWS:
         console.out.print(f"... and {len(table.rows) - MAX_ROWS} more: all are on the page")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +9,12 @@ import typer
 from typer.core import TyperGroup
 
 from e3relax_flows.cli import console
-from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, InFlightOption, JsonOption, OutOption
+from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, DryRunOption, InFlightOption, JsonOption, OutOption
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
 
 if TYPE_CHECKING:
+    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.schemas.screens import ScreenDoc
 
 RUN = "run"
@@ -46,6 +46,7 @@ def show_status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
+    from e3relax_flows.cli.screenrun import dump_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.screenstores import count_rows, find_screen, list_screens, open_screen_stores
     from e3relax_flows.driver.control import refresh_screen
@@ -58,8 +59,8 @@ def show_status(
     with open_screen_stores(settings) as stores:
         rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
     if as_json:
-        found = [_describe(screen, counts) for screen, counts in rows]
-        typer.echo(json.dumps(found if name is None else found[0], indent=1))
+        found = [dump_screen(screen, counts) for screen, counts in rows]
+        console.print_json(found if name is None else found[0])
     elif name is None:
         _list(rows)
     else:
@@ -74,6 +75,8 @@ def resume(
     core_hours: CoreHoursOption = None,
     max_in_flight: InFlightOption = None,
     out: OutOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Go on with a screen: what was interrupted, lost, cancelled or left is taken up; what is done stays.
 
@@ -82,7 +85,7 @@ def resume(
     from e3relax_flows.cli.screenrun import finish_here, has_errors, prepare_again, show_progress, show_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.screenstores import find_screen, open_screen_stores
-    from e3relax_flows.driver.control import start_screen
+    from e3relax_flows.driver.control import plan_resume, start_screen
 
     settings = load_settings()
     with open_screen_stores(settings) as stores:
@@ -90,37 +93,52 @@ def resume(
     screen_id = str(found.screen_id)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     changes = {key: value for key, value in limits.items() if value is not None}
+    if dry_run:
+        _say(plan_resume(screen_id, settings, retry_failed), found, settings, as_json)
+        return
     prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed)
     if found.place == "local":
         report = finish_here(screen_id, settings, out or Path("runs") / screen_id)
-        show_screen(report)
+        show_screen(report, as_json)
         raise typer.Exit(int(has_errors(report.screen)))
     with console.hide_warnings():
         progress = start_screen(screen_id, settings)
-    show_progress(progress, settings)
+    show_progress(progress, settings, as_json)
 
 
 @screen_app.command("cancel")
-def cancel(name: ScreenArgument) -> None:
+def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Let nothing more of a screen begin; what runs ends by itself. `resume` takes it up again."""
     from e3relax_flows.cli.screenrun import show_progress
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.screenstores import find_screen, open_screen_stores
-    from e3relax_flows.driver.control import cancel_screen
+    from e3relax_flows.driver.control import cancel_screen, plan_cancel
 
     settings = load_settings()
     with open_screen_stores(settings) as stores:
         found = find_screen(stores, name)
-    show_progress(cancel_screen(str(found.screen_id), settings), settings)
+    screen_id = str(found.screen_id)
+    if dry_run:
+        _say(plan_cancel(screen_id, settings), found, settings, as_json)
+    else:
+        show_progress(cancel_screen(screen_id, settings), settings, as_json)
 
 
 screen_app.command("recover")(recover)
 
 
-def _describe(screen: ScreenDoc, counts: dict[str, int]) -> dict[str, Any]:
-    """What a program wants to know of a screen."""
-    kept = {"maker", "candidates", "counts"}
-    return {**screen.model_dump(mode="json", exclude=kept), "counts": counts}
+def _say(lines: list[str], screen: ScreenDoc, settings: E3RelaxSettings, as_json: bool) -> None:
+    """What a dry run would have done."""
+    from e3relax_flows.cli.screenrun import dump_screen
+    from e3relax_flows.data.screenstores import count_rows, open_screen_stores
+
+    if as_json:
+        with open_screen_stores(settings) as stores:
+            counts = count_rows(stores, str(screen.screen_id))
+        console.print_json({"dry_run": True, "would": lines, **dump_screen(screen, counts)})
+        return
+    for line in (*lines, "nothing was done: that was a dry run"):
+        console.out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _list(rows: list[tuple[ScreenDoc, dict[str, int]]]) -> None:

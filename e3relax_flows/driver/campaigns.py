@@ -192,11 +192,7 @@ def start_campaign(
     ConfigError
         When the campaign does not go on by itself, with what to type.
     """
-    if campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
-        raise ConfigError(
-            f"campaign {campaign.campaign_id} is {campaign.state} ({campaign.message}); go on with: e3relax campaign "
-            f"resume {campaign.campaign_id}"
-        )
+    check_start(campaign)
     maker = read_maker(campaign)
     before = campaign.state
     campaign.state, campaign.place = CampaignState.RUNNING, where
@@ -211,6 +207,21 @@ def start_campaign(
         campaign.state = before
         save_campaign(stores, campaign)
         raise
+
+
+def check_start(campaign: CampaignDoc) -> None:
+    """See that a campaign goes on by itself.
+
+    Raises
+    ------
+    ConfigError
+        When it does not, with what to type.
+    """
+    if campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
+        raise ConfigError(
+            f"campaign {campaign.campaign_id} is {campaign.state} ({campaign.message}); go on with: e3relax campaign "
+            f"resume {campaign.campaign_id}"
+        )
 
 
 def list_samples(stores: CampaignStores, campaign: CampaignDoc, maker: CampaignMaker) -> list[Any]:
@@ -242,6 +253,27 @@ def resume_campaign(
     ConfigError
         When a rule ended it and is not changed, with what to type.
     """
+    rules = check_resumption(campaign, labels, core_hours)
+    withdraw_stop(stores, campaign.campaign_id)
+    campaign.config = campaign.config.model_copy(update={"stop": rules})
+    campaign.state, campaign.reason, campaign.message = CampaignState.RUNNING, None, None
+    campaign.n_starts += 1
+    save_campaign(stores, campaign)
+
+
+def check_resumption(campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None) -> StopRules:
+    """The stop rules with which a campaign would go on.
+
+    Parameters
+    ----------
+    labels, core_hours
+        Other budgets; none: as they are.
+
+    Raises
+    ------
+    ConfigError
+        When a rule ended it and is not changed, with what to type.
+    """
     budgets = {"labels": labels, "core_hours": core_hours}
     changed = {name: value for name, value in budgets.items() if value is not None}
     rules = StopRules.model_validate(campaign.config.stop.model_dump() | changed)
@@ -254,11 +286,7 @@ def resume_campaign(
             StopReason.CORE_HOURS: "give it more with --core-hours HOURS",
         }.get(campaign.reason or StopReason.PERSON, "register another one with a new name: e3relax campaign new CONFIG")
         raise ConfigError(f"campaign {campaign.campaign_id} is finished: {campaign.message}; {hint}")
-    withdraw_stop(stores, campaign.campaign_id)
-    campaign.config = campaign.config.model_copy(update={"stop": rules})
-    campaign.state, campaign.reason, campaign.message = CampaignState.RUNNING, None, None
-    campaign.n_starts += 1
-    save_campaign(stores, campaign)
+    return rules
 
 
 def stop_campaign(stores: CampaignStores, campaign: CampaignDoc) -> str:

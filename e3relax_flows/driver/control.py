@@ -36,6 +36,7 @@ from e3relax_flows.submit.places import check_flows, judge_problems
 from e3relax_flows.submit.roles import assign_roles
 
 State = CandidateState
+CANCELLED = (State.WAITING, State.PREDICTED, State.PLANNED, State.HELD)  # states that `cancel_screen` ends
 TRIED = 5  # structures of which the engine has to take one, for the checks
 ENDED, NEVER = ("COMPLETED", "FIZZLED"), ("ARCHIVED", "DEFUSED")  # states of workflows
 GONE: tuple[str, list[int]] = ("ARCHIVED", [])
@@ -107,7 +108,7 @@ def resume_screen(
         killed = find_lost(stores, screen_id)
         give_back(stores, killed)
         screen.n_submitted -= len(killed)
-        states = [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
+        states = _list_resumed(retry_failed)
         taken_up = [row for row in find_rows(stores, screen_id, states) if _take_up(row)]
         save_rows(stores, taken_up, states)
         if taken_up:
@@ -119,6 +120,49 @@ def resume_screen(
         screen.message = None
         save_screen(stores, screen)
     return progress
+
+
+def plan_resume(screen_id: str, settings: E3RelaxSettings, retry_failed: bool = False) -> list[str]:
+    """What `resume_screen` and running on would take up, in words; nothing is changed.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    settings
+        For the stores.
+    retry_failed
+        Whether failed relaxations would be tried again.
+    """
+    with open_screen_stores(settings) as stores:
+        place = find_screen(stores, screen_id).place
+        counts = count_rows(stores, screen_id)
+        taken_up = sum(counts.get(state.value, 0) for state in _list_resumed(retry_failed))
+        taken_up += len(find_lost(stores, screen_id))
+        waiting = sum(counts.get(state.value, 0) for state in CANCELLED if state != State.HELD)
+    return [
+        f"{taken_up} candidates would be taken up again",
+        f"{waiting} that nobody has begun would be predicted and relaxed, place: {place}",
+    ]
+
+
+def plan_cancel(screen_id: str, settings: E3RelaxSettings) -> list[str]:
+    """What `cancel_screen` would do, in words; nothing is changed, and no launchpad is asked.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    settings
+        For the stores.
+    """
+    with open_screen_stores(settings) as stores:
+        counts = count_rows(stores, screen_id)
+    waiting = sum(counts.get(state.value, 0) for state in CANCELLED)
+    return [
+        f"{waiting} candidates would be cancelled",
+        f"{counts.get(State.SUBMITTED.value, 0)} are handed out: those that run would end by themselves",
+    ]
 
 
 def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
@@ -135,7 +179,7 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
         screen = find_screen(stores, screen_id)
         screen.phase, screen.message = ScreenPhase.CANCELLED, "cancelled"
         progress = Progress(screen)
-        states = [State.WAITING, State.PREDICTED, State.PLANNED, State.HELD]
+        states = list(CANCELLED)
         rows = find_rows(stores, screen_id, states)
         submitted = find_rows(stores, screen_id, [State.SUBMITTED])
         if screen.place == "fireworks":
@@ -174,6 +218,11 @@ def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
     with open_screen_stores(settings) as stores:
         screen.counts = count_rows(stores, screen_id)
     return screen
+
+
+def _list_resumed(retry_failed: bool) -> list[State]:
+    """States of the candidates that `resume_screen` takes up."""
+    return [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
 
 
 def _take_up(row: ScreenRow) -> bool:

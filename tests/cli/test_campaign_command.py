@@ -59,6 +59,10 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
     assert "was there already" in again.stderr
     assert f"next: e3relax campaign run {name}" in again.stdout
 
+    for command in ("run", "resume", "stop"):
+        dry = json.loads(e3relax("campaign", command, name, "--dry-run", "--json").stdout)
+        assert (dry["state"], dry["generations"], dry["dry_run"]) == ("new", [], True)
+        assert "nothing was done" in e3relax("campaign", command, name, "--dry-run").stdout
     ended = e3relax("campaign", "run", name[:6], "--out", "jobs")
     assert ended.code == 0, ended.stderr
     assert "is finished (4 labels, the budget is 4)" in ended.stdout
@@ -72,8 +76,9 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
     assert f"{generation['conclude']['error']['mean']:.3f}" in shown
 
     # what is finished says what to type
-    assert "--labels N" in e3relax("campaign", "resume", name).stderr
-    assert e3relax("campaign", "run", name).code == 2
+    for more in ((), ("--dry-run",)):
+        assert "--labels N" in e3relax("campaign", "resume", name, *more).stderr
+        assert e3relax("campaign", "run", name, *more).code == 2
     assert "is finished already" in e3relax("campaign", "stop", name).stdout
     with open_campaign_stores(settings) as stores:
         assert len(load_generations(stores, name)) == 1
@@ -81,7 +86,9 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
 
 def test_a_stopped_campaign_does_not_run_until_it_is_resumed(e3relax: Callable, config: Path) -> None:
     name = json.loads(e3relax("campaign", "new", config, "--json").stdout)["campaign_id"]
-    assert "is stopped" in e3relax("campaign", "stop", name).stdout
+    told = json.loads(e3relax("campaign", "stop", name, "--json").stdout)
+    assert (told["campaign_id"], told["state"]) == (name, "stopped")
+    assert "is stopped" in told["done"]
     refused = e3relax("campaign", "run", name)
     assert refused.code == 2
     assert f"resume {name}" in refused.stderr.replace("\n", "")

@@ -35,6 +35,8 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     assert dry.code == 0
     assert "2 candidates; 0 equal to one of these and left out, 0 unreadable" in dry.stdout
     assert "at most 1 candidates relaxed with emt" in dry.stdout
+    plan = json.loads(e3relax("screen", "run", *arguments, "--budget", 1, "--dry-run", "--json").stdout)
+    assert (plan["candidates"], plan["relaxed_at_most"], plan["engine"]) == (2, 1, "emt")
     assert "no screens" in e3relax("screen", "status").stdout
     assert e3relax("screen", "run", *arguments, "--budget", 1).code == 0
     (found,) = json.loads(e3relax("screen", "status", "--json").stdout)
@@ -46,12 +48,25 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     assert "2 candidates: 1 successful, 1 left" in told
     assert "1 candidates handed out of 1" in told
     assert f"e3relax screen resume {screen_id} (--budget N" in told
+    for command, words in (("resume", "1 candidates would be taken up again"), ("cancel", "0 candidates would be")):
+        dry = e3relax("screen", command, "screen", "--dry-run")
+        assert words in dry.stdout
+        assert "nothing was done" in dry.stdout
+        told = json.loads(e3relax("screen", command, "screen", "--dry-run", "--json").stdout)
+        assert told["would"][0].startswith(words)
+        assert told["counts"] == found["counts"]
+    (same,) = json.loads(e3relax("screen", "status", "--json").stdout)
+    assert (same["phase"], same["counts"]) == (found["phase"], found["counts"])
     result = e3relax("screen", "resume", "screen", "--budget", 2, "--out", tmp_path / "out")
     assert result.code == 0
     assert "1 candidates are taken up again" in result.stderr
     assert "2 relaxed" in result.stdout
     assert json.loads(e3relax("screen", "status", screen_id, "--json").stdout)["counts"] == {"successful": 2}
     assert "Cu" in e3relax("table", screen_id).stdout
+    for again in (("run", *arguments), ("resume", screen_id, "--out", tmp_path / "out")):
+        told = json.loads(e3relax("screen", *again, "--json").stdout)
+        assert (told["screen_id"], told["counts"]) == (screen_id, {"successful": 2})
+        assert told["page"] == str(tmp_path / "out" / "report.html")
 
 
 @pytest.mark.usefixtures("predictor")
@@ -69,8 +84,11 @@ def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, mo
         result = e3relax(*arguments)
     assert result.code == 130
     (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+) --out \S+` goes on", result.stderr)
+    told = json.loads(e3relax("screen", "cancel", screen_id, "--json").stdout)
+    assert (told["phase"], told["counts"]) == ("cancelled", {"cancelled": 2})
+    assert json.loads(e3relax("screen", "resume", screen_id, "--dry-run", "--json").stdout)["would"][0].startswith("2 ")
     cancelled = e3relax("screen", "cancel", screen_id).stdout
-    assert "2 candidates are cancelled" in cancelled
+    assert "0 candidates are cancelled" in cancelled
     assert f"screen {screen_id} is cancelled (cancelled): 2 cancelled" in cancelled
     assert e3relax("screen", "resume", screen_id, "--out", tmp_path / "out").code == 0
     assert json.loads(e3relax("screen", "status", screen_id, "--json").stdout)["counts"] == {"successful": 2}

@@ -45,15 +45,21 @@ def test_shards_are_written_and_trained_on(e3relax, pair_file, tmp_path):
         "threads": 1,
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config | {"walltime_hours": 0.05}))
+    dry = e3relax("train", tmp_path / "train.yaml", "--dry-run")
+    assert "4 pairs to train on, 4 to validate with" in dry.stdout
+    assert "it would begin at the beginning" in dry.stdout
+    assert not (tmp_path / "run").exists()
     stopped = e3relax("train", tmp_path / "train.yaml")
     assert stopped.code == 75, stopped.stderr
     assert "stopped by walltime at step" in stopped.stdout
     assert "run the same command again to go on" in stopped.stdout
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    plan = json.loads(e3relax("train", tmp_path / "train.yaml", "--dry-run", "--json").stdout)
+    assert (plan["pairs_train"], plan["goes_on_from_step"] is None) == (4, False)
     finished = e3relax("train", tmp_path / "train.yaml", "--json")
     assert finished.code == 0, finished.stderr
-    events = [json.loads(line).get("event") for line in finished.stdout.splitlines() if line.startswith("{")]
-    assert [event for event in events if event] == ["resume", "validation", "end"]
+    events = [json.loads(line).get("event") for line in finished.stdout.splitlines()]
+    assert [event for event in events if event] == ["resume", "validation", "end", "export"]
     assert (tmp_path / "run" / "trained" / "config.json").exists()
 
 
