@@ -296,7 +296,7 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
             console.err.print(f"{report.name}: done", style="dim", highlight=False)
 
     try:
-        with console.hide_warnings():
+        with console.hide_warnings(), console.show_log(console.TRAINING_LOG):
             submission = start_campaign(stores, campaign, settings, where, way.folder, note)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from rich.text import Text
 T = TypeVar("T")
 LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
 LINE_EVERY_S = 5.0
+TRAINING_LOG = "e3relax_flows.train"  # logger of trainings inside jobs
 
 STYLES = {
     "accept": "green",
@@ -147,6 +149,29 @@ def follow(items: Iterable[T], description: str) -> Iterator[T]:
         for item in items:
             yield item
             progress.update(task, advance=1)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Messages as plain lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(Text(record.getMessage(), style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def show_log(name: str) -> Iterator[None]:
+    """Print what a part of the package logs, such as the progress of a training inside a job, on stderr."""
+    logger, handler = logging.getLogger(name), _ConsoleHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.console import err, hide_warnings, out, print_error
+from e3relax_flows.cli.console import TRAINING_LOG, err, hide_warnings, out, print_error, show_log
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> Retrai
         elif report.name not in (CHOOSE_JOB, GATE_JOB, PROMOTE_JOB):  # these fail when another has
             print_error(f"{report.name}: {report.error}")
 
-    with open_job_store(settings) as jobs, hide_warnings():
+    with open_job_store(settings) as jobs, hide_warnings(), show_log(TRAINING_LOG):
         run = run_flow_locally(flow, jobs, folder, note)
         if run.failures:
             first = run.failures[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,11 +20,13 @@ from e3relax_flows.schemas.retraining import LaunchConfig
 from e3relax_flows.train.config import load_train_config
 from e3relax_flows.train.distributed import FIRST_PORT, N_PORTS, find_first_host
 from e3relax_flows.train.launch import launch_training
-from e3relax_flows.train.progress import LOG_FILE
+from e3relax_flows.train.progress import LOG_FILE, format_record
 from e3relax_flows.train.stopping import EXIT_CONTINUE, SIGNALS
 
 MODULE = "e3relax_flows.train"
 OUTPUT_FILE = "processes.log"
+
+logger = logging.getLogger(__name__)
 
 
 class Allocation(NamedTuple):
@@ -131,7 +134,7 @@ def run_training(config: Path, launch: LaunchConfig) -> Run:
     settings = load_train_config(config)
     command = compose_command(config, launch, read_allocation(count_devices()))
     if not command:
-        result = launch_training(settings)
+        result = launch_training(settings, lambda record: logger.info("%s", format_record(record)))
         return Run(not result.is_stopped, result.trainer.stopped, command)
     code = _run_processes(command, config.with_name(OUTPUT_FILE))
     # torchrun gives 1 whenever a process does not give 0, so the log is asked for the reason

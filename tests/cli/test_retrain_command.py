@@ -74,6 +74,7 @@ def test_a_dry_run_tells_all_and_keeps_nothing(e3relax, config: Path, settings: 
 
 def test_a_candidate_that_is_worse_is_not_promoted(e3relax, config: Path) -> None:
     result = e3relax("retrain", config)
+    assert "step 10: score" in result.stderr  # the lines of the training
     # twenty steps from scratch against the bundled weights
     assert result.code == 1
     assert "reject" in result.stdout
