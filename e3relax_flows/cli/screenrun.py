@@ -95,6 +95,7 @@ def run_candidates(
     """
     with open_stores(settings):  # a store that cannot be had is one message now, not one of every job
         pass
+    out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
     with console.hide_warnings(), open_screen_stores(settings) as stores:
         screen, is_new = register_screen(stores, maker, items, settings, config.ranking if config else None)
     screen_id = str(screen.screen_id)

@@ -91,6 +91,15 @@ def test_a_store_that_cannot_be_had_is_one_message(e3relax, metals, monkeypatch)
 
 
 @pytest.mark.usefixtures("emt", "predictor")
+def test_without_a_folder_to_write_into_nothing_is_registered(e3relax, metals, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = e3relax("screen", metals, "--engine", "emt", "--out", tmp_path / "file" / "out")
+    assert result.code == 2
+    assert str(tmp_path / "file") in result.stderr
+    assert "no screens" in e3relax("screen", "status").stdout
+
+
+@pytest.mark.usefixtures("emt", "predictor")
 def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path):
     file = tmp_path / "screen.yaml"
     file.write_text(yaml.safe_dump({"inputs": ["metals/Cu.cif"], "engine": "emt", "control": 1.0, "out": "there"}))
