@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from e3relax_flows.cli.console import out
+from e3relax_flows.cli.console import make_progress, out
 from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.cli.pairfiles import export_pairs, import_pairs
 from e3relax_flows.cli.pairs import build_pairs, show_pairs
@@ -38,7 +38,9 @@ def write_pair_shards(
 
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give a folder with --out")
-    content = load_pairs(pairs)
+    with make_progress() as progress:
+        task = progress.add_task("reading pairs", total=None, note="")
+        content = load_pairs(pairs, lambda n: progress.update(task, advance=n))
     n_shards = -(-len(content) // size) if dry_run else len(write_shards(content, folder, size))
     functionals = dict(sorted(Counter(content.functionals).items()))
     if as_json:

@@ -44,9 +44,11 @@ def evaluate(
 
     options = build_predict_options(passes, symmetry, constrain)
     settings = load_settings(MODEL=model, DEVICE=device)
-    rows = load_pairs(pairs)
-    predictor = Predictor.load(str(choose_model(settings.MODEL, settings).path), settings.DEVICE)
     with make_progress() as progress:
+        reading = progress.add_task("reading pairs", total=None, note="")
+        rows = load_pairs(pairs, lambda n: progress.update(reading, advance=n))
+        progress.remove_task(reading)
+        predictor = Predictor.load(str(choose_model(settings.MODEL, settings).path), settings.DEVICE)
         task = progress.add_task("predicting", total=len(rows), note="")
         evaluation, predictions = evaluate_pairs(
             predictor, rows, options, lambda done, total: progress.update(task, completed=done, total=total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{path}: {error}; it must be a .jsonl or .jsonl.gz file of pairs, or shards") from error
 
 
-def read_pair_lines(path: Path) -> PairSet | None:
-    """Read one file of lines; none where it has no lines.
+def read_pair_lines(path: Path, on_read: Callable[[int], object] | None = None) -> PairSet | None:
+    """Read one file of lines; none where it has no lines. `on_read` is told of each pair, with a 1.
 
     Raises
     ------
@@ -59,6 +59,8 @@ def read_pair_lines(path: Path) -> PairSet | None:
         except (KeyError, TypeError, ValueError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ConfigError(f"{path}: pair {row['id']!r}: {what}; a pair is {FORM}") from error
+        if on_read is not None:
+            on_read(1)
         for key, values in names.items():
             values.append(str(row["id"]) if key == "id" else str(row.get(key) or UNKNOWN))
     if not pairs:
@@ -95,8 +97,15 @@ def _parse_pair(row: dict[str, Any]) -> Pair:
     return Pair(numbers, *sides)
 
 
-def load_pairs(paths: Sequence[Path]) -> PairSet:
+def load_pairs(paths: Sequence[Path], on_read: Callable[[int], object] | None = None) -> PairSet:
     """Read pairs into memory, in order, from files of lines, shards and folders of shards.
+
+    Parameters
+    ----------
+    paths
+        Files and folders.
+    on_read
+        Told how many pairs more were read.
 
     Raises
     ------
@@ -106,8 +115,11 @@ def load_pairs(paths: Sequence[Path]) -> PairSet:
     parts: list[PairSet] = []
     for path in map(Path, paths):
         if path.is_dir() or path.suffix == ".safetensors":
-            parts += [read_shard(shard) for shard in (list_shards(path) if path.is_dir() else [path])]
-        elif (lines := read_pair_lines(path)) is not None:
+            for shard in list_shards(path) if path.is_dir() else [path]:
+                parts.append(read_shard(shard))
+                if on_read is not None:
+                    on_read(len(parts[-1]))
+        elif (lines := read_pair_lines(path, on_read)) is not None:
             parts.append(lines)
     if not parts:
         raise ConfigError(f"no pairs in {', '.join(map(str, paths))}")

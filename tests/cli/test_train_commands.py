@@ -68,3 +68,21 @@ def test_a_failed_start_is_one_message(e3relax, tmp_path):
     result = e3relax("train", tmp_path / "train.yaml")
     assert result.code == 2
     assert "none.jsonl: " in result.stderr
+
+
+def test_a_model_is_scored_on_pairs(e3relax, small_model, pair_file, tmp_path):
+    command = ("evaluate", pair_file, "--model", small_model)
+    result = e3relax(
+        *command, "--json", "-o", tmp_path / "new" / "figures.json", "--predictions", tmp_path / "made.jsonl"
+    )
+    assert result.code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told == json.loads((tmp_path / "new" / "figures.json").read_text())
+    assert told["n_pairs"] == 4
+    error = sum(abs((a / 2.8) ** 3 - 1) for a in (2.6, 2.7, 2.9, 3.0)) / 4
+    assert told["identity"]["made"]["volume"] == pytest.approx(error, rel=1e-4)
+    assert len((tmp_path / "made.jsonl").read_text().splitlines()) == 4
+    table = e3relax(*command)
+    assert "made" in table.stdout
+    assert "reading pairs" not in table.stdout
+    assert e3relax("evaluate", tmp_path / "none.jsonl").code == 2
