@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make docs    build the documentation into site/; every warning is an error
 # make test-lowest   the quick tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+# make test-newest   all tests with the newest versions there are, in .venv-newest
 #
 #   make demo N=4             only the first four candidates
 #   make demo ENGINE=gpaw     three candidates with a real DFT code (installs the extra; needs g++ and Python's headers)
@@ -30,7 +31,7 @@ ifeq ($(ENGINE),gpaw)
 ENGINE_READY := $(GPAW)
 endif
 
-.PHONY: demo test lint docs test-lowest install clean
+.PHONY: demo test lint docs test-lowest test-newest install clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -65,6 +66,13 @@ test-lowest:
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -e .
 	$(VENV)-lowest/bin/python -m pytest -o filterwarnings= $(LOWEST)
 
+# torch stays the tested one: another may be another build
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(shell grep -hE '^torch==' constraints.txt) -e '.[dev]'
+	$(VENV)-newest/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "e3relax-flows needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
@@ -89,4 +97,4 @@ $(DOCS): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest site .pytest_cache .mypy_cache .ruff_cache
