@@ -137,8 +137,8 @@ def plan_resume(screen_id: str, settings: E3RelaxSettings, retry_failed: bool = 
     with open_screen_stores(settings) as stores:
         place = find_screen(stores, screen_id).place
         counts = count_rows(stores, screen_id)
-        taken_up = sum(counts.get(state.value, 0) for state in _list_resumed(retry_failed))
-        taken_up += len(find_lost(stores, screen_id))
+        rows = find_rows(stores, screen_id, _list_resumed(retry_failed))
+        taken_up = sum(row.chunk is not None for row in rows) + len(find_lost(stores, screen_id))
         waiting = sum(counts.get(state.value, 0) for state in CANCELLED if state != State.HELD)
     return [
         f"{taken_up} candidates would be taken up again",

@@ -95,6 +95,16 @@ def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, mo
 
 
 @pytest.mark.usefixtures("predictor")
+def test_a_dry_run_does_not_count_what_was_never_read(e3relax, metals, tmp_path):
+    (metals / "Xx.json").write_text("no crystal")
+    result = e3relax("screen", metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out", "--json")
+    told = json.loads(result.stdout)
+    assert told["counts"] == {"successful": 2, "error": 1}
+    dry = e3relax("screen", "resume", told["screen_id"], "--dry-run")
+    assert "0 candidates would be taken up again" in dry.stdout
+
+
+@pytest.mark.usefixtures("predictor")
 def test_an_unknown_screen_is_one_message(e3relax):
     for command in ("status", "resume", "cancel"):
         result = e3relax("screen", command, "nothing")
