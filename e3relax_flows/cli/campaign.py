@@ -9,7 +9,6 @@ import typer
 
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import CoreHoursOption, DryRunOption, JsonOption, SubmitOption
-from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
@@ -91,13 +90,14 @@ def run(
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
     from e3relax_flows.driver.campaigns import check_start
+    from e3relax_flows.submit.places import check_place
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
         campaign = find_campaign(stores, name)
         if dry_run:
             check_start(campaign)
-            _say(stores, campaign, [f"it would go on, place: {_check_place(submit)}"], as_json)
+            _say(stores, campaign, [f"it would go on, place: {check_place(submit)}"], as_json)
             return
         raise typer.Exit(_go_on(stores, campaign, settings, _Way(submit, folder, as_json)))
 
@@ -142,11 +142,12 @@ def resume(
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
     from e3relax_flows.driver.campaigns import check_resumption, resume_campaign
+    from e3relax_flows.submit.places import check_place
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
         campaign = find_campaign(stores, name)
-        where = _check_place(submit or campaign.place or "local")
+        where = check_place(submit or campaign.place or "local")
         if dry_run:
             changed = check_resumption(campaign, labels, core_hours)
             budget = [f"{key}: {value}" for key, value in changed.model_dump().items() if value is not None]
@@ -262,14 +263,6 @@ class _Way(NamedTuple):
     as_json: bool
 
 
-def _check_place(place: str) -> str:
-    from e3relax_flows.submit.places import PLACES
-
-    if place not in PLACES:
-        raise ConfigError(f"--submit {place!r}: the places are {', '.join(PLACES)}")
-    return place
-
-
 def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
     """What a dry run would have done."""
     from e3relax_flows.data.campaignstores import load_generations
@@ -286,8 +279,9 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
     from e3relax_flows.data.campaignstores import find_campaign, load_generations
     from e3relax_flows.driver.campaigns import start_campaign
     from e3relax_flows.schemas.campaigns import CampaignState
+    from e3relax_flows.submit.places import check_place
 
-    where = _check_place(way.place)
+    where = check_place(way.place)
 
     def note(report: JobReport) -> None:
         if report.error is not None:
@@ -297,7 +291,7 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
 
     try:
         with console.hide_warnings(), console.show_log(console.TRAINING_LOG):
-            submission = start_campaign(stores, campaign, settings, where, way.folder, note)  # type: ignore[arg-type]
+            submission = start_campaign(stores, campaign, settings, where, way.folder, note)
     except KeyboardInterrupt:
         console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
         raise

@@ -126,10 +126,9 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.flows.screen import ScreenMaker
     from e3relax_flows.jobs.predict import PrerelaxMaker
-    from e3relax_flows.submit.places import PLACES
+    from e3relax_flows.submit.places import check_place
 
-    if where not in PLACES:
-        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+    check_place(where)
     settings = load_settings()
     hint = next((info.hint for info in list_engines() if info.name == config.engine and not info.available), None)
     if hint and where == "local":

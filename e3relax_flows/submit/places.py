@@ -41,7 +41,7 @@ from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.submit.roles import assign_roles
 
 Place = Literal["local", "fireworks", "remote"]
-PLACES = ("local", "fireworks", "remote")
+PLACES: tuple[Place, ...] = ("local", "fireworks", "remote")
 
 
 @dataclass
@@ -139,8 +139,7 @@ def submit_many(
     ConfigError, StoreError
         As `submit`.
     """
-    if where not in PLACES[1:]:
-        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+    check_place(where, PLACES[1:])
     settings = settings or load_settings()
     # the caller's flows stay as they are
     flows = {content_id: copy.deepcopy(flow) for content_id, flow in flows.items()}
@@ -150,6 +149,20 @@ def submit_many(
     if where == "fireworks":
         return _submit_to_fireworks(flows, settings, problems, again)
     return _submit_to_remote(flows, settings, problems, samples)
+
+
+def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
+    """The place of a name.
+
+    Raises
+    ------
+    ConfigError
+        When jobs cannot be left there.
+    """
+    place = next((place for place in allowed if place == where), None)
+    if place is None:
+        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+    return place
 
 
 def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
