@@ -36,6 +36,7 @@ CONFIG: dict[str, Any] = {
     "inputs": ["none"],
     "engine": "chgnet",
     "labels": 4,
+    "mix": {"scored": 0.5, "diverse": 0.3, "random": 0.2},
     "chunk_size": 8,
     "control": 0.5,
     "retraining": {

@@ -67,11 +67,14 @@ class _Section(BaseModel):
 
 
 class Mix(_Section):
-    """Fractions of the labels of a generation; they sum to one."""
+    """Fractions of the labels of a generation; they sum to one.
 
-    scored: float = Field(0.5, ge=0, le=1, description="largest expected error, see scored_by")
-    diverse: float = Field(0.3, ge=0, le=1, description="furthest in the latent space from all chosen before")
-    random: float = Field(0.2, ge=0, le=1, description="drawn from all that are left: the unbiased error")
+    The default draws all labels at random: in our benchmark no other mix had a lower error on the holdout.
+    """
+
+    scored: float = Field(0.0, ge=0, le=1, description="largest expected error, see scored_by")
+    diverse: float = Field(0.0, ge=0, le=1, description="furthest in the latent space from all chosen before")
+    random: float = Field(1.0, ge=0, le=1, description="drawn from all that are left: the unbiased error")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:

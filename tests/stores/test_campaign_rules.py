@@ -137,6 +137,6 @@ def test_progress_sums_up_generations() -> None:
 )
 def test_configurations_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {"inputs": ["x"], "engine": "vasp", "labels": 5, "retraining": {"holdout": "h"}}
-    assert CampaignConfig.model_validate(good).mix.random == 0.2
+    assert CampaignConfig.model_validate(good).mix.random == 1
     with pytest.raises(ValidationError, match=message):
         CampaignConfig.model_validate(good | changes)

@@ -20,6 +20,7 @@ from e3relax_flows.data.selection import (
 from e3relax_flows.schemas.campaigns import Arm, Mix
 
 LINE = np.array([[0.0], [1.0], [2.0], [4.0], [9.0], [10.0]])
+MIX = Mix(scored=0.5, diverse=0.3, random=0.2)
 
 
 def make_pool(n: int, seed: int = 0) -> Pool:
@@ -64,6 +65,14 @@ def test_the_mix_must_sum_to_one() -> None:
         Mix(scored=0.6, diverse=0.3, random=0.2)
 
 
+def test_all_labels_are_drawn_at_random_by_default() -> None:
+    pool = make_pool(200)
+    chosen = choose_candidates(pool, Mix(), 20, (7, "0"))
+    assert Counter(choice.arm for choice in chosen) == {Arm.RANDOM: 20}
+    better = Pool(pool.ids, pool.errors[::-1].copy(), pool.costs[::-1].copy(), pool.embeddings)
+    assert choose_candidates(better, Mix(), 20, (7, "0")) == chosen  # errors and costs do not enter
+
+
 def test_scores_weigh_errors_by_costs_as_they_are_told() -> None:
     errors, costs = np.array([0.1, 0.2]), np.array([10.0, 40.0])
     assert score_candidates(errors, costs, "error").tolist() == [0.1, 0.2]
@@ -73,7 +82,7 @@ def test_scores_weigh_errors_by_costs_as_they_are_told() -> None:
 
 def test_every_arm_gets_its_share_and_nobody_is_chosen_twice() -> None:
     pool = make_pool(60)
-    first = choose_candidates(pool, Mix(), 20, (7, "0"))
+    first = choose_candidates(pool, MIX, 20, (7, "0"))
     assert Counter(choice.arm for choice in first) == {Arm.RANDOM: 4, Arm.SCORED: 10, Arm.DIVERSE: 6}
     taken = [choice.index for choice in first]
     assert len(set(taken)) == 20
@@ -82,9 +91,9 @@ def test_every_arm_gets_its_share_and_nobody_is_chosen_twice() -> None:
     best = sorted(set(range(60)) - drawn, key=lambda index: -pool.errors[index])[:10]
     assert [choice.index for choice in first if choice.arm == Arm.SCORED] == best
     assert [choice.score for choice in first if choice.arm == Arm.SCORED] == [pool.errors[index] for index in best]
-    second = choose_candidates(pool, Mix(), 20, (7, "1"), taken=taken)
+    second = choose_candidates(pool, MIX, 20, (7, "1"), taken=taken)
     assert not set(taken) & {choice.index for choice in second}
-    third = choose_candidates(pool, Mix(), 30, (7, "2"), taken=[*taken, *(choice.index for choice in second)])
+    third = choose_candidates(pool, MIX, 30, (7, "2"), taken=[*taken, *(choice.index for choice in second)])
     assert len(third) == 20  # no more are left
     assert {choice.index for choice in (*first, *second, *third)} == set(range(60))
 
@@ -94,7 +103,7 @@ def test_the_choice_depends_on_the_seed_and_not_on_the_order_of_the_pool() -> No
 
     def name(pool: Pool, key: tuple[int, str], n_taken: int = 0) -> list[tuple[str, Arm]]:
         taken = [pool.ids.index(f"{number:04d}") for number in range(n_taken)]
-        return [(pool.ids[c.index], c.arm) for c in choose_candidates(pool, Mix(), 15, key, taken=taken)]
+        return [(pool.ids[c.index], c.arm) for c in choose_candidates(pool, MIX, 15, key, taken=taken)]
 
     assert name(pool, (1, "0")) == name(pool, (1, "0")) == name(reverse(pool), (1, "0"))
     assert name(pool, (1, "0"), 5) == name(reverse(pool), (1, "0"), 5)
@@ -104,7 +113,7 @@ def test_the_choice_depends_on_the_seed_and_not_on_the_order_of_the_pool() -> No
 
 def test_the_random_arm_is_blind_to_errors() -> None:
     pool = make_pool(400)
-    choices = [choose_candidates(pool, Mix(), 50, (seed, "0")) for seed in range(20)]
+    choices = [choose_candidates(pool, MIX, 50, (seed, "0")) for seed in range(20)]
     drawn = [pool.errors[c.index] for chosen in choices for c in chosen if c.arm == Arm.RANDOM]
     scored = [pool.errors[c.index] for chosen in choices for c in chosen if c.arm == Arm.SCORED]
     assert len(drawn) == 200
