@@ -160,8 +160,8 @@ class GateLimits(BaseModel):
         0.05,
         ge=0,
         le=1,
-        description="share of structures served further from the relaxed structure than they came; more only where "
-        "the incumbent harms as many",
+        description="share of structures served materially (10 % and 0.02 Å) further from the relaxed structure than "
+        "they came; more only where the incumbent harms as many",
     )
     min_stratum: int = Field(20, ge=2, description="strata of fewer pairs are reported, not judged")
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -189,7 +189,10 @@ class Comparison(BaseModel):
 
 
 class Harm(BaseModel):
-    """How many structures are worse off: accepted by the guards, and further from the relaxed structure than before."""
+    """How many structures are worse off: accepted by the guards, and materially further from the relaxed structure.
+
+    Material is what costs DFT steps: further by more than 10 % and 0.02 Å (displacement + 2.5 Å · strain).
+    """
 
     name: str = Field(description="as of a comparison; what is served is meant in any case")
     n: int
@@ -200,6 +203,8 @@ class Harm(BaseModel):
     high: float
     candidate_refused: float = Field(description="share of the n for which the candidate serves the initial structure")
     incumbent_refused: float
+    candidate_any: float | None = Field(None, description="share of the n that is further at all; None: not counted")
+    incumbent_any: float | None = None
     judged: bool = True
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from e3relax_flows.schemas.models import Comparison, GateLimits, Harm
 from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, draw_sums
+from e3relax_flows.train.metrics import find_harmed
 
 ALL, SOURCE, STRATUM, SERVED, ORIGINAL = "all", "source: ", "stratum: ", "served: ", "original: "
 SMALL_ONES = "(the small ones together)"
@@ -60,11 +61,12 @@ class Yardstick:
         )
 
     def measure_harm(self, name: str, mask: Mask, judged: bool = True) -> MeasuredHarm:
-        """Compare, on the pairs of `mask`, how many structures are served worse than they came."""
+        """Compare, on the pairs of `mask`, how many structures are served materially worse than they came."""
         errors, limits = self.errors, self.limits
         accepted = np.stack([errors.candidate_accepted, errors.incumbent_accepted])[:, mask]
         served = np.stack([errors.served_candidate, errors.served_incumbent])[:, mask]
-        harmed = accepted & (served > errors.identity[mask])
+        harmed = accepted & find_harmed(errors.identity[mask], served)
+        worse = (accepted & (served > errors.identity[mask])).mean(axis=1)
         columns = np.vstack([harmed, np.ones(harmed.shape[1])])
         groups = None if errors.groups is None else errors.groups[mask]
         sums, n_groups = draw_sums(columns, groups, limits.n_resamples, f"{limits.seed}:{self.prefix}{name}")
@@ -81,6 +83,8 @@ class Yardstick:
             high=float(np.quantile(differences, 1 - tail)),
             candidate_refused=float(refused[0]),
             incumbent_refused=float(refused[1]),
+            candidate_any=float(worse[0]),
+            incumbent_any=float(worse[1]),
             judged=judged,
         )
         return MeasuredHarm(harm, float(np.quantile(differences, strict)))
@@ -134,8 +138,11 @@ def describe_comparison(comparison: Comparison, limits: GateLimits) -> str:
 def describe_harm(harm: Harm, limits: GateLimits) -> str:
     """Shares of harmed structures on one line."""
     groups = f" in {harm.n_groups} groups" if harm.n_groups else ""
+    any_worse = ""
+    if harm.candidate_any is not None and harm.incumbent_any is not None:
+        any_worse = f"; worse at all {harm.candidate_any:.1%} and {harm.incumbent_any:.1%}"
     return (
-        f"{harm.name} ({harm.n} pairs{groups}): {harm.candidate:.1%} served worse than they came, by the incumbent "
-        f"{harm.incumbent:.1%}, difference {limits.confidence:.0%}: {harm.low:+.1%} to {harm.high:+.1%}; refused "
-        f"{harm.candidate_refused:.1%} and {harm.incumbent_refused:.1%}"
+        f"{harm.name} ({harm.n} pairs{groups}): {harm.candidate:.1%} served materially worse than they came, by the "
+        f"incumbent {harm.incumbent:.1%}, difference {limits.confidence:.0%}: {harm.low:+.1%} to {harm.high:+.1%}"
+        f"{any_worse}; refused {harm.candidate_refused:.1%} and {harm.incumbent_refused:.1%}"
     )

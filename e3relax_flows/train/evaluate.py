@@ -15,7 +15,13 @@ from pymatgen.core import Structure
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 from e3relax_flows.train.dataset import Pair, PairSet
-from e3relax_flows.train.metrics import combine_errors, measure_pair, summarize_by_source
+from e3relax_flows.train.metrics import (
+    combine_errors,
+    find_harmed,
+    measure_pair,
+    measure_savings,
+    summarize_by_source,
+)
 
 
 class Evaluation(BaseModel):
@@ -29,6 +35,14 @@ class Evaluation(BaseModel):
     served: dict[str, dict[str, float]] = Field(description="the initial structure where the prediction was refused")
     refused: dict[str, float] = Field(description="share of pairs refused or in error")
     harmed: dict[str, float] = Field(description="share where the accepted prediction is worse than the initial one")
+    materially_harmed: dict[str, float] = Field(
+        default_factory=dict, description="share where it is worse by more than 10 % and 0.02 Å; what costs DFT steps"
+    )
+    saving: dict[str, float] = Field(
+        default_factory=dict,
+        description="mean ln(error of the initial structure / of what is served) over what the better of initial and "
+        "predicted structure would save",
+    )
     median: dict[str, dict[str, float]] = Field(description="medians of the predictions' errors")
     seconds_per_structure: float
 
@@ -47,7 +61,7 @@ def evaluate_pairs(
     identity = np.array([measure_pair(p.initial_fractions, p.initial_lattice, p) for p in rows])
     accepted = np.array([prediction.verdict == Verdict.ACCEPT for prediction in predictions])
     served = np.where(accepted[:, None], errors, identity)
-    harmed = accepted & (combine_errors(errors) > combine_errors(identity))
+    before, after = combine_errors(identity), combine_errors(errors)
     evaluation = Evaluation(
         model_id=predictor.model_id,
         options=options,
@@ -56,7 +70,9 @@ def evaluate_pairs(
         predicted=summarize_by_source(errors, pairs.sources),
         served=summarize_by_source(served, pairs.sources),
         refused=_share_by_source(~accepted, pairs.sources),
-        harmed=_share_by_source(harmed, pairs.sources),
+        harmed=_share_by_source(accepted & (after > before), pairs.sources),
+        materially_harmed=_share_by_source(accepted & find_harmed(before, after), pairs.sources),
+        saving=_find_saving_by_source(measure_savings(before, after), accepted, pairs.sources),
         median=summarize_by_source(errors, pairs.sources, np.median),
         seconds_per_structure=sum(p.wall_time_s for p in predictions) / len(predictions),
     )
@@ -82,15 +98,39 @@ def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> ND
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: PairSet) -> None:
-    """A line {"id", "structure"} for each pair, in order; the initial structure where there is no prediction."""
+    """A line {"id", "verdict", "structure", "served"} for each pair, in order.
+
+    `structure` is the prediction, the initial structure where there is none; `served` is where DFT would start.
+    """
     with path.open("w") as file:
         for index, (name, prediction) in enumerate(zip(pairs.ids, predictions, strict=True)):
-            structure = prediction.structure or make_start(pairs[index])
-            row: dict[str, Any] = {"id": name, "verdict": prediction.verdict, "structure": structure.as_dict()}
+            start = make_start(pairs[index])
+            structure = prediction.structure or start
+            served = structure if prediction.verdict == Verdict.ACCEPT else start
+            row: dict[str, Any] = {
+                "id": name,
+                "verdict": prediction.verdict,
+                "structure": structure.as_dict(),
+                "served": served.as_dict(),
+            }
             file.write(json.dumps(row) + "\n")
 
 
 def _share_by_source(flags: NDArray[np.bool_], sources: Sequence[str]) -> dict[str, float]:
+    return {name: float(flags[mask].mean()) for name, mask in _group(sources).items()}
+
+
+def _find_saving_by_source(
+    savings: NDArray[np.float64], accepted: NDArray[np.bool_], sources: Sequence[str]
+) -> dict[str, float]:
+    """Saving of what is served over that of an oracle, who accepts what is nearer; 0 where nothing can be saved."""
+    shares = {}
+    for name, mask in _group(sources).items():
+        most = float(np.maximum(savings[mask], 0.0).sum())
+        shares[name] = float(savings[mask & accepted].sum()) / most if most > 0 else 0.0
+    return shares
+
+
+def _group(sources: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     names = np.array(sources)
-    shares = {"all": float(flags.mean())}
-    return shares | {name: float(flags[names == name].mean()) for name in sorted(set(sources))}
+    return {"all": np.full(len(names), True)} | {name: names == name for name in sorted(set(sources))}

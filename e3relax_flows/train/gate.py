@@ -8,7 +8,8 @@ pairs on and 4 to 6 % at 20, for a nominal 2.5 %; the corrected interval for ske
 The error judged first is that of the prediction itself, refused or not: a model that refuses more must not look
 better or worse by that alone. What is served, with the initial structure in place of refused predictions, must not
 become worse either, and in no stratum worse than the initial structures: there the guards have done their part. Nor
-may it do harm to more than a few: a mean hides structures that come out worse than they went in.
+may it do material harm to more than a few: a mean hides structures that come out worse than they went in. Material is
+a worsening by more than 10 % and 0.02 Å, which costs DFT steps; any worsening is counted beside it and not judged.
 
 Promoted is a candidate of which all of this holds, on the holdout:
   1. complete: both evaluations have the same pairs, options and data, and every number there;
@@ -17,8 +18,8 @@ Promoted is a candidate of which all of this holds, on the holdout:
   4. served errors do not show it to be worse (see below), nor do the predictions' errors in any source or stratum;
   5. over all pairs its predictions, and in every source and stratum its served ones, are not shown to be worse than the
      initial structures;
-  6. of all structures it serves at most `max_harmed` further from the relaxed ones than they came, or no more than the
-     incumbent does, and no source or stratum shows it to harm more than both;
+  6. of all structures it serves at most `max_harmed` materially further from the relaxed ones than they came, or no
+     more than the incumbent does, and no source or stratum shows it to harm more than both;
 and on the original holdout, where there is one, 1, 2, 4, 5, 6, and the upper end of the change is at most `tolerance`.
 
 "Shown to be worse": the change is above the tolerance (against the initial structures: above 0) and the lower end of

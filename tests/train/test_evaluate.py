@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ from pymatgen.core import Structure
 
 from e3relax_flows import Predictor
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 from e3relax_flows.train.config import load_train_config
 from e3relax_flows.train.dataset import Pair, load_pairs
-from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
+from e3relax_flows.train.evaluate import evaluate_pairs, measure_predictions, write_predictions
 from e3relax_flows.train.export import export_model
 from e3relax_flows.train.loop import train_model
-from e3relax_flows.train.metrics import measure_pair
+from e3relax_flows.train.metrics import combine_errors, measure_pair
 
 
 def test_trained_exported_and_evaluated(config_file, tmp_path):
@@ -41,6 +42,45 @@ def test_trained_exported_and_evaluated(config_file, tmp_path):
     structure = Structure.from_dict(rows[3]["structure"])
     assert list(structure.atomic_numbers) == pairs[3].numbers.tolist()
     assert structure.lattice.matrix == pytest.approx(predictions[3].structure.lattice.matrix)
+
+
+def test_harm_saving_and_what_is_served(config_file, tmp_path):
+    """Five predictions of known quality: what they save, what they harm, and where DFT would start."""
+    pairs = load_pairs(load_train_config(config_file).data.val).select(range(5))
+    # of the way to the relaxed structure; beyond 2 it is further from it than the initial one
+    shares, accepted = [0.5, 1.0, -0.02, -0.5, -0.5], [True, False, True, True, False]
+    made = iter(zip(shares, accepted, strict=True))
+
+    def predict(starts, *_, **__):
+        for index, start in enumerate(starts):
+            share, accept = next(made)
+            lattice = start.lattice.matrix + share * (pairs[index].relaxed_lattice - start.lattice.matrix)
+            structure = Structure(lattice, start.species, start.frac_coords)
+            verdict = Verdict.ACCEPT if accept else Verdict.REFUSE
+            yield Prediction(initial=start, structure=structure, verdict=verdict, model_id="made")
+
+    predictor = SimpleNamespace(model_id="made", predict=lambda *a, **k: list(predict(*a, **k)))
+    evaluation, predictions = evaluate_pairs(predictor, pairs, PredictOptions())
+    assert evaluation.refused["all"] == pytest.approx(0.4)
+    assert evaluation.harmed["all"] == pytest.approx(0.4)
+    assert evaluation.materially_harmed["all"] == pytest.approx(0.2)
+    before, after = (
+        combine_errors(np.array(errors))
+        for errors in (
+            [measure_pair(p.initial_fractions, p.initial_lattice, p) for p in map(pairs.__getitem__, range(5))],
+            measure_predictions(predictions, pairs),
+        )
+    )
+    gains = np.log(np.maximum(before, 0.005) / np.maximum(after, 0.005))
+    assert gains[1] > gains[0] > 0.3
+    assert evaluation.saving["all"] == pytest.approx((gains[0] + gains[2] + gains[3]) / (gains[0] + gains[1]))
+
+    write_predictions(tmp_path / "predictions.jsonl", predictions, pairs)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    for row, prediction, accept in zip(rows, predictions, accepted, strict=True):
+        assert row["verdict"] == ("accept" if accept else "refuse")
+        served = prediction.structure if accept else prediction.initial
+        assert Structure.from_dict(row["served"]).lattice.matrix == pytest.approx(served.lattice.matrix)
 
 
 def test_metrics_of_a_known_deformation():

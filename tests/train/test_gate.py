@@ -39,7 +39,7 @@ def test_a_better_candidate_is_promoted_with_its_numbers(better, incumbent):
     assert total.high - total.low < 0.06
     assert total.identity_low < -0.4
     assert len(gate.reasons) == 2
-    assert gate.reasons[1].startswith("all (240 pairs in 60 groups): 0.0% served worse than they came")
+    assert gate.reasons[1].startswith("all (240 pairs in 60 groups): 0.0% served materially worse than they came")
     assert f"change {total.change:+.1%} (95%: {total.low:+.1%} to {total.high:+.1%}): better" in gate.reasons[0]
     assert gate.gate_id == identify_gate(["e-new-h-1", "e-old-h-1"], LIMITS)
     names = {each.name for each in gate.comparisons if each.judged}
