@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "predict": {"model", "graphs", "schemas"},
     "train": {"model", "graphs", "schemas", "predict"},  # a model is calibrated and judged by its predictions
     "data": {"schemas"},
-    "engines": {"schemas"},
+    "engines": {"schemas", "graphs"},  # devices
     "jobs": {"predict", "train", "data"},
     "flows": {"jobs", "engines"},
     "submit": {"data"},  # stores are checked before a flow is submitted to those who use them

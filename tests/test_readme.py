@@ -77,7 +77,7 @@ def test_citation_names_the_release_the_paper_and_the_data() -> None:
 
 def test_output_shown_is_that_of_the_demo() -> None:
     shown = re.search(r"<!-- demo output: begin -->(.*)<!-- demo output: end -->", README, re.DOTALL)[1]
-    assert "initial → predicted → relaxed with CHGNet: a potential, not DFT" in shown
+    assert "initial → predicted → relaxed with CHGNet-0.3.0: a potential, not DFT" in shown
     assert "24 candidates" in shown
     for candidate in SUBSTITUTIONS:
         assert candidate.name in shown

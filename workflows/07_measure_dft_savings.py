@@ -45,7 +45,7 @@ def main() -> int:
     maker = ScreenMaker(name="DFT savings", engine=engine, control=1.0, paired_controls=True)
     screen = run_screen(maker, structures, names, settings, arguments.out).screen
     outcomes = load_outcomes(screen, settings)
-    print(f"{engine.code}{'' if engine.is_dft else ', which is a potential and not DFT'}; predicted | initial")
+    print(f"{engine.label}{'' if engine.is_dft else ', which is a potential and not DFT'}; predicted | initial")
     for row in screen.candidates:
         starts = {each.start_kind: outcomes[each.outcome_id] for each in row.outcomes if each.outcome_id in outcomes}
         print(f"  {row.id}: {describe_costs(starts) if starts else row.state}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
-from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult
 from e3relax_flows.schemas.pairs import Freedom
 
 
@@ -46,6 +47,12 @@ def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft:
         free=read_freedom(last),
         functionals=[functional] * len(found),
     )
+
+
+def read_potential(document: Any) -> PotentialInfo | None:
+    """Which weights relaxed; None where the document does not say it."""
+    found = get_entry(document, "potential")
+    return PotentialInfo.model_validate(found) if isinstance(found, Mapping) else found
 
 
 def read_freedom(document: Any) -> Freedom | None:

@@ -17,7 +17,7 @@ from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
-VOLATILE_KEYS = ("@version",)
+VOLATILE_KEYS = ("@version", "device")  # neither says what is computed
 
 
 @dataclass
@@ -44,10 +44,15 @@ class Engine(MSONable, ABC):
 
     @property
     def engine_id(self) -> str:
-        """Content id of class and settings; the name and the versions of packages do not enter it."""
+        """Content id of class and settings; name, device and the versions of packages do not enter it."""
         content = _strip_volatile(self.as_dict())
         content.pop("name", None)
         return hash_content(content)
+
+    @property
+    def label(self) -> str:
+        """What results call the code: its name, or the versioned name of the weights of a potential."""
+        return self.code
 
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
         """Build the flow that relaxes `structure`; its jobs keep the names that their maker gives them.

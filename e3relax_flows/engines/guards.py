@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.neighborlist import neighbor_list
 from ase.optimize.optimize import Optimizer
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult
@@ -34,11 +35,20 @@ class RightHandedCalculator(Calculator):
 
     Energy, forces (per atom) and stress (Cartesian) do not depend on the order of the lattice vectors, so the
     relaxation keeps the axes it was given while the inner calculator never meets a negative determinant.
+
+    Parameters
+    ----------
+    calculator
+        Any ASE calculator.
+    cutoff
+        Its reach in Å, where an atom without a neighbour in reach is an error: it would feel no force, and count as
+        relaxed. None: the calculator sees to that itself.
     """
 
-    def __init__(self, calculator: Calculator) -> None:
+    def __init__(self, calculator: Calculator, cutoff: float | None = None) -> None:
         super().__init__()
         self.inner = calculator
+        self.cutoff = cutoff
         self.implemented_properties = list(calculator.implemented_properties)
 
     @property
@@ -55,10 +65,22 @@ class RightHandedCalculator(Calculator):
         """Evaluate `properties` (energy in eV, forces in eV/Å, stress in eV/Å^3)."""
         super().calculate(atoms, properties, system_changes)
         image = turn_right_handed(self.atoms)
+        if self.cutoff is not None:
+            check_neighbors(image, self.cutoff)
         for name in properties:
             self.results[name] = self.inner.get_property(name, image)
         for name, value in getattr(self.inner, "results", {}).items():
             self.results.setdefault(name, value)
+
+
+def check_neighbors(atoms: Atoms, cutoff: float) -> None:
+    """Raise EngineError where an atom has no other within `cutoff` Å."""
+    joined = np.unique(neighbor_list("i", atoms, cutoff))
+    if lonely := sorted(set(range(len(atoms))) - set(joined.tolist())):
+        raise EngineError(
+            f"{atoms.symbols}: site {lonely[0]} and {len(lonely) - 1} others have no neighbour within {cutoff:g} Å, "
+            "which is as far as the potential reaches; begin at a denser cell"
+        )
 
 
 def turn_right_handed(atoms: Atoms) -> Atoms:

@@ -1,66 +1,106 @@
-"""Potentials in place of DFT: CHGNet through atomate2's force-field maker; never DFT, and labelled so."""
+"""Potentials in place of DFT, through atomate2's force-field maker; never DFT, and labelled so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.optional import require
-from e3relax_flows.engines.ase_documents import read_ase_documents
+from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.schemas.outcomes import RelaxationResult
-
-# elements without a structure in CHGNet's training set
-UNTRAINED = {"Po", "At", "Rn", "Fr", "Ra"}
-LAST_TRAINED_Z = 94
+from e3relax_flows.engines.potentials import Potential, find_potential
+from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult
 
 
 @dataclass
 class MlipEngine(Engine):
-    """CHGNet, or another potential by `maker`: fast, for demonstrations and tests of flows; not DFT."""
+    """A potential by name and checkpoint: fast, for screens before DFT, demonstrations and tests; not DFT."""
 
     is_dft: ClassVar[bool] = False
-    code: ClassVar[str] = "CHGNet"
+    code: ClassVar[str] = "potential"
+
+    @property
+    def label(self) -> str:
+        """Versioned name of the weights, such as "SevenNet-l3i5"."""
+        return self.describe().label
 
     def check(self, structure: Structure) -> None:
-        """Refuse elements that CHGNet has not learnt."""
-        unknown = sorted(
-            element.symbol
-            for element in structure.composition.element_composition
-            if element.Z > LAST_TRAINED_Z or element.symbol in UNTRAINED
-        )
-        if unknown and self._potential() == "CHGNet":
-            raise EngineError(
-                f"{structure.composition.reduced_formula}: CHGNet was not trained on {', '.join(unknown)}; "
-                "use a DFT engine for it (list them with: e3relax doctor)"
-            )
+        """Refuse elements that the weights have never seen."""
+        self._find().check(structure)
 
     def read(self, documents: list[Any]) -> RelaxationResult:
         """Read force-field task documents; a relaxation has evaluations, but no electronic steps."""
-        potential = self._potential()
-        return read_ase_documents(documents, potential, f"{potential} (not DFT)", is_dft=False)
+        found = next((info for document in reversed(documents) if (info := read_potential(document))), None)
+        info = found or self.describe()
+        result = read_ase_documents(documents, info.label, f"{info.label} (not DFT)", is_dft=False)
+        return result.model_copy(update={"potential": info})
 
-    def _potential(self) -> str:
-        return str(getattr(self.maker, "force_field_name", self.code)).removeprefix("MLFF.")
+    def describe(self) -> PotentialInfo:
+        """Which weights of which potential this is."""
+        describe = getattr(self.maker, "describe", None)
+        return describe() if describe is not None else self._find().info
+
+    def _find(self) -> Potential:
+        if hasattr(self.maker, "find_potential"):
+            return self.maker.find_potential()
+        named = str(getattr(self.maker, "force_field_name", "CHGNet")).removeprefix("MLFF.")
+        name = str(getattr(self.maker, "calculator_meta", named)) if named == "Forcefield" else named
+        return find_potential(name, calculator_kwargs=getattr(self.maker, "calculator_kwargs", None))
+
+
+class PotentialConfig(BaseModel):
+    """Settings of an engine that relaxes with a potential."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "mlip"
+    potential: str = Field(description="CHGNet, SevenNet, MACE, a name of atomate2, or an ASE calculator module:Class")
+    checkpoint: str | None = Field(None, description="name of the weights in their package, or their file")
+    fmax: float = Field(0.02, gt=0, description="largest force, eV/Å")
+    steps: int = Field(300, ge=1, description="most steps")
+    time_limit_s: float | None = Field(300.0, ge=0, description="most seconds per structure")
+    modal: str | None = Field(None, description="task of a network that serves several")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
+    fix_symmetry: bool = Field(False, description="keep the space group that the structure has within symprec")
+    symprec: float = Field(1e-2, gt=0, description="Å; where fix_symmetry")
+    optimizer: str = Field("BFGS", description="ASE's, by atomate2's name")
+    max_strain: float = Field(1.0, gt=0, description="largest logarithmic strain before a cell has run away")
+    functional: str | None = Field(None, description="what weights of your own were trained on")
+    calculator_kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of the calculator")
+
+    def build(self) -> MlipEngine:
+        """The engine; weights and package are looked for, and nothing is loaded.
+
+        Raises
+        ------
+        EngineError, MissingDependencyError
+            When the potential is unknown, or its package or weights are missing.
+        """
+        find_potential(self.potential, self.checkpoint, self.modal, self.calculator_kwargs).check_installed()
+        require("ase", "mlip", f"engine {self.name!r}")
+        from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
+
+        maker = PotentialRelaxMaker(
+            force_field_name=self.potential,
+            relax_kwargs={"fmax": self.fmax, "final_atoms_object_file": None},
+            optimizer_kwargs={"optimizer": self.optimizer},
+            calculator_kwargs=dict(self.calculator_kwargs),
+            **self.model_dump(
+                include={
+                    *("checkpoint", "steps", "time_limit_s", "modal", "device"),
+                    *("fix_symmetry", "symprec", "max_strain", "functional"),
+                }
+            ),
+        )
+        maker.name = f"{maker.describe().label} relax"
+        return MlipEngine(name=self.name, maker=maker)
 
 
 def build_mlip(
     name: str = "chgnet", fmax: float = 0.02, steps: int = 300, time_limit_s: float | None = 300.0
 ) -> MlipEngine:
     """CHGNet engine: largest force in eV/Å, most steps, and most seconds per structure."""
-    require("chgnet", "mlip", "engine 'chgnet'")
-    from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
-
-    maker = PotentialRelaxMaker(
-        name="CHGNet relax",
-        force_field_name="CHGNet",
-        steps=steps,
-        time_limit_s=time_limit_s,
-        relax_kwargs={"fmax": fmax, "final_atoms_object_file": None},
-        # without neighbours there are no forces, so a cell that flew apart would count as relaxed
-        calculator_kwargs={"on_isolated_atoms": "error"},
-    )
-    return MlipEngine(name=name, maker=maker)
+    return PotentialConfig(name=name, potential="CHGNet", fmax=fmax, steps=steps, time_limit_s=time_limit_s).build()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,42 @@ from ase.calculators.calculator import Calculator
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 from atomate2.forcefields.schemas import ForceFieldTaskDocument
 from jobflow import job
+from pydantic import Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.guards import GuardedRelaxMaker, RightHandedCalculator
+from e3relax_flows.engines.potentials import Potential, find_potential, is_path
+from e3relax_flows.schemas.outcomes import PotentialInfo
+
+
+class PotentialTaskDoc(ForceFieldTaskDocument):
+    """atomate2's document of a force field, with the weights that were used."""
+
+    potential: PotentialInfo | None = Field(None, description="which weights of which potential")
 
 
 @dataclass
 class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
-    """atomate2's ForceFieldRelaxMaker with a time limit, a largest deformation and right-handed axes.
+    """atomate2's ForceFieldRelaxMaker for weights that have a name, with limits and right-handed axes.
 
-    Parameters beyond atomate2's are those of GuardedRelaxMaker. Unlike atomate2's, the job needs no additional
-    store: of the steps it keeps the energies only.
+    Parameters beyond atomate2's and those of GuardedRelaxMaker are below. Unlike atomate2's, the job needs no
+    additional store: of the steps it keeps the energies only.
+
+    Parameters
+    ----------
+    force_field_name
+        CHGNet, SevenNet, MACE, another name of atomate2, or the dotted path of an ASE calculator ("module:Class").
+    checkpoint
+        Name of the weights in their package, or their file; None: the usual ones.
+    modal
+        Which task of a network that serves several.
+    device
+        auto, cpu, cuda or cuda:N; auto is CUDA where there is one.
+    weights_hash
+        sha256 of the file of weights, found when the maker is made; a job that finds other weights fails.
+    functional
+        What weights that are not in our table were trained on, for the record.
     """
 
     name: str = "potential relax"
@@ -32,12 +55,61 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     optimizer_kwargs: dict = field(default_factory=lambda: {"optimizer": "BFGS"})
     ionic_step_data: tuple[str, ...] | None = ("energy",)
     time_limit_s: float | None = 300.0
+    checkpoint: str | None = None
+    modal: str | None = None
+    device: str = "auto"
+    weights_hash: str | None = None
+    functional: str | None = None
+
+    def __post_init__(self) -> None:
+        """Find the potential; what atomate2 adds to the name and the keyword arguments is left out.
+
+        Raises
+        ------
+        EngineError
+            When name, checkpoint or modal is unknown.
+        """
+        potential = self.find_potential()
+        if is_path(potential.info.potential):
+            self.calculator_meta, self.force_field_name = potential.info.potential, "Forcefield"
+        else:
+            # a copy with another name would keep the old one's calculator
+            self.calculator_meta, self.force_field_name = None, potential.force_field
+        super().__post_init__()
+        self.task_document_kwargs.pop("force_field_name", None)
+        self.checkpoint, self.calculator_kwargs = potential.info.checkpoint, potential.kwargs
+        self.weights_hash = self.weights_hash or potential.info.weights_hash
+        self.functional = self.functional or potential.info.functional
+
+    def find_potential(self) -> Potential:
+        """The potential of this maker, as it is installed here."""
+        name = str(self.force_field_name).removeprefix("MLFF.")
+        name = str(self.calculator_meta) if name == "Forcefield" else name
+        return find_potential(name, self.checkpoint, self.modal, self.calculator_kwargs)
+
+    def describe(self) -> PotentialInfo:
+        """What documents say of the potential, before anything runs."""
+        changes = {"weights_hash": self.weights_hash, "functional": self.functional}
+        known = {"device": self.device, "fix_symmetry": self.fix_symmetry}
+        return self.find_potential().info.model_copy(update=changes | known)
 
     @job
-    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> ForceFieldTaskDocument:
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> PotentialTaskDoc:
         """Relax a structure as a job; `prev_dir` is there because atomate2's flows pass it, and is not used."""
-        return ForceFieldRelaxMaker.make.original(self, structure, prev_dir)  # type: ignore[attr-defined]
+        document = ForceFieldRelaxMaker.make.original(self, structure, prev_dir)  # type: ignore[attr-defined]
+        inner = getattr(self.calculator, "inner", self.calculator)
+        device = getattr(inner, "device", None)
+        info = self.describe().model_copy(update={"device": self.device if device is None else str(device)})
+        return PotentialTaskDoc(**dict(document), potential=info)
 
     def _get_calculator(self) -> Calculator:
-        with contextlib.redirect_stdout(io.StringIO()):  # CHGNet greets
-            return RightHandedCalculator(super()._get_calculator())
+        potential = self.find_potential()
+        found = potential.info.weights_hash
+        if self.weights_hash is not None and found != self.weights_hash:
+            raise EngineError(
+                f"the weights of {potential.label} on this machine have the sha256 {found}, those of the engine "
+                f"{self.weights_hash}; install the same version of its package, or copy the file"
+            )
+        calculator = potential.load(self.device)
+        cutoff = getattr(calculator, "cutoff", getattr(calculator, "r_max", None))
+        return RightHandedCalculator(calculator, cutoff=None if cutoff is None else float(cutoff))

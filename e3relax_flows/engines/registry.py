@@ -8,11 +8,15 @@ import os
 import shlex
 import shutil
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
+from pydantic import ConfigDict, ValidationError, validate_call
+
 from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.potential_table import CHGNET, MACE, SEVENNET, Family
 
 VASP_COMMAND = "ATOMATE2_VASP_CMD"
 
@@ -51,12 +55,31 @@ def _vasp(description: str, maker: str) -> _Entry:
     return _Entry(description, "e3relax_flows.engines.vasp:build_vasp", preset=(("maker", maker),))
 
 
-_REGISTRY: dict[str, _Entry] = {
-    "chgnet": _Entry(
-        "CHGNet potential, weights in its package; not DFT",
-        "e3relax_flows.engines.mlip:build_mlip",
+def _potential(family: Family, checkpoint: str, note: str) -> _Entry:
+    weights = family.checkpoints[checkpoint]
+    download = f"; then download {weights.url} to ~/.cache/{weights.weights}" if weights.url else ""
+    return _Entry(
+        f"{weights.label} potential, {note}; not DFT",
+        "e3relax_flows.engines.mlip:PotentialConfig",
         is_dft=False,
-        packages=("chgnet", "ase"),
+        packages=(family.package, "ase"),
+        install=family.install + download,
+        preset=(("potential", family.name), ("checkpoint", checkpoint)),
+    )
+
+
+_REGISTRY: dict[str, _Entry] = {
+    "chgnet": _potential(CHGNET, "0.3.0", "weights in its package"),
+    "chgnet-r2scan": _potential(CHGNET, "r2scan", "r2SCAN, weights in its package"),
+    "sevennet": _potential(SEVENNET, "7net-l3i5", "weights in its package"),
+    "sevennet-0": _potential(SEVENNET, "7net-0", "weights in its package"),
+    "mace-mp-0": _potential(MACE, "mp-0-medium", "weights to be downloaded"),
+    "mace-mpa-0": _potential(MACE, "mpa-0-medium", "weights to be downloaded"),
+    "mlip": _Entry(
+        "any potential by the settings potential and checkpoint; not DFT",
+        "e3relax_flows.engines.mlip:PotentialConfig",
+        is_dft=False,
+        packages=("ase",),
         extra="mlip",
     ),
     "gpaw": _Entry(
@@ -110,29 +133,52 @@ def get_engine(name: str, **settings: Any) -> Engine:
     Raises
     ------
     EngineError
-        When the name or a setting is unknown.
+        When the name or a setting is unknown, or a value cannot be used.
     MissingDependencyError
         When a package of the engine is not installed.
+
+    Examples
+    --------
+    >>> engine = get_engine("mlip", potential="CHGNet", checkpoint="r2scan", fmax=0.05)
+    >>> engine.describe().label
+    'CHGNet-r2SCAN'
     """
     entry = _REGISTRY.get(name)
     if entry is None:
-        raise EngineError(f"engine {name!r} is unknown; known: {', '.join(_REGISTRY)}")
+        nearest = get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise EngineError(f"engine {name!r} is unknown; {hint}known: {', '.join(_REGISTRY)}")
     if missing := entry.list_missing():
         raise MissingDependencyError(
             f"engine {name!r} needs {', '.join(map(repr, missing))}, which is not installed; "
             f"install it with: {entry.describe_installation()}"
         )
+    engine = _build(name, entry, settings)
+    engine.settings = settings
+    return engine
+
+
+def _build(name: str, entry: _Entry, settings: dict[str, Any]) -> Engine:
+    """Call the builder of an engine with settings that it knows and whose values fit."""
     module, function = entry.builder.split(":")
     builder = getattr(importlib.import_module(module), function)
     preset = {"name": name, **dict(entry.preset)}
     known = [key for key in inspect.signature(builder).parameters if key not in preset]
     if unknown := sorted(set(settings) - set(known)):
+        nearest = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise EngineError(
-            f"engine {name!r} has no setting {', '.join(map(repr, unknown))}; known: {', '.join(known) or 'none'}"
+            f"engine {name!r} has no setting {', '.join(map(repr, unknown))}; {hint}known: {', '.join(known) or 'none'}"
         )
-    engine: Engine = builder(**preset, **settings)
-    engine.settings = settings
-    return engine
+    try:
+        if isinstance(builder, type):
+            made = builder(**preset, **settings)
+        else:
+            made = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(builder)(**preset, **settings)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise EngineError(f"engine {name!r} cannot be built with these settings: {wrong}") from error
+    return made if isinstance(made, Engine) else made.build()
 
 
 def recall_settings(engine: Engine) -> dict[str, Any] | None:

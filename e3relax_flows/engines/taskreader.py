@@ -10,7 +10,7 @@ import numpy as np
 from monty.json import MSONable
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
-from e3relax_flows.engines.ase_documents import read_ase_documents
+from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
 from e3relax_flows.engines.base import get_entry, read_structure
 from e3relax_flows.engines.vasp_documents import is_relaxation, read_vasp_documents, was_restarted
 from e3relax_flows.schemas.outcomes import RelaxationResult
@@ -40,6 +40,7 @@ VASP_FIELDS = (
 ASE_FIELDS = (
     *("input.mol_or_struct", "input.relax_cell", "input.relax_shape", "input.steps", "output.n_steps"),
     *("output.elapsed_time", "forcefield_name", "ase_calculator_name", "n_electronic_steps", "settings.xc"),
+    "potential",
 )
 
 
@@ -102,10 +103,12 @@ def _read_ase(document: Mapping[str, Any]) -> RelaxationResult | None:
     if (get_entry(document, "input", "steps") or 0) <= 1:  # a single point
         return None
     calculator = str(get_entry(document, "ase_calculator_name"))
+    info = read_potential(document)
     name = get_entry(document, "forcefield_name") or POTENTIALS.get(calculator.lower())
-    if name is not None:
-        potential = str(name).removeprefix("MLFF.")
-        return read_ase_documents([document], potential, f"{potential} (not DFT)", is_dft=False)
+    if info is not None or name is not None:
+        label = info.label if info is not None else str(name).removeprefix("MLFF.")
+        result = read_ase_documents([document], label, f"{label} (not DFT)", is_dft=False)
+        return result.model_copy(update={"potential": info})
     xc = get_entry(document, "settings", "xc")
     if xc is None:
         raise EngineError(

@@ -31,6 +31,19 @@ class OutcomeState(StrEnum):
     FAILED = "failed"
 
 
+class PotentialInfo(BaseModel):
+    """Which weights of which potential relaxed a structure, and how."""
+
+    label: str = Field(description="versioned name, such as SevenNet-l3i5; no two checkpoints have the same")
+    potential: str = Field(description="name of the potential, or dotted path of an ASE calculator")
+    checkpoint: str | None = Field(None, description="name of the weights in their package, or their file")
+    modal: str | None = Field(None, description="task of a network that serves several")
+    weights_hash: str | None = Field(None, description="sha256 of the file of weights; None: it has none")
+    functional: str | None = Field(None, description="of the energies that it was trained on; None: not known")
+    device: str | None = Field(None, description="what it ran on; None: the calculator chose")
+    fix_symmetry: bool | None = Field(None, description="whether the space group was kept; None: no relaxation")
+
+
 class RelaxationResult(BaseModel):
     """One relaxation by one engine, in the engine's own site order."""
 
@@ -55,6 +68,7 @@ class RelaxationResult(BaseModel):
     functionals: list[str] = Field(
         default_factory=list, description="of the relaxations one after the other, where more than one was run"
     )
+    potential: PotentialInfo | None = Field(None, description="weights that relaxed; None: DFT, or not known")
 
 
 class StructureErrors(BaseModel):
@@ -100,6 +114,7 @@ class OutcomeDoc(Displayed, BaseModel):
             ("message", self.message),
             ("relaxed", describe_structure(result.relaxed) if result else None),
             ("code", " ".join(filter(None, (code, result.functional))) if result and code else None),
+            ("weights, sha256", result.potential.weights_hash if result and result.potential else None),
             ("energy, eV", result.energy if result else None),
             ("ionic steps", result.n_ionic_steps if result else None),
             ("electronic steps", result.n_electronic_steps if result else None),

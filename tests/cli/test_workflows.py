@@ -172,7 +172,7 @@ def test_costs_from_both_starts_are_measured_side_by_side(run_script, tmp_path, 
     options = ("--engine", "chgnet", "--n", 2, "--out", tmp_path / "out")
     assert run_script("07_measure_dft_savings.py", *options) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "CHGNet, which is a potential and not DFT; predicted | initial"
+    assert lines[0] == "CHGNet-0.3.0, which is a potential and not DFT; predicted | initial"
     for line, name in zip(lines[1:3], ("rock salt NaBr from NaCl", "zinc blende GaP from GaAs"), strict=True):
         predicted, initial = map(int, re.match(rf"  {name}: (\d+) \| (\d+) ionic steps, ", line).groups())
         assert 1 <= predicted < 50

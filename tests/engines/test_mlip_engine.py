@@ -68,7 +68,7 @@ def test_result_is_labelled_as_not_dft_and_counts_evaluations(run):
     energies = [step.energy for step in document.output.ionic_steps]
     assert energies[-1] == energies[-2], "the last geometry is recorded twice"
     assert len(set(energies)) == result.n_ionic_steps == len(energies) - 1
-    assert (result.code, result.functional, result.is_dft) == ("CHGNet", "CHGNet (not DFT)", False)
+    assert (result.code, result.functional, result.is_dft) == ("CHGNet-0.3.0", "CHGNet-0.3.0 (not DFT)", False)
     assert result.n_electronic_steps is None
     assert result.energy == pytest.approx(-7.3, abs=0.2)  # two atoms, with the Materials Project's anion correction
     again = engine.read([jsanitize(document, strict=True)])
@@ -101,7 +101,7 @@ def test_cell_that_flies_apart_is_unconverged_and_keeps_its_last_sound_geometry(
 
 def test_elements_that_chgnet_never_saw_are_refused():
     lattice = Lattice.cubic(5.0)
-    with pytest.raises(EngineError, match=r"RaF2: CHGNet was not trained on Ra"):
+    with pytest.raises(EngineError, match=r"RaF2: CHGNet-0.3.0 was not trained on Ra"):
         get_engine("chgnet").make(
             Structure.from_spacegroup("Fm-3m", lattice, ["Ra", "F"], [[0, 0, 0], [0.25, 0.25, 0.25]])
         )
@@ -116,7 +116,7 @@ def test_optimizer_that_is_unknown_is_named(run):
 
 def test_missing_and_broken_documents_are_errors_that_say_so():
     engine = get_engine("chgnet")
-    with pytest.raises(EngineError, match="the CHGNet job left no document"):
+    with pytest.raises(EngineError, match=r"the CHGNet-0\.3\.0 job left no document"):
         engine.read([None])
     with pytest.raises(EngineError, match="holds no initial structure"):
         engine.read([{"dir_name": "x", "output": {"n_steps": 3}}])

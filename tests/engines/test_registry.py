@@ -34,7 +34,7 @@ def test_listing_engines_loads_nothing_heavy():
         "print(len(names), [m for m in ('torch', 'atomate2', 'ase', 'gpaw', 'chgnet') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "11 []"
+    assert out.strip() == "17 []"
 
 
 def test_listing_says_what_is_dft_and_what_to_type(monkeypatch):
@@ -42,7 +42,9 @@ def test_listing_says_what_is_dft_and_what_to_type(monkeypatch):
     monkeypatch.delenv("ATOMATE2_VASP_CMD", raising=False)
     monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "gpaw" else importlib.util.find_spec(name))
     engines = {info.name: info for info in list_engines()}
-    assert [name for name, info in engines.items() if not info.is_dft] == ["chgnet"]
+    assert [name for name, info in engines.items() if not info.is_dft] == [
+        *("chgnet", "chgnet-r2scan", "sevennet", "sevennet-0", "mace-mp-0", "mace-mpa-0", "mlip")
+    ]
     assert engines["gpaw"].available is False
     assert engines["gpaw"].hint.endswith("pip install 'e3relax-flows[gpaw]'")
     assert "ATOMATE2_VASP_CMD" in engines["vasp"].hint
@@ -54,13 +56,20 @@ def test_vasp_is_available_when_its_command_is(monkeypatch):
 
 
 def test_unknown_engine_names_the_known_ones():
-    with pytest.raises(EngineError, match=r"engine 'vsp' is unknown; known: chgnet, gpaw, vasp, "):
+    with pytest.raises(EngineError, match=r"engine 'vsp' is unknown; did you mean vasp\? known: chgnet, "):
         get_engine("vsp")
 
 
 def test_unknown_setting_names_the_known_ones():
-    with pytest.raises(EngineError, match=r"engine 'chgnet' has no setting 'fmx'; known: fmax, steps, time_limit_s"):
+    with pytest.raises(EngineError, match=r"engine 'chgnet' has no setting 'fmx'; did you mean fmax\? known: fmax, st"):
         get_engine("chgnet", fmx=0.1)
+
+
+def test_value_that_cannot_be_used_is_named():
+    with pytest.raises(EngineError, match=r"engine 'chgnet' cannot be built .* fmax: Input should be a valid number"):
+        get_engine("chgnet", fmax="small")
+    with pytest.raises(EngineError, match=r"engine 'mlip' cannot be built with these settings: potential: Field req"):
+        get_engine("mlip")
 
 
 def test_missing_package_names_the_extra(monkeypatch):
