@@ -29,6 +29,7 @@ from e3relax_flows.predict.inputs import check_structure, read_numbers, read_typ
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
 from e3relax_flows.predict.trust import Expectation, TrustModel
+from e3relax_flows.predict.vacuum import describe_objection, find_vacuum
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
 
 ADVICE = "start DFT from the initial structure"
@@ -148,8 +149,15 @@ def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> J
                 raise StructureError(
                     Reason.FAILED, f"{error}, and this model does not keep it; try another symprec or symmetry='free'"
                 ) from error
-    rules = Rules(geometry, freedom, types, symmetry)
-    return Journey(structure, read_numbers(structure), rules, geometry)
+    rules, numbers = Rules(geometry, freedom, types, symmetry), read_numbers(structure)
+    return Journey(structure, numbers, rules, geometry, objections=_check_vacuum(numbers, geometry, options))
+
+
+def _check_vacuum(numbers: NDArray[np.int64], geometry: Geometry, options: PredictOptions) -> list[Objection]:
+    """Object to vacuum that the options do not keep."""
+    vacuum = find_vacuum(numbers, geometry.positions, geometry.lattice)
+    message = describe_objection(vacuum, options.constraints) if vacuum else None
+    return [Objection(Reason.VACUUM, message)] if message else []
 
 
 @dataclass
@@ -168,7 +176,7 @@ class Item:
         if not isinstance(error, StructureError):
             what = str(error) if isinstance(error, E3RelaxError) else f"{type(error).__name__}: {error}"
             error = StructureError(Reason.FAILED, f"{what}; if the structure looks right, please report this with it")
-        if self.journey is not None and self.journey.n_passes > 0:
+        if self.journey is not None and (self.journey.n_passes > 0 or self.journey.objections):
             self.journey.stop(error)
         else:
             self.journey, self.error = None, error

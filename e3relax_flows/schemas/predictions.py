@@ -37,6 +37,7 @@ class Reason(StrEnum):
     SCORE = "score"
     HARM = "harm"
     UNTRAINED = "untrained"
+    VACUUM = "vacuum"
 
     NOT_A_STRUCTURE = "not_a_structure"
     UNREADABLE = "unreadable"
