@@ -32,7 +32,8 @@ MAX_ROWS = 100
 MAX_MESSAGES = 10
 LEGEND = (
     "volume ratio: predicted over initial. displaced: mean over atoms. expected error: displacement + 2.5 Å · strain "
-    "to the relaxed structure. harm: probability that the initial structure is nearer to the relaxed one."
+    "to the relaxed structure. harm: probability that the prediction is further from the relaxed structure "
+    "than the initial one, by more than 10 % and 0.02 Å."
 )
 
 

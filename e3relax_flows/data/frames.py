@@ -28,7 +28,8 @@ PREDICTION_COLUMNS = {
     "expected_error": "Å; displacement + 2.5 Å · strain to the relaxed structure, as calibrated",
     "error_low": "Å; lower end of the interval that holds that error for nine of ten",
     "error_high": "Å; upper end of it",
-    "harm_probability": "that the initial structure is nearer to the relaxed one",
+    "harm_probability": "that the prediction is further from the relaxed structure, by more than 10 % and 0.02 Å",
+    "expected_saving": "ln(error of the initial structure / error of the prediction), as calibrated",
     "displacement": "Å; initial to predicted, mean over atoms",
     "max_displacement": "Å; the largest of these",
     "strain": "norm of the logarithmic strain, initial to predicted",
@@ -74,7 +75,15 @@ OUTCOME_COLUMNS = {
     "same_basin": "StructureMatcher takes predicted and relaxed for the same structure",
     "last_updated": "UTC",
 }
-EXPECTED_COLUMNS = ("verdict", "score", "expected_error", "error_low", "error_high", "harm_probability")
+EXPECTED_COLUMNS = (
+    "verdict",
+    "score",
+    "expected_error",
+    "error_low",
+    "error_high",
+    "harm_probability",
+    "expected_saving",
+)
 
 
 def predictions_dataframe(store: Store, query: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -112,7 +121,7 @@ def outcomes_dataframe(
         Which ones, in MongoDB's language, such as {"start_kind": "predicted"}; none: all.
     predictions
         Store of predictions; where it is given, what was expected of each is joined: verdict, score, expected_error,
-        error_low, error_high, harm_probability.
+        error_low, error_high, harm_probability, expected_saving.
 
     Raises
     ------
@@ -182,7 +191,7 @@ def _describe_errors(start: str, errors: StructureErrors | None) -> dict[str, fl
 def _read_expected(store: Store, rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What was expected of each prediction of these outcomes, without reading structures."""
     ids = list(dict.fromkeys(row["prediction_id"] for row in rows))
-    fields = ["prediction_id", "verdict", "score", "expected_error", "error_interval", "harm_probability"]
+    fields = ["prediction_id", *(name for name in EXPECTED_COLUMNS if not name.startswith("error_")), "error_interval"]
     for start in range(0, len(ids), IDS_PER_QUERY):
         for raw in store.query({"prediction_id": {"$in": ids[start : start + IDS_PER_QUERY]}}, fields):
             low, high = raw.get("error_interval") or (None, None)

@@ -11,6 +11,7 @@ from pymatgen.core import Element
 
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.predict.distances import find_close_pair
+from e3relax_flows.predict.trust import Expectation, TrustModel
 from e3relax_flows.schemas.predictions import GuardLimits, Reason
 
 Floats = NDArray[np.float64]
@@ -96,19 +97,30 @@ def check_score(score: float, limits: GuardLimits) -> list[Objection]:
     ]
 
 
-def check_harm(harm: float | None, limits: GuardLimits, calibrated: float | None) -> list[Objection]:
-    """Object to a probability of harm above the user's limit or else above the model's calibrated one."""
-    limit = limits.max_harm if limits.max_harm is not None else calibrated
-    if harm is None or limit is None or harm <= limit:
+def check_trust(expectation: Expectation | None, limits: GuardLimits, trust: TrustModel | None) -> list[Objection]:
+    """Object to a probability of harm above the user's limit, or by the model's calibration: to harm or no saving."""
+    if expectation is None or trust is None:
         return []
-    source = "limit" if limits.max_harm is not None else "the model's calibrated limit"
-    return [
-        Objection(
-            Reason.HARM,
-            f"it may be further from the relaxed structure than the initial one is: probability {harm:.2f} "
-            f"({source} {limit:.2g})",
-        )
-    ]
+    limit = trust.max_harm if limits.max_harm is None else limits.max_harm
+    source = "the model's calibrated limit" if limits.max_harm is None else "limit"
+    if expectation.harm > limit:
+        further = "further" if expectation.saving is None else "more than 10 % and 0.02 Å further"
+        return [
+            Objection(
+                Reason.HARM,
+                f"it may be {further} from the relaxed structure than the initial one is: probability "
+                f"{expectation.harm:.2f} ({source} {limit:.2g})",
+            )
+        ]
+    if limits.max_harm is None and expectation.saving is not None and expectation.saving <= 0:
+        return [
+            Objection(
+                Reason.NO_SAVING,
+                "nothing is to be saved: its error is expected to be "
+                f"{np.exp(-expectation.saving):.2f} times that of the initial structure",
+            )
+        ]
+    return []
 
 
 def check_elements(numbers: NDArray[np.int64], limits: GuardLimits, trained: Collection[int] | None) -> list[Objection]:

@@ -22,8 +22,8 @@ from e3relax_flows.predict.guards import (
     check_distances,
     check_elements,
     check_exploded,
-    check_harm,
     check_score,
+    check_trust,
 )
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
@@ -82,7 +82,11 @@ class Journey:
             self.score, self.is_done = size, True
 
     def judge(
-        self, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None, harm: float | None
+        self,
+        options: PredictOptions,
+        calibration: Mapping[str, Any],
+        trust: TrustModel | None,
+        expectation: Expectation | None,
     ) -> list[Objection]:
         """What the guards have against the result, given what is known of the model."""
         initial, final = self.rules.initial, self.geometry
@@ -93,7 +97,7 @@ class Journey:
             objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
         if self.score is not None:
             objections += check_score(self.score, options.guards)
-        objections += check_harm(harm, options.guards, trust.max_harm if trust else None)
+        objections += check_trust(expectation, options.guards, trust)
         return objections
 
     def measure(self) -> dict[str, Any]:
@@ -125,6 +129,7 @@ def describe_expectation(expectation: Expectation) -> dict[str, Any]:
         "expected_error": expectation.error,
         "error_interval": (expectation.low, expectation.high),
         "harm_probability": expectation.harm,
+        "expected_saving": expectation.saving,
     }
 
 
@@ -200,7 +205,7 @@ class Item:
         journey.geometry = finish_symmetry(journey.geometry, journey.rules)
         measures = journey.measure()
         expectation = trust.expect(measures["signals"]) if trust else None
-        objections = journey.judge(options, calibration, trust, expectation.harm if expectation else None)
+        objections = journey.judge(options, calibration, trust, expectation)
         words = "; ".join(objection.message for objection in objections)
         return Prediction(
             structure=rebuild_structure(journey.structure, journey.geometry),

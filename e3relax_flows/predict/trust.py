@@ -31,15 +31,20 @@ class Expectation(NamedTuple):
     error: float  # Å, displacement + 2.5 Å · strain: half of all predictions like it are nearer
     low: float  # Å; lower end of the interval that holds the error with the calibrated coverage
     high: float  # Å
-    harm: float  # probability that the prediction is further from the relaxed structure than its start
+    harm: float  # probability that the prediction is materially further from the relaxed structure than its start
+    saving: float | None = None  # ln(error of the start / error of the prediction), mean of those like it
 
 
 @dataclass(frozen=True)
 class TrustModel:
     """Log-linear in the signals; its coefficients are fitted on pairs that the weights were not fitted to.
 
-    ln(error) and the log-odds of harm are linear in the logarithms of the signals. The interval is split-conformal:
-    quantiles of ln(error) - ln(expected error) on the calibration pairs; it covers what is drawn as they were.
+    ln(error), the saving and the log-odds of harm are linear in the logarithms of the signals. The interval is
+    split-conformal: quantiles of ln(error) - ln(expected error) on the calibration pairs; it covers what is drawn as
+    they were. Accepted is what is expected to save something and whose probability of harm is within the limit.
+
+    A calibration without `saving` is of an earlier release, which counted any worsening as harm and looked at nothing
+    else.
     """
 
     signals: tuple[str, ...]
@@ -48,6 +53,7 @@ class TrustModel:
     interval: tuple[float, float]  # quantiles of the logarithmic error
     coverage: float
     max_harm: float  # probability of harm up to which a prediction is accepted
+    saving: tuple[float, ...] | None = None  # as `error`
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any]) -> Self | None:
@@ -69,11 +75,13 @@ class TrustModel:
                 (float(entry["interval"][0]), float(entry["interval"][1])),
                 float(entry["coverage"]),
                 float(entry["max_harm"]),
+                tuple(map(float, entry["saving"])) if "saving" in entry else None,
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelError(f"the model's calibration of trust is damaged ({error!r}); export it again") from error
         unknown = sorted(set(model.signals) - SIGNALS.keys())
-        if unknown or {len(model.error), len(model.harm)} != {len(model.signals) + 1}:
+        weights = (model.error, model.harm, model.saving or model.harm)
+        if unknown or {len(each) for each in weights} != {len(model.signals) + 1}:
             raise ModelError(f"the model's calibration of trust does not fit this release (unknown: {unknown})")
         return model
 
@@ -85,7 +93,8 @@ class TrustModel:
         log_error = float(row @ np.array(self.error))
         log_odds = float(np.clip(row @ np.array(self.harm), -50.0, 50.0))
         low, high = (float(np.exp(log_error + end)) for end in self.interval)
-        return Expectation(float(np.exp(log_error)), low, high, 1.0 / (1.0 + float(np.exp(-log_odds))))
+        saving = float(row @ np.array(self.saving)) if self.saving else None
+        return Expectation(float(np.exp(log_error)), low, high, 1.0 / (1.0 + float(np.exp(-log_odds))), saving)
 
 
 def take_logs(rows: list[Mapping[str, float]], names: tuple[str, ...]) -> NDArray[np.float64]:

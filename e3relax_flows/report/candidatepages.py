@@ -176,6 +176,7 @@ def _list_facts(row: CandidateRow, prediction: PredictionDoc | None) -> list[tup
             ("expected error, Å", format_number(prediction.expected_error, 3)),
             ("nine of ten lie in, Å", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–"),
             ("probability of harm", format_number(prediction.harm_probability, 3)),
+            ("expected saving, ln(error before / after)", format_number(prediction.expected_saving, 3)),
             ("passes of the network", str(prediction.n_passes)),
         ]
     return [(name, text) for name, text in facts if text]

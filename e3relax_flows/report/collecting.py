@@ -156,6 +156,7 @@ def _find_trust(model_id: str, settings: E3RelaxSettings) -> list[TrustRow]:
         query = {"model_id": model_id, "state": "successful"}
         frame = outcomes_dataframe(stores.outcomes, query, stores.predictions)
     frame = frame.dropna(subset=["predicted_error", "initial_error"]).drop_duplicates("prediction_id")
-    columns = ["expected_error", "error_low", "error_high", "harm_probability", "predicted_error", "initial_error"]
+    expected = ["expected_error", "error_low", "error_high", "harm_probability"]
+    columns = [*expected, "predicted_error", "initial_error", "expected_saving"]
     rows = frame[columns].astype(object).where(frame[columns].notna(), None)
     return [TrustRow(*values) for values in rows.itertuples(index=False, name=None)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymatgen.core import Element
 
+from e3relax_flows.core.savings import find_harmed
 from e3relax_flows.data.ranking import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.report.pages import Figure, round_number
 from e3relax_flows.report.screenfigures import Points, place_points, thin_points
@@ -28,6 +29,7 @@ class TrustRow(NamedTuple):
     harm_probability: float | None
     error: float
     initial_error: float
+    expected_saving: float | None = None  # None: its model counts any worsening as harm
 
 
 class ElementError(NamedTuple):
@@ -151,8 +153,8 @@ def draw_expected(rows: Sequence[TrustRow]) -> list[Figure]:
 
 
 def draw_harm_bins(rows: Sequence[TrustRow]) -> list[Figure]:
-    """How many predictions were further from the relaxed structure than their start, by the probability of it."""
-    known = [(row.harm_probability, row.error > row.initial_error) for row in rows if row.harm_probability is not None]
+    """How many predictions did harm, as their model counts it, by the probability of it."""
+    known = [(row.harm_probability, _is_harmed(row)) for row in rows if row.harm_probability is not None]
     if not known:
         return []
     places = np.clip(np.digitize([risk for risk, _ in known], HARM_EDGES) - 1, 0, len(HARM_EDGES) - 2)
@@ -180,6 +182,12 @@ def draw_harm_bins(rows: Sequence[TrustRow]) -> list[Figure]:
     }
     caption = f"{len(known):,} relaxations; numbers are how many lie in each bin. Both bars should be equally high."
     return [Figure("harm-bins", "Probability of harm and harm", caption, data, layout)]
+
+
+def _is_harmed(row: TrustRow) -> bool:
+    if row.expected_saving is not None:
+        return bool(find_harmed(np.array(row.initial_error), np.array(row.error)))
+    return row.error > row.initial_error
 
 
 def count_coverage(rows: Sequence[TrustRow]) -> tuple[int, int]:

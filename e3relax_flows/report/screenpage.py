@@ -197,7 +197,12 @@ def choose_columns(table: ScreenTable, has_hull: bool) -> list[dict[str, Any]]:
             "help": "mean displacement of the atoms from the relaxed structure",
         },
         {"id": "score", "name": "score, Å", "digits": 4},
-        {"id": "harm", "name": "harm", "digits": 2, "help": "probability that the initial structure is nearer"},
+        {
+            "id": "harm",
+            "name": "harm",
+            "digits": 2,
+            "help": "probability that the prediction is materially further from the relaxed structure",
+        },
         {"id": "steps", "name": "steps", "digits": 0, "help": "ionic steps from the predicted structure"},
         {"id": "control", "name": "steps, initial", "digits": 0, "help": "ionic steps from the initial structure"},
         {"id": "note", "name": "note", "long": True},

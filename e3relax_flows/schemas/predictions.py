@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from math import exp
 from typing import Annotated, Any, Literal
 
 from monty.json import jsanitize
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     DETERMINANT = "determinant"
     SCORE = "score"
     HARM = "harm"
+    NO_SAVING = "no_saving"
     UNTRAINED = "untrained"
     VACUUM = "vacuum"
 
@@ -78,7 +80,11 @@ class GuardLimits(BaseModel):
     max_strain: float = Field(1.0, description="largest absolute eigenvalue of the logarithmic strain")
     max_score: float | None = Field(None, description="largest score, Å; none: no limit")
     max_harm: float | None = Field(
-        None, ge=0, le=1, description="largest probability of harm; none: the model's calibrated threshold"
+        None,
+        ge=0,
+        le=1,
+        description="largest probability of harm; none: the model's calibrated rule, which also refuses what is "
+        "expected to save nothing",
     )
     allow_untrained: bool = Field(False, description="accept elements that the model has hardly seen in training")
 
@@ -122,7 +128,14 @@ class Prediction(Displayed, BaseModel):
         None, description="Å; holds that error for nine of ten structures like those of the calibration"
     )
     harm_probability: float | None = Field(
-        None, description="probability that the initial structure is nearer to the relaxed one than the prediction"
+        None,
+        description="probability that the prediction is further from the relaxed structure than the initial one, by "
+        "more than 10 % and 0.02 Å (displacement + 2.5 Å · strain); where `expected_saving` is None: further at all",
+    )
+    expected_saving: float | None = Field(
+        None,
+        description="ln(error of the initial structure / error of the prediction), as calibrated; None where the "
+        "model was calibrated by an earlier release",
     )
     signals: dict[str, float] = Field(default_factory=dict, description="what these were computed from")
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
@@ -135,7 +148,7 @@ class Prediction(Displayed, BaseModel):
 
     def summarize(self) -> Summary:
         """What is shown of it."""
-        interval = self.error_interval
+        interval, saving = self.error_interval, self.expected_saving
         facts: list[tuple[str, object]] = [
             ("initial", describe_structure(self.initial)),
             ("predicted", describe_structure(self.structure)),
@@ -147,6 +160,7 @@ class Prediction(Displayed, BaseModel):
             ("expected error, Å", self.expected_error),
             ("nine of ten lie in, Å", f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else None),
             ("probability of harm", self.harm_probability),
+            ("expected error, predicted / initial", exp(-saving) if saving is not None else None),
             ("score, Å", self.score),
             ("model", self.model_id),
         ]

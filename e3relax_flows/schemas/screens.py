@@ -122,7 +122,9 @@ class CandidateRow(BaseModel):
     reasons: list[Reason] = Field(default_factory=list)
     score: float | None = Field(None, description="Å")
     expected_error: float | None = Field(None, description="Å")
-    harm_probability: float | None = Field(None, description="that the initial structure is nearer to the relaxed one")
+    harm_probability: float | None = Field(
+        None, description="that the prediction is materially further from the relaxed one"
+    )
     duplicate_of: str | None = Field(None, description="id of the candidate that is relaxed in its place")
     outcomes: list[OutcomeRow] = Field(default_factory=list)
 

@@ -1,14 +1,15 @@
-"""Trust in a model, fitted on pairs that its weights were not fitted to: expected error, risk of harm, threshold."""
+"""Trust in a model, fitted on pairs that its weights were not fitted to: expected error, saving, harm, threshold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e3relax_flows.core.savings import find_harmed, measure_savings
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
 from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
@@ -20,11 +21,12 @@ from e3relax_flows.train.pairs import join_pairs
 Floats = NDArray[np.float64]
 
 COVERAGE = 0.9
-HARM_GOAL = 0.03  # of all structures, for every source
+HARM_GOAL = 0.03  # material harm: of all structures, for every source
+NEAR_GOAL = 0.08  # of the better starts, a fifth of which are minima themselves: more than any screen has
 MIN_PAIRS = 50  # of a source, to have a say in the threshold
 MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficients cannot be told
-RESOLUTION = 0.005  # Å; nearer to the minimum than this, a relaxation saves no more steps
 NEAR = " (near)"  # added to the source of a pair whose start was made better
+BETTER = "better starts"  # all of these as one source
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 
 
@@ -37,14 +39,34 @@ class CalibrationSet(NamedTuple):
     after: Floats  # [n] Å, error of the prediction
     sources: NDArray[np.str_]  # [n]
 
+    def take(self, mask: NDArray[np.bool_]) -> CalibrationSet:
+        """Some of the starts."""
+        kept = (values[mask] for values in (self.before, self.after, self.sources))
+        return CalibrationSet(self.logs[mask], self.signals, *kept)
+
+
+class Judgement(NamedTuple):
+    """What the guard knows of each start of a calibration set."""
+
+    harm: Floats  # [n] probability of material harm
+    saving: Floats  # [n] expected ln(error of the start / error of the prediction)
+
+    def accept(self, limit: float) -> NDArray[np.bool_]:
+        """Which predictions [n] a limit on the probability of harm lets through."""
+        return (self.harm <= limit) & (self.saving > 0)
+
 
 class Threshold(NamedTuple):
     """One point of the guard's curve: what comes of accepting up to a probability of harm."""
 
     max_harm: float
     accepted: float  # share
-    saving: float  # mean over all of ln(error of the start / error of what is served)
-    harmed: dict[str, float]  # by source, share of all that are served a worse start than they came with
+    saving: float  # mean over sources of the mean ln(error of the start / error of what is served)
+    harmed: dict[str, float]  # by source, bound of the share of all that are served a materially worse start
+
+    def exceed(self, goal: float) -> float:
+        """How far the worst source is above its goal; at most 0 where all keep it."""
+        return max(share - (NEAR_GOAL if source == BETTER else goal) for source, share in self.harmed.items())
 
 
 def collect(predictor: Predictor, pairs: PairSet, options: PredictOptions | None = None) -> CalibrationSet:
@@ -88,19 +110,47 @@ def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
 
 
 def fit_trust(data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Fit what to expect, and choose the threshold that saves most among those that keep the goal.
+    """Fit what to expect, and choose the threshold that saves most among those that keep the goals.
 
-    For the risk of harm every source counts the same, so that no kind of crystal pays for another.
+    For saving and the risk of harm every source counts the same, so that no kind of crystal pays for another. The
+    threshold is judged on every source by coefficients that were fitted without it: it is to hold under shift, too.
     """
     error = fit_line(data.logs, np.log(np.maximum(data.after, 1e-6)))
     rest = np.log(np.maximum(data.after, 1e-6)) - data.logs @ error
     tail = (1.0 - COVERAGE) / 2
     interval = (find_quantile(rest, tail), find_quantile(rest, 1.0 - tail))
-    harm = fit_odds(data.logs, data.after > data.before, balance_sources(data.sources))
-    curve = trace_thresholds(data, find_harm(data.logs, harm))
+    harm, saving = fit_guard(data)
+    limit = choose_max_harm(trace_thresholds(data, judge_unseen(data)), goal)
     return TrustModel(
-        data.signals, tuple(error.tolist()), tuple(harm.tolist()), interval, COVERAGE, choose_max_harm(curve, goal)
+        data.signals, tuple(error.tolist()), tuple(harm.tolist()), interval, COVERAGE, limit, tuple(saving.tolist())
     )
+
+
+def fit_guard(data: CalibrationSet) -> tuple[Floats, Floats]:
+    """Coefficients of the log-odds of material harm and of the saving."""
+    counts = balance_sources(data.sources)
+    harm = fit_odds(data.logs, find_harmed(data.before, data.after), counts)
+    return harm, fit_line(data.logs, measure_savings(data.before, data.after), counts)
+
+
+def judge_starts(data: CalibrationSet, harm: Floats, saving: Floats | None) -> Judgement:
+    """What the guard says by its coefficients; without those of the saving it expects some of every prediction."""
+    savings = np.ones(len(data.logs)) if saving is None else data.logs @ saving
+    return Judgement(find_harm(data.logs, harm), savings)
+
+
+def judge_unseen(data: CalibrationSet) -> Judgement:
+    """What the guard says of the starts of each source when it was fitted without that source; one alone is seen."""
+    names = np.char.replace(data.sources, NEAR, "")
+    sources = np.unique(names)
+    if len(sources) == 1:
+        return judge_starts(data, *fit_guard(data))
+    found = Judgement(np.empty(len(names)), np.empty(len(names)))
+    for source in sources:
+        left_out = names == source
+        judged = judge_starts(data.take(left_out), *fit_guard(data.take(~left_out)))
+        found.harm[left_out], found.saving[left_out] = judged
+    return found
 
 
 def find_quantile(values: Floats, share: float) -> float:
@@ -111,14 +161,15 @@ def find_quantile(values: Floats, share: float) -> float:
     return float(np.sort(values)[rank - 1])
 
 
-def fit_line(logs: Floats, target: Floats) -> Floats:
-    """Least squares with a small ridge."""
-    return np.asarray(np.linalg.solve(logs.T @ logs + _penalty(logs), logs.T @ target), dtype=np.float64)
+def fit_line(logs: Floats, target: Floats, counts: Floats | None = None) -> Floats:
+    """Least squares with a small ridge; `counts` [n] say how much a row counts."""
+    weighted = logs if counts is None else logs * counts[:, None]
+    return np.asarray(np.linalg.solve(weighted.T @ logs + _penalty(logs), weighted.T @ target), dtype=np.float64)
 
 
 def pool_sources(sources: NDArray[np.str_]) -> NDArray[np.str_]:
     """The sources, with all better starts as one."""
-    return np.where(np.char.endswith(sources, NEAR), "better starts", sources)
+    return np.where(np.char.endswith(sources, NEAR), BETTER, sources)
 
 
 def balance_sources(sources: NDArray[np.str_]) -> Floats:
@@ -153,43 +204,58 @@ def find_harm(logs: Floats, weights: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-np.clip(logs @ weights, -50.0, 50.0)))
 
 
-def trace_thresholds(data: CalibrationSet, harm: Floats, n_points: int = 60) -> list[Threshold]:
+def trace_thresholds(data: CalibrationSet, judged: Judgement, n_points: int = 60) -> list[Threshold]:
     """The guard's curve: thresholds at even shares of acceptance."""
-    limits = np.unique(np.quantile(harm, np.linspace(0.02, 1.0, n_points)))
-    return [measure_threshold(data, harm, float(limit)) for limit in limits]
+    limits = np.unique(np.quantile(judged.harm, np.linspace(0.02, 1.0, n_points)))
+    return [measure_threshold(data, judged, float(limit)) for limit in limits]
 
 
-def measure_threshold(data: CalibrationSet, harm: Floats, limit: float) -> Threshold:
-    """What comes of a threshold; sources too small for a say have one together."""
-    gains = np.log(np.maximum(data.before, RESOLUTION) / np.maximum(data.after, RESOLUTION))
-    sources, accepted = pool_sources(data.sources), harm <= limit
-    harmed = accepted & (data.after > data.before)
+def measure_threshold(data: CalibrationSet, judged: Judgement, limit: float) -> Threshold:
+    """What comes of a threshold; sources too small for a say have one together.
+
+    Of n starts of which k are harmed (k + 1) / (n + 1) is stated: conformal control of the risk of the next one.
+    """
+    sources, accepted = pool_sources(data.sources), judged.accept(limit)
+    gains = measure_savings(data.before, data.after) * accepted
+    harmed = accepted & find_harmed(data.before, data.after)
+    masks = {str(source): sources == source for source in np.unique(sources)}
+    judges = {source: mask for source, mask in masks.items() if mask.sum() >= MIN_PAIRS}
     shares = {
-        source: float(harmed[mask].mean())
-        for source in sorted(set(sources.tolist()))
-        if (mask := sources == source).sum() >= MIN_PAIRS
-    } or {"all": float(harmed.mean())}
-    return Threshold(limit, float(accepted.mean()), float((gains * accepted).mean()), shares)
+        source: float((harmed[mask].sum() + 1) / (mask.sum() + 1))
+        for source, mask in (judges or {"all": np.full(len(sources), True)}).items()
+    }
+    saving = float(np.mean([gains[mask].mean() for mask in masks.values()]))
+    return Threshold(limit, float(accepted.mean()), saving, shares)
 
 
 def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
-    """The threshold that saves most among those that keep harm below the goal for every source.
+    """The threshold that saves most among those that keep material harm below the goals for every source.
 
-    Where none does, the one with the least harm.
+    Where none does, the one that saves most among those nearest to it.
     """
-    kept = [point for point in curve if max(point.harmed.values(), default=0.0) <= goal]
-    if kept:
-        return max(kept, key=lambda point: point.saving).max_harm
-    return min(curve, key=lambda point: max(point.harmed.values(), default=0.0)).max_harm
+    least = max(min(point.exceed(goal) for point in curve), 0.0)
+    kept = [point for point in curve if point.exceed(goal) <= least]
+    return max(kept, key=lambda point: point.saving).max_harm
 
 
 def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
     """Trust of another model; its threshold is lowered where it lets more harm pass than the goal, never raised."""
-    harm = find_harm(data.logs, np.array(known.harm))
-    tighter = [point for point in trace_thresholds(data, harm) if point.max_harm < known.max_harm]
-    if not tighter or max(measure_threshold(data, harm, known.max_harm).harmed.values()) <= goal:
+    judged = judge_by(known, data)
+    tighter = [point for point in trace_thresholds(data, judged) if point.max_harm < known.max_harm]
+    if not tighter or measure_threshold(data, judged, known.max_harm).exceed(goal) <= 0:
         return known
     return replace(known, max_harm=choose_max_harm(tighter, goal))
+
+
+def describe_trust(trust: TrustModel) -> dict[str, Any]:
+    """The entry of a calibration that `TrustModel.from_calibration` reads."""
+    values = {name: value for name, value in asdict(trust).items() if value is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def judge_by(trust: TrustModel, data: CalibrationSet) -> Judgement:
+    """What a calibrated guard says of the starts."""
+    return judge_starts(data, np.array(trust.harm), np.array(trust.saving) if trust.saving else None)
 
 
 def calibrate(
@@ -216,17 +282,9 @@ def calibrate(
     n_known = int((parent or {}).get("n_fitted", (parent or {}).get("n_pairs", 0)))
     if known is not None and known.signals == trust.signals and n_fitted < min(MIN_STARTS, n_known):
         trust, n_fitted = keep_trust(known, data), n_known
-    harm = find_harm(data.logs, np.array(trust.harm))
     return {
-        "trust": {
-            "signals": list(trust.signals),
-            "error": list(trust.error),
-            "harm": list(trust.harm),
-            "interval": list(trust.interval),
-            "coverage": trust.coverage,
-            "max_harm": trust.max_harm,
-        },
+        "trust": describe_trust(trust),
         "n_fitted": n_fitted,
         "n_pairs": len(data.after),
-        "refused": float(np.mean(harm > trust.max_harm)),
+        "refused": float(1 - judge_by(trust, data).accept(trust.max_harm).mean()),
     }

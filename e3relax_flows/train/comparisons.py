@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e3relax_flows.core.savings import find_harmed
 from e3relax_flows.schemas.models import Comparison, GateLimits, Harm
 from e3relax_flows.train.bootstrap import PairedErrors, divide_errors, draw_sums
-from e3relax_flows.train.metrics import find_harmed
 
 ALL, SOURCE, STRATUM, SERVED, ORIGINAL = "all", "source: ", "stratum: ", "served: ", "original: "
 SMALL_ONES = "(the small ones together)"

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.savings import find_harmed, measure_savings
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 from e3relax_flows.train.dataset import Pair, PairSet
 from e3relax_flows.train.metrics import (
     combine_errors,
-    find_harmed,
     measure_pair,
-    measure_savings,
     summarize_by_source,
 )
 

@@ -11,8 +11,6 @@ from e3relax_flows.core.geometry import measure_displacements, measure_log_strai
 from e3relax_flows.train.dataset import Pair
 
 METRICS = ("displacement", "strain", "volume")
-MATERIAL_RATIO, MATERIAL_DISTANCE = 1.1, 0.02  # of the start's error, and Å; a worsening beyond both costs DFT steps
-RESOLUTION = 0.005  # Å; nearer to the minimum than this, a relaxation saves no more steps
 
 
 def measure_pair(
@@ -29,22 +27,6 @@ def measure_pair(
 def combine_errors(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """One number, Å, for each pair: displacement plus strain times 2.5 Å, a typical atomic spacing."""
     return errors[:, 0] + 2.5 * errors[:, 1]
-
-
-def find_harmed(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which structures [n] are materially further from the relaxed ones than they came.
-
-    Parameters
-    ----------
-    before, after
-        [n] Å, combined errors of the starts and of what took their place.
-    """
-    return after > MATERIAL_RATIO * before + MATERIAL_DISTANCE
-
-
-def measure_savings(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What is saved [n]: ln(before / after) of the combined errors, Å, neither below `RESOLUTION`."""
-    return np.log(np.maximum(before, RESOLUTION) / np.maximum(after, RESOLUTION))
 
 
 def summarize_by_source(

@@ -7,7 +7,8 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import GuardLimits, PredictOptions, Predictor
 from e3relax_flows.core.errors import ModelError
-from e3relax_flows.predict.guards import check_cell, check_distances, check_exploded, check_harm, check_score
+from e3relax_flows.predict.guards import check_cell, check_distances, check_exploded, check_score, check_trust
+from e3relax_flows.predict.trust import Expectation, TrustModel
 from e3relax_flows.schemas.predictions import Reason, Verdict
 
 CUBE = 4.0 * np.eye(3)
@@ -73,14 +74,29 @@ def test_score_has_a_limit_where_the_user_sets_one():
 
 
 def test_harm_limit_of_the_user_wins_over_the_calibrated_one():
-    assert check_harm(0.9, GuardLimits(), None) == []
-    assert check_harm(None, GuardLimits(max_harm=0.1), 0.1) == []
-    assert check_harm(0.2, GuardLimits(max_harm=0.3), 0.1) == []
-    assert check_harm(0.1, GuardLimits(), 0.1) == []
-    (objection,) = check_harm(0.2, GuardLimits(), 0.1)
+    trust = TrustModel.from_calibration(make_trust(max_harm=0.1))
+
+    def check(harm, limits, saving=None):
+        return check_trust(Expectation(0.1, 0.05, 0.2, harm, saving), limits, trust)
+
+    assert check_trust(None, GuardLimits(max_harm=0.1), trust) == check_trust(None, GuardLimits(), None) == []
+    assert check(0.2, GuardLimits(max_harm=0.3)) == check(0.1, GuardLimits()) == []
+    (objection,) = check(0.2, GuardLimits())
     assert objection.reason == Reason.HARM
+    assert "it may be further from" in objection.message
     assert "probability 0.20 (the model's calibrated limit 0.1)" in objection.message
-    assert "(limit 0.15)" in check_harm(0.2, GuardLimits(max_harm=0.15), 0.1)[0].message
+    assert "(limit 0.15)" in check(0.2, GuardLimits(max_harm=0.15))[0].message
+    assert "more than 10 % and 0.02 Å further" in check(0.2, GuardLimits(), saving=0.5)[0].message
+
+
+def test_what_saves_nothing_is_refused_unless_the_user_sets_the_limit():
+    trust = TrustModel.from_calibration(make_trust(max_harm=0.1))
+    worse = Expectation(0.1, 0.05, 0.2, 0.05, -np.log(1.25))
+    (objection,) = check_trust(worse, GuardLimits(), trust)
+    assert objection.reason == Reason.NO_SAVING
+    assert "expected to be 1.25 times that of the initial structure" in objection.message
+    assert check_trust(worse, GuardLimits(max_harm=0.1), trust) == []
+    assert check_trust(worse._replace(saving=0.01), GuardLimits(), trust) == []
 
 
 def test_exploded_cells_are_beyond_any_option():
@@ -157,6 +173,10 @@ def test_harm_guard_uses_the_calibration_of_the_model():
         (refused.expected_error * np.exp(-0.5), refused.expected_error * np.exp(1))
     )
     assert np.array_equal(refused.structure.lattice.matrix, trusted.structure.lattice.matrix)
+    saves = make_trust(max_harm=harm * 1.01, saving=[np.log(2.0), 0.0, 0.0])
+    assert Predictor(network, "m-1", saves, "cpu").predict([salt], options)[0].expected_saving == pytest.approx(
+        np.log(2)
+    )
     all_pass = options.model_copy(update={"guards": GuardLimits(max_harm=1.0)})
     assert Predictor(network, "m-1", make_trust(max_harm=0.0), "cpu").predict([salt], all_pass)[0].verdict == "accept"
 
@@ -168,6 +188,7 @@ def test_harm_guard_uses_the_calibration_of_the_model():
         ({"signals": ["residual", "colour"]}, "colour"),
         ({"interval": [1.0]}, "damaged"),
         ({"harm": "no"}, "damaged"),
+        ({"saving": [1.0]}, "does not fit"),
     ],
 )
 def test_damaged_calibration_is_refused(changes, message):
