@@ -117,8 +117,7 @@ def fit_trust(data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
     """
     error = fit_line(data.logs, np.log(np.maximum(data.after, 1e-6)))
     rest = np.log(np.maximum(data.after, 1e-6)) - data.logs @ error
-    tail = (1.0 - COVERAGE) / 2
-    interval = (find_quantile(rest, tail), find_quantile(rest, 1.0 - tail))
+    interval = find_interval(rest, data.sources)
     harm, saving = fit_guard(data)
     limit = choose_max_harm(trace_thresholds(data, judge_unseen(data)), goal)
     return TrustModel(
@@ -151,6 +150,21 @@ def judge_unseen(data: CalibrationSet) -> Judgement:
         judged = judge_starts(data.take(left_out), *fit_guard(data.take(~left_out)))
         found.harm[left_out], found.saving[left_out] = judged
     return found
+
+
+def find_interval(rest: Floats, sources: NDArray[np.str_]) -> tuple[float, float]:
+    """Ends of the interval of logarithmic errors that covers every source: nobody knows the source of the next one."""
+    tail = (1.0 - COVERAGE) / 2
+    parts = [rest[mask] for mask in _list_judges(sources).values()]
+    return (min(find_quantile(part, tail) for part in parts), max(find_quantile(part, 1.0 - tail) for part in parts))
+
+
+def _list_judges(sources: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the sources that have a say, better starts as one; those too small for a say have one together."""
+    pooled = pool_sources(sources)
+    masks = {str(source): pooled == source for source in np.unique(pooled)}
+    judges = {source: mask for source, mask in masks.items() if mask.sum() >= MIN_PAIRS}
+    return judges or {"all": np.full(len(sources), True)}
 
 
 def find_quantile(values: Floats, share: float) -> float:
@@ -218,13 +232,11 @@ def measure_threshold(data: CalibrationSet, judged: Judgement, limit: float) -> 
     sources, accepted = pool_sources(data.sources), judged.accept(limit)
     gains = measure_savings(data.before, data.after) * accepted
     harmed = accepted & find_harmed(data.before, data.after)
-    masks = {str(source): sources == source for source in np.unique(sources)}
-    judges = {source: mask for source, mask in masks.items() if mask.sum() >= MIN_PAIRS}
     shares = {
         source: float((harmed[mask].sum() + 1) / (mask.sum() + 1))
-        for source, mask in (judges or {"all": np.full(len(sources), True)}).items()
+        for source, mask in _list_judges(data.sources).items()
     }
-    saving = float(np.mean([gains[mask].mean() for mask in masks.values()]))
+    saving = float(np.mean([gains[sources == source].mean() for source in np.unique(sources)]))
     return Threshold(limit, float(accepted.mean()), saving, shares)
 
 

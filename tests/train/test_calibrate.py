@@ -16,6 +16,7 @@ from e3relax_flows.train.calibrate import (
     choose_max_harm,
     describe_trust,
     find_harm,
+    find_interval,
     find_quantile,
     fit_guard,
     fit_odds,
@@ -198,6 +199,20 @@ def test_better_starts_have_a_goal_of_their_own():
     assert point.harmed.keys() == {"a", "better starts"}
     own = point.harmed["a"] - 0.03
     assert point.exceed(0.03) == pytest.approx(max(own, point.harmed["better starts"] - NEAR_GOAL))
+
+
+def test_the_interval_covers_every_source():
+    """Errors of one source scatter twice as far; where it is too small for a say, it is covered as the others are."""
+    rng = np.random.default_rng(3)
+    rest = np.concatenate([rng.normal(0, 0.5, 3000), rng.normal(0, 1.0, 600)])
+    sources = np.array(["calm"] * 3000 + ["wild"] * 600)
+    low, high = find_interval(rest, sources)
+    held = (rest >= low) & (rest <= high)
+    assert held[3000:].mean() == pytest.approx(0.9, abs=0.01)
+    assert held[:3000].mean() > 0.99
+    few = slice(0, 3049)
+    low, high = find_interval(rest[few], sources[few])
+    assert (low, high) == (find_quantile(rest[:3000], 0.05), find_quantile(rest[:3000], 0.95))
 
 
 def test_every_source_counts_the_same():
