@@ -52,9 +52,10 @@ docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # pytest's filters are lifted: old packages warn of what they were changed for
-LOWEST := tests/core tests/graphs tests/predict tests/jobs tests/stores tests/flows/test_prerelax.py \
-  tests/flows/test_screen.py tests/cli/test_app.py tests/cli/test_predict_command.py tests/engines/test_mlip_engine.py \
-  tests/engines/test_registry.py tests/submit/test_local.py tests/submit/test_places.py tests/test_imports.py
+LOWEST := tests/core tests/schemas tests/graphs tests/predict tests/stores tests/ledger tests/candidates \
+  tests/registry tests/prerelax tests/screening/test_screen.py tests/cli/test_app.py tests/cli/test_predict_command.py \
+  tests/engines/test_mlip_engine.py tests/engines/test_registry.py tests/submit/test_local.py tests/submit/test_places.py \
+  tests/test_imports.py
 
 test-lowest:
 	$(PYTHON) -m venv --clear $(VENV)-lowest

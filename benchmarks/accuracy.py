@@ -35,7 +35,7 @@ from accuracy_metrics import (
 from accuracy_tables import LABELS, NOTES, format_goals, format_methods, format_starts
 from pymatgen.core import Structure
 
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
 from e3relax_flows.train.dataset import load_pairs

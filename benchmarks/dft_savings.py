@@ -36,8 +36,8 @@ from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
 from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.core.modelfolders import find_model
-from e3relax_flows.core.runinfo import collect_versions
+from e3relax_flows.core.model_folders import find_model
+from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict

@@ -24,9 +24,9 @@ from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from rich.table import Table
 
-from e3relax_flows.data.pairbuilder import PairBuilder
-from e3relax_flows.data.sqlite import SQLiteStore
-from e3relax_flows.engines.taskreader import TaskReader
+from e3relax_flows.engines.task_reader import TaskReader
+from e3relax_flows.pairs.builder import PairBuilder
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 COLUMNS = ("build", "documents", "pairs", "seconds", "CPU s", "CPU ms per document", "memory MB", "growth MB")
 ELEMENTS = ("Li", "Mg", "Al", "Ti", "Fe", "Zn", "O", "S", "Cl", "N")

@@ -6,8 +6,8 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.data.outcomes import join_outcome
-from e3relax_flows.report.screenpage import ScreenDocuments
+from e3relax_flows.ledger.joining import join_outcome
+from e3relax_flows.report.screen_page import ScreenDocuments
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc

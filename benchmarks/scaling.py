@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from e3relax_flows.core.ids import draw_uniform
-from e3relax_flows.core.runinfo import now
+from e3relax_flows.core.run_information import now
 from e3relax_flows.train.config import TrainConfig
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.loop import LOG_FILE, train_model

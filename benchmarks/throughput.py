@@ -48,7 +48,7 @@ from throughput_parts import (
     watch_parts,
 )
 
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.model.released import ReleasedConfig
 from e3relax_flows.predict.predictor import Predictor

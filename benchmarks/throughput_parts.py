@@ -21,7 +21,7 @@ from pymatgen.core import Structure
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from e3relax_flows.data.prototypes import build_candidates
+from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.graphs.batching import Crystal, CrystalBatch, pack_crystals
 from e3relax_flows.graphs.convert import structure_to_arrays
 from e3relax_flows.model.interface import RelaxationNetwork

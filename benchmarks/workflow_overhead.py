@@ -42,15 +42,15 @@ from rich.console import Console
 from rich.table import Table
 from soak_parts import Place
 
+from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.reading import ReadItem
-from e3relax_flows.data.screenstores import open_screen_stores
-from e3relax_flows.driver import firetask  # noqa: F401  a worker's import, not the submission's
-from e3relax_flows.driver.control import start_screen
-from e3relax_flows.driver.register import register_screen
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.screening import firetask  # noqa: F401  a worker's import, not the submission's
+from e3relax_flows.screening.control import start_screen
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.register import register_screen
+from e3relax_flows.screening.store import open_screen_stores
 from e3relax_flows.testing import TablePredictor
 
 BATCH = 50
@@ -150,7 +150,7 @@ def submit_ours(n: int) -> dict[str, float]:
 
 def replace_predictor() -> None:
     """The default model of this process predicts what it is given."""
-    from e3relax_flows.core.modelfolders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
+    from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 
     folder = load_settings().DATA_DIR / "models" / MODEL
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 CARD = "e3relax_flows/weights/small/card.md"
 PACKAGES = [
     "predict",
-    "flows",
-    "jobs",
+    "prerelax",
+    "screening",
     "engines",
-    "data",
+    "candidates",
+    "ledger",
+    "registry",
+    "pairs",
+    "judging",
+    "retraining",
+    "campaigns",
     "submit",
-    "driver",
+    "stores",
     "schemas",
     "core",
     "report",
@@ -33,7 +39,7 @@ PACKAGES = [
     "train",
 ]  # in the order of their use; `cli` has a page of its own
 CONFIGURATIONS = {
-    "configs/screen.yaml": "e3relax_flows.cli.screenconfig:ScreenConfig",
+    "configs/screen.yaml": "e3relax_flows.cli.screen_config:ScreenConfig",
     "configs/train.yaml": "e3relax_flows.train.config:TrainConfig",
     "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
     "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from e3relax_flows.data.frames import outcomes_dataframe, predictions_dataframe
+    from e3relax_flows.ledger.frames import outcomes_dataframe, predictions_dataframe
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.schemas.predictions import Constraints, GuardLimits, Prediction, PredictOptions
 
@@ -29,8 +29,8 @@ _HOMES = {
     "PredictOptions": "e3relax_flows.schemas.predictions",
     "Prediction": "e3relax_flows.schemas.predictions",
     "Predictor": "e3relax_flows.predict.predictor",
-    "outcomes_dataframe": "e3relax_flows.data.frames",
-    "predictions_dataframe": "e3relax_flows.data.frames",
+    "outcomes_dataframe": "e3relax_flows.ledger.frames",
+    "predictions_dataframe": "e3relax_flows.ledger.frames",
 }
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from fake_vasp import fake_vasp  # noqa: F401
+from made_documents import make_model, make_outcome, make_prediction  # noqa: F401
+from remote_manager import sent  # noqa: F401
 
-from e3relax_flows.core.modelfolders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
+from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 
@@ -22,6 +24,7 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would become
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E3RelaxSettings:
     """Settings of this test alone: an empty data folder, no configuration file, the working directory apart."""
     monkeypatch.setenv("E3RELAX_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "absent_jobflow.yaml"))
     monkeypatch.setenv("E3RELAX_DATA_DIR", str(tmp_path / "data"))
     for name in ("MODEL", "DEVICE", "PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE", "MODEL_STORE", "WEIGHTS_STORE"):
         monkeypatch.delenv(f"E3RELAX_{name}", raising=False)

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.campaigns.control import register_campaign
+from e3relax_flows.campaigns.maker import CampaignMaker
+from e3relax_flows.campaigns.store import open_campaign_stores
+from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.campaignstores import open_campaign_stores
-from e3relax_flows.data.datasets import freeze_holdout
-from e3relax_flows.data.datasetstores import open_dataset_stores, save_holdout
-from e3relax_flows.data.pairs import settle_relaxed
-from e3relax_flows.data.pairstores import iter_pairs, open_pair_store, save_pairs
-from e3relax_flows.data.promotion import promote
-from e3relax_flows.data.reading import ReadItem
-from e3relax_flows.data.registry import register_model
-from e3relax_flows.driver.campaigns import register_campaign
-from e3relax_flows.flows.campaign import CampaignMaker
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.network import E3RelaxH2
+from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
+from e3relax_flows.pairs.datasets import freeze_holdout
+from e3relax_flows.pairs.making import settle_relaxed
+from e3relax_flows.pairs.store import iter_pairs, open_pair_store, save_pairs
+from e3relax_flows.registry.aliases import promote
+from e3relax_flows.registry.models import register_model
 from e3relax_flows.schemas.campaigns import CampaignDoc
 from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.pairs import PairDoc, PairStart, identify_pair

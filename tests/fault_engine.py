@@ -17,16 +17,16 @@ from jobflow import CURRENT_JOB
 from jobflow import Maker as JobflowMaker
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.claims import find_claims, open_claim_store
-from e3relax_flows.data.reading import ReadItem
-from e3relax_flows.data.screenstores import load_screen, open_screen_stores
-from e3relax_flows.data.stores import find_outcomes, find_predictions, open_stores
-from e3relax_flows.driver.control import resume_screen, start_screen
-from e3relax_flows.driver.local import run_screen_here
-from e3relax_flows.driver.register import register_screen
-from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.ledger.claims import find_claims, open_claim_store
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenLimits
+from e3relax_flows.screening.control import resume_screen, start_screen
+from e3relax_flows.screening.local import run_screen_here
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.register import register_screen
+from e3relax_flows.screening.store import load_screen, open_screen_stores
+from e3relax_flows.stores.opening import find_outcomes, find_predictions, open_stores
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 FOLDER = "E3RELAX_TEST_FOLDER"  # of the log, and of what tells a relaxation to wait
@@ -126,7 +126,7 @@ def check_ledger(
 
 def use_table(settings: E3RelaxSettings) -> None:
     """Predict by a table in this process, since no network is needed to lose things."""
-    from e3relax_flows.core.modelfolders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
+    from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 
     folder = settings.DATA_DIR / "models" / "table"
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,19 +21,37 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "schemas": {"core"},
     "graphs": {"core"},
+    "stores": {"schemas"},
     "model": {"graphs"},
+    "engines": {"schemas", "graphs"},
+    "candidates": {"stores", "schemas"},
+    "ledger": {"stores", "schemas", "candidates"},
+    "registry": {"stores", "schemas"},
     "predict": {"model", "graphs", "schemas"},
-    "train": {"model", "graphs", "schemas", "predict"},  # a model is calibrated and judged by its predictions
-    "data": {"schemas"},
-    "engines": {"schemas", "graphs"},  # devices
-    "jobs": {"predict", "train", "data"},
-    "flows": {"jobs", "engines"},
-    "submit": {"data"},  # stores are checked before a flow is submitted to those who use them
-    "driver": {"flows", "submit"},
-    "report": {"data", "schemas"},
-    "cli": {"report", "driver", "submit", "flows"},
+    "pairs": {"ledger", "stores", "schemas"},
+    "submit": {"ledger", "stores"},
+    "train": {"predict", "model", "graphs", "schemas"},
+    "prerelax": {"predict", "engines", "ledger", "registry", "candidates"},
+    "report": {"ledger", "pairs", "candidates", "registry"},
+    "judging": {"train", "predict"},
+    "screening": {"prerelax", "submit"},
+    "retraining": {"judging", "train", "pairs", "registry"},
+    "campaigns": {"retraining", "prerelax", "submit", "candidates"},
+    "cli": {"campaigns", "retraining", "screening", "report"},
 }
-WITHOUT_TORCH = ("core", "schemas", "data", "submit", "report", "cli", "engines")
+WITHOUT_TORCH = (
+    "core",
+    "schemas",
+    "stores",
+    "ledger",
+    "candidates",
+    "pairs",
+    "registry",
+    "submit",
+    "report",
+    "cli",
+    "engines",
+)
 WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train")
 WORKFLOW_PACKAGES = ("jobflow", "maggma", "fireworks", "atomate2")
 # the front door and the test kit import what they offer from any room
@@ -105,9 +123,9 @@ def test_imports_point_downwards(room: str) -> None:
     ("room", "source"),
     [
         ("core", "from e3relax_flows.schemas.pairs import PairDoc"),
-        ("data", "def f():\n    import e3relax_flows.model.network"),
+        ("ledger", "def f():\n    import e3relax_flows.model.network"),
         ("engines", "from e3relax_flows.model import network"),
-        ("report", "from e3relax_flows.flows.screen import ScreenMaker"),
+        ("report", "from e3relax_flows.screening.maker import ScreenMaker"),
         ("schemas", "from e3relax_flows import Predictor"),
         ("predict", "from e3relax_flows.train.evaluate import evaluate_pairs"),
         ("train", "def f():\n    from jobflow import Flow"),

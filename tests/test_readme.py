@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from e3relax_flows.candidates.builtin import SUBSTITUTIONS
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.prototypes import SUBSTITUTIONS
 from e3relax_flows.engines import list_engines
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from e3relax_flows import PredictOptions, Predictor
+from e3relax_flows.candidates.reading import read_structures
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.reading import read_structures
-from e3relax_flows.data.registry import resolve_model
+from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.predictions import Verdict
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.cli.console import print_error
-from e3relax_flows.cli.screenrun import has_errors, run_screen, show_screen
+from e3relax_flows.cli.screen_run import has_errors, run_screen, show_screen
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.prototypes import build_candidates
 from e3relax_flows.engines.registry import get_engine, list_engines
-from e3relax_flows.flows.screen import ScreenMaker
-from e3relax_flows.jobs.predict import PrerelaxMaker
+from e3relax_flows.prerelax.predict import PrerelaxMaker
+from e3relax_flows.screening.maker import ScreenMaker
 
 N_WITH_DFT = 3
 

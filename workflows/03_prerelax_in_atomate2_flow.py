@@ -20,12 +20,12 @@ from atomate2.vasp.jobs.core import RelaxMaker, TightRelaxMaker
 from jobflow import Flow, Maker
 from pymatgen.core import Structure
 
+from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.cli.console import print_error
 from e3relax_flows.core.errors import E3RelaxError, MissingDependencyError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.prototypes import build_candidates
-from e3relax_flows.data.stores import open_job_store
-from e3relax_flows.jobs.predict import PrerelaxMaker
+from e3relax_flows.prerelax.predict import PrerelaxMaker
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.local import run_flow_locally
 
 KINDS = ("double", "elastic", "phonon")

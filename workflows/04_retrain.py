@@ -25,31 +25,31 @@ from typing import Any
 from maggma.utils import grouper
 from pymatgen.core import Structure
 
+from e3relax_flows.candidates.enumerations import COMMON, INTERSTITIAL, enumerate_candidates
 from e3relax_flows.cli.console import hide_warnings, print_error
 from e3relax_flows.cli.retrain import run_retraining, show_retraining
-from e3relax_flows.cli.screenrun import run_screen
+from e3relax_flows.cli.screen_run import run_screen
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.datasets import freeze_holdout
-from e3relax_flows.data.datasetstores import list_holdouts, open_dataset_stores, save_holdout
-from e3relax_flows.data.enumerations import COMMON, INTERSTITIAL, enumerate_candidates
-from e3relax_flows.data.judgements import find_gates, open_judgements
-from e3relax_flows.data.pairbuilder import PairBuilder
-from e3relax_flows.data.pairsources import OutcomeDocuments
-from e3relax_flows.data.pairstores import CURRENT, iter_pairs, open_pair_store, open_pair_stores, save_pairs
-from e3relax_flows.data.promotion import promote, rollback
-from e3relax_flows.data.registry import register_model, resolve_model
-from e3relax_flows.data.registrystores import find_alias
-from e3relax_flows.data.stores import open_stores
 from e3relax_flows.engines.registry import get_engine, list_engines
-from e3relax_flows.flows.retrain import RetrainMaker
-from e3relax_flows.flows.screen import ScreenMaker
-from e3relax_flows.jobs.predict import PrerelaxMaker
+from e3relax_flows.pairs.builder import PairBuilder
+from e3relax_flows.pairs.dataset_store import list_holdouts, open_dataset_stores, save_holdout
+from e3relax_flows.pairs.datasets import freeze_holdout
+from e3relax_flows.pairs.sources import OutcomeDocuments
+from e3relax_flows.pairs.store import CURRENT, iter_pairs, open_pair_store, open_pair_stores, save_pairs
+from e3relax_flows.prerelax.predict import PrerelaxMaker
+from e3relax_flows.registry.aliases import promote, rollback
+from e3relax_flows.registry.judgements import find_gates, open_judgements
+from e3relax_flows.registry.models import register_model, resolve_model
+from e3relax_flows.registry.store import find_alias
+from e3relax_flows.retraining.maker import RetrainMaker
 from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.models import GateDoc
 from e3relax_flows.schemas.pairs import PairDoc, identify_pair
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
 from e3relax_flows.schemas.screens import ScreenDoc
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.stores.opening import open_stores
 
 ALIAS = "proof"
 NEW, ORIGINAL, CORRUPTED = "interstitial", "original", "corrupted"  # sources of pairs; holdouts of the first two

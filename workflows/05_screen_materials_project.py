@@ -14,18 +14,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.candidates.sources import MaterialsProjectSource, SubstitutionSource, read_sources
+from e3relax_flows.candidates.spool import CandidateList
 from e3relax_flows.cli.console import format_number, print_error
-from e3relax_flows.cli.screenrun import ScreenReport, has_errors, run_candidates, show_screen
+from e3relax_flows.cli.screen_run import ScreenReport, has_errors, run_candidates, show_screen
 from e3relax_flows.cli.table import rank_screen
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.candidates import CandidateList
-from e3relax_flows.data.reading import ReadItem
-from e3relax_flows.data.sources import MaterialsProjectSource, SubstitutionSource, read_sources
-from e3relax_flows.data.stores import find_outcomes, open_outcome_store
 from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.flows.screen import ScreenMaker
 from e3relax_flows.report.ranked import RankedRow
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
 
 def main() -> int:

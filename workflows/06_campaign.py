@@ -19,32 +19,32 @@ from pathlib import Path
 from monty.json import jsanitize
 from pymatgen.core import Structure
 
-from e3relax_flows.cli.campaign import show_campaign
-from e3relax_flows.cli.console import err, hide_warnings, print_error
-from e3relax_flows.cli.screenrun import run_screen
-from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
-from e3relax_flows.data.datasets import freeze_holdout
-from e3relax_flows.data.datasetstores import find_same_holdout, open_dataset_stores, save_holdout
-from e3relax_flows.data.enumerations import INTERSTITIAL, enumerate_candidates
-from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
-from e3relax_flows.data.promotion import promote
-from e3relax_flows.data.registry import register_model, resolve_model
-from e3relax_flows.data.registrystores import find_alias
-from e3relax_flows.driver.campaigns import (
+from e3relax_flows.campaigns.control import (
     build_maker,
     read_candidates,
     register_campaign,
     resume_campaign,
     start_campaign,
 )
+from e3relax_flows.campaigns.results import build_pairs
+from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
+from e3relax_flows.candidates.enumerations import INTERSTITIAL, enumerate_candidates
+from e3relax_flows.cli.campaign import show_campaign
+from e3relax_flows.cli.console import err, hide_warnings, print_error
+from e3relax_flows.cli.screen_run import run_screen
+from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.flows.screen import ScreenMaker
-from e3relax_flows.jobs.campaignresults import build_pairs
-from e3relax_flows.jobs.predict import PrerelaxMaker
+from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
+from e3relax_flows.pairs.datasets import freeze_holdout
+from e3relax_flows.pairs.store import iter_pairs, open_pair_store
+from e3relax_flows.prerelax.predict import PrerelaxMaker
+from e3relax_flows.registry.aliases import promote
+from e3relax_flows.registry.models import register_model, resolve_model
+from e3relax_flows.registry.store import find_alias
 from e3relax_flows.schemas.campaigns import CampaignConfig, CampaignState
 from e3relax_flows.schemas.datasets import HoldoutDoc, PairFilter
+from e3relax_flows.screening.maker import ScreenMaker
 
 ALIAS, HOLDOUT = "campaign", "interstitial"
 HELD_OUT = 0.5  # of the chemical systems that are relaxed before the campaign

@@ -16,19 +16,19 @@ from pathlib import Path
 
 from pymatgen.core import Structure
 
+from e3relax_flows.candidates.builtin import build_candidates
+from e3relax_flows.candidates.reading import read_structures
 from e3relax_flows.cli.console import print_error
-from e3relax_flows.cli.screenrun import has_errors, run_screen
+from e3relax_flows.cli.screen_run import has_errors, run_screen
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.outcomes import summarize_savings
-from e3relax_flows.data.prototypes import build_candidates
-from e3relax_flows.data.reading import read_structures
-from e3relax_flows.data.stores import find_outcomes, open_outcome_store
 from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.ledger.joining import summarize_savings
 from e3relax_flows.report.tables import describe_savings
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
 from e3relax_flows.schemas.screens import ScreenDoc
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
 
 def main() -> int:

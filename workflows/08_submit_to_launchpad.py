@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 
+from e3relax_flows.candidates.reading import read_structures
 from e3relax_flows.cli.console import hide_warnings, print_error
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.reading import read_structures
 from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.flows.prerelax import PrerelaxFlowMaker
+from e3relax_flows.prerelax.flow import PrerelaxFlowMaker
 from e3relax_flows.submit.places import identify_flow, submit_many
 
 

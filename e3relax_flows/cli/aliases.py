@@ -32,8 +32,8 @@ def promote(
     none has, it is promoted on your word.
     """
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data import promotion
-    from e3relax_flows.data.registry import locate_model
+    from e3relax_flows.registry import aliases as promotion
+    from e3relax_flows.registry.models import locate_model
 
     settings = load_settings()
     model_id = locate_model(model, settings).model_id
@@ -55,7 +55,7 @@ def _ask_gate(
 ) -> tuple[str | None, str | None]:
     """Id of the last gate that compared both models, and what is to be said of it."""
     from e3relax_flows.core.errors import ModelError
-    from e3relax_flows.data.judgements import find_gates, has_judgements, open_judgements
+    from e3relax_flows.registry.judgements import find_gates, has_judgements, open_judgements
     from e3relax_flows.schemas.models import Decision
 
     gates = []
@@ -81,7 +81,7 @@ def roll_back(
 ) -> None:
     """Let an alias mean what it meant before its last promotion; once again goes further back."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data import promotion
+    from e3relax_flows.registry import aliases as promotion
 
     settings = load_settings()
     document = (promotion.plan_rollback if dry_run else promotion.rollback)(alias, reason, settings)
@@ -91,9 +91,9 @@ def roll_back(
 def show_history(alias: AliasOption = "default", as_json: JsonOption = False) -> None:
     """Show the moves of an alias, oldest first."""
     from e3relax_flows.core.errors import ModelError
-    from e3relax_flows.core.modelfolders import ALIASES, find_model
+    from e3relax_flows.core.model_folders import ALIASES, find_model
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registrystores import find_alias, list_aliases
+    from e3relax_flows.registry.store import find_alias, list_aliases
     from e3relax_flows.schemas.models import AliasDoc
 
     settings = load_settings()

@@ -11,9 +11,9 @@ from e3relax_flows.cli import console
 from e3relax_flows.cli.options import CoreHoursOption, DryRunOption, JsonOption, SubmitOption
 
 if TYPE_CHECKING:
+    from e3relax_flows.campaigns.maker import CampaignMaker
+    from e3relax_flows.campaigns.store import CampaignStores
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.data.campaignstores import CampaignStores
-    from e3relax_flows.flows.campaign import CampaignMaker
     from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc, Interval
     from e3relax_flows.submit.local import JobReport
 
@@ -43,16 +43,16 @@ def register(
     as_json: JsonOption = False,
 ) -> None:
     """Check a campaign, print its plan and cost, and write its pool into the store. Nothing is computed yet."""
-    from e3relax_flows.cli.campaignconfig import load_campaign_config
-    from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import open_campaign_stores
-    from e3relax_flows.driver.campaigns import (
+    from e3relax_flows.campaigns.control import (
         build_maker,
         check_service,
         check_sources,
         read_candidates,
         register_campaign,
     )
+    from e3relax_flows.campaigns.store import open_campaign_stores
+    from e3relax_flows.cli.campaign_config import load_campaign_config
+    from e3relax_flows.core.settings import load_settings
 
     content, settings = load_campaign_config(config), load_settings()
     maker = build_maker(content)
@@ -87,9 +87,9 @@ def run(
 
     Typed twice, nothing is done twice. Exit code 1 when it halted.
     """
+    from e3relax_flows.campaigns.control import check_start
+    from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
-    from e3relax_flows.driver.campaigns import check_start
     from e3relax_flows.submit.places import check_place
 
     settings = load_settings()
@@ -108,8 +108,8 @@ def show_status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the generations of a campaign in one table; without a name, all campaigns."""
+    from e3relax_flows.campaigns.store import find_campaign, list_campaigns, load_generations, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, list_campaigns, load_generations, open_campaign_stores
 
     with open_campaign_stores(load_settings()) as stores:
         campaigns = list_campaigns(stores) if name is None else [find_campaign(stores, name)]
@@ -139,9 +139,9 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a campaign, whatever it ended by; what was done is found. Exit code 1 when it halted."""
+    from e3relax_flows.campaigns.control import check_resumption, resume_campaign
+    from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, open_campaign_stores
-    from e3relax_flows.driver.campaigns import check_resumption, resume_campaign
     from e3relax_flows.submit.places import check_place
 
     settings = load_settings()
@@ -160,9 +160,9 @@ def resume(
 @campaign_app.command("stop")
 def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """End a campaign before its next phase; what runs is finished and kept."""
+    from e3relax_flows.campaigns.control import stop_campaign
+    from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
-    from e3relax_flows.driver.campaigns import stop_campaign
 
     with open_campaign_stores(load_settings()) as stores:
         campaign = find_campaign(stores, name)
@@ -180,8 +180,8 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
 def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
     """What a campaign would do and cost; hours are None where nothing is known to tell them from."""
     from e3relax_flows.core.errors import E3RelaxError
-    from e3relax_flows.data.stores import open_outcome_store
-    from e3relax_flows.jobs.retrain import estimate_training, plan_snapshot
+    from e3relax_flows.retraining.training import estimate_training, plan_snapshot
+    from e3relax_flows.stores.opening import open_outcome_store
 
     config = maker.config
     with open_outcome_store(settings) as outcomes:
@@ -216,7 +216,7 @@ def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3
 
 
 def _count(items: Any) -> int:
-    from e3relax_flows.data.candidates import CandidateList
+    from e3relax_flows.candidates.spool import CandidateList
 
     with CandidateList() as candidates:
         candidates.add(items)
@@ -265,7 +265,7 @@ class _Way(NamedTuple):
 
 def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
     """What a dry run would have done."""
-    from e3relax_flows.data.campaignstores import load_generations
+    from e3relax_flows.campaigns.store import load_generations
 
     generations = load_generations(stores, campaign.campaign_id)
     if as_json:
@@ -276,8 +276,8 @@ def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_jso
 
 
 def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, way: _Way) -> int:
-    from e3relax_flows.data.campaignstores import find_campaign, load_generations
-    from e3relax_flows.driver.campaigns import start_campaign
+    from e3relax_flows.campaigns.control import start_campaign
+    from e3relax_flows.campaigns.store import find_campaign, load_generations
     from e3relax_flows.schemas.campaigns import CampaignState
     from e3relax_flows.submit.places import check_place
 

@@ -17,8 +17,8 @@ from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from e3relax_flows.cli.screenconfig import CandidatesConfig
-    from e3relax_flows.data.candidates import CandidateList
+    from e3relax_flows.candidates.spool import CandidateList
+    from e3relax_flows.cli.screen_config import CandidatesConfig
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -50,9 +50,9 @@ def list_candidates(
     Nothing is predicted. 100,000 candidates need little memory: they are on disk while they are compared.
     Exit code 1 when some could not be read.
     """
+    from e3relax_flows.candidates.ranking import build_score
+    from e3relax_flows.candidates.spool import CandidateList
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.candidates import CandidateList
-    from e3relax_flows.data.ranking import build_score
 
     if out is None and not dry_run:
         raise ConfigError("--out FILE is needed, such as -o candidates.jsonl.gz; or --dry-run to count only")
@@ -78,7 +78,7 @@ def list_candidates(
 
 
 def _load(inputs: list[str]) -> CandidatesConfig:
-    from e3relax_flows.cli.screenconfig import CandidatesConfig, load_candidates_config, make_config
+    from e3relax_flows.cli.screen_config import CandidatesConfig, load_candidates_config, make_config
 
     configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]
     if configs and len(inputs) > 1:

@@ -11,7 +11,7 @@ import typer
 
 from e3relax_flows.cli.console import make_progress, out
 from e3relax_flows.cli.options import JsonOption
-from e3relax_flows.cli.pairfiles import export_pairs, import_pairs
+from e3relax_flows.cli.pair_files import export_pairs, import_pairs
 from e3relax_flows.cli.pairs import build_pairs, show_pairs
 from e3relax_flows.core.errors import ConfigError
 

@@ -45,9 +45,9 @@ def freeze_pairs(
 ) -> None:
     """Hold whole groups of pairs out of every training, for ever: on them models are judged."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.datasets import freeze_holdout
-    from e3relax_flows.data.datasetstores import find_same_holdout, open_dataset_stores, save_holdout
-    from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+    from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
+    from e3relax_flows.pairs.datasets import freeze_holdout
+    from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
     if (fraction is None) == (not group):
         raise ConfigError("say what is held out: --fraction 0.1 of the groups, or --group A-B for every group")
@@ -74,7 +74,7 @@ def show_holdouts(as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.datasetstores import list_holdouts, open_dataset_stores
+    from e3relax_flows.pairs.dataset_store import list_holdouts, open_dataset_stores
 
     with open_dataset_stores(load_settings()) as stores:
         rows = [_describe(holdout) for holdout in list_holdouts(stores)]
@@ -111,9 +111,9 @@ def prepare_dataset(
 ) -> None:
     """Count the pairs that may be trained on, split them by groups, and keep their ids as a dataset."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.datasets import build_dataset
-    from e3relax_flows.data.datasetstores import find_holdout, list_holdouts, open_dataset_stores, save_dataset
-    from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+    from e3relax_flows.pairs.dataset_store import find_holdout, list_holdouts, open_dataset_stores, save_dataset
+    from e3relax_flows.pairs.datasets import build_dataset
+    from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
     filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
     settings = load_settings()

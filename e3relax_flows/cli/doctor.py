@@ -60,7 +60,7 @@ def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
 
 def check_packages() -> list[Finding]:
     """Versions of what is installed."""
-    from e3relax_flows.core.runinfo import PACKAGES, collect_versions
+    from e3relax_flows.core.run_information import PACKAGES, collect_versions
 
     versions = collect_versions()
     extras = {"chgnet": "mlip", "gpaw": "gpaw"}
@@ -93,7 +93,7 @@ def check_settings() -> list[Finding]:
 def check_models() -> list[Finding]:
     """The models that can be named, and whether the one in use is among them."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registry import list_models, resolve_model
+    from e3relax_flows.registry.models import list_models, resolve_model
 
     settings = load_settings()
     folder = resolve_model(settings.MODEL, settings)
@@ -105,10 +105,10 @@ def check_models() -> list[Finding]:
 
 def check_registry() -> list[Finding]:
     """Where models and aliases are registered, where their weights are, and what the aliases mean."""
-    from e3relax_flows.core.modelfolders import ALIASES, find_model
+    from e3relax_flows.core.model_folders import ALIASES, find_model
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registrystores import describe_registry, find_model_docs, list_aliases
-    from e3relax_flows.data.weights import open_weights
+    from e3relax_flows.registry.store import describe_registry, find_model_docs, list_aliases
+    from e3relax_flows.registry.weights import open_weights
 
     settings = load_settings()
     docs = find_model_docs({}, settings)
@@ -144,9 +144,9 @@ def check_devices() -> list[Finding]:
 
 def check_stores() -> list[Finding]:
     """Open each store and count its documents; an embedded one that is not there yet is not made."""
-    from e3relax_flows.cli.modelchoice import PATIENCE_MS, shorten_patience
+    from e3relax_flows.cli.model_choice import PATIENCE_MS, shorten_patience
     from e3relax_flows.core.settings import DATA_FILE, load_settings
-    from e3relax_flows.data.stores import JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
+    from e3relax_flows.stores.opening import JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
 
     settings = load_settings()
     names = ("PREDICTION_STORE", "OUTCOME_STORE")

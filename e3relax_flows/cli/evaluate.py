@@ -39,7 +39,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Predict from the initial side of every pair and compare with the relaxed side."""
-    from e3relax_flows.cli.modelchoice import choose_model
+    from e3relax_flows.cli.model_choice import choose_model
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.train.dataset import load_pairs

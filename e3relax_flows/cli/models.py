@@ -14,9 +14,9 @@ from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from e3relax_flows.core.modelfolders import ModelFolder
+    from e3relax_flows.core.model_folders import ModelFolder
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.data.registry import KnownModel
+    from e3relax_flows.registry.models import KnownModel
     from e3relax_flows.schemas.models import ModelDoc
 
 models_app = typer.Typer(help="Models: list, show, import, export, promote, roll back.", no_args_is_help=True)
@@ -32,7 +32,7 @@ def list_models(as_json: JsonOption = False) -> None:
     Exit code 1 when a folder is damaged.
     """
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data import registry
+    from e3relax_flows.registry import models as registry
 
     settings = load_settings()
     inventory = registry.list_models(settings)
@@ -59,9 +59,9 @@ def show_model(
     as_json: JsonOption = False,
 ) -> None:
     """Show a model's id, origin, errors, configuration and card."""
-    from e3relax_flows.core.modelfolders import CARD_FILE
+    from e3relax_flows.core.model_folders import CARD_FILE
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registry import locate_model
+    from e3relax_flows.registry.models import locate_model
 
     known = locate_model(model, load_settings())
     doc, folder = known.doc, known.folder
@@ -104,8 +104,8 @@ def import_model(
     from tempfile import TemporaryDirectory
 
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registry import register_model
-    from e3relax_flows.data.registryplace import find_models_dir
+    from e3relax_flows.registry.models import register_model
+    from e3relax_flows.registry.place import find_models_dir
 
     settings = load_settings()
     with TemporaryDirectory() as scratch:
@@ -131,7 +131,7 @@ def export_model(
     as_json: JsonOption = False,
 ) -> None:
     """Write a model as a folder, its files verified, to take it elsewhere."""
-    from e3relax_flows.core.modelfolders import (
+    from e3relax_flows.core.model_folders import (
         CARD_FILE,
         CONFIG_FILE,
         WEIGHTS_FILE,
@@ -139,8 +139,8 @@ def export_model(
         write_model_folder,
     )
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.registry import resolve_model
-    from e3relax_flows.data.weights import read_weights
+    from e3relax_flows.registry.models import resolve_model
+    from e3relax_flows.registry.weights import read_weights
 
     found = resolve_model(model, load_settings())
     paths = [found.path / CONFIG_FILE, found.path / CARD_FILE]
@@ -163,7 +163,7 @@ def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolde
     """The model of a folder or checkpoint, when a network can be made of it; a checkpoint becomes a folder."""
     if not source.exists():
         raise ModelError(f"{source} is no file; give a model folder or a checkpoint (.pt) of the authors' code")
-    from e3relax_flows.core.modelfolders import read_model_folder
+    from e3relax_flows.core.model_folders import read_model_folder
     from e3relax_flows.model.files import import_checkpoint, load_network
 
     if source.is_file():
@@ -175,7 +175,7 @@ def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolde
 
 def _check_new_name(name: str, model_id: str, settings: E3RelaxSettings) -> None:
     """A person gives a name once; retrainings may share one."""
-    from e3relax_flows.data.registrystores import find_model_docs
+    from e3relax_flows.registry.store import find_model_docs
 
     others = [doc.model_id for doc in find_model_docs({"name": name}, settings) if doc.model_id != model_id]
     if others:
@@ -228,7 +228,7 @@ def _show_origin(doc: ModelDoc) -> None:
 def _show_gates(model_id: str) -> None:
     """What gates have decided on a model, with their reasons, the oldest first."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.judgements import find_gates, has_judgements, open_judgements
+    from e3relax_flows.registry.judgements import find_gates, has_judgements, open_judgements
 
     settings = load_settings()
     if not has_judgements(settings):

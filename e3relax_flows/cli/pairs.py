@@ -47,10 +47,10 @@ def build_pairs(
     from maggma.utils import grouper
 
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.pairbuilder import PairBuilder
-    from e3relax_flows.data.pairstores import CURRENT, open_pair_stores
-    from e3relax_flows.data.stores import open_stores
-    from e3relax_flows.engines.taskreader import TaskReader
+    from e3relax_flows.engines.task_reader import TaskReader
+    from e3relax_flows.pairs.builder import PairBuilder
+    from e3relax_flows.pairs.store import CURRENT, open_pair_stores
+    from e3relax_flows.stores.opening import open_stores
 
     settings = load_settings()
     with open_stores(settings) as stores, open_pair_stores(settings) as targets, _open_tasks(tasks, settings) as jobs:
@@ -81,7 +81,7 @@ def show_pairs(
 ) -> None:
     """Count the pairs by source, functional and start, and what was left out by reason; or show one pair."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.pairstores import open_pair_stores
+    from e3relax_flows.pairs.store import open_pair_stores
 
     with open_pair_stores(load_settings()) as stores:
         if pair is not None:
@@ -106,7 +106,7 @@ def report_left_out(counts: Counter[str]) -> str:
 @contextmanager
 def _open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
     """The job store that `--tasks` means."""
-    from e3relax_flows.data.stores import build_store, open_job_store
+    from e3relax_flows.stores.opening import build_store, open_job_store
 
     if spec == NO_TASKS:
         yield None
@@ -194,7 +194,7 @@ def _find_pair(store: Store, start: str) -> PairDoc:
     ConfigError
         When there is none, or more than one.
     """
-    from e3relax_flows.data.pairstores import find_pairs
+    from e3relax_flows.pairs.store import find_pairs
 
     if (exact := find_pairs(store, [start])) or len(start) < SHORT_ID:
         ids = list(exact)
@@ -207,7 +207,7 @@ def _find_pair(store: Store, start: str) -> PairDoc:
 
 
 def _print_pair(pair: PairDoc) -> None:
-    from e3relax_flows.data.outcomes import measure_errors
+    from e3relax_flows.ledger.joining import measure_errors
 
     moved = measure_errors(pair.initial, pair.relaxed)
     free = ", ".join(name for name, is_free in pair.free.model_dump().items() if is_free) or "nothing"

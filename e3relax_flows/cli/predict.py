@@ -24,8 +24,8 @@ from e3relax_flows.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from e3relax_flows.cli.predictionfiles import PredictionWriter
-    from e3relax_flows.data.reading import ReadItem
+    from e3relax_flows.candidates.reading import ReadItem
+    from e3relax_flows.cli.prediction_files import PredictionWriter
     from e3relax_flows.schemas.predictions import Prediction, PredictOptions
 
 MAX_ROWS = 100
@@ -72,7 +72,7 @@ def predict(
             if writer is not None:
                 writer.write(prediction)
             if as_json:
-                from e3relax_flows.cli.predictionfiles import dump_line
+                from e3relax_flows.cli.prediction_files import dump_line
 
                 typer.echo(dump_line(prediction))
             elif len(shown) < MAX_ROWS:
@@ -84,9 +84,9 @@ def predict(
 
 def _plan(inputs: list[str], model: str | None, out: Path | None, as_json: bool) -> int:
     """Read the inputs and say what would be predicted; the exit code."""
-    from e3relax_flows.cli.modelchoice import choose_model, choose_usual_model
+    from e3relax_flows.candidates.reading import read_structures
+    from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.reading import read_structures
 
     settings = load_settings()
     folder = choose_model(model, settings) if model else choose_usual_model(settings)
@@ -118,9 +118,9 @@ def _iterate_predictions(
     inputs: list[str], model: str | None, device: str | None, options: PredictOptions, stack: ExitStack
 ) -> Iterator[Prediction]:
     """Read all inputs, then predict them; what could not be read takes its place as an error."""
-    from e3relax_flows.cli.modelchoice import choose_model, choose_usual_model
+    from e3relax_flows.candidates.reading import read_structures
+    from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.reading import read_structures
 
     settings = load_settings()
     folder = choose_model(model, settings) if model else choose_usual_model(settings)
@@ -157,7 +157,7 @@ def _refuse_to_read(item: ReadItem, model_id: str) -> Prediction:
 
 
 def _open_writer(out: Path, stack: ExitStack) -> PredictionWriter:
-    from e3relax_flows.cli.predictionfiles import PredictionWriter
+    from e3relax_flows.cli.prediction_files import PredictionWriter
 
     return stack.enter_context(PredictionWriter(out))
 

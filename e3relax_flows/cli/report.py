@@ -37,7 +37,7 @@ def report_screen(
 
     from e3relax_flows.cli.table import read_screen
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.outcomes import summarize_savings
+    from e3relax_flows.ledger.joining import summarize_savings
     from e3relax_flows.report.collecting import collect_screen
     from e3relax_flows.report.html import render_screen_page
     from e3relax_flows.report.tables import build_table, describe_savings
@@ -109,8 +109,8 @@ def report_campaign(
     as_json: JsonOption = False,
 ) -> None:
     """Show the learning curve of a campaign beside doing nothing and the random arm, its gates and its cost."""
+    from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
     from e3relax_flows.report.collecting import find_gates_by_id
     from e3relax_flows.report.html import render_campaign_page
 

@@ -44,7 +44,7 @@ def retrain(
         plan = _plan(content, incumbent, submit, settings)
         typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
         return
-    from e3relax_flows.flows.retrain import RetrainMaker
+    from e3relax_flows.retraining.maker import RetrainMaker
 
     flow = RetrainMaker(config=content).make(incumbent)
     if submit != "local":
@@ -84,8 +84,8 @@ def load_retrain_config(path: Path) -> RetrainConfig:
 
 def _plan(config: RetrainConfig, incumbent: str | None, submit: str, settings: E3RelaxSettings) -> dict[str, Any]:
     """What a retraining would do now."""
-    from e3relax_flows.flows.retrain import RetrainMaker
-    from e3relax_flows.jobs.retrain import estimate_training, plan_snapshot
+    from e3relax_flows.retraining.maker import RetrainMaker
+    from e3relax_flows.retraining.training import estimate_training, plan_snapshot
     from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
 
     snapshot, dataset = plan_snapshot(config, incumbent, settings)
@@ -130,9 +130,9 @@ def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> Retrai
     E3RelaxError
         When a job failed; nothing was promoted then.
     """
-    from e3relax_flows.data.stores import open_job_store
-    from e3relax_flows.jobs.judge import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
+    from e3relax_flows.retraining.judging import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
     from e3relax_flows.schemas.retraining import RetrainDoc
+    from e3relax_flows.stores.opening import open_job_store
     from e3relax_flows.submit.local import JobReport, run_flow_locally
 
     def note(report: JobReport) -> None:

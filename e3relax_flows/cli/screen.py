@@ -27,9 +27,9 @@ from e3relax_flows.cli.options import (
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from e3relax_flows.cli.screenconfig import ScreenConfig
+    from e3relax_flows.cli.screen_config import ScreenConfig
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.flows.screen import ScreenMaker
+    from e3relax_flows.screening.maker import ScreenMaker
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 COMMANDS = ("run", "status", "resume", "cancel", "recover")  # beside which inputs may stand without a word
@@ -101,7 +101,7 @@ def _load_config(inputs: list[str], changes: dict[str, Any], limits: dict[str, A
 def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     from pathlib import Path
 
-    from e3relax_flows.cli.screenconfig import load_screen_config, make_screen_config
+    from e3relax_flows.cli.screen_config import load_screen_config, make_screen_config
 
     configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]
     if configs and len(inputs) > 1:
@@ -121,11 +121,11 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
-    from e3relax_flows.cli.screenrun import has_errors, run_candidates, show_screen, submit_candidates
+    from e3relax_flows.cli.screen_run import has_errors, run_candidates, show_screen, submit_candidates
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
-    from e3relax_flows.flows.screen import ScreenMaker
-    from e3relax_flows.jobs.predict import PrerelaxMaker
+    from e3relax_flows.prerelax.predict import PrerelaxMaker
+    from e3relax_flows.screening.maker import ScreenMaker
     from e3relax_flows.submit.places import check_place
 
     check_place(where)
@@ -160,7 +160,7 @@ def _say_what_would_be_done(
     config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool
 ) -> int:
     """Read the candidates, and print what the screen would do."""
-    from e3relax_flows.data.candidates import CandidateList
+    from e3relax_flows.candidates.spool import CandidateList
 
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(config.read(settings))

@@ -46,10 +46,10 @@ def show_status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
-    from e3relax_flows.cli.screenrun import dump_screen
+    from e3relax_flows.cli.screen_run import dump_screen
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.screenstores import count_rows, find_screen, list_screens, open_screen_stores
-    from e3relax_flows.driver.control import refresh_screen
+    from e3relax_flows.screening.control import refresh_screen
+    from e3relax_flows.screening.store import count_rows, find_screen, list_screens, open_screen_stores
 
     settings = load_settings()
     with open_screen_stores(settings) as stores:
@@ -82,10 +82,10 @@ def resume(
 
     After kills on a launchpad type `e3relax screen recover` first.
     """
-    from e3relax_flows.cli.screenrun import finish_here, has_errors, prepare_again, show_progress, show_screen
+    from e3relax_flows.cli.screen_run import finish_here, has_errors, prepare_again, show_progress, show_screen
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.screenstores import find_screen, open_screen_stores
-    from e3relax_flows.driver.control import plan_resume, start_screen
+    from e3relax_flows.screening.control import plan_resume, start_screen
+    from e3relax_flows.screening.store import find_screen, open_screen_stores
 
     settings = load_settings()
     with open_screen_stores(settings) as stores:
@@ -109,10 +109,10 @@ def resume(
 @screen_app.command("cancel")
 def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Let nothing more of a screen begin; what runs ends by itself. `resume` takes it up again."""
-    from e3relax_flows.cli.screenrun import show_progress
+    from e3relax_flows.cli.screen_run import show_progress
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.data.screenstores import find_screen, open_screen_stores
-    from e3relax_flows.driver.control import cancel_screen, plan_cancel
+    from e3relax_flows.screening.control import cancel_screen, plan_cancel
+    from e3relax_flows.screening.store import find_screen, open_screen_stores
 
     settings = load_settings()
     with open_screen_stores(settings) as stores:
@@ -129,8 +129,8 @@ screen_app.command("recover")(recover)
 
 def _say(lines: list[str], screen: ScreenDoc, settings: E3RelaxSettings, as_json: bool) -> None:
     """What a dry run would have done."""
-    from e3relax_flows.cli.screenrun import dump_screen
-    from e3relax_flows.data.screenstores import count_rows, open_screen_stores
+    from e3relax_flows.cli.screen_run import dump_screen
+    from e3relax_flows.screening.store import count_rows, open_screen_stores
 
     if as_json:
         with open_screen_stores(settings) as stores:

@@ -15,9 +15,9 @@ from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from e3relax_flows.candidates.hulls import HullSet
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.data.energies import Correction
-    from e3relax_flows.data.hulls import HullSet
+    from e3relax_flows.ledger.energies import Correction
     from e3relax_flows.report.ranked import RankedRow
     from e3relax_flows.schemas.outcomes import OutcomeDoc
     from e3relax_flows.schemas.screens import ScreenDoc
@@ -77,8 +77,8 @@ def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
     """
     from pydantic import ValidationError
 
-    from e3relax_flows.data.screenstores import load_screen, open_screen_stores
     from e3relax_flows.schemas.screens import ScreenDoc
+    from e3relax_flows.screening.store import load_screen, open_screen_stores
 
     if not Path(name).exists() and not name.endswith(".json"):
         with open_screen_stores(settings) as stores:
@@ -112,14 +112,14 @@ def rank_screen(
 
 
 def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
-    from e3relax_flows.data.stores import find_outcomes, open_outcome_store
+    from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
     with open_outcome_store(settings) as store:
         return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
 
 
 def _choose_correction(word: str | None, outcomes: Mapping[str, OutcomeDoc]) -> Correction:
-    from e3relax_flows.data.energies import Correction
+    from e3relax_flows.ledger.energies import Correction
 
     if word is None:
         is_dft = any(outcome.result is not None and outcome.result.is_dft for outcome in outcomes.values())
@@ -132,9 +132,9 @@ def _choose_correction(word: str | None, outcomes: Mapping[str, OutcomeDoc]) -> 
 def _read_references(
     entries: str, outcomes: Mapping[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
 ) -> HullSet:
-    from e3relax_flows.data.energies import prepare_references
-    from e3relax_flows.data.hulls import HullSet, build_entry, read_entries
-    from e3relax_flows.data.sources_mp import MP_CACHE, fetch_entries
+    from e3relax_flows.candidates.hulls import HullSet, build_entry, read_entries
+    from e3relax_flows.candidates.materials_project import MP_CACHE, fetch_entries
+    from e3relax_flows.ledger.energies import prepare_references
     from e3relax_flows.report.ranked import list_systems
 
     if entries == FROM_MP:

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from e3relax_flows.core.errors import ModelError
-from e3relax_flows.core.modelfolders import (
+from e3relax_flows.core.model_folders import (
     ALIASES,
     BUNDLED,
     CARD_FILE,

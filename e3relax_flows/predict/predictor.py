@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pymatgen.core import IMolecule, IStructure, Structure
 
 from e3relax_flows.core.errors import ConfigError, StructureError
-from e3relax_flows.core.modelfolders import find_model
+from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.graphs.batching import Crystal
 from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model.files import load_network

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from e3relax_flows.report.campaignpage import build_campaign_page
-from e3relax_flows.report.modelpage import ModelDocuments, build_model_page
+from e3relax_flows.report.campaign_page import build_campaign_page
+from e3relax_flows.report.model_page import ModelDocuments, build_model_page
 from e3relax_flows.report.pages import render_page, write_page
-from e3relax_flows.report.screenpage import ScreenDocuments, build_screen_page
+from e3relax_flows.report.screen_page import ScreenDocuments, build_screen_page
 from e3relax_flows.report.tables import ScreenTable
 from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc
 from e3relax_flows.schemas.models import GateDoc

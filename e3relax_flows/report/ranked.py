@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pymatgen.core import Composition
 
+from e3relax_flows.candidates.hulls import HullPosition, HullSet
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.optional import require
-from e3relax_flows.data.energies import Correction, Energy, correct_energy, make_entry
-from e3relax_flows.data.hulls import HullPosition, HullSet
+from e3relax_flows.ledger.energies import Correction, Energy, correct_energy, make_entry
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.screens import CandidateRow, ScreenDoc
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.models import Decision
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 from e3relax_flows.schemas.pairs import Freedom
 from e3relax_flows.schemas.predictions import JsonStructure

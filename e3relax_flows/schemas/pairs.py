@@ -8,7 +8,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 from e3relax_flows.schemas.predictions import JsonStructure
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.core.runinfo import collect_versions, now
+from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.datasets import GroupBy, PairFilter
 from e3relax_flows.schemas.models import Decision, GateLimits
 from e3relax_flows.schemas.predictions import PredictOptions

@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.claims import ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 
 CONTENT_KEY, FLOW_KEY = "e3r_content", "e3r_flow"  # in the metadata of workflows
 COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
@@ -96,7 +96,7 @@ def find_existing(pad: Any, fw_ids: Sequence[int]) -> set[int]:
 def convert_flow(flow: Any, content_id: str) -> Any:
     """The workflow of a flow; no store is written into it, workers use their own configuration."""
     convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
-    run_once = require("e3relax_flows.submit.onetask", "fireworks", "--submit fireworks").run_once
+    run_once = require("e3relax_flows.submit.one_task", "fireworks", "--submit fireworks").run_once
     # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that they may be mixed
     return run_once(convert(flow, store=None, metadata={CONTENT_KEY: content_id, FLOW_KEY: flow.uuid}))
 

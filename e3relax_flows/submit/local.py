@@ -18,7 +18,7 @@ from jobflow.core.flow import get_flow
 
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.claims import open_claim_store
+from e3relax_flows.ledger.claims import open_claim_store
 
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)

@@ -17,7 +17,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.stores import open_job_store
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.checks import (
     Problem,
     check_job_store,

@@ -15,7 +15,7 @@ from typing import Any
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.claims import find_claims, open_claim_store, release_claims
+from e3relax_flows.ledger.claims import find_claims, open_claim_store, release_claims
 from e3relax_flows.submit.launchpad import (
     FLOW_KEY,
     GONE,

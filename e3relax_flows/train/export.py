@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from e3relax_flows.core.modelfolders import ModelFolder, find_model
-from e3relax_flows.core.runinfo import collect_versions
+from e3relax_flows.core.model_folders import ModelFolder, find_model
+from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.model.files import save_model
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.train.calibrate import calibrate

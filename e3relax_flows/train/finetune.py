@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from e3relax_flows.core.errors import ConfigError, ModelError
-from e3relax_flows.core.modelfolders import find_model
+from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.train.checkpoint import complete_weights, read_checkpoint

@@ -20,7 +20,7 @@ from e3relax_flows.train.distributed import World
 from e3relax_flows.train.finetune import check_start, read_start
 from e3relax_flows.train.pairs import PairSet, check_functionals, identify_pairs, join_pairs
 from e3relax_flows.train.progress import LOG_FILE, Listener, Meter, RunLog
-from e3relax_flows.train.runlock import lock_run
+from e3relax_flows.train.run_lock import lock_run
 from e3relax_flows.train.sampler import OWN_STREAM, BatchLimits, ShareSampler, make_rng
 from e3relax_flows.train.samples import Sample, SampleSet, count_edges, make_loader, start_from_output
 from e3relax_flows.train.stopping import StopRequest, find_deadline

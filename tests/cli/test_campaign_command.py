@@ -11,10 +11,10 @@ import yaml
 from emt_campaigns import CONFIG, make_candidates, prepare
 from monty.json import jsanitize
 
-from e3relax_flows.cli.campaignconfig import load_campaign_config
+from e3relax_flows.campaigns import control as campaigns
+from e3relax_flows.campaigns.store import load_generations, open_campaign_stores
+from e3relax_flows.cli.campaign_config import load_campaign_config
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.campaignstores import load_generations, open_campaign_stores
-from e3relax_flows.driver import campaigns
 from e3relax_flows.schemas.campaigns import Mix
 from e3relax_flows.testing import EmtEngine
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from e3relax_flows.campaigns.store import list_campaigns, load_generations, open_campaign_stores
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.campaignstores import list_campaigns, load_generations, open_campaign_stores
 from e3relax_flows.schemas.campaigns import CampaignState, Phase
 
 SCRIPT = Path(__file__).resolve().parents[2] / "workflows" / "06_campaign.py"

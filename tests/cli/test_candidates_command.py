@@ -11,11 +11,11 @@ import yaml
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from e3relax_flows.cli.screenconfig import load_candidates_config, load_screen_config
+from e3relax_flows.candidates.reading import read_structures
+from e3relax_flows.cli.screen_config import load_candidates_config, load_screen_config
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.data.reading import read_structures
-from e3relax_flows.data.stores import find_outcomes, open_stores
 from e3relax_flows.engines import registry
+from e3relax_flows.stores.opening import find_outcomes, open_stores
 from e3relax_flows.testing import EMT_LATTICES
 
 METALS = ("Cu", "Ag", "Au")
@@ -166,7 +166,7 @@ def test_the_hull_may_be_the_materials_projects(e3relax, folder, monkeypatch):
         asked.append((system, cache.name))
         return [ComputedEntry(system, -0.5).as_dict()]
 
-    monkeypatch.setattr("e3relax_flows.data.sources_mp.fetch_entries", fetch)
+    monkeypatch.setattr("e3relax_flows.candidates.materials_project.fetch_entries", fetch)
     assert e3relax("screen", folder / "metals", "--engine", "emt", "--out", folder / "run").code == 0
     table = e3relax("table", folder / "run", "--entries", "mp", "--json")
     assert asked == [(metal, "materials_project") for metal in sorted(METALS)]

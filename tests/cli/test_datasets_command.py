@@ -7,8 +7,8 @@ import json
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.data.datasetstores import find_dataset, open_dataset_stores
-from e3relax_flows.data.pairstores import open_pair_store, save_pairs
+from e3relax_flows.pairs.dataset_store import find_dataset, open_dataset_stores
+from e3relax_flows.pairs.store import open_pair_store, save_pairs
 from e3relax_flows.schemas.pairs import PairDoc, PairStart
 
 HALIDES = [(cation, anion) for cation in ("Li", "Na", "K", "Rb", "Cs") for anion in ("F", "Cl", "Br", "I")]

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from e3relax_flows.core.modelfolders import find_model, read_model_folder
+from e3relax_flows.core.model_folders import find_model, read_model_folder
 from e3relax_flows.core.settings import DATA_FILE
-from e3relax_flows.data.judgements import open_judgements, save_gate
-from e3relax_flows.data.registrystores import find_alias
+from e3relax_flows.registry.judgements import open_judgements, save_gate
+from e3relax_flows.registry.store import find_alias
 from e3relax_flows.schemas.models import Decision, GateDoc, GateLimits
 
 BUNDLED_ID = find_model("default").model_id
@@ -234,7 +234,7 @@ def test_predict_goes_on_without_its_registry_unless_a_model_is_named(e3relax, w
 def test_the_registry_is_not_loaded_where_there_is_none(settings):
     code = (
         "import sys\n"
-        "from e3relax_flows.cli.modelchoice import choose_model, choose_usual_model\n"
+        "from e3relax_flows.cli.model_choice import choose_model, choose_usual_model\n"
         "from e3relax_flows.core.settings import load_settings\n"
         "settings = load_settings()\n"
         "print(choose_usual_model(settings).name, choose_model('small', settings).name)\n"

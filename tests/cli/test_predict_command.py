@@ -10,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import PredictOptions, Predictor
 from e3relax_flows.cli.options import parse_constraints
-from e3relax_flows.cli.predictionfiles import LINES_FILE, PredictionWriter
+from e3relax_flows.cli.prediction_files import LINES_FILE, PredictionWriter
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.predictions import Prediction, Verdict
 

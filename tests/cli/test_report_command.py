@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.campaigns.store import open_campaign_stores, save_campaign, save_phase
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data.campaignstores import open_campaign_stores, save_campaign, save_phase
-from e3relax_flows.data.judgements import open_judgements, save_evaluation
-from e3relax_flows.data.stores import open_stores
 from e3relax_flows.engines import registry
-from e3relax_flows.report.candidatepages import CommandBook
+from e3relax_flows.registry.judgements import open_judgements, save_evaluation
+from e3relax_flows.report.candidate_pages import CommandBook
 from e3relax_flows.schemas.campaigns import BeginResult, CampaignConfig, CampaignDoc, ConcludeResult, Interval, Phase
 from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc
 from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictionDoc, PredictOptions, Verdict
 from e3relax_flows.schemas.retraining import RetrainConfig
 from e3relax_flows.schemas.screens import ScreenDoc
+from e3relax_flows.stores.opening import open_stores
 from e3relax_flows.testing import EMT_LATTICES
 
 
@@ -150,7 +150,7 @@ def test_the_command_on_a_candidate_finds_what_is_stored(e3relax, predictor, tmp
 def test_the_command_holds_every_option(tmp_path):
     import yaml
 
-    from e3relax_flows.cli.screenconfig import load_screen_config
+    from e3relax_flows.cli.screen_config import load_screen_config
 
     options = PredictOptions(
         passes=3,

@@ -12,11 +12,11 @@ import yaml
 from e3relax_flows.cli.retrain import load_retrain_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.datasets import freeze_holdout
-from e3relax_flows.data.datasetstores import open_dataset_stores, save_holdout
-from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
+from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
+from e3relax_flows.pairs.datasets import freeze_holdout
+from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
-sys.path.append(str(Path(__file__).parents[1] / "flows"))
+sys.path.append(str(Path(__file__).parents[1] / "retraining"))
 from made_pairs import RADII, make_pairs, store_pairs
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "retrain.yaml"

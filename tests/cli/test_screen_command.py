@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.cli.screenconfig import ScreenConfig, load_screen_config
+from e3relax_flows.cli.screen_config import ScreenConfig, load_screen_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import registry
 from e3relax_flows.testing import EMT_LATTICES
@@ -180,7 +180,7 @@ def test_a_screen_of_sources_only(e3relax, metals, tmp_path):
 
 def test_long_notes_stand_below_the_table_once(capsys):
     """Two candidates with the same fault, whose jobs have different ids, and a third with a short note."""
-    from e3relax_flows.cli.screenrun import _show_notes
+    from e3relax_flows.cli.screen_run import _show_notes
 
     said = "2 of 2 jobs of the engine left no document: {0}57515d6-11fe-5bc9-950f-1b3698921ae6, " * 2
     rows = [

@@ -8,8 +8,8 @@ import re
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.driver import local
 from e3relax_flows.engines import registry
+from e3relax_flows.screening import local
 from e3relax_flows.testing import EMT_LATTICES
 
 

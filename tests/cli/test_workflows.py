@@ -14,13 +14,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from e3relax_flows.core.modelfolders import read_model_folder
+from e3relax_flows.candidates import materials_project as sources_mp
+from e3relax_flows.core.model_folders import read_model_folder
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.data import sources_mp
-from e3relax_flows.data.datasetstores import find_dataset, list_holdouts, open_dataset_stores
-from e3relax_flows.data.judgements import find_gates, open_judgements
-from e3relax_flows.data.pairstores import iter_pairs, open_pair_store
-from e3relax_flows.data.registrystores import find_alias, find_model_doc
+from e3relax_flows.pairs.dataset_store import find_dataset, list_holdouts, open_dataset_stores
+from e3relax_flows.pairs.store import iter_pairs, open_pair_store
+from e3relax_flows.registry.judgements import find_gates, open_judgements
+from e3relax_flows.registry.store import find_alias, find_model_doc
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 

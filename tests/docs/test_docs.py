@@ -143,7 +143,7 @@ def test_reference_pages_name_every_command_setting_document_and_module(hooks, c
     assert "## 02_screen_substitutions.py" in pages["reference/workflows.md"]
     packages = {info.name for info in pkgutil.iter_modules(e3relax_flows.__path__) if info.ispkg}
     assert set(hooks.PACKAGES) == packages - {"cli", "weights"}
-    assert "::: e3relax_flows.data.stores" in pages["reference/python/data.md"]
+    assert "::: e3relax_flows.stores.opening" in pages["reference/python/stores.md"]
 
 
 def test_tables_of_the_reference_have_as_many_cells_as_titles(hooks):

@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.engines import Engine, get_engine
 from e3relax_flows.engines.potentials import find_potential
-from e3relax_flows.engines.taskreader import TaskReader
+from e3relax_flows.engines.task_reader import TaskReader
 
 # Å^3 of NaCl's primitive cell: PBE 46.2, r2SCAN 44.0 or a little less
 PBE_VOLUME, R2SCAN_VOLUME, TOLERANCE = 46.1, 43.7, 0.01

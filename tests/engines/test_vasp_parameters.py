@@ -12,10 +12,10 @@ from maggma.stores import MemoryStore
 from pymatgen.io.vasp import Poscar
 from task_documents import build_salt, relax_salt, vasp_output
 
-from e3relax_flows.data.energies import Correction, correct_energy, make_entry
-from e3relax_flows.data.outcomes import join_outcome
 from e3relax_flows.engines import get_engine
 from e3relax_flows.engines.vasp_documents import read_parameters, read_vasp_documents
+from e3relax_flows.ledger.energies import Correction, correct_energy, make_entry
+from e3relax_flows.ledger.joining import join_outcome
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Verdict
 

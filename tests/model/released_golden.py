@@ -16,7 +16,7 @@ from e3relax_flows.model.authors import infer_config, rename_parameters
 from e3relax_flows.model.interface import Layer
 from e3relax_flows.model.released import ReleasedE3RelaxH2
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "released_parity.npz"
+FILE = Path(__file__).resolve().parents[1] / "files" / "released_parity.npz"
 N_LAYERS = 3
 
 

@@ -16,12 +16,12 @@ from released_golden import load_arrays, load_crystals, load_weights
 from safetensors.torch import load_file, save_file
 
 from e3relax_flows.core.errors import ModelError
-from e3relax_flows.core.modelfolders import ModelFolder, find_model, list_model_folders, read_model_folder
+from e3relax_flows.core.model_folders import ModelFolder, find_model, list_model_folders, read_model_folder
 from e3relax_flows.graphs.batching import pack_crystals
 from e3relax_flows.model.files import import_checkpoint, load_network, save_model
 from e3relax_flows.model.released import ReleasedConfig, ReleasedE3RelaxH2
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[1] / "files"
 SHARED_CHECKPOINT = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "authors_checkpoint.pt"
 FLOAT32 = 1e-5  # Å
 CONFIG = ReleasedConfig(n_channels=6, n_layers=2, n_radial=5, n_elements=30)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.report.modelfigures import TrustRow
-from e3relax_flows.report.modelpage import ModelDocuments
+from e3relax_flows.report.model_figures import TrustRow
+from e3relax_flows.report.model_page import ModelDocuments
 from e3relax_flows.schemas.campaigns import (
     Arm,
     BeginResult,

@@ -11,9 +11,9 @@ import pytest
 from made_models import EVIL, make_campaign, make_evaluation, make_gate, make_model
 from pymatgen.core import Element
 
-from e3relax_flows.report.campaignpage import build_campaign_page, describe_lineage, draw_costs, draw_learning
+from e3relax_flows.report.campaign_page import build_campaign_page, describe_lineage, draw_costs, draw_learning
 from e3relax_flows.report.html import render_campaign_page, render_model_page
-from e3relax_flows.report.modelfigures import (
+from e3relax_flows.report.model_figures import (
     average_by_element,
     count_coverage,
     draw_groups,
@@ -21,7 +21,7 @@ from e3relax_flows.report.modelfigures import (
     draw_known_elements,
     place_element,
 )
-from e3relax_flows.report.modelpage import ModelDocuments, build_model_page
+from e3relax_flows.report.model_page import ModelDocuments, build_model_page
 from e3relax_flows.report.pages import encode_json, pack, render_markdown
 
 

@@ -10,9 +10,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
+from e3relax_flows.candidates.hulls import HullSet
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError
-from e3relax_flows.data.energies import Correction
-from e3relax_flows.data.hulls import HullSet
+from e3relax_flows.ledger.energies import Correction
 from e3relax_flows.report.ranked import list_systems, rank_candidates, write_ranked
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import Verdict

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from report_screens import make_screen
 
 from e3relax_flows.report.html import write_screen_page
-from e3relax_flows.report.screenpage import ScreenDocuments
+from e3relax_flows.report.screen_page import ScreenDocuments
 from e3relax_flows.report.tables import build_table
 
 N_CANDIDATES = 120

@@ -15,13 +15,13 @@ import yaml
 from made_screen import EVIL, make_documents, relax
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.cli.screenconfig import ScreenConfig
+from e3relax_flows.cli.screen_config import ScreenConfig
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.data.outcomes import summarize_savings
-from e3relax_flows.report.candidatepages import CommandBook, describe_elements, pack_structure
+from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.report.candidate_pages import CommandBook, describe_elements, pack_structure
 from e3relax_flows.report.html import render_screen_page, write_screen_page
-from e3relax_flows.report.screenfigures import MAX_LOG_LABELS, Points, lay_log_axis, thin_points
-from e3relax_flows.report.screenpage import ScreenDocuments
+from e3relax_flows.report.screen_figures import MAX_LOG_LABELS, Points, lay_log_axis, thin_points
+from e3relax_flows.report.screen_page import ScreenDocuments
 from e3relax_flows.report.tables import build_table, describe_medians, describe_savings
 from e3relax_flows.schemas.outcomes import (
     StartKind,

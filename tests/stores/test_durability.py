@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from e3relax_flows.data.sqlite import SQLiteStore
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 # writes batches of three and says after each that it was acknowledged
 WRITER = """
 import sys
-from e3relax_flows.data.sqlite import SQLiteStore
+from e3relax_flows.stores.sqlite import SQLiteStore
 path, tag = sys.argv[1:]
 with SQLiteStore(path, "docs", key="uuid") as store:
     for batch in range(100_000):
@@ -25,7 +25,7 @@ with SQLiteStore(path, "docs", key="uuid") as store:
 # upserts its own documents and those of everybody
 SHARER = """
 import sys
-from e3relax_flows.data.sqlite import SQLiteStore
+from e3relax_flows.stores.sqlite import SQLiteStore
 path, tag = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -15,8 +15,8 @@ from maggma.stores import MemoryStore
 from sqlite_documents import DOCS, QUERIES, strip
 
 from e3relax_flows.core.errors import StoreError
-from e3relax_flows.data.queries import build_prefilter
-from e3relax_flows.data.sqlite import SQLiteStore
+from e3relax_flows.stores.mongo_queries import build_prefilter
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from maggma.core import Store as MaggmaStore
 from sqlite_documents import DOCS
 
 from e3relax_flows.core.errors import StoreError
-from e3relax_flows.data.sqlite import SQLiteStore
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from collections import Counter
 from emt_campaigns import prepare, register
 from launchpads import Campaign
 
+from e3relax_flows.campaigns.control import resume_campaign, start_campaign
+from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.campaignstores import find_campaign, load_generations, open_campaign_stores
-from e3relax_flows.data.stores import open_job_store
-from e3relax_flows.driver.campaigns import resume_campaign, start_campaign
 from e3relax_flows.schemas.campaigns import CampaignState, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.recovery import recover_launchpad
 
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from e3relax_flows.core.roles import Role
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.data.sqlite import SQLiteStore
-from e3relax_flows.data.stores import build_store
+from e3relax_flows.stores.opening import build_store
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DURABLE = {"w": "majority", "journal": True}

@@ -16,8 +16,8 @@ from fault_engine import FOLDER, HELD, HOLD, check_ledger, register
 from launchpads import Campaign
 
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.stores import open_job_store
-from e3relax_flows.driver.control import refresh_screen, start_screen
+from e3relax_flows.screening.control import refresh_screen, start_screen
+from e3relax_flows.stores.opening import open_job_store
 
 PATIENCE_S = 120.0
 

@@ -21,8 +21,8 @@ from launchpads import Campaign
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.stores import open_job_store
-from e3relax_flows.driver.control import refresh_screen, resume_screen, start_screen
+from e3relax_flows.screening.control import refresh_screen, resume_screen, start_screen
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.recovery import recover_launchpad
 
 PATIENCE_S = 120.0

@@ -17,7 +17,7 @@ from launchpads import Campaign
 
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.data.claims import ClaimDoc, open_claim_store, take_claim
+from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
 from e3relax_flows.submit import launchpad
 from e3relax_flows.submit.places import identify_flow, submit, submit_many
 

@@ -15,11 +15,11 @@ from maggma.stores import MemoryStore
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 
-import e3relax_flows.jobs
+import e3relax_flows
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, WorkerConfig, find_role
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.submit.roles import assign_roles
 from e3relax_flows.testing import EmtEngine
 
@@ -32,8 +32,10 @@ WORKERS = {
 
 def test_every_job_of_ours_has_a_role() -> None:
     names: dict[str, str] = {}
-    for module in pkgutil.iter_modules(e3relax_flows.jobs.__path__):
-        content = vars(importlib.import_module(f"e3relax_flows.jobs.{module.name}"))
+    for module in pkgutil.walk_packages(e3relax_flows.__path__, "e3relax_flows."):
+        if module.name.split(".")[1] not in ("prerelax", "screening", "retraining", "campaigns"):
+            continue
+        content = vars(importlib.import_module(module.name))
         names |= {name: value for name, value in content.items() if name.endswith("_JOB") and isinstance(value, str)}
     roles = {name: find_role(value) for name, value in names.items()}
     heavy = {name: role for name, role in roles.items() if role != Role.LIGHT}

@@ -1,4 +1,4 @@
-"""Checkpoints of every format that was ever written are read and go on; files under tests/data never change."""
+"""Checkpoints of every format that was ever written are read and go on; files under tests/files never change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from e3relax_flows.train.checkpoint import (
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.trainer import Trainer
 
-FIXTURES = Path(__file__).resolve().parents[1] / "data" / "checkpoints"
+FIXTURES = Path(__file__).resolve().parents[1] / "files" / "checkpoints"
 # the fixtures are half of a run of 60 steps: of this network, on the pairs of `config_file`
 SIZES = {
     "n_layers": 1, "n_scalars": 4, "n_hidden": 4, "n_vectors": 2, "n_tensors": 1, "n_densities": 2, "n_radial": 4,

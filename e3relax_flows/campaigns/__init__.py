@@ -1,0 +1,1 @@
+"""Campaigns: generations of choosing, relaxing, training and judging."""

@@ -1,0 +1,303 @@
+"""Register, start, resume and stop campaigns; all that they need later is in their store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from monty.json import jsanitize
+from pydantic import TypeAdapter, ValidationError
+from pymatgen.core import Structure
+
+from e3relax_flows.campaigns.maker import CampaignMaker
+from e3relax_flows.campaigns.store import (
+    CampaignStores,
+    end_campaign,
+    find_campaign,
+    read_pool_chunk,
+    request_stop,
+    save_campaign,
+    withdraw_stop,
+    write_pool,
+)
+from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.candidates.sources import FileSource, Source, read_sources
+from e3relax_flows.candidates.spool import CandidateList
+from e3relax_flows.core.errors import ConfigError, EngineError
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.engines.registry import get_engine
+from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
+from e3relax_flows.registry.models import resolve_model
+from e3relax_flows.schemas.campaigns import (
+    CampaignConfig,
+    CampaignDoc,
+    CampaignState,
+    StopReason,
+    StopRules,
+    identify_campaign,
+)
+from e3relax_flows.stores.decoding import decode_as
+from e3relax_flows.submit.local import JobReport
+from e3relax_flows.submit.places import Place, Submission, submit
+
+SHOWN = 5
+SAMPLES = 5  # candidates that are tried for one that the engine takes
+SOURCES: TypeAdapter[list[Source]] = TypeAdapter(list[Source])
+
+
+def build_maker(config: CampaignConfig) -> CampaignMaker:
+    """The maker of a campaign.
+
+    Raises
+    ------
+    ConfigError
+        When the pairs of a potential would all be left out of the training.
+    EngineError
+        When the engine or a setting of it is unknown.
+    """
+    maker = CampaignMaker(config=config, engine=get_engine(config.engine, **config.engine_settings))
+    check_engine(maker)
+    return maker
+
+
+def check_engine(maker: CampaignMaker) -> None:
+    """See that what the engine gives may be trained on.
+
+    Raises
+    ------
+    ConfigError
+        When it is a potential, and the retraining leaves out what potentials relaxed.
+    """
+    if not maker.engine.is_dft and maker.config.retraining.dataset.filter.dft_only:
+        raise ConfigError(
+            f"engine {maker.engine.name!r} is a potential, not DFT, and retraining.dataset.filter.dft_only is true, so "
+            "that nothing would be trained on; set it to false"
+        )
+
+
+def check_sources(config: CampaignConfig) -> list[Source]:
+    """The sources of a configuration, inputs first.
+
+    Raises
+    ------
+    ConfigError
+        When an entry is unknown or of the wrong type.
+    """
+    try:
+        sources = SOURCES.validate_python(config.sources)
+    except ValidationError as error:
+        lines = "; ".join(f"sources.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{lines}; see docs/candidates.md") from error
+    files: list[Source] = [FileSource(type="files", paths=[Path(path) for path in config.inputs])]
+    return [*(files if config.inputs else []), *sources]
+
+
+def read_candidates(config: CampaignConfig, settings: E3RelaxSettings) -> Iterator[ReadItem]:
+    """Candidates of a campaign one by one; errors are those of `check_sources` and `read_sources`."""
+    yield from read_sources(check_sources(config), settings)
+
+
+def check_service(config: CampaignConfig, settings: E3RelaxSettings) -> str:
+    """Id of the model in service, after a look for the holdouts.
+
+    Raises
+    ------
+    ConfigError
+        When a holdout is missing.
+    ModelError
+        When the alias means no model.
+    """
+    with open_dataset_stores(settings) as stores:
+        for name in filter(None, (config.retraining.holdout, config.retraining.original_holdout)):
+            find_holdout(stores, name)
+    return resolve_model(config.retraining.alias, settings).model_id
+
+
+def register_campaign(
+    stores: CampaignStores, maker: CampaignMaker, items: Iterable[ReadItem], settings: E3RelaxSettings
+) -> tuple[CampaignDoc, bool]:
+    """Write a campaign and its pool into the store; candidates are on disk all the time, never in memory.
+
+    The id is that of the configuration: registered again, the campaign is found with the pool of the first time.
+    Candidates that are written alike are taken once.
+
+    Returns
+    -------
+    campaign
+        As it is in the store.
+    is_new
+        False where it was there already.
+
+    Raises
+    ------
+    ConfigError
+        When nothing could be read, a holdout is missing, or the engine's results would not be trained on.
+    ModelError
+        When the alias means no model.
+    """
+    check_engine(maker)
+    check_service(maker.config, settings)
+    content = jsanitize(maker.as_dict(), recursive_msonable=True)
+    campaign_id = identify_campaign(maker.config, content)
+    if stores.campaigns.query_one({"campaign_id": campaign_id}, ["campaign_id"]):
+        return find_campaign(stores, campaign_id), False
+    with CandidateList() as candidates:
+        candidates.add(items)
+        counts = candidates.count()
+        if counts["candidates"] == 0:
+            reasons = "; ".join(f"{name}: {error}" for name, error in candidates.errors[:SHOWN])
+            raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
+        packed = candidates.iterate_packed()
+        n_pool, n_chunks = write_pool(stores, campaign_id, packed, maker.config.chunk_size)
+    campaign = CampaignDoc(
+        campaign_id=campaign_id,
+        name=maker.config.name,
+        config=maker.config,
+        maker=content,
+        n_pool=n_pool,
+        n_chunks=n_chunks,
+        n_unreadable=counts["unreadable"],
+        n_duplicates=counts["equal_ids"],
+    )
+    save_campaign(stores, campaign)
+    return campaign, True
+
+
+def read_maker(campaign: CampaignDoc) -> CampaignMaker:
+    """The maker of a stored campaign.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be made from what is stored, or is more than values of installed packages.
+    """
+    return decode_as(campaign.maker, CampaignMaker, f"the maker of campaign {campaign.campaign_id}")
+
+
+def start_campaign(
+    stores: CampaignStores,
+    campaign: CampaignDoc,
+    settings: E3RelaxSettings,
+    where: Place = "local",
+    out: Path = Path("runs/campaign"),
+    on_job_finished: Callable[[JobReport], None] | None = None,
+) -> Submission:
+    """Run or submit the jobs that go on with a campaign.
+
+    Called again, it submits nothing to a launchpad that has them already. Parameters and errors are those of `submit`.
+
+    Raises
+    ------
+    ConfigError
+        When the campaign does not go on by itself, with what to type.
+    """
+    check_start(campaign)
+    maker = read_maker(campaign)
+    before = campaign.state
+    campaign.state, campaign.place = CampaignState.RUNNING, where
+    save_campaign(stores, campaign)  # before the jobs, which may run at once
+    flow = maker.make(campaign.campaign_id, campaign.n_starts)
+    samples = list_samples(stores, campaign, maker)
+    try:
+        return submit(
+            flow, where, settings=settings, samples=samples, out=out / "jobs", on_job_finished=on_job_finished
+        )
+    except ConfigError:  # nothing was submitted
+        campaign.state = before
+        save_campaign(stores, campaign)
+        raise
+
+
+def check_start(campaign: CampaignDoc) -> None:
+    """See that a campaign goes on by itself.
+
+    Raises
+    ------
+    ConfigError
+        When it does not, with what to type.
+    """
+    if campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
+        raise ConfigError(
+            f"campaign {campaign.campaign_id} is {campaign.state} ({campaign.message}); go on with: e3relax campaign "
+            f"resume {campaign.campaign_id}"
+        )
+
+
+def list_samples(stores: CampaignStores, campaign: CampaignDoc, maker: CampaignMaker) -> list[Any]:
+    """A flow of the engine, which shows what its jobs need; none where it takes none of the first candidates."""
+    chunk = read_pool_chunk(stores, campaign.campaign_id, 0)
+    for place in range(min(SAMPLES, len(chunk.ids))):
+        structure: Structure = chunk.unpack(place)
+        try:
+            return [maker.engine.make(structure)]
+        except EngineError:
+            continue
+    return []
+
+
+def resume_campaign(
+    stores: CampaignStores, campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None
+) -> None:
+    """Let a campaign go on, whatever it ended by: a kill, a failed job, a person, a rule.
+
+    Jobs of earlier starts that are still somewhere do nothing more; what they have done is found.
+
+    Parameters
+    ----------
+    labels, core_hours
+        Other budgets; none: as they are.
+
+    Raises
+    ------
+    ConfigError
+        When a rule ended it and is not changed, with what to type.
+    """
+    rules = check_resumption(campaign, labels, core_hours)
+    withdraw_stop(stores, campaign.campaign_id)
+    campaign.config = campaign.config.model_copy(update={"stop": rules})
+    campaign.state, campaign.reason, campaign.message = CampaignState.RUNNING, None, None
+    campaign.n_starts += 1
+    save_campaign(stores, campaign)
+
+
+def check_resumption(campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None) -> StopRules:
+    """The stop rules with which a campaign would go on.
+
+    Parameters
+    ----------
+    labels, core_hours
+        Other budgets; none: as they are.
+
+    Raises
+    ------
+    ConfigError
+        When a rule ended it and is not changed, with what to type.
+    """
+    budgets = {"labels": labels, "core_hours": core_hours}
+    changed = {name: value for name, value in budgets.items() if value is not None}
+    rules = StopRules.model_validate(campaign.config.stop.model_dump() | changed)
+    enlarged = {StopReason.LABELS: labels, StopReason.CORE_HOURS: core_hours}
+    if campaign.state == CampaignState.FINISHED and (
+        campaign.reason is None or campaign.reason not in enlarged or enlarged[campaign.reason] is None
+    ):
+        hint = {
+            StopReason.LABELS: "give it more with --labels N",
+            StopReason.CORE_HOURS: "give it more with --core-hours HOURS",
+        }.get(campaign.reason or StopReason.PERSON, "register another one with a new name: e3relax campaign new CONFIG")
+        raise ConfigError(f"campaign {campaign.campaign_id} is finished: {campaign.message}; {hint}")
+    return rules
+
+
+def stop_campaign(stores: CampaignStores, campaign: CampaignDoc) -> str:
+    """End a campaign before its next phase; one whose jobs were never begun ends now. Gives what was done, in words."""
+    if campaign.state in (CampaignState.FINISHED, CampaignState.STOPPED):
+        return f"campaign {campaign.campaign_id} is {campaign.state} already: {campaign.message}"
+    request_stop(stores, campaign.campaign_id)
+    if campaign.state != CampaignState.RUNNING:
+        end_campaign(stores, campaign, CampaignState.STOPPED, "a person stopped it", StopReason.PERSON)
+        return f"campaign {campaign.campaign_id} is stopped"
+    return (
+        f"campaign {campaign.campaign_id} ends before its next phase: what runs now is finished and kept; go on with: "
+        f"e3relax campaign resume {campaign.campaign_id}"
+    )

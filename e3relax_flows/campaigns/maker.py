@@ -1,0 +1,203 @@
+"""CampaignMaker: generations of select, predict, label, pairs, retrain, gate and promote, until a rule ends them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
+
+from e3relax_flows.campaigns.generation import (
+    GATHER_JOB,
+    GENERATION_JOB,
+    LABEL_JOB,
+    SELECT_JOB,
+    begin_generation,
+    enter_phase,
+    gather_labels,
+    plan_labels,
+    predict_selected,
+    score_chunk,
+    select_labels,
+)
+from e3relax_flows.campaigns.results import (
+    CONCLUDE_JOB,
+    PAIRS_JOB,
+    RETRAIN_JOB,
+    build_label_pairs,
+    conclude_generation,
+    prepare_retraining,
+)
+from e3relax_flows.campaigns.store import find_campaign, list_scored, load_generation, open_campaign_stores
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.engines.base import Engine
+from e3relax_flows.prerelax.ordering import DepthFirstFlow
+from e3relax_flows.prerelax.predict import PREDICT_JOB
+from e3relax_flows.prerelax.relax import claim_relaxation
+from e3relax_flows.retraining.maker import RetrainMaker
+from e3relax_flows.schemas.campaigns import CampaignConfig, Phase
+from e3relax_flows.schemas.outcomes import identify_outcome
+from e3relax_flows.schemas.retraining import RetrainDoc, SnapshotDoc
+from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
+
+# a failed job costs what it was to do: the next one sees in the store what is missing; relaxations and trainings
+# that are born here go to the workers of their own roles
+PHASE = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
+FLOW = "e3r campaign"
+
+
+@dataclass
+class CampaignMaker(Maker):
+    """An active-learning campaign, as jobs between which only ids travel.
+
+    A generation is `e3r generation`, which asks the rules whether to go on and replaces itself by `e3r predict` for
+    each chunk of the pool that the model in service has not scored, `e3r select`, `e3r predict` of what was chosen,
+    `e3r label`, which replaces itself by one `e3r claim` for each relaxation and `e3r gather`, then `e3r pairs`,
+    `e3r retrain`, which replaces itself by the flow of `RetrainMaker`, and `e3r conclude`, which adds the next
+    generation. Between jobs no process is needed but those of the manager.
+
+    What a phase gave is written once, under the campaign and the number of the generation: a job that is launched
+    again, or a flow that is submitted again, finds it and does nothing twice. A phase does not begin when a person has
+    stopped the campaign or resumed it elsewhere.
+
+    The pool and the documents are in the campaign's store, where `e3relax_flows.campaigns.control.register_campaign`
+    puts them; the flow is made for the id that it gives.
+
+    Parameters
+    ----------
+    config
+        What to do; a dictionary of the fields of `CampaignConfig` will do.
+    engine
+        What labels, such as `get_engine("chgnet")`.
+    retrain
+        How to retrain; none: as the configuration says.
+    name
+        Name of the flow.
+    """
+
+    config: CampaignConfig = field(kw_only=True)
+    engine: Engine = field(kw_only=True)
+    retrain: RetrainMaker | None = None
+    name: str = FLOW
+
+    def __post_init__(self) -> None:
+        self.config = CampaignConfig.model_validate(self.config)
+        self.retrain = self.retrain or RetrainMaker(config=self.config.retraining)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Dictionary with a plain configuration, so that jobflow's `dict_mod` reaches into it."""
+        return super().as_dict() | {"config": self.config.model_dump(mode="json")}
+
+    def make(self, campaign_id: str, start: int = 0) -> Flow:
+        """Build the flow that goes on with a campaign, wherever it stands, until a rule ends it.
+
+        Parameters
+        ----------
+        campaign_id
+            Of a registered campaign.
+        start
+            How often the campaign was begun or resumed, as its document says; jobs of another start do nothing.
+        """
+        first = self.begin(campaign_id, start)
+        return Flow([first], output=first.output, name=self.name)
+
+    @job(name=GENERATION_JOB, config=PHASE)
+    def begin(self, campaign_id: str, start: int) -> Response[Any]:
+        """Replace this job by the jobs of the next generation; end where a rule says so."""
+        settings = load_settings()
+        begun = begin_generation(campaign_id, start, settings)
+        if begun is None:
+            return Response(stop_children=True)
+        generation, model_id = begun
+        with open_campaign_stores(settings) as stores:
+            is_chosen = load_generation(stores, campaign_id, generation).select is not None
+            scored = list_scored(stores, campaign_id, model_id)
+            n_chunks = find_campaign(stores, campaign_id).n_chunks
+        todo = [] if is_chosen else [number for number in range(n_chunks) if number not in scored]
+        scores = [self.score(campaign_id, model_id, number) for number in todo]
+        select = self.select(campaign_id, generation, start, [score.output for score in scores])
+        predict = self.predict(campaign_id, generation, start, select.output)
+        label = self.label(campaign_id, generation, start, predict.output)
+        pairs = self.pair(campaign_id, generation, start, label.output)
+        training = self.train(campaign_id, generation, start, pairs.output)
+        end = self.conclude(campaign_id, generation, start, training.output)
+        jobs: list[Flow | Job] = [*scores, select, predict, label, pairs, training, end]
+        return Response(replace=Flow(jobs, output=end.output, name=f"{FLOW} {generation}"))
+
+    @job(name=PREDICT_JOB, config=PHASE)
+    def score(self, campaign_id: str, model_id: str, number: int) -> int:
+        """Say what a model expects of one chunk of the pool."""
+        score_chunk(campaign_id, model_id, number, self.config, load_settings())
+        return number
+
+    @job(name=SELECT_JOB, config=PHASE)
+    def select(self, campaign_id: str, generation: int, start: int, after: list[int | None]) -> Any:  # noqa: ARG002
+        """Choose the candidates of this generation; gives their number."""
+        result = select_labels(campaign_id, generation, start, load_settings())
+        return Response(stop_children=True) if result is None else len(result.selected)
+
+    @job(name=PREDICT_JOB, config=PHASE)
+    def predict(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
+        """Predict what was chosen; gives the number of predictions."""
+        result = predict_selected(campaign_id, generation, start, load_settings())
+        return Response(stop_children=True) if result is None else len(result.predictions)
+
+    @job(name=LABEL_JOB, config=PHASE)
+    def label(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
+        """Replace this job by the relaxations whose outcomes are not known."""
+        settings = load_settings()
+        with open_campaign_stores(settings) as stores:
+            entered = enter_phase(stores, campaign_id, generation, start, Phase.PREDICT)
+        if entered is None:
+            return Response(stop_children=True)
+        _, document = entered
+        if document.label is not None:
+            return len(document.label.labels)
+        engine_id = self.engine.engine_id
+        planned = {
+            identify_outcome(prediction.prediction_id, engine_id, kind): (prediction, kind)
+            for prediction, kind in plan_labels(document, self.config, settings)
+        }
+        with open_outcome_store(settings) as outcomes:
+            found = find_outcomes(outcomes, planned)
+        claims: list[Flow | Job] = [
+            claim_relaxation(self.engine, prediction, kind)
+            for name, (prediction, kind) in planned.items()
+            if name not in found
+        ]
+        end = self.gather(campaign_id, generation, start, [claim.output for claim in claims])
+        return Response(replace=DepthFirstFlow([*claims, end], output=end.output, name=f"{FLOW} labels"))
+
+    @job(name=GATHER_JOB, config=PHASE)
+    def gather(self, campaign_id: str, generation: int, start: int, after: list[Any]) -> Any:  # noqa: ARG002
+        """Look up what came of the relaxations; gives their number."""
+        result = gather_labels(campaign_id, generation, start, self.engine.engine_id, load_settings())
+        return Response(stop_children=True) if result is None else len(result.labels)
+
+    @job(name=PAIRS_JOB, config=PHASE)
+    def pair(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
+        """Make pairs of the labels; gives their number."""
+        result = build_label_pairs(campaign_id, generation, start, load_settings())
+        return Response(stop_children=True) if result is None else len(result.pair_ids)
+
+    @job(name=RETRAIN_JOB, config=PHASE)
+    def train(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
+        """Replace this job by the retraining from all pairs that there are now; its document is the output."""
+        maker = self.retrain or RetrainMaker(config=self.config.retraining)
+        prepared = prepare_retraining(campaign_id, generation, start, maker.config, load_settings())
+        if prepared is None:
+            return Response(stop_children=True)
+        if not isinstance(prepared, SnapshotDoc):
+            return None
+        flow = maker.make(snapshot=prepared)
+        flow.update_config({"on_missing_references": OnMissing.NONE})  # so that a failure is seen, and not waited for
+        return Response(replace=flow)
+
+    @job(name=CONCLUDE_JOB, config=PHASE)
+    def conclude(self, campaign_id: str, generation: int, start: int, retraining: Any) -> Any:
+        """Keep the figures of the generation, and add the next one; gives its number."""
+        document = None if retraining is None else RetrainDoc.model_validate(retraining)
+        concluded = conclude_generation(campaign_id, generation, start, document, load_settings())
+        if concluded is None:
+            return Response(stop_children=True)
+        return Response(output=generation, addition=Flow([self.begin(campaign_id, start)], name=FLOW))

@@ -1,0 +1,238 @@
+"""The steps of a generation after its labels: pairs, what is trained on, what the gate said, and the figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from maggma.utils import grouper
+
+from e3relax_flows.campaigns.generation import enter_phase
+from e3relax_flows.campaigns.rules import measure_ratio, measure_saved, sum_hours
+from e3relax_flows.campaigns.store import (
+    end_campaign,
+    load_generations,
+    open_campaign_stores,
+    save_phase,
+)
+from e3relax_flows.core.errors import TooFewPairsError
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.pairs.builder import build_outcome_pair
+from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
+from e3relax_flows.pairs.prediction_index import PredictionIndex
+from e3relax_flows.pairs.sources import BuiltBefore, iter_outcomes
+from e3relax_flows.pairs.store import find_records, open_pair_stores
+from e3relax_flows.pairs.writing import PairWriter
+from e3relax_flows.registry.judgements import find_evaluation, open_judgements
+from e3relax_flows.registry.store import find_alias
+from e3relax_flows.retraining.training import take_snapshot
+from e3relax_flows.schemas.campaigns import (
+    Arm,
+    CampaignConfig,
+    CampaignState,
+    ConcludeResult,
+    GenerationDoc,
+    Interval,
+    Label,
+    PairsResult,
+    Phase,
+    RetrainResult,
+)
+from e3relax_flows.schemas.models import EvaluatedPair, identify_evaluation
+from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
+from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, SnapshotDoc
+from e3relax_flows.stores.opening import open_stores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PAIRS_JOB, RETRAIN_JOB, CONCLUDE_JOB = "e3r pairs", "e3r retrain", "e3r conclude"
+AT_ONCE = 100  # outcomes in memory
+N_RESAMPLES, ENDS = 10_000, (0.025, 0.975)
+
+
+def build_label_pairs(campaign_id: str, generation: int, start: int, settings: E3RelaxSettings) -> PairsResult | None:
+    """Make pairs of the labels of a generation; None when the phase is not to run."""
+    with open_campaign_stores(settings) as stores:
+        entered = enter_phase(stores, campaign_id, generation, start, Phase.LABEL)
+        if entered is None:
+            return None
+        campaign, document = entered
+        if document.pairs is not None or document.label is None:
+            return document.pairs
+        ids = [label.outcome_id for label in document.label.labels if label.state is not None]
+        result = build_pairs(ids, campaign.config.source, settings)
+        return save_phase(stores, campaign_id, generation, Phase.PAIRS, result)
+
+
+def build_pairs(outcome_ids: list[str], source: str, settings: E3RelaxSettings) -> PairsResult:
+    """Make pairs of some outcomes, as `e3relax data build` does of all; those made before are found."""
+    with open_stores(settings) as stores, open_pair_stores(settings) as targets:
+        index = PredictionIndex(stores.predictions)
+        before = BuiltBefore(targets.records, index.count)
+        writer = PairWriter(targets)
+        for items in grouper(iter_outcomes(stores.outcomes, index, before, source, outcome_ids), AT_ONCE):
+            writer.write([build_outcome_pair(item) for item in items])
+        records = find_records(targets.records, outcome_ids)
+    pair_ids = {record.pair_id for record in records.values() if record.pair_id}
+    counts = {str(name): count for name, count in sorted(writer.counts.items())}
+    return PairsResult(pair_ids=sorted(pair_ids), counts=counts)
+
+
+def prepare_retraining(
+    campaign_id: str, generation: int, start: int, config: RetrainConfig, settings: E3RelaxSettings
+) -> SnapshotDoc | RetrainResult | None:
+    """Choose what is trained on, once; or say that there is nothing to train on, or what the retraining gave.
+
+    Raises
+    ------
+    ConfigError
+        When a holdout is missing, or functionals would be mixed.
+    """
+    with open_campaign_stores(settings) as stores:
+        entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
+        if entered is None:
+            return None
+        _, document = entered
+        if document.retrain is not None or document.pairs is None or document.begin is None:
+            return document.retrain
+        if document.snapshot is not None:
+            return document.snapshot
+        try:
+            if not document.pairs.pair_ids:
+                raise TooFewPairsError("no label gave a pair")
+            snapshot = take_snapshot(config, document.begin.model_id, settings)
+        except TooFewPairsError as error:  # the labels are kept; with the next ones there may be enough
+            result = RetrainResult(message=f"nothing was trained: {error}")
+            return save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
+        return save_phase(stores, campaign_id, generation, Phase.SNAPSHOT, snapshot)
+
+
+def conclude_generation(
+    campaign_id: str, generation: int, start: int, retraining: RetrainDoc | None, settings: E3RelaxSettings
+) -> GenerationDoc | None:
+    """Keep what the retraining gave and the figures of the generation; None when the campaign does not go on."""
+    with open_campaign_stores(settings) as stores:
+        entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
+        if entered is None:
+            return None
+        campaign, document = entered
+        if document.retrain is None and retraining is None:
+            message = (
+                f"the retraining of generation {generation} failed: look for the error of its jobs, mend the cause and "
+                f"run `e3relax campaign resume {campaign_id}`; no label is lost"
+            )
+            end_campaign(stores, campaign, CampaignState.HALTED, message)
+            return None
+        if document.retrain is None and retraining is not None:
+            result = describe_retraining(retraining, settings)
+            document.retrain = save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
+        if document.conclude is None:
+            generations = load_generations(stores, campaign_id)
+            figures = measure_generation(generations[: generation + 1], campaign.config, settings)
+            document.conclude = save_phase(stores, campaign_id, generation, Phase.CONCLUDE, figures)
+        return document
+
+
+def describe_retraining(document: RetrainDoc, settings: E3RelaxSettings) -> RetrainResult:
+    """What a retraining gave; a promotion counts also when the alias has moved on since."""
+    alias = find_alias(document.alias, settings)
+    moved = any(
+        move.gate_id == document.gate_id and move.model_id == document.candidate_id
+        for move in (alias.history if alias else [])
+    )
+    return RetrainResult(
+        candidate_id=document.candidate_id,
+        gate_id=document.gate_id,
+        decision=document.decision,
+        promoted=document.promoted or moved,
+        hours=sum(training.hours for training in document.trainings),
+        message="; ".join([*document.reasons[:1], *([document.message] if document.message else [])]),
+    )
+
+
+def measure_generation(
+    generations: list[GenerationDoc], config: CampaignConfig, settings: E3RelaxSettings
+) -> ConcludeResult:
+    """The figures of the last of these generations."""
+    document, rules = generations[-1], config.stop
+    before = document.begin.model_id if document.begin else ""
+    retrain = document.retrain
+    after = retrain.candidate_id if retrain and retrain.promoted and retrain.candidate_id else before
+    error_before, identity = measure_holdout(before, config.retraining, settings)
+    error = error_before if after == before else measure_holdout(after, config.retraining, settings)[0]
+    random = list_random_labels(document)
+    ratio = measure_ratio(generations)
+    saved = measure_saved(document, ratio)
+    return ConcludeResult(
+        model_id=after,
+        error=error,
+        error_before=error_before,
+        identity_error=identity,
+        random_error=average([label.prediction_error for label in random if label.prediction_error is not None]),
+        random_identity_error=average([label.initial_error for label in random if label.initial_error is not None]),
+        dft_hours=rules.cores * sum_hours(document),
+        control_ratio=ratio,
+        saved_hours=None if saved is None else rules.cores * saved,
+    )
+
+
+def measure_holdout(
+    model_id: str, config: RetrainConfig, settings: E3RelaxSettings
+) -> tuple[Interval | None, Interval | None]:
+    """Error of a model and of leaving the crystals alone on the holdout; None where it was not evaluated."""
+    with open_dataset_stores(settings) as datasets, open_judgements(settings) as judgements:
+        holdout_id = find_holdout(datasets, config.holdout).holdout_id
+        found = find_evaluation(judgements, identify_evaluation(model_id, holdout_id, config.options))
+    if found is None:
+        return None, None
+    errors, identity = zip(*map(combine_row, found.rows), strict=True)
+    groups = [row.group for row in found.rows]
+    names = None if None in groups else np.array(groups)
+    return average(list(errors), names), average(list(identity), names)
+
+
+def combine_row(row: EvaluatedPair) -> tuple[float, float]:
+    """Errors, Å, of the prediction and of the initial structure; without prediction both are the latter's."""
+    from e3relax_flows.train.metrics import combine_errors
+
+    own, identity = combine_errors(
+        np.array(
+            [
+                (row.displacement, row.strain),
+                (row.identity_displacement, row.identity_strain),
+            ],
+            dtype=float,
+        )
+    )
+    return float(identity if np.isnan(own) else own), float(identity)
+
+
+def list_random_labels(document: GenerationDoc) -> list[Label]:
+    """Converged labels of the random arm, one for each structure."""
+    if document.select is None or document.label is None:
+        return []
+    drawn = {one.structure_id for one in document.select.selected if one.arm == Arm.RANDOM}
+    found: dict[str, Label] = {}
+    for label in document.label.labels:
+        if label.structure_id not in drawn or label.state != OutcomeState.SUCCESSFUL:
+            continue
+        # of a pair of relaxations the one that is not the control
+        if label.structure_id not in found or label.start_kind != StartKind.CONTROL:
+            found[label.structure_id] = label
+    return list(found.values())
+
+
+def average(values: list[float], groups: NDArray[np.str_] | None = None) -> Interval | None:
+    """Mean with its bootstrap 95 % interval; groups are drawn again together; None of nothing."""
+    from e3relax_flows.judging.bootstrap import draw_sums
+
+    if not values:
+        return None
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean=mean, n=len(values))
+    columns = np.stack([np.array(values), np.ones(len(values))])
+    (sums, counts), _ = draw_sums(columns, groups, N_RESAMPLES, "campaign")
+    low, high = np.quantile(sums / counts, ENDS)
+    return Interval(mean=mean, low=float(low), high=float(high), n=len(values))

@@ -1,0 +1,277 @@
+"""The store of campaigns: a document each, the pool in chunks, scores by model, and what each phase gave, once."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+from maggma.core import Store
+from maggma.stores import MemoryStore
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.candidates.spool import PackedCandidate, unpack_structure
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.run_information import now
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.schemas.campaigns import CampaignDoc, CampaignState, GenerationDoc, Phase, StopReason
+from e3relax_flows.stores.opening import describe_store, dump_document, open_beside, validate_document, write_documents
+
+SHORTEST_ID = 4  # digits of an id that are enough to find a campaign
+STOP = "stop"  # in the place of a phase: a person wants an end
+NOT_PACKED = ("chunk_key", "campaign_id", "number", "ids", "structure_ids", "n_electrons")
+
+Result = TypeVar("Result", bound=BaseModel)
+
+
+class PoolChunk(BaseModel):
+    """Some candidates of a pool; found by `chunk_key`."""
+
+    chunk_key: str = Field(description="campaign_id:number")
+    campaign_id: str
+    number: int
+    ids: list[str]
+    structure_ids: list[str]
+    n_electrons: list[int]
+    packed: list[str] = Field(default_factory=list, description="pymatgen dictionaries as JSON, deflated, in base 64")
+
+    def unpack(self, place: int) -> Structure:
+        """One of the structures."""
+        return unpack_structure(base64.b64decode(self.packed[place]))
+
+
+class ScoreChunk(BaseModel):
+    """What a model makes of the candidates of one chunk; found by `score_key`, written once."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    score_key: str = Field(description="group:number")
+    group: str = Field(description="campaign_id:model_id")
+    number: int
+    expected_errors: list[float | None] = Field(description="Å; None: no prediction")
+    is_calibrated: bool = True
+    n_channels: int = 0
+    embeddings: str = Field("", description="float32 [n, n_channels], in base 64; empty: the network has none")
+
+    def unpack_embeddings(self) -> NDArray[np.float64] | None:
+        """[n, n_channels]; None where there are none."""
+        if not self.n_channels:
+            return None
+        flat = np.frombuffer(base64.b64decode(self.embeddings), dtype="<f4")
+        return flat.reshape(-1, self.n_channels).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class CampaignStores:
+    """The four collections, connected."""
+
+    campaigns: Store
+    pool: Store
+    scores: Store
+    phases: Store
+
+
+@contextmanager
+def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
+    """The collections of campaigns, beside the outcomes, connected, closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        When the store of outcomes is described wrongly, or is one that only this process sees.
+    StoreError
+        When it cannot be reached.
+    """
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(open_beside(settings, "OUTCOME_STORE", "outcomes", ending, key, indexed))
+            for ending, key, indexed in (
+                ("_campaigns", "campaign_id", ["name"]),
+                ("_campaign_pool", "chunk_key", ["campaign_id"]),
+                ("_campaign_scores", "score_key", ["group"]),
+                ("_campaign_phases", "phase_key", ["campaign_id"]),
+            )
+        ]
+        if type(stores[0]) is MemoryStore:
+            raise ConfigError(
+                "OUTCOME_STORE is a MemoryStore, and the workers of a campaign would each see another one; leave it "
+                "out for the embedded store, or describe a MongoStore"
+            )
+        try:
+            yield CampaignStores(*stores)
+        except PyMongoError as error:
+            where = describe_store(stores[0])
+            raise StoreError(f"{where}: {error}; `e3relax campaign resume` goes on where it stopped") from error
+
+
+def find_campaign(stores: CampaignStores, name: str) -> CampaignDoc:
+    """A campaign by its id, the first digits of it, or its name.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, or more than one.
+    """
+    raw = stores.campaigns.query_one({"campaign_id": name})
+    found = [raw] if raw else list(stores.campaigns.query({"name": name}))
+    if not found and len(name) >= SHORTEST_ID:
+        ids = [key for key in stores.campaigns.distinct("campaign_id") if str(key).startswith(name)]
+        found = list(stores.campaigns.query({"campaign_id": {"$in": ids}}))
+    if len(found) == 1:
+        return validate_document(found[0], CampaignDoc, stores.campaigns)
+    listed = ", ".join(f"{raw['campaign_id']} ({raw['name']})" for raw in found or stores.campaigns.query(limit=10))
+    if found:
+        raise ConfigError(f"campaign {name!r} may be any of {listed}; give the id")
+    raise ConfigError(
+        f"there is no campaign {name!r} in {describe_store(stores.campaigns)} (there: {listed or 'none'}); make one "
+        "with: e3relax campaign new configs/campaign.yaml"
+    )
+
+
+def list_campaigns(stores: CampaignStores) -> list[CampaignDoc]:
+    """All campaigns, the latest last."""
+    campaigns = [validate_document(raw, CampaignDoc, stores.campaigns) for raw in stores.campaigns.query()]
+    return sorted(campaigns, key=lambda campaign: campaign.created)
+
+
+def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
+    """Write a campaign in place of what is there."""
+    campaign.last_updated = now()
+    stores.campaigns.update([dump_document(campaign)])
+
+
+def end_campaign(
+    stores: CampaignStores, campaign: CampaignDoc, state: CampaignState, message: str, reason: StopReason | None = None
+) -> None:
+    """Write that a campaign does not go on by itself, and why."""
+    campaign.state, campaign.reason, campaign.message = state, reason, message
+    save_campaign(stores, campaign)
+
+
+def write_pool(
+    stores: CampaignStores, campaign_id: str, candidates: Iterable[PackedCandidate], chunk_size: int
+) -> tuple[int, int]:
+    """Write the candidates of a campaign chunk by chunk, in place of what an interrupted writing has left.
+
+    Returns
+    -------
+    n_candidates, n_chunks
+        What was written.
+    """
+    stores.pool.remove_docs({"campaign_id": campaign_id})
+    stream, n_candidates, number = iter(candidates), 0, 0
+    while part := list(islice(stream, chunk_size)):
+        chunk = PoolChunk(
+            chunk_key=f"{campaign_id}:{number}",
+            campaign_id=campaign_id,
+            number=number,
+            ids=[candidate.id for candidate in part],
+            structure_ids=[candidate.structure_id for candidate in part],
+            n_electrons=[sum(unpack_structure(candidate.packed).atomic_numbers) for candidate in part],
+            packed=[base64.b64encode(candidate.packed).decode() for candidate in part],
+        )
+        stores.pool.update([dump_document(chunk)])
+        n_candidates, number = n_candidates + len(part), number + 1
+    return n_candidates, number
+
+
+def read_pool_chunk(stores: CampaignStores, campaign_id: str, number: int) -> PoolChunk:
+    """One chunk of the pool.
+
+    Raises
+    ------
+    StoreError
+        When it is not in the store.
+    """
+    raw = stores.pool.query_one({"chunk_key": f"{campaign_id}:{number}"})
+    if raw is None:
+        raise StoreError(
+            f"chunk {number} of campaign {campaign_id} is not in {describe_store(stores.pool)}; workers must share "
+            "their stores: compare `e3relax doctor` here and where the campaign was submitted"
+        )
+    return validate_document(raw, PoolChunk, stores.pool)
+
+
+def list_pool(stores: CampaignStores, campaign_id: str) -> list[PoolChunk]:
+    """All chunks of the pool in order, without their structures."""
+    raws = stores.pool.query({"campaign_id": campaign_id}, list(NOT_PACKED))
+    return sorted((validate_document(raw, PoolChunk, stores.pool) for raw in raws), key=lambda chunk: chunk.number)
+
+
+def save_scores(stores: CampaignStores, scores: ScoreChunk) -> None:
+    """Keep scores; those that are there already stay."""
+    write_documents(stores.scores, [dump_document(scores)])
+
+
+def find_scores(stores: CampaignStores, campaign_id: str, model_id: str) -> dict[int, ScoreChunk]:
+    """Scores by a model, by number of the chunk."""
+    raws = stores.scores.query({"group": name_group(campaign_id, model_id)})
+    found = (validate_document(raw, ScoreChunk, stores.scores) for raw in raws)
+    return {scores.number: scores for scores in found}
+
+
+def list_scored(stores: CampaignStores, campaign_id: str, model_id: str) -> set[int]:
+    """Numbers of the chunks that a model has scored."""
+    return {raw["number"] for raw in stores.scores.query({"group": name_group(campaign_id, model_id)}, ["number"])}
+
+
+def name_group(campaign_id: str, model_id: str) -> str:
+    """What the scores of a pool by one model have in common."""
+    return f"{campaign_id}:{model_id}"
+
+
+def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase: Phase, result: Result) -> Result:
+    """Keep what a phase gave, and give it as it is kept: that of the first time, however often it is run."""
+    document = {
+        "phase_key": f"{campaign_id}:{generation}:{phase.value}",
+        "campaign_id": campaign_id,
+        "generation": generation,
+        "phase": phase.value,
+        "result": dump_document(result),
+    }
+    if write_documents(stores.phases, [document]):
+        return result
+    raw = stores.phases.query_one({"phase_key": document["phase_key"]})
+    return type(result).model_validate(raw["result"]) if raw else result
+
+
+def load_generations(stores: CampaignStores, campaign_id: str) -> list[GenerationDoc]:
+    """All generations in order, each with the results of the phases that are done."""
+    found: dict[int, dict[str, Any]] = {}
+    for raw in stores.phases.query({"campaign_id": campaign_id}):
+        if raw["phase"] != STOP:
+            found.setdefault(raw["generation"], {})[raw["phase"]] = raw["result"]
+    return [
+        GenerationDoc.model_validate({"campaign_id": campaign_id, "generation": number, **found[number]})
+        for number in sorted(found)
+    ]
+
+
+def load_generation(stores: CampaignStores, campaign_id: str, generation: int) -> GenerationDoc:
+    """One generation, with the results of the phases that are done."""
+    raws = stores.phases.query({"campaign_id": campaign_id, "generation": generation})
+    results = {raw["phase"]: raw["result"] for raw in raws}
+    return GenerationDoc.model_validate({"campaign_id": campaign_id, "generation": generation, **results})
+
+
+def request_stop(stores: CampaignStores, campaign_id: str) -> None:
+    """Ask a campaign to end before its next phase."""
+    document = {"phase_key": f"{campaign_id}:{STOP}", "campaign_id": campaign_id, "generation": -1, "phase": STOP}
+    write_documents(stores.phases, [document])
+
+
+def withdraw_stop(stores: CampaignStores, campaign_id: str) -> None:
+    """Take the wish for an end back."""
+    stores.phases.remove_docs({"phase_key": f"{campaign_id}:{STOP}"})
+
+
+def is_stop_requested(stores: CampaignStores, campaign_id: str) -> bool:
+    """Whether somebody wants an end."""
+    return stores.phases.query_one({"phase_key": f"{campaign_id}:{STOP}"}, ["phase"]) is not None

@@ -1,0 +1,229 @@
+"""Structures of the Materials Project by query: a page at a time, kept on disk, asked for politely."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monty.json import jsanitize
+from pydantic import BaseModel, Field, model_validator
+from pymatgen.core import SETTINGS, Structure
+
+from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.optional import require
+
+MP_CACHE = "materials_project"  # in DATA_DIR
+PAGE_SIZE = 500  # documents per request; with their structures some MB
+PAUSE_S = 0.5  # between requests
+N_TRIES, BACK_OFF_S = 5, 4.0  # the waits are 4, 8, 16 and 32 s
+FIELDS = ["material_id", "structure"]
+COMPLETE_FILE = "complete.json"
+KEY_ADVICE = "get one at https://materialsproject.org/api and type: export MP_API_KEY=..."
+
+REFUSAL = re.compile(r"status code 4(?!29|08)\d\d")  # in mp-api's message: asking again would not help
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class MPQuery(BaseModel):
+    """A query of the summary documents of the Materials Project; deprecated materials are left out."""
+
+    chemsys: list[str] = Field(default_factory=list, description="chemical systems such as Li-Fe-O or Si-*")
+    elements: list[str] = Field(default_factory=list, description="elements that must all be there")
+    exclude_elements: list[str] = Field(default_factory=list, description="elements that must not be there")
+    formula: list[str] = Field(default_factory=list, description="formulas such as Fe2O3 or ABO3")
+    material_ids: list[str] = Field(default_factory=list, description="ids such as mp-149")
+    energy_above_hull: tuple[float, float] | None = Field(None, description="eV per atom, from and to")
+    num_sites: tuple[int, int] | None = Field(None, description="sites per primitive cell, from and to")
+    num_elements: tuple[int, int] | None = Field(None, description="different elements, from and to")
+    is_stable: bool | None = Field(None, description="only those on the hull, or only those above")
+    theoretical: bool | None = Field(None, description="only those never made, or only those observed")
+    limit: int | None = Field(None, ge=1, description="most materials, in the order of their ids; none: all")
+
+    @model_validator(mode="after")
+    def _narrows(self) -> MPQuery:
+        """Refuse the query for everything, and ranges that are empty."""
+        terms = self.express()
+        if not terms.keys() - {"deprecated"} and self.limit is None:
+            raise ValueError("a query for the whole Materials Project; give chemsys, elements, ..., or a limit")
+        for name in ("energy_above_hull", "num_sites", "num_elements"):
+            if name in terms and terms[name][0] > terms[name][1]:
+                raise ValueError(f"{name} is {list(terms[name])}; write the smaller number first")
+        return self
+
+    def express(self) -> dict[str, Any]:
+        """Arguments of mp-api's `materials.summary.search`."""
+        terms = {name: getattr(self, name) for name in MPQuery.model_fields if name != "limit"}
+        return {"deprecated": False} | {name: value for name, value in terms.items() if value not in (None, [])}
+
+
+def read_materials_project(query: MPQuery, cache: Path, refresh: bool = False) -> Iterator[ReadItem]:
+    """Structures that match, with their mp-ids, in the order of these.
+
+    The answer is kept page by page below `cache`, so that the same query is asked once and one that was interrupted
+    goes on where it stopped. Nothing but a page is held in memory.
+
+    Raises
+    ------
+    MissingDependencyError
+        When mp-api is not installed and something is to be asked.
+    E3RelaxError
+        Without a key, or when the server does not answer after several tries.
+    """
+    terms = query.express()
+    folder = cache / f"query-{hash_content(terms)}"
+    n_given = 0
+    for page in _iterate_pages(terms, folder, refresh, query.limit):
+        for entry in page:
+            if query.limit is not None and n_given == query.limit:
+                return
+            n_given += 1
+            yield _convert(entry)
+
+
+def fetch_entries(chemsys: str, cache: Path, refresh: bool = False) -> list[dict[str, Any]]:
+    """Entries of a chemical system and those in it, with the Materials Project's own GGA/GGA+U corrections.
+
+    Returns
+    -------
+    entries
+        ComputedStructureEntry objects as dictionaries.
+
+    Raises
+    ------
+    MissingDependencyError, E3RelaxError
+        As `read_materials_project`.
+    """
+    file = cache / f"entries-{'-'.join(sorted(chemsys.split('-')))}.json.gz"
+    if refresh or not file.exists():
+        with _open_client() as client:
+            entries = _ask(
+                lambda: client.get_entries_in_chemsys(
+                    chemsys.split("-"), additional_criteria={"thermo_types": ["GGA_GGA+U"]}
+                )
+            )
+        _write(file, [jsanitize(entry.as_dict()) for entry in entries])
+        time.sleep(PAUSE_S)
+    return _read(file)
+
+
+def _iterate_pages(
+    terms: dict[str, Any], folder: Path, refresh: bool, limit: int | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Pages from the disk as far as they are there, then from the server, each written before it is given."""
+    if refresh:
+        for file in [folder / COMPLETE_FILE, *folder.glob("page-*.json.gz")]:
+            file.unlink(missing_ok=True)
+    complete = json.loads((folder / COMPLETE_FILE).read_text()) if (folder / COMPLETE_FILE).exists() else None
+    n_pages, number, n_given = (complete["n_pages"] if complete else None), 0, 0
+    with ExitStack() as stack:
+        client = None
+        while (n_pages is None or number < n_pages) and (limit is None or n_given < limit):
+            number += 1
+            file = folder / f"page-{number:05d}.json.gz"
+            if not file.exists():
+                client = client or stack.enter_context(_open_client())
+                _write(file, _fetch_page(client, terms, number))
+                time.sleep(PAUSE_S)
+            page = _read(file)
+            if len(page) < PAGE_SIZE and n_pages is None:
+                n_pages = number
+                (folder / COMPLETE_FILE).write_text(json.dumps({"query": terms, "n_pages": n_pages}))
+            n_given += len(page)
+            yield page
+
+
+def _fetch_page(client: Any, terms: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """One page of id and structure, both plain."""
+    documents = _ask(
+        lambda: client.materials.summary.search(
+            **terms,
+            all_fields=False,
+            fields=FIELDS,
+            num_chunks=1,
+            chunk_size=PAGE_SIZE,
+            _page=number,
+            _sort_fields="material_id",
+        )
+    )
+    page = []
+    for document in documents:
+        id, structure = (
+            document[field] if isinstance(document, dict) else getattr(document, field) for field in FIELDS
+        )
+        page.append({"id": str(id), "structure": jsanitize(structure, recursive_msonable=True)})
+    return page
+
+
+def _open_client() -> Any:
+    """mp-api's client, which looks for the key itself; it is checked here, so that its absence is one message."""
+    client = require("mp_api.client", "mp", "the Materials Project as a source").MPRester
+    if not _find_key():
+        raise E3RelaxError(f"the Materials Project wants an API key and none is set; {KEY_ADVICE}")
+    try:
+        return client(mute_progress_bars=True, use_document_model=False)
+    except Exception as error:  # mp-api raises its own and requests' errors
+        raise E3RelaxError(f"the Materials Project cannot be reached: {_hide_key(error)}; {KEY_ADVICE}") from None
+
+
+def _find_key() -> str:
+    return os.environ.get("MP_API_KEY") or str(SETTINGS.get("PMG_MAPI_KEY") or "")
+
+
+def _ask(request: Callable[[], T]) -> T:
+    """The answer, after some tries; the chain of errors is cut since those of requests show headers."""
+    for trial in range(1, N_TRIES + 1):
+        try:
+            return request()
+        except (TypeError, AttributeError):  # another release of mp-api: trying again changes nothing
+            raise
+        except Exception as error:  # mp-api raises its own and requests' errors, on the network
+            reason = _hide_key(error)
+        if REFUSAL.search(reason):
+            raise E3RelaxError(f"the Materials Project refuses: {reason}; correct the query, or {KEY_ADVICE}")
+        if trial < N_TRIES:
+            logger.warning("the Materials Project did not answer (%s); try %d of %d", reason, trial, N_TRIES)
+            time.sleep(BACK_OFF_S * 2 ** (trial - 1))
+    raise E3RelaxError(
+        f"the Materials Project did not answer after {N_TRIES} tries: {reason}; what came is kept, so try again later"
+    )
+
+
+def _hide_key(error: Exception) -> str:
+    text, key = f"{type(error).__name__}: {error}", _find_key()
+    return text.replace(key, "***") if key else text
+
+
+def _convert(entry: dict[str, Any]) -> ReadItem:
+    try:
+        return ReadItem(entry["id"], Structure.from_dict(entry["structure"]), None)
+    except Exception as error:  # the boundary between materials
+        return ReadItem(entry["id"], None, f"{entry['id']}: {type(error).__name__}: {error}")
+
+
+def _write(file: Path, content: list[dict[str, Any]]) -> None:
+    """Write a page whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    with gzip.open(part, "wt", encoding="utf-8") as stream:
+        json.dump(content, stream)
+    part.replace(file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError, EOFError) as error:
+        raise E3RelaxError(f"{file} cannot be read ({error}); remove it, and it is asked for again") from error

@@ -1,0 +1,117 @@
+"""Structures from the responses of OPTIMADE servers (optimade.org), kept as files of JSON or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pymatgen.core import Structure
+from pymatgen.io.optimade import OptimadeStructureAdapter
+
+from e3relax_flows.candidates.reading import ReadItem, open_text
+from e3relax_flows.core.errors import ConfigError
+
+PATTERNS = ("*.json", "*.json.gz", "*.jsonl", "*.jsonl.gz")
+HEADER = "x-optimade"  # key of the first line of OPTIMADE's JSON lines
+
+
+def read_optimade(paths: Iterable[Path]) -> Iterator[ReadItem]:
+    """Structures of responses one by one; ids are those of the database.
+
+    A JSON file is one page of a response (of /structures or /structures/ID), a JSON lines file holds one resource per
+    line after its header. Resources of other types are passed over.
+
+    Raises
+    ------
+    ConfigError
+        When a path is missing or its folder holds no such files.
+    """
+    for path in paths:
+        for file in _list_files(path.expanduser()):
+            yield from _read_file(file)
+
+
+def convert_resource(resource: dict[str, Any]) -> Structure:
+    """Structure of one resource of type "structures", in its order of sites.
+
+    Raises
+    ------
+    ValueError
+        When it is no crystal with one element on each site.
+    """
+    attributes = dict(resource["attributes"])
+    if attributes.get("dimension_types", [1, 1, 1]) != [1, 1, 1]:
+        raise ValueError(f"it is periodic along {attributes['dimension_types']} of its vectors, not along three")
+    for field in ("lattice_vectors", "cartesian_site_positions", "species_at_sites"):
+        if not attributes.get(field):
+            raise ValueError(f"its {field!r} is missing; ask the server for it in response_fields")
+    # the adapter takes the names of species for elements and does not look at what they stand for
+    elements = {species["name"]: _name_element(species) for species in attributes.get("species") or []}
+    at_sites = [elements.get(name, name) for name in attributes["species_at_sites"]]
+    core = {
+        "lattice_vectors": attributes["lattice_vectors"],
+        "cartesian_site_positions": attributes["cartesian_site_positions"],
+        "dimension_types": [1, 1, 1],
+        "species_at_sites": at_sites,
+        "nsites": len(at_sites),
+    }
+    return OptimadeStructureAdapter.get_structure({"id": resource.get("id"), "attributes": core})
+
+
+def _name_element(species: dict[str, Any]) -> str:
+    symbols, concentrations = species["chemical_symbols"], species["concentration"]
+    if len(symbols) != 1 or abs(concentrations[0] - 1) > 1e-6 or symbols[0] in ("vacancy", "X"):
+        content = ", ".join(f"{x:g} {symbol}" for symbol, x in zip(symbols, concentrations, strict=True))
+        raise ValueError(f"its species {species['name']!r} is {content}; only ordered structures can be relaxed")
+    return symbols[0]
+
+
+def _list_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for pattern in PATTERNS for file in path.glob(pattern))
+        if not files:
+            raise ConfigError(
+                f"{path}: no {', '.join(PATTERNS)} in this folder; keep the responses of the server there"
+            )
+        return files
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such file or folder of OPTIMADE responses")
+    return [path]
+
+
+def _read_file(path: Path) -> Iterator[ReadItem]:
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    try:
+        if ".jsonl" in path.suffixes:
+            with open_text(path) as stream:
+                for number, line in enumerate(stream, start=1):
+                    if line.strip():
+                        yield from _read_resource(json.loads(line), f"{name}-{number}", path)
+            return
+        with open_text(path) as stream:
+            content = json.load(stream)
+    except (OSError, ValueError, EOFError) as error:
+        yield ReadItem(name, None, f"{path}: {error}; keep the responses of the server as they come")
+        return
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, list | dict):
+        failures = content.get("errors") if isinstance(content, dict) else None
+        what = f"the server answered with errors: {failures}" if failures else "it has no `data`"
+        yield ReadItem(name, None, f"{path}: {what}; ask for .../v1/structures?filter=...")
+        return
+    for number, resource in enumerate(data if isinstance(data, list) else [data], start=1):
+        yield from _read_resource(resource, f"{name}-{number}", path)
+
+
+def _read_resource(resource: Any, fallback_id: str, path: Path) -> Iterator[ReadItem]:
+    """The structure of one resource; nothing of the header and of other types."""
+    if isinstance(resource, dict) and (HEADER in resource or resource.get("type", "structures") != "structures"):
+        return
+    id = str(resource.get("id") or fallback_id) if isinstance(resource, dict) else fallback_id
+    try:
+        yield ReadItem(id, convert_resource(resource), None)
+    except Exception as error:  # the boundary between entries: servers write anything
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        yield ReadItem(id, None, f"{path}, {id}: {reason}")

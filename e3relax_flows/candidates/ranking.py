@@ -1,0 +1,231 @@
+"""Most promising first: scores of candidates and of predictions, the smaller the better."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pymatgen.core import Structure
+
+from e3relax_flows.candidates.hulls import HullSet, read_entries
+from e3relax_flows.candidates.reading import ReadItem, open_text
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.optional import require
+from e3relax_flows.schemas.predictions import Prediction, Verdict
+
+STRAIN_WEIGHT_ANGSTROM = 2.5  # of a strain against a displacement, as in the calibrated error
+Score = Callable[[str, Structure], float | None]
+
+
+class RankingConfig(BaseModel):
+    """What all rankings have: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RankByChange(RankingConfig):
+    """Candidates that the network moves little come first: their predictions are the likeliest to be good."""
+
+    by: Literal["change"]
+
+
+class RankByTable(RankingConfig):
+    """By a number of each candidate in a file."""
+
+    by: Literal["table"]
+    file: Path = Field(description="CSV with a header, or JSON {id: number} or [{id: ..., COLUMN: number}, ...]")
+    column: str | None = Field(None, description="of the numbers; none: the only one")
+    id_column: str = Field("id", description="of the ids of candidates")
+    largest_first: bool = False
+
+
+class RankByHull(RankingConfig):
+    """By the energy above the hull of given entries, of a potential at the structure as it is."""
+
+    by: Literal["hull"]
+    entries: Path = Field(description="JSON of pymatgen's entries, on the potential's scale of energies")
+    potential: str = Field("chgnet", description="chgnet, or module:function that gives an ASE calculator")
+
+
+class RankByFunction(RankingConfig):
+    """By the user's own function of id and structure; None where it has nothing to say."""
+
+    by: Literal["function"]
+    function: str = Field(description="module:function, called with id and structure")
+
+    @field_validator("function")
+    @classmethod
+    def _has_colon(cls, function: str) -> str:
+        split_function(function)
+        return function
+
+
+Ranking = Annotated[RankByChange | RankByTable | RankByHull | RankByFunction, Field(discriminator="by")]
+
+
+def build_score(ranking: Ranking) -> Score:
+    """The function of id and structure that a ranking means.
+
+    Raises
+    ------
+    ConfigError
+        When its file or function cannot be used, or it needs predictions.
+    MissingDependencyError
+        When the potential is not installed.
+    """
+    if isinstance(ranking, RankByTable):
+        values = read_numbers(ranking.file, ranking.column, ranking.id_column)
+        sign = -1.0 if ranking.largest_first else 1.0
+        return lambda id, _: sign * values[id] if id in values else None
+    if isinstance(ranking, RankByHull):
+        return _measure_above_hull(HullSet(read_entries(ranking.entries)), load_calculator(ranking.potential))
+    if isinstance(ranking, RankByFunction):
+        return load_function(ranking.function)
+    raise ConfigError("ranking by change needs predictions, which a list of candidates has not; rank it in a screen")
+
+
+def rank_structures(items: Sequence[ReadItem], ranking: Ranking | None) -> list[int]:
+    """Places of read structures, the most promising first; as they came without a ranking, or with one of predictions.
+
+    Raises
+    ------
+    ConfigError, MissingDependencyError
+        As `build_score`.
+    """
+    if ranking is None or isinstance(ranking, RankByChange):
+        return list(range(len(items)))
+    score = build_score(ranking)
+    return sort_by_score([None if item.structure is None else score(item.id, item.structure) for item in items])
+
+
+def measure_change(prediction: Prediction) -> float | None:
+    """How far the network moves a structure, Å: displacement + 2.5 Å · strain; None where nothing was accepted."""
+    if prediction.verdict != Verdict.ACCEPT or prediction.displacement is None or prediction.strain is None:
+        return None
+    return prediction.displacement + STRAIN_WEIGHT_ANGSTROM * prediction.strain
+
+
+def score_predictions(predictions: Iterable[Prediction | None], ranking: Ranking) -> list[float | None]:
+    """Scores of predictions; rankings of structures look at the predicted one, or the initial one where refused."""
+    if isinstance(ranking, RankByChange):
+        return [None if prediction is None else measure_change(prediction) for prediction in predictions]
+    score = build_score(ranking)
+    return [_score_prediction(prediction, score) for prediction in predictions]
+
+
+def sort_by_score(scores: Sequence[float | None]) -> list[int]:
+    """Indices, the smallest score first; equal ones as they came, unknown ones (None, NaN) last."""
+    unknown = [score is None or math.isnan(score) for score in scores]
+    return sorted(range(len(scores)), key=lambda i: (unknown[i], 0.0 if unknown[i] else scores[i], i))
+
+
+def read_numbers(path: Path, column: str | None = None, id_column: str = "id") -> dict[str, float]:
+    """Numbers by id of a CSV or JSON file; ids without a number are left out.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, the column is not there or not clear, or an id has two numbers.
+    """
+    try:
+        with open_text(path) as stream:
+            if ".json" in path.suffixes:
+                rows = _list_rows(json.load(stream), id_column)
+            else:
+                rows = list(csv.DictReader(stream))
+    except (OSError, ValueError, EOFError, csv.Error) as error:
+        raise ConfigError(f"{path}: {error}; give a CSV file with a header, or JSON") from error
+    names = list(dict.fromkeys(name for row in rows for name in row if name != id_column))
+    if column is None and len(names) != 1:
+        raise ConfigError(f"{path} has the columns {', '.join(names) or '(none)'}; say which, with `column`")
+    column = column or names[0]
+    if column not in names or not any(id_column in row for row in rows):
+        raise ConfigError(f"{path} needs the columns {id_column!r} and {column!r}; it has {', '.join(names)}")
+    numbers: dict[str, float] = {}
+    for row in rows:
+        id, value = str(row.get(id_column)), row.get(column)
+        if value in (None, ""):
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}: {column} of {id} is {value!r}, which is no number") from error
+        if numbers.setdefault(id, number) != number:
+            raise ConfigError(f"{path}: {id} is there twice, with {numbers[id]:g} and {number:g}")
+    return numbers
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function that "module:function" means; modules of the working directory are found.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    module, function = split_function(name)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{name}: {error}; give module:function, the module in the working directory or installed"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{name} is {type(found).__name__}, which cannot be called")
+    return found
+
+
+def split_function(name: str) -> tuple[str, str]:
+    """Module and function of "module:function"; ValueError where it is written otherwise."""
+    module, colon, function = name.partition(":")
+    if not (module and colon and function.isidentifier()):
+        raise ValueError(f"{name!r} is not of the form module:function")
+    return module, function
+
+
+def load_calculator(name: str) -> Any:
+    """An ASE calculator: CHGNet's, or what the user's "module:function" gives."""
+    if name == "chgnet":
+        return require("chgnet.model.dynamics", "mlip", "ranking by CHGNet").CHGNetCalculator(use_device="cpu")
+    if ":" not in name:
+        raise ConfigError(f"potential {name!r} is unknown; give chgnet, or module:function that gives a calculator")
+    return load_function(name)()
+
+
+def _measure_above_hull(hulls: HullSet, calculator: Any) -> Score:
+    adaptor = require("pymatgen.io.ase", "mlip", "ranking by a potential").AseAtomsAdaptor
+
+    def score(_: str, structure: Structure) -> float | None:
+        atoms = adaptor.get_atoms(structure)
+        atoms.calc = calculator
+        return hulls.locate(structure.composition, float(atoms.get_potential_energy())).energy_above_hull
+
+    return score
+
+
+def _score_prediction(prediction: Prediction | None, score: Score) -> float | None:
+    if prediction is None or prediction.verdict == Verdict.ERROR:
+        return None
+    structure = prediction.structure if prediction.verdict == Verdict.ACCEPT else prediction.initial
+    return None if structure is None else score(str(prediction.id), structure)
+
+
+def _list_rows(content: Any, id_column: str) -> list[dict[str, Any]]:
+    """Rows of a JSON list of rows, or of a dictionary whose keys are ids."""
+    if isinstance(content, Mapping):
+        return [
+            {id_column: id, **value} if isinstance(value, Mapping) else {id_column: id, "value": value}
+            for id, value in content.items()
+        ]
+    if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
+        raise ValueError("it is neither {id: number} nor a list of rows")
+    return [dict(row) for row in content]

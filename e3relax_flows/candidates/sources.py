@@ -1,0 +1,126 @@
+"""Sources of candidates: what each is told, and one stream of structures from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from e3relax_flows.candidates.builtin import build_candidates
+from e3relax_flows.candidates.materials_project import MP_CACHE, MPQuery, read_materials_project
+from e3relax_flows.candidates.optimade import read_optimade
+from e3relax_flows.candidates.reading import ReadItem, make_unique, read_structures
+from e3relax_flows.candidates.store_source import read_store
+from e3relax_flows.candidates.substitutions import SubstitutionRules, substitute
+from e3relax_flows.core.settings import E3RelaxSettings
+
+
+class SourceConfig(BaseModel):
+    """What all sources have: unknown keys are refused, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSource(SourceConfig):
+    """Files and folders of structures, as `inputs` of a screen."""
+
+    type: Literal["files"]
+    paths: list[Path] = Field(min_length=1, description="anything that pymatgen reads, folders, lists of structures")
+
+
+class OptimadeSource(SourceConfig):
+    """Responses of OPTIMADE servers, kept as files."""
+
+    type: Literal["optimade"]
+    paths: list[Path] = Field(min_length=1, description="JSON or JSON lines, also .gz, and folders of them")
+
+
+class BuiltInSource(SourceConfig):
+    """The candidates of the demo."""
+
+    type: Literal["built-in"]
+
+
+class MaterialsProjectSource(SourceConfig, MPQuery):
+    """Materials of the Materials Project that match a query."""
+
+    type: Literal["materials-project"]
+    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
+
+
+class StoreSource(SourceConfig):
+    """Documents of a maggma store."""
+
+    type: Literal["store"]
+    store: dict[str, Any] = Field(description="maggma store, written as in jobflow.yaml")
+    criteria: dict[str, Any] = Field(default_factory=dict, description="MongoDB query")
+    structure: str = Field("structure", description="field of the structure, with dots")
+    id: str = Field("material_id", description="field of the id, with dots")
+
+
+ParentSource = Annotated[
+    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource, Field(discriminator="type")
+]
+
+
+class SubstitutionSource(SourceConfig, SubstitutionRules):
+    """Structures of other sources with their elements exchanged."""
+
+    type: Literal["substitution"]
+    parents: list[ParentSource] = Field(min_length=1, description="sources of the structures to begin from")
+
+
+Source = Annotated[
+    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource | SubstitutionSource,
+    Field(discriminator="type"),
+]
+
+
+def read_sources(sources: Sequence[Source], settings: E3RelaxSettings) -> Iterator[ReadItem]:
+    """Candidates of all sources one by one, in their order; what cannot be read is an item that says why.
+
+    Ids are those of the sources, with a number added to those that repeat. Nothing is held but the ids.
+
+    Raises
+    ------
+    E3RelaxError
+        When a whole source cannot be had: no key, no answer, no store.
+    """
+    known: dict[str, int] = {}
+    for source in sources:
+        for item in read_source(source, settings):
+            yield item._replace(id=make_unique(item.id, known))
+
+
+def read_source(source: Source, settings: E3RelaxSettings) -> Iterator[ReadItem]:
+    """Candidates of one source."""
+    if isinstance(source, SubstitutionSource):
+        for parent in read_sources(source.parents, settings):
+            yield from substitute(parent, source)
+        return
+    readers: dict[type[BaseModel], Callable[[Any], Iterator[ReadItem]]] = {
+        FileSource: lambda files: read_structures(files.paths),
+        OptimadeSource: lambda files: read_optimade(files.paths),
+        BuiltInSource: lambda _: (ReadItem(name, structure, None) for name, structure in build_candidates()),
+        MaterialsProjectSource: lambda query: read_materials_project(
+            query, settings.DATA_DIR / MP_CACHE, refresh=query.refresh
+        ),
+        StoreSource: lambda place: read_store(place.store, place.criteria, place.structure, place.id, settings),
+    }
+    yield from readers[type(source)](source)
+
+
+def resolve_paths(sources: list[Any], folder: Path) -> list[Any]:
+    """Raw descriptions of sources with the relative paths in them taken from `folder`."""
+    resolved = []
+    for source in sources:
+        if isinstance(source, dict):
+            source = dict(source)
+            if isinstance(source.get("paths"), list):
+                source["paths"] = [str(folder / str(path)) for path in source["paths"]]
+            if isinstance(source.get("parents"), list):
+                source["parents"] = resolve_paths(source["parents"], folder)
+        resolved.append(source)
+    return resolved

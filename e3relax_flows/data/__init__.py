@@ -1,1 +1,0 @@
-"""Stores for predictions and outcomes."""

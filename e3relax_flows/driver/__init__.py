@@ -1,1 +1,0 @@
-"""Screens of thousands: registered, predicted by chunks, relaxed as budget and workers allow, never lost."""

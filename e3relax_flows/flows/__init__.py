@@ -1,1 +1,0 @@
-"""Makers that put the network in front of DFT."""

@@ -1,1 +1,0 @@
-"""jobflow jobs: predict, dispatch, outcome."""

@@ -1,0 +1,1 @@
+"""Judge a model against the one in service: errors on holdouts, comparisons, the gate."""

@@ -1,0 +1,1 @@
+"""The ledger: predictions and outcomes, their joining, claims on relaxations, tables."""

@@ -1,0 +1,149 @@
+"""Claims: who relaxes a candidate, or submits a flow, so that two who begin at the same moment do it once."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from maggma.core import Store
+from maggma.stores import MemoryStore, MongoStore
+from pydantic import BaseModel, Field
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.stores.opening import build_store, connect_store, describe_store, find_by_id, write_documents
+from e3relax_flows.stores.sqlite import SQLiteStore
+
+CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
+CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax recover` frees what nobody will finish
+
+
+class ClaimDoc(BaseModel):
+    """One claim; found by `claim_id`, the id of what is claimed."""
+
+    claim_id: str
+    owner: str = Field(description="job or process that holds it; it may take it again")
+    flow: str | None = Field(None, description="uuid of the outermost flow of the job")
+    manager: str | None = Field(
+        None, description="who carries the work on when the process ends, such as fireworks; None: nobody"
+    )
+    host: str = Field(default_factory=platform.node)
+    pid: int = Field(default_factory=os.getpid)
+    claimed_at: float = Field(default_factory=time.time, description="seconds since 1970")
+    expires_at: float = Field(default_factory=lambda: time.time() + CLAIM_DAYS * 86400)
+
+    def describe(self) -> str:
+        """Who holds it, in words."""
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.claimed_at))
+        return f"{self.owner} on {self.host} since {since}"
+
+
+@contextmanager
+def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of claims, beside the outcomes, connected, closed at the end.
+
+    Where the outcomes are in a store that cannot write atomically, claims are kept in memory and bind this process
+    only.
+
+    Raises
+    ------
+    ConfigError
+        When the store of outcomes is described wrongly.
+    StoreError
+        When it cannot be reached.
+    """
+    spec = settings.OUTCOME_STORE
+    collection = f"{(spec or {}).get('collection_name', 'outcomes')}_claims"
+    if spec and "collection_name" in spec:
+        spec = {**spec, "collection_name": collection}
+    store = build_store(spec, settings, collection, "claim_id")
+    if not isinstance(store, SQLiteStore | MongoStore):
+        store = MemoryStore(collection, key="claim_id")
+    try:
+        with connect_store(store, [], "OUTCOME_STORE"):
+            yield store
+    except PyMongoError as error:
+        raise StoreError(f"{describe_store(store)}: {error}; run again, or correct OUTCOME_STORE") from error
+
+
+def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimDoc | None:
+    """Take a claim; None when it is taken, otherwise the claim of the one who holds it.
+
+    One of those who try at the same moment succeeds. Times are those of the server where there is one, so that hosts
+    whose clocks are wrong agree. A claim is free when it is the own one, when it has expired,
+    when its process was on this host, is gone, and nobody carries its work on.
+
+    Parameters
+    ----------
+    store
+        From `open_claim_store`.
+    claim
+        What is claimed, by whom.
+    over
+        An owner who is done with it, and may have left the claim.
+    """
+    wrong_by = time.time() - read_clock(store)
+    claim = claim.model_copy(
+        update={"claimed_at": claim.claimed_at - wrong_by, "expires_at": claim.expires_at - wrong_by}
+    )
+    free: list[dict[str, Any]] = [{"owner": claim.owner}, {"expires_at": {"$lte": claim.claimed_at}}]
+    if over is not None:
+        free.append({"owner": over})
+    holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
+    if holder and is_abandoned(holder):
+        free.append({"owner": holder.owner, "claimed_at": holder.claimed_at})
+    if write_documents(store, [claim.model_dump()], {"$or": free}):
+        return None
+    holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
+    # given back between the two: free, and to be had by trying again
+    again = {"claimed_at": claim.claimed_at + wrong_by, "expires_at": claim.expires_at + wrong_by}
+    return holder or take_claim(store, claim.model_copy(update=again), over)
+
+
+def read_clock(store: Store) -> float:
+    """Seconds since 1970 by the clock of the store's server; without one, of this host."""
+    if not isinstance(store, MongoStore) or isinstance(store, MemoryStore):
+        return time.time()
+    moment: datetime = store._collection.database.command("hello")["localTime"]
+    return moment.replace(tzinfo=UTC).timestamp()
+
+
+def release_claims(store: Store, ids: Iterable[str], owner: str | None = None) -> None:
+    """Give claims back: those of `owner`, or of whomever."""
+    criteria: dict[str, Any] = {"claim_id": {"$in": list(ids)}}
+    store.remove_docs(criteria if owner is None else {**criteria, "owner": owner})
+
+
+def find_claims(store: Store, ids: Iterable[str] | None = None) -> dict[str, ClaimDoc]:
+    """Claims by id: those of `ids` (None: all), expired ones too."""
+    wanted = store.distinct("claim_id") if ids is None else list(ids)
+    return find_by_id(store, wanted, ClaimDoc, "claim_id", None)
+
+
+def is_abandoned(claim: ClaimDoc) -> bool:
+    """Whether nobody will finish what was claimed: it was bound to a process of this host that is no more."""
+    return claim.manager is None and is_process_gone(claim.host, claim.pid)
+
+
+def is_process_gone(host: str, pid: int) -> bool:
+    """Whether a process was on this host and is no more; of other hosts nothing is known."""
+    if host != platform.node():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it exists and is another user's
+        return False
+    return False
+
+
+def is_live(claim: ClaimDoc) -> bool:
+    """Whether a claim binds others."""
+    return claim.expires_at > time.time() and not is_abandoned(claim)

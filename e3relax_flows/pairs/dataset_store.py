@@ -1,0 +1,156 @@
+"""Keep holdouts and datasets, beside the pairs whose ids they list: written once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from maggma.core import Store
+from pydantic import BaseModel
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.pairs.store import PAIRS
+from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
+from e3relax_flows.stores.opening import (
+    describe_store,
+    dump_document,
+    open_beside,
+    validate_document,
+    write_documents,
+)
+
+HOLDOUTS_ENDING, DATASETS_ENDING = "_holdouts", "_datasets"
+HOLDOUT_KEY, DATASET_KEY = "name", "dataset_id"
+
+Doc = TypeVar("Doc", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class DatasetStores:
+    """Holdouts, whose key is their name, and datasets, whose key is their id; connected."""
+
+    holdouts: Store
+    datasets: Store
+
+
+@contextmanager
+def open_dataset_stores(settings: E3RelaxSettings | None = None) -> Iterator[DatasetStores]:
+    """Both stores, where PAIR_STORE says; connected and closed at the end. `settings` are read anew when None.
+
+    Raises
+    ------
+    ConfigError
+        When the store is described wrongly.
+    StoreError
+        When a store cannot be reached.
+    """
+    settings = settings or load_settings()
+    with (
+        open_beside(settings, "PAIR_STORE", PAIRS, HOLDOUTS_ENDING, HOLDOUT_KEY, ["holdout_id"]) as holdouts,
+        open_beside(settings, "PAIR_STORE", PAIRS, DATASETS_ENDING, DATASET_KEY, ["created_at"]) as datasets,
+    ):
+        yield DatasetStores(holdouts, datasets)
+
+
+def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
+    """Keep a holdout, and give it as it is kept: the same one frozen again is the one of the first time.
+
+    Raises
+    ------
+    ConfigError
+        When another holdout has the name.
+    """
+    if write_documents(stores.holdouts, [dump_document(doc)]):
+        return doc
+    return find_same_holdout(stores, doc) or doc
+
+
+def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | None:
+    """The holdout of this name as it is kept; None when there is none.
+
+    Raises
+    ------
+    ConfigError
+        When the one that is kept is another one: other pairs or groups.
+    """
+    raw = _query_one(stores.holdouts, {HOLDOUT_KEY: doc.name})
+    if raw is None:
+        return None
+    kept = _restore(raw, HoldoutDoc, stores.holdouts)
+    if any(getattr(kept, field) != getattr(doc, field) for field in ("holdout_id", "group_by", "groups")):
+        raise ConfigError(
+            f"holdout {doc.name!r} was frozen on {kept.frozen_at:%Y-%m-%d} with {len(kept.pair_ids)} pairs in "
+            f"{len(kept.groups)} groups (id {kept.holdout_id}); what you ask for now has {len(doc.pair_ids)} in "
+            f"{len(doc.groups)} (id {doc.holdout_id}). A holdout never changes: choose another name"
+        )
+    return kept
+
+
+def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
+    """The holdout of a name, or else of an id.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    for field in (HOLDOUT_KEY, "holdout_id"):
+        if (raw := _query_one(stores.holdouts, {field: name})) is not None:
+            return _restore(raw, HoldoutDoc, stores.holdouts)
+    names = [doc.name for doc in list_holdouts(stores)]
+    raise ConfigError(
+        f"holdout {name!r} is not in {describe_store(stores.holdouts)} ({len(names)} holdouts: "
+        f"{', '.join(names[:5]) or 'none'}); run `e3relax data holdouts`, or freeze it with `e3relax data freeze`"
+    )
+
+
+def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
+    """All holdouts, the oldest first."""
+    docs = [_restore(raw, HoldoutDoc, stores.holdouts) for raw in stores.holdouts.query({})]
+    return sorted(docs, key=lambda doc: (doc.frozen_at, doc.name))
+
+
+def save_dataset(stores: DatasetStores, doc: DatasetDoc) -> DatasetDoc:
+    """Keep a dataset, and give it as it is kept: the one of the first time where its id is known already."""
+    if write_documents(stores.datasets, [dump_document(doc)]):
+        return doc
+    return find_dataset(stores, doc.dataset_id)
+
+
+def find_dataset(stores: DatasetStores, dataset_id: str) -> DatasetDoc:
+    """The dataset of an id.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    raw = _query_one(stores.datasets, {DATASET_KEY: dataset_id})
+    if raw is None:
+        raise ConfigError(
+            f"dataset {dataset_id!r} is not in {describe_store(stores.datasets)}; a retraining keeps its dataset "
+            "there: check PAIR_STORE and DATA_DIR"
+        )
+    return _restore(raw, DatasetDoc, stores.datasets)
+
+
+def _query_one(store: Store, criteria: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return store.query_one(criteria)
+    except PyMongoError as error:
+        raise StoreError(f"{describe_store(store)}: {error}; run again when the server answers") from error
+
+
+def _restore(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
+    """A document with its times in UTC, which stores give without saying so."""
+    times = {
+        key: value.replace(tzinfo=UTC)
+        for key, value in raw.items()
+        if isinstance(value, datetime) and value.tzinfo is None
+    }
+    return validate_document(raw | times, model, store)

@@ -1,0 +1,1 @@
+"""Prediction in front of a relaxation: the makers and jobs of one candidate."""

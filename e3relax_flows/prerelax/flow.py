@@ -1,0 +1,100 @@
+"""PrerelaxFlowMaker: predict one structure, relax it with an engine, record the outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobflow import Flow, JobConfig, Maker, Response, job
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import StructureError
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.engines.base import Engine
+from e3relax_flows.prerelax.predict import PrerelaxMaker
+from e3relax_flows.prerelax.record import join_failure
+from e3relax_flows.prerelax.relax import claim_relaxation
+from e3relax_flows.prerelax.starts import DISPATCH_JOB, OnRefuse, StartRules, choose_starts, is_reusable, take_start
+from e3relax_flows.schemas.outcomes import OutcomeDoc, identify_outcome
+from e3relax_flows.schemas.predictions import PredictionDoc, Reason
+from e3relax_flows.stores.opening import find_outcomes, open_stores, save_outcomes, save_predictions
+
+
+@dataclass
+class PrerelaxFlowMaker(Maker):
+    """Predict a structure, relax it from there with an engine, and record what the relaxation said of the prediction.
+
+    The output of the flow is the outcome document. Where the outcome is in the store already, nothing is relaxed;
+    where another flow is at it, the output is None.
+
+    Parameters
+    ----------
+    name
+        Name of the flow.
+    prerelax
+        How to predict.
+    engine
+        What to relax with, such as `get_engine("chgnet")`.
+    on_refuse
+        After a refused prediction: relax from the initial structure, skip (the jobs that follow the flow do not
+        run, and its output is None), or fail.
+    retry_failed
+        Whether an outcome that failed before is tried again.
+    """
+
+    name: str = "e3r candidate"
+    prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)
+    engine: Engine = field(kw_only=True)
+    on_refuse: OnRefuse = "initial"
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        StartRules(on_refuse=self.on_refuse)
+
+    def make(self, structure: Structure, prev_dir: str | Path | None = None, model: str | None = None) -> Flow:
+        """Build the flow.
+
+        Parameters
+        ----------
+        structure
+            The initial structure.
+        prev_dir
+            Taken as atomate2's flows give it, and not used.
+        model
+            Instead of the prerelax maker's own; a reference to the output of another job will do.
+        """
+        predict = self.prerelax.make(structure, prev_dir=prev_dir, model=model)
+        dispatch = self.dispatch(predict.output.prediction)
+        return Flow([predict, dispatch], output=dispatch.output, name=self.name)
+
+    @job(name=DISPATCH_JOB, config=JobConfig(pass_manager_config=False))
+    def dispatch(self, prediction: PredictionDoc) -> OutcomeDoc | Response[Any]:
+        """Replace this job by the relaxation, from where the verdict says; do nothing where its outcome is known.
+
+        Raises
+        ------
+        StructureError
+            When the prediction was refused and that is to be a failure.
+        EngineError
+            When the engine cannot treat the structure; the failed outcome is stored.
+        """
+        starts = choose_starts(prediction, StartRules(on_refuse=self.on_refuse))
+        if not starts and self.on_refuse == "fail":
+            reason = prediction.reasons[0] if prediction.reasons else Reason.FAILED
+            raise StructureError(reason, f"the prediction was refused: {prediction.message or reason}")
+        if not starts:
+            return Response(stop_children=True)
+        outcome_id = identify_outcome(prediction.prediction_id, self.engine.engine_id, starts[0])
+        with open_stores(load_settings()) as stores:
+            # the worker that predicted may have seen another store
+            save_predictions(stores.predictions, [prediction])
+            outcome = find_outcomes(stores.outcomes, [outcome_id]).get(outcome_id)
+            if outcome is not None and is_reusable(outcome, self.retry_failed):
+                return outcome
+            try:
+                self.engine.check(take_start(prediction, starts[0]))
+            except Exception as error:  # recorded as in a screen, and seen as a failed job
+                save_outcomes(stores.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
+                raise
+        return Response(replace=claim_relaxation(self.engine, prediction, starts[0], self.retry_failed))

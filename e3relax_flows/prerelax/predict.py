@@ -1,0 +1,191 @@
+"""The prediction job: PrerelaxMaker, for one structure in the place of a relaxation, or for a chunk of a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobflow import CURRENT_JOB, Maker, job
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.core.ids import hash_content, identify_structure
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.prerelax.starts import take_start
+from e3relax_flows.registry.models import resolve_model
+from e3relax_flows.schemas.outcomes import StartKind
+from e3relax_flows.schemas.predictions import (
+    Prediction,
+    PredictionDoc,
+    PredictOptions,
+    PrerelaxDoc,
+    PrerelaxOutput,
+    Verdict,
+    identify_prediction,
+)
+from e3relax_flows.schemas.screens import ChunkDoc
+from e3relax_flows.stores.opening import find_predictions, open_stores, save_predictions
+
+PREDICT_JOB = "e3r predict"
+DEFAULT_MODEL, DEFAULT_DEVICE = "default", "auto"
+
+
+@dataclass
+class PrerelaxMaker(Maker):
+    """Predict the relaxed structure; its document fits where atomate2's flows take a relax maker.
+
+    A refused prediction hands on the initial structure. A structure that cannot be predicted at all fails the
+    job, since nothing sensible can follow. Predictions are stored, and found again instead of computed twice.
+
+    Parameters
+    ----------
+    name
+        Name of the jobs.
+    model
+        Alias, name, id or folder of a model; "default" is the one in the worker's settings.
+    device
+        torch device; "auto" is the one in the worker's settings.
+    options
+        How to predict; a dictionary of the fields of `PredictOptions` will do.
+
+    Examples
+    --------
+    >>> from atomate2.vasp.flows.core import DoubleRelaxMaker
+    >>> maker = DoubleRelaxMaker(relax_maker1=PrerelaxMaker())
+    """
+
+    name: str = PREDICT_JOB
+    model: str = DEFAULT_MODEL
+    device: str = DEFAULT_DEVICE
+    options: PredictOptions = field(default_factory=lambda: PredictOptions())
+
+    def __post_init__(self) -> None:
+        self.options = PredictOptions.model_validate(self.options or {})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Dictionary with plain options, so that jobflow's `dict_mod` reaches into them."""
+        return super().as_dict() | {"options": self.options.model_dump(mode="json")}
+
+    @job(output_schema=PrerelaxDoc)
+    def make(self, structure: Structure, prev_dir: str | Path | None = None, model: str | None = None) -> PrerelaxDoc:  # noqa: ARG002
+        """Predict one structure.
+
+        Parameters
+        ----------
+        structure
+            The structure to start from.
+        prev_dir
+            Taken because atomate2's flows give it; a prediction has no use for it.
+        model
+            Instead of the maker's own; a reference to the output of another job will do.
+
+        Raises
+        ------
+        StructureError
+            When the structure cannot be predicted; the message says why and what to do.
+        """
+        (document,), _ = predict_stored([structure], [None], model or self.model, self.device, self.options)
+        start = take_start(document, StartKind.PREDICTED if document.verdict == Verdict.ACCEPT else StartKind.INITIAL)
+        return PrerelaxDoc(structure=start, prediction=document, output=PrerelaxOutput(structure=start))
+
+    @job(output_schema=ChunkDoc)
+    def make_chunk(self, structures: Sequence[Any], ids: Sequence[str], model: str | None = None) -> ChunkDoc:
+        """Predict many structures in one job; what is no structure becomes a prediction with verdict error."""
+        documents, n_reused = predict_stored(structures, ids, model or self.model, self.device, self.options)
+        return ChunkDoc(predictions=documents, n_reused=n_reused)
+
+
+def predict_stored(
+    structures: Sequence[Any],
+    ids: Sequence[str | None],
+    model: str,
+    device: str,
+    options: PredictOptions,
+    settings: E3RelaxSettings | None = None,
+) -> tuple[list[PredictionDoc], int]:
+    """Predict what the prediction store does not hold yet, and store it.
+
+    Errors are not stored: the same structure is tried again the next time.
+
+    Returns
+    -------
+    documents
+        One per structure, in order.
+    n_reused
+        How many of them were in the store.
+
+    Raises
+    ------
+    ConfigError
+        When there are not as many ids as structures.
+    ModelError
+        When there is no such model, or its files are not what was registered.
+    """
+    if len(ids) != len(structures):
+        raise ConfigError(f"{len(structures)} structures but {len(ids)} ids; give one id per structure")
+    settings = settings or load_settings()
+    model = settings.MODEL if model == DEFAULT_MODEL else model
+    device = settings.DEVICE if device == DEFAULT_DEVICE else device
+    folder = resolve_model(model, settings)
+    structure_ids = [_identify(structure) for structure in structures]
+    prediction_ids = [
+        identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
+        for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
+    ]
+    # the first of those with the same id stands for all
+    unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
+    with open_stores(settings) as stores:
+        found = find_predictions(stores.predictions, unique)
+        todo = sorted(index for key, index in unique.items() if key not in found)
+        made: dict[str, PredictionDoc] = {}
+        if todo:
+            from e3relax_flows.predict.predictor import Predictor
+
+            predictor = Predictor.load(str(folder.path), device=device)
+            if predictor.model_id != folder.model_id:
+                raise ModelError(f"{folder.path} was model {folder.model_id} and is {predictor.model_id}; run again")
+            names = [name for i in todo if (name := ids[i]) is not None]
+            named = names if len(names) == len(todo) else None
+            predictions = predictor.predict([structures[i] for i in todo], options, ids=named)
+            for i, prediction in zip(todo, predictions, strict=True):
+                key, used = prediction_ids[i], str(predictor.device)
+                made[key] = _add_context(prediction, key, structure_ids[i], options, used)
+            save_predictions(stores.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
+    documents = [
+        _hand_to(found.get(key) or made[key], structure, name)
+        for key, structure, name in zip(prediction_ids, structures, ids, strict=True)
+    ]
+    return documents, sum(key in found for key in prediction_ids)
+
+
+def _identify(structure: Any) -> str | None:
+    return identify_structure(structure) if isinstance(structure, Structure) else None
+
+
+def _hand_to(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
+    """The document with what ids leave out as it was asked for: name, properties and periodic images."""
+    update: dict[str, Any] = {"id": name}
+    if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:
+        update["initial"] = asked
+        if document.structure.properties != asked.properties:
+            update["structure"] = document.structure.copy(properties=asked.properties)
+    return document.model_copy(update=update)
+
+
+def _add_context(
+    prediction: Prediction, prediction_id: str, structure_id: str | None, options: PredictOptions, device: str
+) -> PredictionDoc:
+    """Add to a prediction what the store wants to know; the job and its flows are those that run now."""
+    current = CURRENT_JOB.job
+    return PredictionDoc(
+        **{name: getattr(prediction, name) for name in Prediction.model_fields},
+        prediction_id=prediction_id,
+        structure_id=structure_id,
+        options=options,
+        device=device,
+        metadata=dict(current.metadata) if current else {},
+        job_uuid=current.uuid if current else None,
+        hosts=list(current.hosts) if current else [],
+    )

@@ -1,0 +1,154 @@
+"""The outcome job: read what an engine left, join it with the prediction, store it; a failure is an outcome, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jobflow import CURRENT_JOB, Flow, JobConfig, OnMissing, OutputReference, job
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.ledger.claims import CLAIM_KEY, open_claim_store, release_claims
+from e3relax_flows.ledger.joining import join_outcome
+from e3relax_flows.prerelax.starts import take_start
+from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
+from e3relax_flows.schemas.predictions import PredictionDoc
+from e3relax_flows.stores.opening import describe_store, find_predictions, open_stores, save_outcomes
+
+OUTCOME_JOB = "e3r outcome"
+
+
+class RelaxationEngine(Protocol):
+    """What these jobs need of an engine."""
+
+    name: str
+
+    @property
+    def engine_id(self) -> str:
+        """Content id of the engine and its settings."""
+
+    def make(self, structure: Structure, prev_dir: None = None) -> Flow:
+        """Flow that relaxes the structure."""
+
+    def collect_outputs(self, flow: Flow) -> list[OutputReference]:
+        """References to the documents of the flow's calculations."""
+
+    def read(self, documents: list[Any]) -> RelaxationResult:
+        """Result in these documents."""
+
+
+def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind) -> Flow:
+    """Build the flow of one relaxation and of the job that records its outcome, which is the flow's output.
+
+    Launched twice, it relaxes twice: `claim_relaxation` makes sure that it is not. The jobs carry the ids in their
+    metadata. A job whose predecessor failed is run and fails in its turn, since
+    managers other than the local one would let it wait for ever, and the outcome with it.
+
+    Raises
+    ------
+    EngineError
+        When the engine cannot treat the structure.
+    """
+    flow = engine.make(take_start(prediction, kind))
+    references = engine.collect_outputs(flow)
+    flow.update_config({"on_missing_references": OnMissing.NONE})
+    outcome = record_outcome(
+        engine, prediction.prediction_id, kind, references, [ref.uuid for ref in references], prediction.id
+    )
+    both = Flow([flow, outcome], output=outcome.output, name=f"e3r {engine.name} {prediction.id or ''}".rstrip())
+    both.update_metadata(describe_relaxation(prediction, kind))
+    return both
+
+
+def describe_relaxation(prediction: PredictionDoc, kind: StartKind) -> dict[str, Any]:
+    """Metadata of the jobs of a relaxation."""
+    return {
+        "prediction_id": prediction.prediction_id,
+        "structure_id": prediction.structure_id,
+        "start_kind": kind.value,
+        "candidate": prediction.id,
+    }
+
+
+@job(name=OUTCOME_JOB, output_schema=OutcomeDoc, config=JobConfig(on_missing_references=OnMissing.NONE))
+def record_outcome(
+    engine: RelaxationEngine,
+    prediction_id: str,
+    kind: StartKind,
+    documents: list[Any],
+    job_uuids: list[str],
+    name: str | None = None,
+) -> OutcomeDoc:
+    """Read the engine's documents, join the result with the prediction, store the outcome.
+
+    Whatever is wrong with the relaxation makes a failed outcome that says so; a later one takes its place.
+
+    Parameters
+    ----------
+    engine
+        Its reader is used.
+    prediction_id
+        The prediction must be in the store that this worker sees.
+    kind
+        Where the relaxation started.
+    documents
+        Documents of the engine's jobs, None for those that left none.
+    job_uuids
+        The jobs of these documents.
+    name
+        The user's name for the structure.
+
+    Raises
+    ------
+    StoreError
+        When the prediction is not in the store.
+    """
+    kind, settings = StartKind(kind), load_settings()
+    with open_stores(settings) as stores:
+        prediction = find_predictions(stores.predictions, [prediction_id]).get(prediction_id)
+        if prediction is None:
+            raise StoreError(
+                f"prediction {prediction_id!r} is not in store {describe_store(stores.predictions)}; workers that "
+                "predict and workers that record outcomes must share their stores: compare `e3relax doctor` on both, "
+                "set E3RELAX_DATA_DIR to one absolute path where they run in different folders"
+            )
+        prediction = prediction.model_copy(update={"id": name or prediction.id})
+        outcome = _join(engine, prediction, kind, documents, job_uuids)
+        current = CURRENT_JOB.job
+        if current:
+            outcome.hosts, outcome.metadata = list(current.hosts), dict(current.metadata)
+        save_outcomes(stores.outcomes, [outcome], replace_failed=True)
+    if CLAIM_KEY in outcome.metadata:
+        with open_claim_store(settings) as claims:
+            release_claims(claims, [outcome.outcome_id])
+    return outcome
+
+
+def join_failure(
+    engine: RelaxationEngine,
+    prediction: PredictionDoc,
+    kind: StartKind,
+    error: Exception,
+    job_uuids: Sequence[str] = (),
+) -> OutcomeDoc:
+    """Outcome of a relaxation that could not be built or read."""
+    message = str(error) if isinstance(error, E3RelaxError) else f"{type(error).__name__}: {error}"
+    return join_outcome(prediction, kind, engine.name, engine.engine_id, None, message, job_uuids)
+
+
+def _join(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, documents: list[Any], job_uuids: list[str]
+) -> OutcomeDoc:
+    lost = [uuid for uuid, document in zip(job_uuids, documents, strict=True) if document is None]
+    message = None
+    if lost:
+        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {', '.join(lost)}"
+    if len(lost) == len(documents):
+        return join_failure(engine, prediction, kind, EngineError(message or "the engine has no jobs"), job_uuids)
+    try:
+        result = engine.read(documents)
+        return join_outcome(prediction, kind, engine.name, engine.engine_id, result, message, job_uuids)
+    except Exception as error:  # an unreadable document is this candidate's trouble only
+        return join_failure(engine, prediction, kind, error, job_uuids)

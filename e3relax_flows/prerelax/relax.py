@@ -1,0 +1,155 @@
+"""The claim job: relax a candidate unless its outcome is known or another flow is at it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, JobStore, Response, job
+from monty.json import MontyDecoder, MontyEncoder
+
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.ledger.job_documents import is_recorded
+from e3relax_flows.prerelax.record import RelaxationEngine, build_relaxation, describe_relaxation, join_failure
+from e3relax_flows.prerelax.starts import is_reusable
+from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outcome
+from e3relax_flows.schemas.predictions import PredictionDoc
+from e3relax_flows.stores.opening import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
+
+CLAIM_JOB = "e3r claim"
+NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids made of words
+MANAGER_FILES = {"FW.json": "fireworks", "FW.yaml": "fireworks", "jfremote_in.json": "remote"}
+
+
+def claim_relaxation(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool = False
+) -> Job:
+    """Build the job that relaxes a candidate once, however often it is launched; its output is the outcome.
+
+    Where the outcome is known, that is the output. Where another flow relaxes the same candidate, the output is
+    None, and the outcome will be in the store. Otherwise the job replaces itself by the relaxation.
+
+    Parameters
+    ----------
+    engine
+        What to relax with.
+    prediction
+        From the prediction job.
+    kind
+        Where to start.
+    retry_failed
+        Whether an outcome that failed in another flow is tried again.
+    """
+    claim = relax_once(engine, prediction, kind, retry_failed)
+    claim.update_metadata(describe_relaxation(prediction, kind))
+    return claim
+
+
+@job(name=CLAIM_JOB, config=JobConfig(pass_manager_config=False))
+def relax_once(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool = False
+) -> OutcomeDoc | Response[Any] | None:
+    """Claim a relaxation and be replaced by it; see `claim_relaxation`."""
+    return claim_and_relax(engine, prediction, kind, retry_failed)
+
+
+def claim_and_relax(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool
+) -> OutcomeDoc | Response[Any] | None:
+    """What a claim job does; what the engine cannot treat becomes a failed outcome."""
+    kind, settings = StartKind(kind), load_settings()
+    outcome_id = identify_outcome(prediction.prediction_id, engine.engine_id, kind)
+    current: Job = CURRENT_JOB.job
+
+    def find_known() -> tuple[OutcomeDoc | None, str | None]:
+        """The outcome if it need not be computed again, and who has recorded one that failed."""
+        outcome = find_outcomes(outcomes, [outcome_id]).get(outcome_id)
+        if outcome is None:
+            return None, None
+        recorded_by = outcome.metadata.get(CLAIM_KEY)
+        reusable = recorded_by == current.uuid or is_reusable(outcome, retry_failed)
+        return (outcome if reusable else None), recorded_by
+
+    with open_outcome_store(settings) as outcomes, open_claim_store(settings) as claims:
+        known, recorded_by = find_known()
+        if known is not None:
+            return known
+        flow = current.hosts[-1] if current.hosts else None
+        claim = ClaimDoc(claim_id=outcome_id, owner=current.uuid, flow=flow, manager=find_manager())
+        if take_claim(claims, claim, recorded_by):
+            return None
+        known, _ = find_known()  # it may have been recorded, and its claim released, since the first look
+        if known is not None:
+            release_claims(claims, [outcome_id], current.uuid)
+            return known
+    return _replace(engine, prediction, kind, current)
+
+
+def find_manager() -> str | None:
+    """Who runs this job and will run those that replace it, by the files it leaves where its jobs run."""
+    # jobs that are run in one launch have folders of their own in that of the launch
+    places = (Path(folder, file) for folder in (".", "..") for file in MANAGER_FILES)
+    return next((MANAGER_FILES[path.name] for path in places if path.exists()), None)
+
+
+def make_uuid(words: str) -> str:
+    """The uuid of something that is named by words; the same for the same words."""
+    return str(uuid5(NAMESPACE, words))
+
+
+def name_jobs(flow: Flow, words: str) -> Flow:
+    """A copy of a flow whose uuids are made of words and of the places of its jobs.
+
+    A job that claims twice, since its worker was killed in between, gives the same jobs to be run.
+    """
+    names = {old: make_uuid(f"{words}:{place}") for place, old in enumerate(flow.all_uuids)}
+    names[flow.uuid] = make_uuid(words)
+    text = json.dumps(flow.as_dict(), cls=MontyEncoder)
+    text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
+    renamed: Flow = json.loads(text, cls=MontyDecoder)
+    return renamed
+
+
+def leave_out_recorded(flow: Flow, store: JobStore) -> None:
+    """Take jobs of which the output is in the store out of a flow; those that need it find it there."""
+    flow.output = None
+    recorded = []
+    for place, node in enumerate(flow.jobs):
+        if isinstance(node, Flow):
+            leave_out_recorded(node, store)
+            if not node.jobs:
+                recorded.append(place)
+        elif is_recorded(node, store):
+            recorded.append(place)
+    flow.remove_jobs(recorded)
+
+
+def _replace(
+    engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, current: Job
+) -> OutcomeDoc | Response[Any]:
+    """Replace the current job by the relaxation, whose outcome job takes the place of the current one."""
+    try:
+        flow = build_relaxation(engine, prediction, kind)
+    except Exception as error:  # one candidate's trouble is not the others'
+        outcome = join_failure(engine, prediction, kind, error)
+        outcome.hosts, outcome.metadata = list(current.hosts), {**current.metadata, CLAIM_KEY: current.uuid}
+        with open_stores(load_settings()) as stores:
+            save_predictions(stores.predictions, [prediction])
+            save_outcomes(stores.outcomes, [outcome], replace_failed=True)
+        with open_claim_store(load_settings()) as claims:
+            release_claims(claims, [outcome.outcome_id], current.uuid)
+        return outcome
+    flow = name_jobs(flow, f"{current.uuid}:{current.index}")
+    flow.update_metadata({CLAIM_KEY: current.uuid})
+    # as jobflow does it with a job of its own that would only hand on the output
+    flow.output = None
+    if CURRENT_JOB.store is not None:  # where all jobs are run by this process, nobody else looks
+        leave_out_recorded(flow, CURRENT_JOB.store)
+    outcome_job = next(node for node in flow.jobs if isinstance(node, Job))
+    outcome_job.set_uuid(current.uuid)
+    outcome_job.index = current.index + 1
+    return Response(replace=flow)

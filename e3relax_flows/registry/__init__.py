@@ -1,0 +1,1 @@
+"""Models, their aliases, weights and judgements."""

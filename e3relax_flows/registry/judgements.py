@@ -1,0 +1,109 @@
+"""Keep evaluations and gates beside the models that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from maggma.core import Store
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.registry.place import MODEL_COLLECTION, has_collection, name_collections
+from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
+from e3relax_flows.stores.opening import (
+    describe_store,
+    dump_document,
+    open_beside,
+    validate_document,
+    write_documents,
+)
+
+EVALUATIONS_ENDING, GATES_ENDING = "_evaluations", "_gates"
+
+
+@dataclass(frozen=True)
+class JudgementStores:
+    """Evaluations and gates; connected."""
+
+    evaluations: Store
+    gates: Store
+
+
+@contextmanager
+def open_judgements(settings: E3RelaxSettings | None = None) -> Iterator[JudgementStores]:
+    """Both stores, where MODEL_STORE says; connected and closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        When the store is described wrongly.
+    StoreError
+        When a store cannot be reached.
+    """
+    settings = settings or load_settings()
+    with (
+        open_beside(
+            settings, "MODEL_STORE", MODEL_COLLECTION, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]
+        ) as evaluations,
+        open_beside(
+            settings, "MODEL_STORE", MODEL_COLLECTION, GATES_ENDING, "gate_id", ["holdout_id", "candidate_id"]
+        ) as gates,
+    ):
+        yield JudgementStores(evaluations, gates)
+
+
+def has_judgements(settings: E3RelaxSettings) -> bool:
+    """Whether a gate may have judged; looking makes nothing."""
+    return has_collection(settings, name_collections(settings)[0] + GATES_ENDING)
+
+
+def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
+    """Keep an evaluation; one that is there already stays."""
+    write_documents(stores.evaluations, [dump_document(doc)])
+
+
+def find_evaluation(stores: JudgementStores, evaluation_id: str) -> EvaluationDoc | None:
+    """The evaluation of an id, if it was made."""
+    raw = _query(stores.evaluations, {"evaluation_id": evaluation_id})
+    return _restore(raw[0], EvaluationDoc, stores.evaluations) if raw else None
+
+
+def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[EvaluationDoc]:
+    """Evaluations that match, the oldest first."""
+    docs = [_restore(raw, EvaluationDoc, stores.evaluations) for raw in _query(stores.evaluations, criteria)]
+    return sorted(docs, key=lambda doc: doc.created_at)
+
+
+def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
+    """Keep a gate; one that is there already stays."""
+    write_documents(stores.gates, [dump_document(doc)])
+
+
+def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDoc]:
+    """Gates that match, the oldest first."""
+    docs = [_restore(raw, GateDoc, stores.gates) for raw in _query(stores.gates, criteria)]
+    return sorted(docs, key=lambda doc: doc.created_at)
+
+
+def count_looks(stores: JudgementStores, holdout_id: str, candidate_id: str) -> int:
+    """Different candidates that were judged on a holdout, with this one."""
+    gates = find_gates(stores, {"holdout_id": holdout_id})
+    return len({candidate_id, *(gate.candidate_id for gate in gates)})
+
+
+def _query(store: Store, criteria: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        return list(store.query(criteria))
+    except PyMongoError as error:
+        raise StoreError(f"{describe_store(store)}: {error}; is the server still there? Run again") from error
+
+
+def _restore(raw: dict[str, Any], model: Any, store: Store) -> Any:
+    if isinstance(time := raw.get("created_at"), datetime) and time.tzinfo is None:
+        raw["created_at"] = time.replace(tzinfo=UTC)  # stores give UTC without saying so
+    return validate_document(raw, model, store)

@@ -1,0 +1,115 @@
+"""Open the stores of registered models and of aliases, and read their documents; reading makes neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from maggma.core import Store
+from maggma.stores import MongoStore
+from pydantic import BaseModel
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.model_folders import MODEL_ID
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.registry.place import find_registry_file, has_collection, name_collections
+from e3relax_flows.schemas.models import AliasDoc, ModelDoc
+from e3relax_flows.stores.opening import build_store, connect_store, describe_store, validate_document
+from e3relax_flows.stores.sqlite import SQLiteStore
+
+Doc = TypeVar("Doc", bound=BaseModel)
+
+
+@contextmanager
+def open_model_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of registered models, connected, closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        When the store is described wrongly, or cannot write safely beside other writers.
+    StoreError
+        When the store cannot be reached.
+    """
+    with _open(settings, name_collections(settings)[0], "model_id", ["name"]) as store:
+        yield store
+
+
+@contextmanager
+def open_alias_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of aliases, connected, closed at the end; errors are those of `open_model_store`."""
+    with _open(settings, name_collections(settings)[1], "name", []) as store:
+        yield store
+
+
+def describe_registry(settings: E3RelaxSettings) -> str:
+    """Where the registry is, without passwords."""
+    file = find_registry_file(settings)
+    if file is not None:
+        return f"{file}{'' if file.exists() else ', made when it is first needed'}"
+    models, _ = name_collections(settings)
+    return describe_store(build_store(settings.MODEL_STORE, settings, models, "model_id"))
+
+
+def find_model_doc(model_id: str, settings: E3RelaxSettings | None = None) -> ModelDoc | None:
+    """The document of a registered model; None when there is none."""
+    return next(iter(find_model_docs({"model_id": model_id}, settings)), None)
+
+
+def find_model_docs(criteria: dict[str, Any], settings: E3RelaxSettings | None = None) -> list[ModelDoc]:
+    """Registered models that match, oldest first."""
+    settings = settings or load_settings()
+    if not has_collection(settings, name_collections(settings)[0]):
+        return []
+    with open_model_store(settings) as store:
+        docs = [_validate(raw, ModelDoc, store) for raw in store.query(criteria)]
+    return sorted(docs, key=lambda doc: doc.created_at)
+
+
+def find_alias(name: str, settings: E3RelaxSettings | None = None) -> AliasDoc | None:
+    """An alias with its history; None when it was never moved."""
+    return next(iter(_find_aliases({"name": name}, settings or load_settings())), None)
+
+
+def list_aliases(settings: E3RelaxSettings | None = None) -> list[AliasDoc]:
+    """All aliases that were ever moved, by name."""
+    return sorted(_find_aliases({}, settings or load_settings()), key=lambda doc: doc.name)
+
+
+def _find_aliases(criteria: dict[str, Any], settings: E3RelaxSettings) -> list[AliasDoc]:
+    if not has_collection(settings, name_collections(settings)[1]):
+        return []
+    with open_alias_store(settings) as store:
+        return [_validate(raw, AliasDoc, store) for raw in store.query(criteria)]
+
+
+@contextmanager
+def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[str]) -> Iterator[Store]:
+    """A store of the registry; what servers say comes as StoreError."""
+    spec = settings.MODEL_STORE
+    if spec and "collection_name" in spec:
+        spec = {**spec, "collection_name": collection}
+    store = build_store(spec, settings, collection, key)
+    if not isinstance(store, SQLiteStore | MongoStore):
+        raise ConfigError(
+            f"MODEL_STORE is a {type(store).__name__}, in which two could move an alias at once; "
+            "use {type: MongoStore, ...} or {type: SQLiteStore, path: FILE}, or leave it out"
+        )
+    try:
+        with connect_store(store, indexed, "MODEL_STORE"):
+            yield store
+    except PyMongoError as error:
+        raise StoreError(f"{describe_store(store)}: {error}; run again, or correct MODEL_STORE") from error
+
+
+def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
+    for part in (raw, *raw.get("history", [])):
+        for name, value in part.items():
+            if isinstance(value, datetime) and value.tzinfo is None:
+                part[name] = value.replace(tzinfo=UTC)  # stores give UTC without saying so
+    if not MODEL_ID.fullmatch(str(raw.get("model_id"))):  # it becomes the name of a folder
+        raise StoreError(f"{describe_store(store)}: {raw.get('model_id')!r} is no model's id; remove that document")
+    return validate_document(raw, model, store)

@@ -1,0 +1,294 @@
+"""The page of a screen from its documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from e3relax_flows.ledger.energies import Correction
+from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.report.candidate_pages import CommandBook, describe_candidate, describe_elements
+from e3relax_flows.report.pages import CandidateList, Page, Section, Tile, list_table, pack_chunks, round_number
+from e3relax_flows.report.ranked import RankedRow, rank_candidates
+from e3relax_flows.report.screen_figures import (
+    Relaxed,
+    draw_displacements,
+    draw_funnel,
+    draw_harm,
+    draw_parity,
+    draw_refusals,
+    draw_savings,
+    draw_scores,
+)
+from e3relax_flows.report.tables import MIN_PAIRS, ScreenTable, TableRow, choose_relaxed, describe_medians
+from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, SavingsSummary
+from e3relax_flows.schemas.predictions import PredictionDoc
+from e3relax_flows.schemas.screens import CandidateRow, CandidateState, ScreenDoc
+
+CHUNK_SIZE = 100  # candidates that are unpacked together when one of them is opened
+
+
+@dataclass(frozen=True)
+class ScreenDocuments:
+    """What the stores have of a screen."""
+
+    predictions: Mapping[str, PredictionDoc] = field(default_factory=dict)  # by prediction id
+    outcomes: Mapping[str, OutcomeDoc] = field(default_factory=dict)  # by outcome id
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # calibrated largest probability of harm, by model
+    ranked: Sequence[RankedRow] = ()  # of `rank_candidates`; none: ranked by energies within each formula
+
+
+def build_screen_page(screen: ScreenDoc, table: ScreenTable, savings: str, documents: ScreenDocuments) -> Page:
+    """The parts of the page.
+
+    Parameters
+    ----------
+    screen
+        Its name is the title.
+    table
+        What `build_table` made of it.
+    savings
+        What was saved against the controls, in words.
+    documents
+        Predictions and outcomes that the screen names; candidates whose documents are missing have their row only.
+    """
+    ranking = rank_screen(screen, documents)
+    relaxed = find_relaxed(screen, documents, ranking)
+    summary = summarize_savings(documents.outcomes.values())
+    medians = describe_medians(table) or "Nothing that was predicted is relaxed to its minimum yet."
+    funnel = [draw_funnel(table.funnel), *draw_refusals(table.refusals)]
+    errors = [
+        *draw_parity(relaxed),
+        *draw_displacements(relaxed),
+        *draw_scores(relaxed),
+        *draw_harm(relaxed, find_thresholds(documents)),
+    ]
+    sections = [
+        Section("funnel", "Funnel", [f"Relaxed with {table.engine_label}."], funnel),
+        Section("savings", "Savings", [savings] if savings else [], draw_savings(summary)),
+        Section("errors", "Errors", [medians], errors),
+        Section("candidates", "Candidates", [ranking.explanation], candidates=True),
+        Section("settings", "Settings", tables=[_tabulate_settings(screen)]),
+    ]
+    return Page(
+        title=screen.name,
+        subtitle=_describe_origin(screen),
+        tiles=_list_tiles(screen, table, summary),
+        sections=sections,
+        candidates=list_candidates(screen, table, documents, ranking),
+    )
+
+
+@dataclass(frozen=True)
+class ScreenRanking:
+    """The order in which candidates are listed."""
+
+    order: list[int]  # places in the screen, best first
+    rows: Mapping[str, RankedRow]  # by the candidate's id
+    lowest: Mapping[str, float]  # eV per atom, of each formula
+    has_hull: bool
+
+    @property
+    def explanation(self) -> str:
+        """The order in words."""
+        if self.has_hull:
+            return "Ranked by energy above the hull of the given entries."
+        return (
+            "Ranked by energy above the lowest candidate of the same formula. With entries to compare with, the "
+            "command that wrote this page ranks by energy above hull."
+        )
+
+
+def rank_screen(screen: ScreenDoc, documents: ScreenDocuments) -> ScreenRanking:
+    """Candidates by energy above hull, or where there is none above the lowest of the same formula."""
+    ranked = documents.ranked or rank_candidates(screen, documents.outcomes, None, Correction.NONE)
+    rows = {row.id: row for row in ranked}
+    lowest: dict[str, float] = {}
+    for row in ranked:
+        if row.energy is not None:
+            name = row.formula or ""
+            lowest[name] = min(row.energy, lowest.get(name, row.energy))
+    has_hull = any(row.rank is not None for row in ranked)
+
+    def judge(number: int) -> tuple[bool, float]:
+        row = rows[screen.candidates[number].id]
+        value = row.energy_above_hull if has_hull else _measure_above(row, lowest)
+        return value is None, value or 0.0
+
+    return ScreenRanking(sorted(range(len(screen.candidates)), key=judge), rows, lowest, has_hull)
+
+
+def find_relaxed(screen: ScreenDoc, documents: ScreenDocuments, ranking: ScreenRanking) -> list[Relaxed]:
+    """Candidates with a converged relaxation and a prediction; of these the errors are known."""
+    found = []
+    for place, number in enumerate(ranking.order):
+        row = screen.candidates[number]
+        prediction = documents.predictions.get(row.prediction_id or "")
+        best = choose_relaxed(_find_outcomes(row, documents))
+        if prediction is not None and best is not None and best.state == OutcomeState.SUCCESSFUL:
+            found.append(Relaxed(place, row.id, prediction, best))
+    return found
+
+
+def find_thresholds(documents: ScreenDocuments) -> list[float]:
+    """Largest probabilities of harm that were accepted: the user's where one was set, or else the models'."""
+    limits = set()
+    for prediction in documents.predictions.values():
+        own = prediction.options.guards.max_harm
+        limits.add(documents.thresholds.get(prediction.model_id) if own is None else own)
+    return sorted(limit for limit in limits if limit is not None)
+
+
+def list_candidates(
+    screen: ScreenDoc, table: ScreenTable, documents: ScreenDocuments, ranking: ScreenRanking
+) -> CandidateList:
+    """Rows of all candidates in the order of the ranking, and their own pages, packed."""
+    columns = choose_columns(table, ranking.has_hull)
+    book = CommandBook()
+    rows, details = [], []
+    labels: set[str] = set()
+    for number in ranking.order:
+        candidate = screen.candidates[number]
+        prediction = documents.predictions.get(candidate.prediction_id or "")
+        values = _list_values(candidate, table.rows[number], ranking)
+        rows.append([values[column["id"]] for column in columns])
+        detail = describe_candidate(candidate, prediction, _find_outcomes(candidate, documents), screen, book)
+        labels.update(label for structure in detail["structures"] for label in structure["labels"])
+        details.append(detail)
+    return CandidateList(
+        columns=columns,
+        rows=rows,
+        chunk_size=CHUNK_SIZE,
+        chunks=pack_chunks(details, CHUNK_SIZE),
+        elements=describe_elements(labels),
+        commands=list(book.templates),
+    )
+
+
+def choose_columns(table: ScreenTable, has_hull: bool) -> list[dict[str, Any]]:
+    """Columns of the list: those with digits are numbers and sorted as such; the others are searched."""
+    has_scf = any(row.scf_from_predicted is not None or row.scf_from_initial is not None for row in table.rows)
+    energy = (
+        {"id": "above", "name": "above hull, eV", "digits": 3, "help": "eV per atom, above the hull of the entries"}
+        if has_hull
+        else {"id": "above", "name": "ΔE, eV", "digits": 3, "help": "eV per atom, above the lowest of the formula"}
+    )
+    columns: list[dict[str, Any]] = [
+        {"id": "id", "name": "candidate"},
+        {"id": "formula", "name": "formula"},
+        {"id": "state", "name": "state", "words": True},
+        {"id": "verdict", "name": "verdict", "words": True},
+        energy,
+        {"id": "energy", "name": "energy, eV", "digits": 3, "help": "eV per atom, relaxed"},
+        {"id": "atoms", "name": "atoms", "digits": 0},
+        {"id": "volume", "name": "V predicted, Å³", "digits": 2, "help": "Å³ per atom"},
+        {"id": "relaxed", "name": "V relaxed, Å³", "digits": 2, "help": "Å³ per atom"},
+        {
+            "id": "initial_off",
+            "name": "initial off, Å",
+            "digits": 3,
+            "help": "mean displacement of the atoms from the relaxed structure",
+        },
+        {
+            "id": "predicted_off",
+            "name": "predicted off, Å",
+            "digits": 3,
+            "help": "mean displacement of the atoms from the relaxed structure",
+        },
+        {"id": "score", "name": "score, Å", "digits": 4},
+        {
+            "id": "harm",
+            "name": "harm",
+            "digits": 2,
+            "help": "probability that the prediction is materially further from the relaxed structure",
+        },
+        {"id": "steps", "name": "steps", "digits": 0, "help": "ionic steps from the predicted structure"},
+        {"id": "control", "name": "steps, initial", "digits": 0, "help": "ionic steps from the initial structure"},
+        {"id": "note", "name": "note", "long": True},
+    ]
+    scf = [
+        {"id": "scf", "name": "SCF", "digits": 0, "help": "electronic steps from the predicted structure"},
+        {
+            "id": "scf_control",
+            "name": "SCF, initial",
+            "digits": 0,
+            "help": "electronic steps from the initial structure",
+        },
+    ]
+    return [*columns[:-1], *(scf if has_scf else []), columns[-1]]
+
+
+def _list_values(candidate: CandidateRow, shown: TableRow, ranking: ScreenRanking) -> dict[str, Any]:
+    ranked = ranking.rows[candidate.id]
+    above = ranked.energy_above_hull if ranking.has_hull else _measure_above(ranked, ranking.lowest)
+    return {
+        "id": candidate.id,
+        "formula": shown.formula,
+        "state": shown.state,
+        "verdict": shown.verdict,
+        "above": round_number(above, 4),
+        "energy": round_number(ranked.energy, 4),
+        "atoms": shown.n_atoms,
+        "volume": round_number(shown.predicted_volume, 3),
+        "relaxed": round_number(shown.relaxed_volume, 3),
+        "initial_off": round_number(shown.initial_displacement, 4),
+        "predicted_off": round_number(shown.predicted_displacement, 4),
+        "score": round_number(candidate.score, 8),
+        "harm": round_number(candidate.harm_probability, 3),
+        "steps": shown.steps_from_predicted,
+        "control": shown.steps_from_initial,
+        "scf": shown.scf_from_predicted,
+        "scf_control": shown.scf_from_initial,
+        "note": shown.note,
+    }
+
+
+def _measure_above(row: RankedRow, lowest: Mapping[str, float]) -> float | None:
+    return None if row.energy is None else row.energy - lowest[row.formula or ""]
+
+
+def _find_outcomes(row: CandidateRow, documents: ScreenDocuments) -> list[OutcomeDoc]:
+    return [documents.outcomes[one.outcome_id] for one in row.outcomes if one.outcome_id in documents.outcomes]
+
+
+def _list_tiles(screen: ScreenDoc, table: ScreenTable, savings: SavingsSummary) -> list[Tile]:
+    counts = dict(table.funnel)
+    n_failed = sum(row.state == CandidateState.FAILED for row in screen.candidates)
+    tiles = [
+        Tile("candidates", f"{len(screen.candidates):,}", f"{counts['duplicates']:,} of them duplicates"),
+        Tile("accepted", f"{counts['accepted']:,}", f"{counts['refused']:,} refused"),
+        Tile("relaxed", f"{counts['relaxed']:,}", f"{n_failed:,} failed"),
+    ]
+    for name, saving in (("ionic steps", savings.ionic), ("SCF steps", savings.electronic)):
+        if saving is not None:
+            ends = saving.n_pairs >= MIN_PAIRS and saving.low is not None and saving.high is not None
+            interval = f"{1 - saving.high:.0%} to {1 - saving.low:.0%}, " if ends else ""  # type: ignore[operator]
+            tiles.append(Tile(f"{name} saved", f"{1 - saving.ratio:.0%}", f"{interval}{saving.n_pairs} pairs"))
+    if savings.ionic is None:
+        tiles.append(Tile("ionic steps saved", "–", "no pairs with controls"))
+    return tiles
+
+
+def _tabulate_settings(screen: ScreenDoc) -> Any:
+    settings = [
+        ("screen", screen.name),
+        ("engine", f"{screen.engine}, id {screen.engine_id}"),
+        ("model", _name_model(screen)),
+        ("after a refused prediction", screen.on_refuse),
+        ("control fraction", f"{screen.control:g}{', relaxed from both starts' if screen.paired_controls else ''}"),
+        ("seed", str(screen.seed)),
+        *((f"version of {name}", version) for name, version in sorted(screen.versions.items())),
+    ]
+    return list_table(["setting", "value"], settings)
+
+
+def _describe_origin(screen: ScreenDoc) -> str:
+    version = screen.versions.get("e3relax-flows", "")
+    return f"Screen · {screen.last_updated:%Y-%m-%d %H:%M} UTC · e3relax-flows {version} · model {_name_model(screen)}"
+
+
+def _name_model(screen: ScreenDoc) -> str:
+    """The model as it was named, and the ids that this meant where they say more."""
+    resolved = ", ".join(sorted({row.model_id for row in screen.candidates if row.model_id})) or "none"
+    return resolved if screen.model == resolved else f"{screen.model} ({resolved})"

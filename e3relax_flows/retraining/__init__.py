@@ -1,0 +1,1 @@
+"""From pairs to the next model: snapshot, training, evaluation, gate, promotion."""

@@ -1,0 +1,183 @@
+"""The steps of a retraining that judge a candidate: evaluate, compare with the incumbent, move the alias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from e3relax_flows.core.errors import ModelError, StoreError
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
+from e3relax_flows.pairs.store import find_pairs, open_pair_store
+from e3relax_flows.registry.aliases import promote
+from e3relax_flows.registry.judgements import (
+    count_looks,
+    find_evaluation,
+    find_gates,
+    open_judgements,
+    save_evaluation,
+    save_gate,
+)
+from e3relax_flows.registry.models import fetch_model
+from e3relax_flows.schemas.models import Decision, EvaluatedPair, EvaluationDoc, GateDoc, identify_evaluation
+from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, SnapshotDoc, TrainingDoc
+
+CHOOSE_JOB, EVALUATE_JOB, COLLECT_JOB = "e3r choose", "e3r evaluate", "e3r collect"
+GATE_JOB, PROMOTE_JOB = "e3r gate", "e3r promote"
+
+
+def choose_candidate(trainings: Sequence[TrainingDoc | None]) -> str:
+    """Model id of the finished training with the best score on validation.
+
+    Raises
+    ------
+    ModelError
+        When no training was finished.
+    """
+    finished = [training for training in trainings if training and training.model_id]
+    if not finished:
+        raise ModelError(f"none of {len(trainings)} trainings was finished; look for the errors of their jobs")
+    best = min(finished, key=lambda training: (training.best_score, training.model_id))
+    return str(best.model_id)
+
+
+def plan_evaluation(
+    model_id: str, holdout_id: str, config: RetrainConfig, settings: E3RelaxSettings
+) -> list[list[str]]:
+    """Pair ids of a holdout by chunk; none when the evaluation is in the store already."""
+    with open_judgements(settings) as judgements, open_dataset_stores(settings) as stores:
+        if find_evaluation(judgements, identify_evaluation(model_id, holdout_id, config.options)):
+            return []
+        ids = find_holdout(stores, holdout_id).pair_ids
+    return [ids[start : start + config.chunk_size] for start in range(0, len(ids), config.chunk_size)]
+
+
+def evaluate_chunk(
+    model_id: str, pair_ids: Sequence[str], config: RetrainConfig, settings: E3RelaxSettings
+) -> list[EvaluatedPair]:
+    """Errors of a model on some pairs of a holdout; of the weights of that id, or of none."""
+    from e3relax_flows.judging.assess import assess_pairs
+    from e3relax_flows.predict.predictor import Predictor
+    from e3relax_flows.train.snapshot import pack_pairs
+
+    with open_pair_store(settings) as store:
+        pairs = pack_pairs(find_pairs(store, pair_ids).values(), pair_ids)
+    folder = fetch_model(model_id, settings)
+    device = settings.DEVICE if config.device == "auto" else config.device
+    predictor = Predictor.load(str(folder.path), device=device)
+    if predictor.model_id != model_id:
+        raise ModelError(f"asked for model {model_id}, loaded {predictor.model_id} from {folder.path}")
+    return assess_pairs(predictor, pairs, config.options)
+
+
+def collect_rows(
+    model_id: str,
+    holdout_id: str,
+    chunks: Sequence[Sequence[EvaluatedPair]],
+    config: RetrainConfig,
+    settings: E3RelaxSettings,
+) -> str:
+    """Join the rows of all chunks and keep them as an evaluation; gives its id.
+
+    Raises
+    ------
+    ConfigError
+        When a pair of the holdout is missing.
+    """
+    from e3relax_flows.judging.assess import collect_evaluation
+
+    with open_judgements(settings) as judgements, open_dataset_stores(settings) as stores:
+        holdout = find_holdout(stores, holdout_id)
+        document = collect_evaluation(chunks, model_id, holdout, config.options)
+        save_evaluation(judgements, document)
+    return document.evaluation_id
+
+
+def judge_candidate(
+    config: RetrainConfig, snapshot: SnapshotDoc, candidate_id: str, settings: E3RelaxSettings
+) -> GateDoc:
+    """Compare candidate and incumbent on the holdouts, and keep the judgement; the same question has one answer.
+
+    Raises
+    ------
+    StoreError
+        When an evaluation is missing.
+    """
+    from e3relax_flows.judging.gate import judge
+
+    incumbent_id = snapshot.incumbent_id
+    with open_judgements(settings) as stores:
+
+        def find(model_id: str, holdout_id: str) -> EvaluationDoc:
+            wanted = identify_evaluation(model_id, holdout_id, config.options)
+            if document := find_evaluation(stores, wanted):
+                return document
+            raise StoreError(
+                f"there is no evaluation of model {model_id} on holdout {holdout_id}; its job failed or wrote to "
+                "another store: compare `e3relax doctor` on the workers, and run the retraining again"
+            )
+
+        original = snapshot.original_holdout_id
+        document = judge(
+            find(candidate_id, snapshot.holdout_id),
+            find(incumbent_id, snapshot.holdout_id),
+            config.gate,
+            count_looks(stores, snapshot.holdout_id, candidate_id),
+            (find(candidate_id, original), find(incumbent_id, original)) if original else None,
+        )
+        save_gate(stores, document)
+        return find_gates(stores, {"gate_id": document.gate_id})[0]
+
+
+def conclude(
+    config: RetrainConfig,
+    snapshot: SnapshotDoc,
+    trainings: Sequence[TrainingDoc | None],
+    gate: GateDoc | None,
+    settings: E3RelaxSettings,
+) -> RetrainDoc:
+    """Move the alias if the gate lets it, and say how the retraining ended.
+
+    Raises
+    ------
+    ModelError
+        When there is no judgement.
+    """
+    if gate is None:
+        raise ModelError("the candidate was not judged; look for the error of the first job that failed")
+    document = RetrainDoc(
+        name=config.name,
+        alias=config.alias,
+        snapshot=snapshot,
+        trainings=[training for training in trainings if training],
+        candidate_id=gate.candidate_id,
+        gate_id=gate.gate_id,
+        decision=gate.decision,
+        reasons=gate.reasons,
+        promoted=False,
+    )
+    if gate.decision != Decision.PROMOTE:
+        document.message = f"alias {config.alias!r} stays with {gate.incumbent_id}: {gate.decision}"
+    elif not config.promote:
+        document.message = (
+            f"the gate lets {gate.candidate_id} pass; promote it with: e3relax models promote {gate.candidate_id} "
+            f"--alias {config.alias} --reason 'gate {gate.gate_id}'"
+        )
+    else:
+        _promote(document, gate, config.alias, snapshot.alias_version, settings)
+    return document
+
+
+def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, settings: E3RelaxSettings) -> None:
+    reason = f"gate {gate.gate_id}: {gate.reasons[0] if gate.reasons else gate.decision}"
+    try:
+        promote(alias, gate.candidate_id, reason, gate.gate_id, version, settings)
+    except StoreError as error:  # somebody moved the alias while this was trained
+        document.message = f"{error}; the gate compared with {gate.incumbent_id}: run the retraining again"
+        return
+    document.promoted = True
+    document.message = f"alias {alias!r} means {gate.candidate_id} now, no longer {gate.incumbent_id}"
+
+
+def as_rows(rows: Sequence[EvaluatedPair | dict[str, object]]) -> list[EvaluatedPair]:
+    """Rows as documents, from whatever the job store gave back."""
+    return [EvaluatedPair.model_validate(row) for row in rows]

@@ -1,0 +1,330 @@
+"""The steps of a retraining that make a candidate: choose pairs, train or go on training; all by ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from maggma.core import Store
+
+from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.core.model_folders import ModelFolder
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.pairs.dataset_store import (
+    find_dataset,
+    find_holdout,
+    list_holdouts,
+    open_dataset_stores,
+    save_dataset,
+)
+from e3relax_flows.pairs.datasets import build_dataset, explain_leaving_out
+from e3relax_flows.pairs.replay import choose_pairs
+from e3relax_flows.pairs.store import find_pairs, iter_pairs, open_pair_store
+from e3relax_flows.registry.models import register_model, resolve_model
+from e3relax_flows.registry.store import find_alias, find_model_doc
+from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
+from e3relax_flows.schemas.retraining import RetrainConfig, SnapshotDoc, TrainingDoc, identify_run, name_run_folder
+
+if TYPE_CHECKING:
+    from e3relax_flows.train.launcher import Run
+    from e3relax_flows.train.trainer import Trainer
+
+SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
+MANY = 200  # pairs that are enough to tell the cost of a step
+NEVER_MOVED = -1  # version of an alias without document
+CONFIG_FILE, SNAPSHOTS = "run.yaml", "snapshots"
+# entries of a training configuration that the retraining writes itself
+OWN_ENTRIES = {"out", "name", "seed", "finetune"}
+OWN_DATA = {"train", "val", "functionals"}
+FINETUNING: dict[str, Any] = {
+    "schedule": {"max_steps": 2000, "learning_rate": 3e-4, "warmup_steps": 100},
+    "val_every": 200,
+}
+# in jobs of batch systems SIGTERM means that the time is up, elsewhere that a person wants an end
+BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+
+
+def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings) -> SnapshotDoc:
+    """Choose the pairs of a retraining as they are in the store now, and keep their ids as a dataset.
+
+    Parameters and errors are those of `plan_snapshot`.
+    """
+    snapshot, dataset = plan_snapshot(config, incumbent, settings)
+    with open_dataset_stores(settings) as stores:
+        save_dataset(stores, dataset)
+    return snapshot
+
+
+def plan_snapshot(
+    config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings
+) -> tuple[SnapshotDoc, DatasetDoc]:
+    """The snapshot that a retraining would begin with now; nothing is kept.
+
+    Parameters
+    ----------
+    incumbent
+        Alias, name or id of the model in service; none: what `config.alias` means now.
+
+    Raises
+    ------
+    ConfigError
+        When a holdout is missing, nothing is new, or old pairs are wanted and not to be had.
+    """
+    folder = resolve_model(incumbent or config.alias, settings)
+    alias = find_alias(config.alias, settings)
+    names = [config.holdout, *([config.original_holdout] if config.original_holdout else [])]
+    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
+        holdouts = [find_holdout(stores, name) for name in names]
+        parent = find_model_doc(folder.model_id, settings)
+        trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
+        # all holdouts are kept apart, also those that others will judge by
+        dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
+    snapshot = SnapshotDoc(
+        dataset_id=dataset.dataset_id,
+        holdout_id=holdouts[0].holdout_id,
+        original_holdout_id=holdouts[1].holdout_id if len(holdouts) > 1 else None,
+        incumbent_id=folder.model_id,
+        alias_version=alias.version if alias else NEVER_MOVED,
+        n_train=len(dataset.train),
+        n_val=len(dataset.val),
+        n_replayed=n_replayed,
+        n_quarantined=dataset.n_quarantined,
+    )
+    return snapshot, dataset
+
+
+def _choose_dataset(
+    config: RetrainConfig, holdouts: list[HoldoutDoc], trained_on: DatasetDoc | None, pairs: Store
+) -> tuple[DatasetDoc, int]:
+    """The dataset and how many of its pairs to train on are old."""
+    wanted = config.dataset
+
+    def build(chosen: set[str] | None) -> DatasetDoc:
+        docs = (doc for doc in iter_pairs(pairs) if chosen is None or doc.pair_id in chosen)
+        return build_dataset(docs, holdouts, wanted.filter, wanted.group_by, wanted.val_fraction, wanted.seed)
+
+    everything = build(None)
+    if config.method == "scratch":
+        return everything, 0
+    old: set[str] = set()
+    if config.replay.sources is not None:
+        known = (doc for doc in iter_pairs(pairs) if doc.source in (config.replay.sources or ()))
+        old = {doc.pair_id for doc in known if explain_leaving_out(doc, wanted.filter) is None}
+    elif trained_on:
+        old = {*trained_on.train, *trained_on.val}
+    chosen = choose_pairs(everything, old, config.replay.fraction, wanted.seed)
+    dataset = build(chosen)
+    counted = {"left_out": everything.left_out, "n_quarantined": everything.n_quarantined}
+    return dataset.model_copy(update=counted), len(old.intersection(dataset.train))
+
+
+def describe_training(config: RetrainConfig, incumbent: ModelFolder, functionals: list[str]) -> dict[str, Any]:
+    """Entries of the training configuration that say what is computed; paths, name and seed are added later.
+
+    Raises
+    ------
+    ConfigError
+        When `config.training` has entries that the retraining writes itself.
+    """
+    given = config.training
+    own = sorted(OWN_ENTRIES & given.keys()) + [
+        f"data.{key}" for key in sorted(OWN_DATA & given.get("data", {}).keys())
+    ]
+    if own:
+        raise ConfigError(f"training: {', '.join(own)} cannot be set here; the retraining writes them itself")
+    base: dict[str, Any] = {}
+    if config.method == "finetune":
+        base = FINETUNING | {"kind": incumbent.config["kind"], "network": incumbent.config["network"]}
+    entries = base | {
+        key: base.get(key, {}) | value if isinstance(value, dict) else value for key, value in given.items()
+    }
+    return entries | {"data": given.get("data", {}) | {"functionals": functionals}}
+
+
+def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3RelaxSettings) -> TrainingDoc:
+    """Train one run until it is finished or stopped; a run that was stopped before goes on.
+
+    The folder of the run is found by its id, below `DATA_DIR/training`; workers that continue each other's runs share
+    it. Pairs are written there as shards, which is all that the training processes read.
+
+    Raises
+    ------
+    ConfigError
+        When the training configuration cannot be used.
+    ModelError
+        When a process of the training died without saving.
+    KeyboardInterrupt
+        When a person stopped it; what was trained is saved.
+    """
+    from e3relax_flows.train.launcher import run_training
+
+    parent = resolve_model(snapshot.incumbent_id, settings)
+    with open_dataset_stores(settings) as stores:
+        dataset = find_dataset(stores, snapshot.dataset_id)
+    shards = write_shards(dataset, settings)
+    entries = describe_training(config, parent, _list_functionals(shards))
+    parent_id = parent.model_id if config.method == "finetune" else None
+    run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config.freeze), seed)
+    folder = name_run_folder(settings.DATA_DIR, run_id)
+    # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
+    finetune = {"path": str(parent.path), "freeze": config.freeze, "accept_worse": True} if parent_id else None
+    entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune}
+    entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
+    path = _write_config(folder / CONFIG_FILE, entries)
+    before = _read_step(path)
+    run = run_training(path, config.launch)
+    document = TrainingDoc(
+        run_id=run_id,
+        dataset_id=dataset.dataset_id,
+        parent_id=parent_id,
+        seed=seed,
+        state="finished" if run.is_finished else "stopped",
+        command=run.command,
+        message=run.reason,
+    )
+    trainer = _load_trainer(path)
+    document.step, document.hours = trainer.progress.step, round(trainer.progress.seconds / 3600, 4)
+    if not run.is_finished:
+        _check_stop(run, before, trainer.progress.step, folder)
+        return document
+    return _register(document, trainer, config, settings)
+
+
+def estimate_training(
+    config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, settings: E3RelaxSettings
+) -> float:
+    """Hours that one training of a planned snapshot takes on this machine; nothing is written."""
+    from e3relax_flows.train.config import TrainConfig
+    from e3relax_flows.train.estimate import estimate_hours
+    from e3relax_flows.train.snapshot import pack_pairs
+
+    some = dataset.train[:: max(1, len(dataset.train) // MANY)]
+    with open_pair_store(settings) as store:
+        pairs = pack_pairs(find_pairs(store, some).values(), some)
+    parent = resolve_model(snapshot.incumbent_id, settings)
+    entries = describe_training(config, parent, sorted(dataset.functionals)) | {"out": "none"}
+    entries["data"] |= {"train": [], "val": []}
+    return estimate_hours(TrainConfig.model_validate(entries), pairs)
+
+
+def _describe_run(entries: dict[str, Any], freeze: list[str]) -> dict[str, Any]:
+    """What makes a training another one; not where it runs and how it is watched."""
+    from e3relax_flows.train.config import TrainConfig
+
+    complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
+    return complete.describe({}) | {"freeze": freeze}
+
+
+def write_shards(dataset: DatasetDoc, settings: E3RelaxSettings) -> Path:
+    """Write the pairs of a dataset as shards, unless they are there, whole; gives their folder."""
+    from e3relax_flows.train.snapshot import MANIFEST_FILE, pack_pairs, verify_snapshot, write_snapshot
+
+    folder = settings.DATA_DIR / "training" / SNAPSHOTS / dataset.dataset_id
+    if (folder / MANIFEST_FILE).exists():
+        verify_snapshot(folder)
+        return folder
+    with open_pair_store(settings) as store:
+        splits = {
+            name: pack_pairs(find_pairs(store, ids).values(), ids, dataset.group_by)
+            for name, ids in (("train", dataset.train), ("val", dataset.val))
+        }
+    write_snapshot(folder, splits, dataset.dataset_id)
+    return folder
+
+
+def _list_functionals(shards: Path) -> list[str]:
+    from e3relax_flows.train.dataset import load_pairs
+
+    return sorted(set(load_pairs([shards / "train", shards / "val"]).functionals))
+
+
+def _write_config(path: Path, entries: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def _read_step(path: Path) -> int:
+    """Steps that a run has behind it."""
+    from e3relax_flows.train.checkpoint import find_checkpoint
+
+    found = find_checkpoint(path.parent)
+    return int(found.state["progress"]["step"]) if found else 0
+
+
+def _load_trainer(path: Path) -> Trainer:
+    from e3relax_flows.train.config import load_train_config
+    from e3relax_flows.train.trainer import Trainer
+
+    trainer = Trainer(load_train_config(path))
+    if not trainer.resume():
+        raise ModelError(f"the training in {path.parent} left no checkpoint; run it again")
+    return trainer
+
+
+def _check_stop(run: Run, before: int, after: int, folder: Path) -> None:
+    """Raise unless the run can go on in another allocation with some sense."""
+    if run.reason in ("SIGINT", "SIGTERM") and not any(name in os.environ for name in BATCH_VARIABLES):
+        raise KeyboardInterrupt(f"training was stopped by {run.reason} at step {after} and saved in {folder}")
+    if after <= before:
+        raise ConfigError(
+            f"training was stopped ({run.reason}) at step {after}, where it had begun: an allocation is too short for "
+            "one step and saving; ask for more time, or lower training.stop_minutes"
+        )
+
+
+def _register(document: TrainingDoc, trainer: Trainer, config: RetrainConfig, settings: E3RelaxSettings) -> TrainingDoc:
+    """Export the best weights and keep them in the registry."""
+    from e3relax_flows.train.export import export_model
+
+    if trainer.progress.best_step < 0:
+        raise ModelError(
+            f"the training in {trainer.config.out} was never validated; set training.val_every below "
+            f"{trainer.progress.step}"
+        )
+    folder = export_model(trainer, trainer.config.out / config.name)
+    document.best_score = trainer.progress.best_score
+    document.hardware = {"device": str(trainer.device), "host": platform.node(), **_read_world(trainer.config.out)}
+    model = register_model(
+        folder,
+        settings,
+        parent_id=document.parent_id,
+        dataset_id=document.dataset_id,
+        run_id=document.run_id,
+        metrics=_read_metrics(trainer),
+        training_hours=document.hours,
+        hardware=document.hardware,
+    )
+    document.model_id = model.model_id
+    return document
+
+
+def _read_log(folder: Path) -> list[dict[str, Any]]:
+    from e3relax_flows.train.progress import LOG_FILE
+
+    records = []
+    for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # cut by a kill
+            continue
+    return records
+
+
+def _read_metrics(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """Validation errors by source at the step whose weights are the best."""
+    for record in reversed(_read_log(trainer.config.out)):
+        if record.get("event") == "validation" and record["step"] == trainer.progress.best_step:
+            return dict(record["errors"])
+    return {}
+
+
+def _read_world(folder: Path) -> dict[str, Any]:
+    sizes = [record["world_size"] for record in _read_log(folder) if record.get("event") in ("start", "resume")]
+    return {"world_sizes": sizes}

@@ -1,0 +1,1 @@
+"""Screens: register candidates, predict, relax, advance, at every place."""

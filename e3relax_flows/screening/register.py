@@ -1,0 +1,199 @@
+"""Register a screen: write its candidates into the store; registered again, it is found there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from monty.json import jsanitize
+
+from e3relax_flows.candidates.ranking import RankByChange, Ranking, build_score
+from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
+from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.engines.registry import recall_settings
+from e3relax_flows.prerelax.predict import DEFAULT_MODEL
+from e3relax_flows.registry.models import resolve_model
+from e3relax_flows.schemas.predictions import Reason, Verdict
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.store import ChunkInput, ScreenStores, name_group, save_rows, save_screen
+from e3relax_flows.stores.opening import dump_document, validate_document, write_documents
+
+SHOWN = 5
+
+
+def register_screen(
+    stores: ScreenStores,
+    maker: ScreenMaker,
+    items: Iterable[ReadItem],
+    settings: E3RelaxSettings,
+    ranking: Ranking | None = None,
+    place: str = "local",
+) -> tuple[ScreenDoc, bool]:
+    """Write a screen and its candidates into the store; they are on disk all the time, never in memory.
+
+    The id of a screen is that of its content: of the model that its name means now, of what decides on predictions
+    and relaxations, of its name and candidates.
+
+    Parameters
+    ----------
+    stores
+        From `open_screen_stores`.
+    maker
+        How to screen.
+    items
+        Candidates; what could not be read gets a row that says so.
+    settings
+        For the model.
+    ranking
+        Most promising first; none: as they come, or by the maker's own `order`.
+    place
+        Where its jobs run: local, fireworks or remote.
+
+    Returns
+    -------
+    screen
+        Without its candidates.
+    is_new
+        False where it was there already; then it is as it was left, but for the place.
+
+    Raises
+    ------
+    ConfigError
+        When nothing could be read.
+    ModelError
+        When there is no such model.
+    """
+    model = maker.prerelax.model
+    model_id = resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings).model_id
+    with CandidateList() as candidates:
+        candidates.add(items)
+        if candidates.count()["candidates"] == 0:
+            reasons = "; ".join(text if name in text else f"{name}: {text}" for name, text in candidates.errors[:SHOWN])
+            raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
+        if ranking is not None and not isinstance(ranking, RankByChange):
+            candidates.score(build_score(ranking))
+        screen_id = _identify(maker, model_id, candidates)
+        screen = _describe(maker, screen_id, find_spec(model, model_id, settings), place)
+        if raw := stores.screens.query_one({"screen_id": screen_id}):
+            known = validate_document(raw, ScreenDoc, stores.screens)
+            if known.n_chunks:
+                known.place = place
+                save_screen(stores, known)
+                return known, False
+        save_screen(stores, screen)  # without chunks: not yet whole
+        screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
+    save_screen(stores, screen)
+    return screen, True
+
+
+def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> ScreenDoc:
+    """A new screen, none of whose candidates is written yet."""
+    return ScreenDoc(
+        screen_id=screen_id,
+        phase=ScreenPhase.PREDICTING,
+        place=place,
+        maker=jsanitize(maker.as_dict(), recursive_msonable=True),
+        name=maker.name,
+        engine=maker.engine.name,
+        engine_id=maker.engine.engine_id,
+        engine_settings=recall_settings(maker.engine),
+        model=model,
+        on_refuse=maker.on_refuse,
+        control=maker.control,
+        paired_controls=maker.paired_controls,
+        seed=maker.seed,
+    )
+
+
+def find_spec(model: str, model_id: str, settings: E3RelaxSettings) -> str:
+    """The id, by which a model is found whatever its alias will mean; a folder's path where it is not registered."""
+    try:
+        resolve_model(model_id, settings)
+    except ModelError:
+        return model
+    return model_id
+
+
+def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> str:
+    """Content id of a screen."""
+    digest = hashlib.sha256()
+    for candidate in candidates.iterate_packed():
+        digest.update(f"{candidate.id}\n{candidate.structure_id}\n".encode())
+    content: list[Any] = [
+        maker.name, model_id, maker.engine.engine_id, maker.prerelax.options.model_dump(mode="json"), maker.on_refuse,
+        maker.control, maker.paired_controls, maker.seed, maker.chunk_size, maker.deduplicate, maker.order,
+        sorted(name for name, _ in candidates.errors), digest.hexdigest(),
+    ]  # fmt: skip
+    return hash_content(content)
+
+
+def _write_candidates(stores: ScreenStores, screen_id: str, candidates: CandidateList, chunk_size: int) -> int:
+    """Write chunks and rows; the number of chunks. What a killed registration has written stays."""
+    number, n_chunks = 0, 0
+    pending = candidates.iterate_packed()
+    while part := list(islice(pending, chunk_size)):
+        chunk, n_chunks = n_chunks, n_chunks + 1
+        document = ChunkInput(
+            chunk_key=f"{screen_id}:{chunk}",
+            screen_id=screen_id,
+            number=chunk,
+            ids=[candidate.id for candidate in part],
+            packed=[base64.b64encode(candidate.packed).decode() for candidate in part],
+        )
+        write_documents(stores.chunks, [dump_document(document)])
+        rows = [_make_row(screen_id, candidate, number + place, chunk) for place, candidate in enumerate(part)]
+        save_rows(stores, rows, None)
+        number += len(part)
+    others = [
+        _make_final(screen_id, twin.id, CandidateState.DUPLICATE, {"duplicate_of": twin.kept})
+        for twin in candidates.iterate_duplicates()
+    ]
+    others += [
+        _make_final(
+            screen_id,
+            name,
+            CandidateState.ERROR,
+            {"verdict": Verdict.ERROR, "reasons": [Reason.UNREADABLE], "message": error},
+        )
+        for name, error in candidates.errors
+    ]
+    for place, row in enumerate(others):
+        row.number = number + place
+    save_rows(stores, others, None)
+    return n_chunks
+
+
+def _make_row(screen_id: str, candidate: PackedCandidate, number: int, chunk: int) -> ScreenRow:
+    return ScreenRow(
+        row_key=f"{screen_id}:{candidate.id}",
+        screen_id=screen_id,
+        group=name_group(screen_id, CandidateState.WAITING),
+        number=number,
+        chunk=chunk,
+        rank=number,
+        id=candidate.id,
+        state=CandidateState.WAITING,
+        formula=candidate.formula,
+        structure_id=candidate.structure_id,
+    )
+
+
+def _make_final(screen_id: str, name: str, state: CandidateState, update: dict[str, Any]) -> ScreenRow:
+    """Row of what is neither predicted nor relaxed."""
+    return ScreenRow(
+        row_key=f"{screen_id}:{name}",
+        screen_id=screen_id,
+        group=name_group(screen_id, state),
+        number=0,
+        rank=0.0,
+        id=name,
+        state=state,
+        **update,
+    )

@@ -1,0 +1,269 @@
+"""The store of screens: one document per screen, one per chunk of its structures, one small row per candidate."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from maggma.core import Store
+from maggma.stores import MemoryStore
+from pydantic import BaseModel, Field
+from pymatgen.core import Structure
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.candidates.spool import unpack_structure
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.run_information import now
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc, ScreenRow
+from e3relax_flows.stores.opening import (
+    IDS_PER_QUERY,
+    build_store,
+    connect_store,
+    describe_store,
+    dump_document,
+    find_by_id,
+    validate_document,
+    write_documents,
+)
+
+ROWS_PER_WRITE = 1000
+RESULT_FIELDS = ("energy", "n_ionic_steps", "n_electronic_steps", "wall_time_s")
+SHORTEST_ID = 4  # digits of an id that are enough to find a screen
+
+
+class ChunkInput(BaseModel):
+    """Structures of one chunk; found by `chunk_key`."""
+
+    chunk_key: str = Field(description="screen_id:number")
+    screen_id: str
+    number: int
+    ids: list[str]
+    packed: list[str] = Field(description="pymatgen dictionaries as JSON, deflated, in base 64")
+
+    def unpack(self) -> list[Structure]:
+        """The structures."""
+        return [unpack_structure(base64.b64decode(text)) for text in self.packed]
+
+
+@dataclass(frozen=True)
+class ScreenStores:
+    """The three collections, connected."""
+
+    screens: Store
+    chunks: Store
+    rows: Store
+
+
+@contextmanager
+def open_screen_stores(settings: E3RelaxSettings) -> Iterator[ScreenStores]:
+    """The collections of screens, beside the outcomes, connected, closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        When the store of outcomes is described wrongly, or is one that only this process sees.
+    StoreError
+        When it cannot be reached.
+    """
+    with ExitStack() as stack:
+        stores = [
+            _open(stack, settings, name, key, indexed)
+            for name, key, indexed in (
+                ("screens", "screen_id", ["name"]),
+                ("screen_chunks", "chunk_key", ["screen_id"]),
+                ("screen_rows", "row_key", ["screen_id", "group"]),
+            )
+        ]
+        try:
+            yield ScreenStores(*stores)
+        except PyMongoError as error:
+            raise StoreError(
+                f"{describe_store(stores[0])}: {error}; `e3relax screen resume` goes on where it stopped"
+            ) from error
+
+
+def _open(stack: ExitStack, settings: E3RelaxSettings, name: str, key: str, indexed: list[str]) -> Store:
+    spec = settings.OUTCOME_STORE
+    if spec and "collection_name" in spec:
+        spec = {**spec, "collection_name": f"{spec['collection_name']}_{name}"}
+    store = build_store(spec, settings, name, key)
+    if isinstance(store, MemoryStore) and type(store).__name__ == "MemoryStore":
+        raise ConfigError(
+            "OUTCOME_STORE is a MemoryStore, and the workers of a screen would each see another one; leave it out "
+            "for the embedded store, or describe a MongoStore"
+        )
+    return stack.enter_context(connect_store(store, indexed, "OUTCOME_STORE"))
+
+
+def find_screen(stores: ScreenStores, name: str) -> ScreenDoc:
+    """A screen by its id, the first digits of it, or its name; without its candidates.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, or more than one.
+    """
+    raw = stores.screens.query_one({"screen_id": name})
+    found = [raw] if raw else list(stores.screens.query({"name": name}))
+    if not found and len(name) >= SHORTEST_ID:
+        ids = [screen_id for screen_id in stores.screens.distinct("screen_id") if screen_id.startswith(name)]
+        found = list(stores.screens.query({"screen_id": {"$in": ids}})) if ids else []
+    if len(found) == 1:
+        return validate_document(found[0], ScreenDoc, stores.screens)
+    listed = ", ".join(f"{doc['screen_id']} ({doc['name']})" for doc in found or stores.screens.query(limit=10))
+    if found:
+        raise ConfigError(f"screen {name!r} may be any of {listed}; give the id")
+    raise ConfigError(f"there is no screen {name!r} in {describe_store(stores.screens)} (there: {listed or 'none'})")
+
+
+def list_screens(stores: ScreenStores) -> list[ScreenDoc]:
+    """All screens without their candidates, the latest last."""
+    screens = [validate_document(raw, ScreenDoc, stores.screens) for raw in stores.screens.query()]
+    return sorted(screens, key=lambda screen: screen.created)
+
+
+def save_screen(stores: ScreenStores, screen: ScreenDoc) -> None:
+    """Write a screen in place of what is there; its candidates are kept as rows."""
+    screen.last_updated = now()
+    stores.screens.update([dump_document(screen.model_copy(update={"candidates": []}))])
+
+
+def load_screen(stores: ScreenStores, name: str) -> ScreenDoc:
+    """A screen with its candidates in order; parameters and errors are those of `find_screen`."""
+    screen = find_screen(stores, name)
+    raws = stores.rows.query({"screen_id": screen.screen_id})
+    rows = [validate_document(raw, ScreenRow, stores.rows) for raw in raws]
+    fields = set(CandidateRow.model_fields)
+    screen.candidates = [
+        CandidateRow.model_construct(**{key: value for key, value in row if key in fields})
+        for row in sorted(rows, key=lambda row: row.number)
+    ]
+    screen.counts = count_rows(stores, str(screen.screen_id))
+    return screen
+
+
+def find_rows(
+    stores: ScreenStores,
+    screen_id: str,
+    states: Sequence[CandidateState],
+    criteria: dict[str, Any] | None = None,
+    limit: int = 0,
+) -> list[ScreenRow]:
+    """Rows in these states that match, in the order in which they are to be relaxed."""
+    query = {"group": {"$in": [name_group(screen_id, state) for state in states]}, **(criteria or {})}
+    raws = stores.rows.query(query, sort={"rank": 1, "number": 1}, limit=limit)
+    return [validate_document(raw, ScreenRow, stores.rows) for raw in raws]
+
+
+def list_row_keys(stores: ScreenStores, screen_id: str, state: CandidateState, limit: int = 0) -> list[str]:
+    """Keys of rows in a state, in the order in which they are to be relaxed; the rows are not kept in memory."""
+    group = {"group": name_group(screen_id, state)}
+    found = [
+        (raw["rank"], raw["number"], raw["row_key"]) for raw in stores.rows.query(group, ["rank", "number", "row_key"])
+    ]
+    return [key for *_, key in sorted(found)[: limit or None]]
+
+
+def load_rows(stores: ScreenStores, keys: Sequence[str]) -> list[ScreenRow]:
+    """Rows by their keys, in the order of these."""
+    return list(find_by_id(stores.rows, list(keys), ScreenRow, "row_key", None).values())
+
+
+def load_row(stores: ScreenStores, key: str) -> ScreenRow:
+    """One row by its key.
+
+    Raises
+    ------
+    StoreError
+        When it is not there.
+    """
+    rows = load_rows(stores, [key])
+    if not rows:
+        raise StoreError(
+            f"there is no candidate {key!r} in {describe_store(stores.rows)}; all workers must share their stores: "
+            "compare `e3relax doctor` on them"
+        )
+    return rows[0]
+
+
+def list_waiting_chunks(stores: ScreenStores, screen_id: str) -> list[int]:
+    """Numbers of the chunks that have rows without prediction."""
+    waiting = {"group": name_group(screen_id, CandidateState.WAITING)}
+    return sorted({raw["chunk"] for raw in stores.rows.query(waiting, ["chunk"]) if raw.get("chunk") is not None})
+
+
+def count_rows(stores: ScreenStores, screen_id: str) -> dict[str, int]:
+    """Candidates by state, in the order of `CandidateState`, without zeros."""
+    counts = {str(state): stores.rows.count({"group": name_group(screen_id, state)}) for state in CandidateState}
+    return {state: count for state, count in counts.items() if count}
+
+
+def count_state(stores: ScreenStores, screen_id: str, state: CandidateState) -> int:
+    """How many candidates are in a state."""
+    return stores.rows.count({"group": name_group(screen_id, state)})
+
+
+def has_rows(stores: ScreenStores, screen_id: str, state: CandidateState) -> bool:
+    """Whether a candidate is in a state."""
+    return stores.rows.query_one({"group": name_group(screen_id, state)}, ["row_key"]) is not None
+
+
+def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequence[CandidateState] | None) -> int:
+    """Write rows, each in place of the one with its key if that is in one of these states; the number written.
+
+    Parameters
+    ----------
+    stores
+        Of the screen.
+    rows
+        Their `group` is set by their state.
+    replacing
+        None: only rows that are new are written.
+    """
+    docs = []
+    for row in rows:
+        row.group = name_group(row.screen_id, row.state)
+        docs.append(dump_document(row))
+    states = None if replacing is None else {"state": {"$in": [state.value for state in replacing]}}
+    parts = [docs[start : start + ROWS_PER_WRITE] for start in range(0, len(docs), ROWS_PER_WRITE)]
+    return sum(write_documents(stores.rows, part, states) for part in parts)
+
+
+def find_outcome_rows(outcomes: Store, ids: Iterable[str]) -> dict[str, OutcomeRow]:
+    """The numbers of those outcomes of `ids` that are in the store, by id; their structures stay there."""
+    wanted, found = list(ids), {}
+    own = ["outcome_id", "start_kind", "state", "message"]
+    fields = [*own, "last_updated", *(f"result.{name}" for name in RESULT_FIELDS)]
+    for start in range(0, len(wanted), IDS_PER_QUERY):
+        for raw in outcomes.query({"outcome_id": {"$in": wanted[start : start + IDS_PER_QUERY]}}, fields):
+            numbers = raw.pop("result", None) or {}
+            found[raw["outcome_id"]] = OutcomeRow(
+                **{key: raw.get(key) for key in own}, **numbers, recorded=raw["last_updated"]
+            )
+    return found
+
+
+def read_chunk(stores: ScreenStores, screen_id: str, number: int) -> ChunkInput:
+    """Structures of one chunk.
+
+    Raises
+    ------
+    StoreError
+        When they are not in the store.
+    """
+    raw = stores.chunks.query_one({"chunk_key": f"{screen_id}:{number}"})
+    if raw is None:
+        raise StoreError(
+            f"chunk {number} of screen {screen_id} is not in {describe_store(stores.chunks)}; workers must share their "
+            "stores: compare `e3relax doctor` here and where the screen was submitted"
+        )
+    return validate_document(raw, ChunkInput, stores.chunks)
+
+
+def name_group(screen_id: str, state: CandidateState) -> str:
+    """What rows of a screen in one state have in common."""
+    return f"{screen_id}:{state.value}"

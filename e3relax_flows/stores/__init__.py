@@ -1,0 +1,1 @@
+"""Stores of documents: opening, the embedded one, queries, decoding; they know no document of ours."""

@@ -1,0 +1,188 @@
+"""The prediction job: what it stores, what it finds again, what its document offers to atomate2."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from jobflow import Flow, JobStore, run_locally
+from maggma.stores import MemoryStore
+from monty.json import MontyDecoder, MontyEncoder
+from pymatgen.core import Lattice, Molecule, Structure
+
+from e3relax_flows.core.errors import ConfigError, ModelError, StructureError
+from e3relax_flows.core.ids import identify_structure
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.prerelax.predict import PREDICT_JOB, PrerelaxMaker, predict_stored
+from e3relax_flows.schemas.predictions import (
+    Constraints,
+    PredictionDoc,
+    PredictOptions,
+    PrerelaxDoc,
+    Verdict,
+    identify_prediction,
+)
+from e3relax_flows.schemas.screens import ChunkDoc
+from e3relax_flows.stores.opening import find_predictions, open_stores
+from e3relax_flows.testing import EMT_LATTICES, TablePredictor
+
+OPTIONS = PredictOptions()
+
+
+def make_fcc(element: str, stretch: float = 1.04) -> Structure:
+    a = EMT_LATTICES.get(element, 3.6) * stretch / 2
+    return Structure(Lattice([[0, a, a], [a, 0, a], [a, a, 0]]), [element], [[0, 0, 0]])
+
+
+def read_predictions(settings: E3RelaxSettings) -> list[PredictionDoc]:
+    with open_stores(settings) as stores:
+        ids = stores.predictions.distinct("prediction_id")
+        return list(find_predictions(stores.predictions, ids).values())
+
+
+def run_job(job: object) -> dict:
+    """Output of one job, as it lies in the job store."""
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    run_locally(job, store=store, log=False, raise_immediately=True)
+    return store.get_output(job.uuid)
+
+
+def test_a_document_holds_the_prediction_and_is_found_by_its_id(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    initial = make_fcc("Cu")
+    predictor.device = "cuda:0"
+    job = PrerelaxMaker().make(initial)
+    job.update_metadata({"campaign": "copper"})
+    document = MontyDecoder().process_decoded(run_job(job))
+    assert isinstance(document, PrerelaxDoc)
+    assert document.structure.lattice.a == pytest.approx(1.005 * EMT_LATTICES["Cu"] / 2**0.5)
+    assert document.output.structure == document.structure
+    assert (document.dir_name, document.output.energy, document.output.stress) == (None, None, None)
+    (stored,) = read_predictions(settings)
+    assert stored.prediction_id == identify_prediction(identify_structure(initial), predictor.model_id, OPTIONS)
+    assert stored.model_id == predictor.model_id != "table"
+    assert stored.initial == initial
+    assert stored.structure == document.structure
+    assert stored.job_uuid == job.uuid
+    assert (stored.device, stored.metadata) == ("cuda:0", {"campaign": "copper"})
+    assert stored.verdict == Verdict.ACCEPT
+    assert stored.model_dump(exclude={"initial", "structure", "last_updated"}) == document.prediction.model_dump(
+        exclude={"initial", "structure", "last_updated"}
+    )
+
+
+@pytest.mark.usefixtures("predictor")
+def test_hosts_of_the_flow_are_kept(settings: E3RelaxSettings) -> None:
+    inner = Flow([PrerelaxMaker().make(make_fcc("Cu"))])
+    outer = Flow([inner])
+    run_locally(outer, store=JobStore(MemoryStore()), log=False, raise_immediately=True)
+    assert read_predictions(settings)[0].hosts == [inner.uuid, outer.uuid]
+
+
+def test_nothing_is_predicted_twice(settings: E3RelaxSettings, predictor: TablePredictor) -> None:
+    structures = [make_fcc("Cu"), make_fcc("Ag"), make_fcc("Cu")]
+    first, n_reused = predict_stored(structures, ["a", "b", "c"], "default", "auto", OPTIONS)
+    assert (predictor.n_predicted, n_reused) == (2, 0)
+    assert [doc.id for doc in first] == ["a", "b", "c"]
+    again, n_reused = predict_stored([*structures, make_fcc("Au")], list("defg"), "default", "auto", OPTIONS)
+    assert (predictor.n_predicted, n_reused) == (3, 3)
+    assert [doc.id for doc in again] == list("defg")
+    assert [doc.prediction_id for doc in again[:3]] == [doc.prediction_id for doc in first]
+    assert again[0].last_updated == first[0].last_updated
+    predict_stored(structures[:1], ["a"], "default", "auto", PredictOptions(passes=1))
+    assert predictor.n_predicted == 4
+    assert len(read_predictions(settings)) == 4
+
+
+def test_a_prediction_found_again_has_the_properties_that_were_asked_for(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    """Properties and periodic images do not enter the id; those of another caller must not come back."""
+    first, second = make_fcc("Cu"), make_fcc("Cu")
+    first.properties, second.properties = {"tag": "first"}, {"tag": "second"}
+    second.translate_sites([0], [1, -2, 0], to_unit_cell=False)
+    predict_stored([first], ["a"], "default", "auto", OPTIONS)
+    (document,), n_reused = predict_stored([second], ["b"], "default", "auto", OPTIONS)
+    assert (n_reused, predictor.n_predicted) == (1, 1)
+    assert document.initial == second
+    assert document.initial.frac_coords.tolist() == [[1, -2, 0]]
+    assert document.structure.properties == {"tag": "second"}
+    (stored,) = read_predictions(settings)
+    assert stored.structure.properties == {"tag": "first"}
+
+
+@pytest.mark.usefixtures("predictor")
+def test_what_is_no_structure_costs_the_others_nothing(settings: E3RelaxSettings) -> None:
+    water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
+    job = PrerelaxMaker().make_chunk([make_fcc("Cu"), None, water, make_fcc("Ag")], ["a", "b", "c", "d"])
+    chunk = MontyDecoder().process_decoded(run_job(job))
+    assert isinstance(chunk, ChunkDoc)
+    assert [doc.verdict for doc in chunk.predictions] == ["accept", "error", "error", "accept"]
+    assert [doc.id for doc in chunk.predictions] == ["a", "b", "c", "d"]
+    assert "Molecule is no structure" in str(chunk.predictions[2].message)
+    assert len({doc.prediction_id for doc in chunk.predictions}) == 4
+    assert len(read_predictions(settings)) == 2
+
+
+def test_a_refused_prediction_hands_on_the_initial_structure(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    predictor.refused = {"Cu"}
+    initial = make_fcc("Cu")
+    document = MontyDecoder().process_decoded(run_job(PrerelaxMaker().make(initial)))
+    assert document.structure == initial
+    assert document.prediction.verdict == Verdict.REFUSE
+    assert document.prediction.structure.volume < initial.volume
+    assert len(read_predictions(settings)) == 1
+
+
+@pytest.mark.usefixtures("predictor")
+def test_an_error_fails_the_job_with_its_message() -> None:
+    water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
+    with pytest.raises(StructureError, match="Molecule is no structure; give a pymatgen Structure"):
+        run_job(PrerelaxMaker().make(water))
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_model_that_is_none_is_named() -> None:
+    with pytest.raises(ModelError, match="'best'"):
+        run_job(PrerelaxMaker(model="best").make(make_fcc("Cu")))
+    with pytest.raises(ModelError, match="'better'"):
+        run_job(PrerelaxMaker().make(make_fcc("Cu"), model="better"))
+
+
+@pytest.mark.usefixtures("predictor")
+def test_ids_and_structures_are_as_many() -> None:
+    with pytest.raises(ConfigError, match="1 structures but 2 ids"):
+        predict_stored([make_fcc("Cu")], ["a", "b"], "default", "auto", OPTIONS)
+
+
+def test_the_maker_survives_serialisation() -> None:
+    options = PredictOptions(passes=3, constraints=Constraints(fixed_atoms=(1, 2), vacuum_axis="c"))
+    maker = PrerelaxMaker(model="small", device="cpu", options=options)
+    for copy in (
+        PrerelaxMaker.from_dict(maker.as_dict()),
+        PrerelaxMaker.from_dict(json.loads(json.dumps(maker.as_dict()))),
+        json.loads(json.dumps(maker, cls=MontyEncoder), cls=MontyDecoder),
+        PrerelaxMaker(model="small", device="cpu", options=options.model_dump()),
+    ):
+        assert copy == maker
+        assert isinstance(copy.options, PredictOptions)
+        assert copy.options.constraints.fixed_atoms == (1, 2)
+
+
+def test_keyword_updates_reach_the_options_of_a_job() -> None:
+    job = PrerelaxMaker().make(make_fcc("Cu"))
+    assert job.name == PREDICT_JOB
+    job.update_maker_kwargs({"_set": {"options->passes": 5}}, dict_mod=True)
+    job.update_maker_kwargs({"model": "small"}, class_filter=PrerelaxMaker)
+    assert (job.maker.options.passes, job.maker.model) == (5, "small")
+    assert job.maker.options.symmetry == "keep"
+    copy = json.loads(json.dumps(job, cls=MontyEncoder), cls=MontyDecoder)
+    assert copy.maker == job.maker
+
+
+@pytest.mark.parametrize("word", ["relax", "static"])
+def test_job_names_stay_clear_of_name_filters(word: str) -> None:
+    assert word not in PREDICT_JOB
