@@ -1,0 +1,3 @@
+"""The browser in which pages are opened."""
+
+from browser import browser, open_page  # noqa: F401
