@@ -1,6 +1,6 @@
 """Does choosing candidates help: the same number of labels, scored and diverse against random ones, over seeds.
 
-python benchmarks/ablation.py [--out runs/ablation] [--seeds 0 1 2] [--steps 600] [--figure docs/ablation.png]
+python benchmarks/ablation.py [--out runs/ablation] [--seeds 0 1 2] [--steps 600] [--figure docs/assets/ablation.png]
 
 The pool is relaxed once by CHGNet (a potential, not DFT); what is in the stores below --out is not relaxed again. Each
 arm and seed is a campaign without its gate: choose, train on all that was chosen so far, choose with the new model.

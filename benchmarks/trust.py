@@ -1,6 +1,7 @@
 """Is the expected error right, and what does the guard keep out: tables and a figure, on pairs not fitted to.
 
-python benchmarks/trust.py TEST.jsonl.gz --val VAL.jsonl.gz [--model default] [--figure docs/trust.png] [--threads 1]
+python benchmarks/trust.py TEST.jsonl.gz --val VAL.jsonl.gz [--model default] [--threads 1]
+    [--figure docs/assets/trust.png]
 
 The model's own calibration is judged on TEST. VAL, on which that calibration was fitted, gives the curve of the
 threshold and, with one source left out at a time, the coverage on a source that the calibration has not seen.

@@ -45,6 +45,7 @@ CONFIGURATIONS = {
     "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",
 }
 LINKS = {f"../{CARD}": "reference/model-card.md"}  # of pages that are read in the repository, too
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|configs|workflows)/[^)]*\)")  # files without a page
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -57,10 +58,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links into the repository into links to the pages made of the same files."""
+    """Turn links into the repository into links to the pages made of the same files, or into their text."""
     for old, new in LINKS.items():
         markdown = markdown.replace(f"]({old})", f"]({new})")
-    return markdown
+    return OUTSIDE.sub(r"\1", markdown)
 
 
 def build_pages() -> dict[str, str]:
@@ -70,6 +71,7 @@ def build_pages() -> dict[str, str]:
         "reference/settings.md": describe_settings(),
         "reference/documents.md": describe_documents(),
         "reference/configuration.md": describe_configurations(),
+        "reference/engines.md": describe_engines(),
         "reference/workflows.md": describe_workflows(),
         "reference/model-card.md": (ROOT / CARD).read_text(encoding="utf-8").replace("# small", "# The bundled model"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
@@ -231,7 +233,26 @@ def show_default(field: FieldInfo) -> str:
     return "none" if text is None else f"`{text}`" if str(text) and len(str(text)) < 40 else ""
 
 
-# -- scripts and packages
+# -- engines, scripts and packages
+
+
+def describe_engines() -> str:
+    """Every engine that has a name."""
+    from e3relax_flows.engines import list_engines
+
+    rows = [[f"`{info.name}`", "yes" if info.is_dft else "no", clean(info.description)] for info in list_engines()]
+    lines = [
+        "# Engines",
+        "",
+        "Names for `--engine`, for the key `engine` of a file, and for `get_engine`. `e3relax doctor` shows which of "
+        "them can run on a machine, and the command that installs what is missing. "
+        "[Write an engine](../howto/engines.md) describes engines of your own.",
+        "",
+        *make_table(["engine", "DFT", "what it runs"], rows),
+        "",
+        "GPAW has the licence GPL-3. It is an optional package and is imported only by its engine.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def describe_workflows() -> str:

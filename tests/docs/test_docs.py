@@ -17,8 +17,10 @@ import yaml
 from pages import DOCS, ROOT, Block, Line, list_pages, read_blocks
 
 import e3relax_flows
+from e3relax_flows.candidates.builtin import SUBSTITUTIONS
 from e3relax_flows.cli.app import main
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.engines import list_engines
 
 PAGES = [page for page in list_pages() if read_blocks(page)]
 # programs that pages name and that are not ours; e3relax, make, pip and python are looked into
@@ -39,11 +41,32 @@ def commands(hooks: Any) -> dict[tuple[str, ...], Any]:
     return dict(hooks.iterate_commands())
 
 
+def check_screen(names: dict[str, Any]) -> None:
+    """Look at what the page `howto/python.md` has computed, and whether the page of the demo shows the same."""
+    prediction, screen = names["prediction"], names["screen"]
+    assert prediction.verdict in ("accept", "refuse")
+    assert 0.8 < prediction.volume_ratio < 1.4  # CaO in the cell of CdO: 1.08 by measured lattice constants
+    assert [row["state"] for row in screen["candidates"]] == ["successful", "successful"]
+    demo = (DOCS / "tutorials" / "demo.md").read_text(encoding="utf-8")
+    for row in screen["candidates"]:
+        steps = {outcome["start_kind"]: outcome["n_ionic_steps"] for outcome in row["outcomes"]}
+        assert all(1 <= count < 100 for count in steps.values())
+        shown = re.search(rf"^  {row['id']} .* (\d+) \| +(\d+) ", demo, re.MULTILINE)
+        assert shown is not None, row["id"]
+        assert (int(shown[1]), int(shown[2])) == (steps["predicted"], steps["control"])
+    assert sorted(set(names["outcomes"]["id"])) == sorted(row["id"] for row in screen["candidates"])
+
+
+RESULTS = {"howto/python.md": check_screen}  # what is to hold when a page has run
+
+
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_blocks_of_a_page_run_in_order(page, commands, monkeypatch, capsys):
     module = ModuleType("__page__")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where its dataclasses look for their own names
+    monkeypatch.setenv("COLUMNS", "140")  # tables are as wide as those shown
+    output = ""
     for block in read_blocks(page):
         if block.file is not None:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -53,14 +76,38 @@ def test_blocks_of_a_page_run_in_order(page, commands, monkeypatch, capsys):
         elif block.language == "python":
             code = compile(block.text, str(page), "exec")
             if block.why_not is None and block.file is None:
+                capsys.readouterr()
                 exec(code, vars(module))
+                output = capsys.readouterr().out
+        elif block.language == "text":
+            check_output(block.text, output)
         elif block.language == "sh":
+            output = ""
             for command in block.list_commands():
                 check_command(command.words, commands, capsys)
                 if block.why_not is None:
                     assert command.words[0] == "e3relax", f"{command}: give a reason with <!-- not run: ... -->"
                     assert run(command.words, monkeypatch) == command.exit_code, capsys.readouterr().err
-                    capsys.readouterr()
+                    output += capsys.readouterr().out
+    RESULTS.get(page.relative_to(DOCS).as_posix(), dict)(vars(module))
+
+
+def check_output(shown: str, output: str) -> None:
+    """Look whether rows of tables and lines with figures that a page shows are in the output of the block above them.
+
+    Only rows of three or more cells are compared, in which the spaces do not count: sentences may be shortened.
+    """
+    lines = {" ".join(line.split()) for line in output.splitlines()}
+    for line in shown.splitlines() if output else ():
+        if len(re.split(r" {2,}", line.strip())) > 2 and re.search(r"\d", line):
+            assert " ".join(line.split()) in lines, f"{line}\nis not in\n{output}"
+
+
+def test_output_that_is_not_printed_is_noticed():
+    printed = "  name      error   steps\n  NaBr      0.013       3\n\n1 structure\n"
+    check_output("name    error   steps\nNaBr   0.013   3\nonly some of the sentences ...\n", printed)
+    with pytest.raises(AssertionError):
+        check_output("NaBr   0.014   3\n", printed)
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -141,6 +188,7 @@ def test_reference_pages_name_every_command_setting_document_and_module(hooks, c
     assert "| `volume_ratio` | `float \\| None` | none | predicted volume over initial volume |" in documents
     assert "### ScheduleConfig" in pages["reference/configuration.md"]
     assert "## 02_screen_substitutions.py" in pages["reference/workflows.md"]
+    assert all(f"| `{info.name}` | " in pages["reference/engines.md"] for info in list_engines())
     packages = {info.name for info in pkgutil.iter_modules(e3relax_flows.__path__) if info.ispkg}
     assert set(hooks.PACKAGES) == packages - {"cli", "weights"}
     assert "::: e3relax_flows.stores.opening" in pages["reference/python/stores.md"]
@@ -160,6 +208,14 @@ def test_the_navigation_names_every_page(hooks):
     text = (ROOT / "mkdocs.yml").read_text()
     named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))
     assert named == pages
+
+
+def test_the_demo_page_shows_every_candidate():
+    text = (DOCS / "tutorials" / "demo.md").read_text(encoding="utf-8")
+    assert "initial → predicted → relaxed with CHGNet-0.3.0: a potential, not DFT" in text
+    assert f"{len(SUBSTITUTIONS)} candidates" in text
+    for candidate in SUBSTITUTIONS:
+        assert f"  {candidate.name} " in text
 
 
 def test_what_is_not_run_says_why():
