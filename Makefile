@@ -1,5 +1,7 @@
 # make demo    install into .venv and run the main job: candidates, predictions, relaxations, a table, an HTML page
 # make test    install into .venv and run the test suite
+# make test-fast   the tests without servers, browsers, trainings and scripts
+# make coverage    the suite, and which lines it runs
 # make lint    ruff and mypy
 # make docs    build the documentation into site/; every warning is an error
 # make test-lowest   the quick tests with the oldest versions that pyproject.toml allows, in .venv-lowest
@@ -31,7 +33,7 @@ ifeq ($(ENGINE),gpaw)
 ENGINE_READY := $(GPAW)
 endif
 
-.PHONY: demo test lint docs test-lowest test-newest install clean
+.PHONY: demo test test-fast coverage lint docs test-lowest test-newest install clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -40,8 +42,16 @@ demo: $(READY) $(ENGINE_READY)
 	$(BIN)/python workflows/02_screen_substitutions.py --engine $(ENGINE) $(if $(N),--n $(N)) --out $(OUT)
 
 # a file of tests stays in one process, as its fixtures may be costly
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --durations 15
+
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+test-fast: $(READY)
+	$(PYTEST) -m "not slow"
+
+coverage: $(READY)
+	$(PYTEST) --cov=e3relax_flows --cov-report=term:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
