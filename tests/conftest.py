@@ -20,6 +20,46 @@ from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would become as narrow
 
 
+# What starts servers, browsers, trainings or processes by the dozen: `make test-fast` leaves it out.
+SLOW_FIXTURES = {"server", "mongo", "on_server", "browser", "open_page"}
+SLOW_PLACES = (
+    "benchmarks",
+    "campaigns/test_campaign.py",
+    "cli/test_campaign_script.py",
+    "cli/test_retrain_command.py",
+    "cli/test_train_commands.py",
+    "cli/test_workflows.py",
+    "docs",
+    "engines/test_gpaw_engine.py",
+    "pairs/test_built_pairs.py",
+    "report/test_screen_page_in_browser.py",
+    "retraining",
+    "screening/test_faults.py",
+    "screening/test_screen_network.py",
+    "stores/test_durability.py",
+    "submit/test_campaign_workers.py",
+    "submit/test_faults_server.py",
+    "submit/test_faults_workers.py",
+    "submit/test_recovery.py",
+    "test_packaging.py",
+    "test_readme.py",
+    "train/test_checkpoint.py",
+    "train/test_distributed.py",
+    "train/test_finetune.py",
+    "train/test_launcher.py",
+    "train/test_loop.py",
+)
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(TESTS).as_posix()
+        slow_place = any(place == slow or place.startswith(f"{slow}/") for slow in SLOW_PLACES)
+        if slow_place or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E3RelaxSettings:
     """Settings of this test alone: an empty data folder, no configuration file, the working directory apart."""
