@@ -4,8 +4,8 @@
     python workflows/07_measure_dft_savings.py CIFS/ --n 10     # your own, the smallest first
     python workflows/07_measure_dft_savings.py --engine vasp-single
 
-GPAW needs its extra (README says how it is compiled). Interrupted, the same command goes on. On pairs with a relaxed
-side that is known, benchmarks/dft_savings.py compares with CHGNet as well.
+GPAW needs its extra (docs/howto/install.md describes how it is compiled). If it is interrupted, the same command
+continues. On pairs with a known relaxed side, benchmarks/dft_savings.py compares with CHGNet, too.
 """
 
 from __future__ import annotations
