@@ -24,7 +24,21 @@ from e3relax_flows.engines import list_engines
 
 PAGES = [page for page in list_pages() if read_blocks(page)]
 # programs that pages name and that are not ours; e3relax, make, pip and python are looked into
-ELSEWHERE = {"source", "export", "cd", "cp", "chmod", "lpad", "rlaunch", "qlaunch", "jf", "torchrun", "podman", "uv"}
+ELSEWHERE = {
+    "source",
+    "export",
+    "cd",
+    "cp",
+    "chmod",
+    "mkdir",
+    "lpad",
+    "rlaunch",
+    "qlaunch",
+    "jf",
+    "torchrun",
+    "podman",
+    "uv",
+}
 
 
 @pytest.fixture(scope="module")
