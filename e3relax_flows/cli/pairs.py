@@ -13,6 +13,7 @@ import typer
 
 from e3relax_flows.cli import console
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.functionals import spell_functional
 
 if TYPE_CHECKING:
     from maggma.core import Store
@@ -157,7 +158,8 @@ def _count(pairs: Store, records: Store) -> dict[str, Any]:
         if raw.get("superseded_by") is not None:
             n_superseded += 1
         else:
-            table[raw["source"], raw["functional"], raw["start_kind"], raw["is_dft"]] += 1
+            functional = spell_functional(raw["functional"])
+            table[raw["source"], functional, raw["start_kind"], raw["is_dft"]] += 1
     reasons = Counter(raw["reason"] for raw in records.query({"reason": {"$ne": None}}, ["reason"]))
     names = ("source", "functional", "start_kind", "is_dft")
     return {

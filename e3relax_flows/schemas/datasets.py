@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
@@ -20,7 +21,9 @@ class PairFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    functionals: list[str] | None = Field(None, description="that may stand together; none: only one may occur")
+    functionals: list[FunctionalName] | None = Field(
+        None, description="that may stand together; none: only one may occur"
+    )
     sources: list[str] | None = Field(None, description="none: all")
     start_kinds: list[PairStart] | None = Field(None, description="none: all; the initial side is never a prediction")
     dft_only: bool = Field(True, description="leave out what potentials relaxed")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.model.losses import LossWeights
 from e3relax_flows.train.augment import Augmentation
 
@@ -39,7 +40,9 @@ class DataConfig(_Section):
 
     train: list[Path] = Field(description="pair files (.jsonl, .jsonl.gz), shards or folders of shards")
     val: list[Path] = Field(description="the same: pairs that choose the best weights")
-    functionals: list[str] | None = Field(None, description="that may stand together; none: only one may occur")
+    functionals: list[FunctionalName] | None = Field(
+        None, description="that may stand together; none: only one may occur"
+    )
     val_size: int = Field(600, ge=1, description="pairs of `val` that are scored during training")
     max_atoms: int = Field(320, ge=1, description="atoms in a global batch, over all ranks")
     max_edges: int | None = Field(None, ge=1, description="edges in a global batch; none: 60 times `max_atoms`")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.ids import ID_LENGTH
 from e3relax_flows.model.elements import MAX_Z
 
@@ -123,14 +124,14 @@ def check_functionals(pairs: PairSet, allowed: Sequence[str] | None) -> None:
     ConfigError
         When there are others, or more than one.
     """
-    counts = Counter(pairs.functionals)
+    counts = Counter(map(spell_functional, pairs.functionals))
     found = ", ".join(f"{name} ({count} pairs)" for name, count in sorted(counts.items()))
     if allowed is None and len(counts) > 1:
         raise ConfigError(
             f"the pairs were relaxed with different functionals: {found}; leave some out, or say that they may be "
             f"mixed, with data.functionals: {json.dumps(sorted(counts))}"
         )
-    if allowed is not None and (others := sorted(counts.keys() - set(allowed))):
+    if allowed is not None and (others := sorted(counts.keys() - set(map(spell_functional, allowed)))):
         raise ConfigError(
             f"pairs of {', '.join(others)} are not among data.functionals {json.dumps(list(allowed))} "
             f"(found: {found}); leave them out or add them there"

@@ -172,6 +172,19 @@ def test_functionals_are_never_mixed_silently():
     assert sum(mixed.functionals.values()) == len(mixed.train)
 
 
+def test_one_functional_has_one_spelling_in_pairs_and_filters():
+    """Pairs of an older emmet and of a newer one are of one functional, whatever the filter calls it."""
+    older = [make_pair(f"o-{k}", f"A-X{k}", functional="PBESol") for k in range(5)]
+    newer = [make_pair(f"n-{k}", f"B-X{k}", functional="PBEsol") for k in range(5)]
+    assert {pair.functional for pair in [*older, *newer]} == {"PBEsol"}
+    for filter in (None, PairFilter(functionals=["pbesol"])):
+        dataset = build_dataset(older + newer, [], filter)
+        assert len(dataset.train) + len(dataset.val) == 10
+        assert set(dataset.functionals) == {"PBEsol"}
+    with pytest.raises(ConfigError):
+        build_dataset(older, [], PairFilter(functionals=["PBE"]))
+
+
 def test_what_the_filter_leaves_out_is_counted_by_reason():
     pairs = [
         *make_pairs(10),

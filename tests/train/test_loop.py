@@ -238,7 +238,7 @@ def test_mixed_functionals_are_refused_unless_named(rewrite, tmp_path):
         train_model(rewrite())
     with pytest.raises(ConfigError, match=r'pairs of PBEsol are not among data.functionals \["PBE"\]'):
         train_model(rewrite(data={"functionals": ["PBE"]}))
-    config = rewrite(data={"functionals": ["PBE", "PBEsol", "SCAN"]}, schedule={"max_steps": 1})
+    config = rewrite(data={"functionals": ["PBE", "PBESol", "SCAN"]}, schedule={"max_steps": 1})
     assert train_model(config).progress.step == 1
 
 
