@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from emmet.core.vasp.calc_types import run_type
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar
 
 MINIMUM = 5.62  # Å, where `relax_salt` ends
+PBE_TITLES = ("PAW_PBE Na_pv 19Sep2006", "PAW_PBE Cl 06Sep2000")
+LDA_TITLES = ("PAW Na_pv 19Dec2003", "PAW Cl 21Jan2003")
+PW91_TITLES = ("PAW_GGA Na_pv 05Jan2001", "PAW_GGA Cl 21Jan2003")
 
 
 def build_salt(a: float = 5.9, elements: tuple[str, str] = ("Na", "Cl")) -> Structure:
@@ -54,6 +60,39 @@ def vasp_output(start: Structure, end: Structure, **update: Any) -> dict[str, An
         for name in parents:
             branch = branch[name]
         branch[last] = value
+    return jsanitize(output)
+
+
+def emmet_output(
+    release: str, start: Structure, end: Structure, incar: dict[str, Any], titles: Sequence[str] = PBE_TITLES
+) -> dict[str, Any]:
+    """A task document of VASP in the form of a release of emmet: 0.88, 0.87, 0.84 (with `poscar`) or 0.70.
+
+    The frames begin after a restart by custodian, so that the original POSCAR alone holds the true start.
+    """
+    middle = relax_salt(start, 0.5 * (MINIMUM + (4 * start.volume) ** (1 / 3)))
+    parameters = {"NSW": 99, "IBRION": 2, "ISIF": 3, "GGA": "--", "EFIELD": 0.0, "PSTRESS": 0.0, "LDAU": False, **incar}
+    specs = [{"titel": title, "hash": None, "summary_stats": None} for title in titles]
+    kinds = [title.split()[0] for title in titles]
+    inputs = {"incar": incar, "parameters": parameters, "potcar_spec": specs, "potcar_type": kinds[:1]}
+    new = inputs | {"structure": middle.as_dict(), "potcar": [title.split()[1] for title in titles]}
+    output = vasp_output(start, end, custodian=[{"corrections": [{"errors": ["unconverged"]}], "job": {}}])
+    output["calcs_reversed"][0]["input"] = new
+    output["run_type"] = run_type(parameters).value
+    if release in ("0.88", "0.87"):
+        output |= {"input": new, "orig_inputs": new | {"structure": start.as_dict(), "parameters": None}}
+        return jsanitize(output)
+    functional = "_".join(kinds[0].partition("_")[2])  # as emmet wrote it: P_B_E
+    poscar = Poscar(start).as_dict()
+    summary = {"pot_type": "PAW", "functional": functional, "symbols": new["potcar"]}
+    output["input"] = {
+        "structure": middle.as_dict(), "parameters": parameters, "pseudo_potentials": summary, "potcar_spec": specs,
+        "xc_override": str(incar["GGA"]).upper() if "GGA" in incar else None, "is_hubbard": False, "hubbards": {},
+    }  # fmt: skip
+    output["orig_inputs"] = {"incar": incar, "poscar": poscar, "kpoints": None, "potcar": specs}
+    output["run_type"] = output["run_type"].replace("PBEsol", "PBESol").replace("r2SCAN", "R2SCAN")
+    if release == "0.84":
+        output["orig_inputs"]["structure"] = None
     return jsanitize(output)
 
 

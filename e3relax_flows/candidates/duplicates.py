@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 DUPLICATE_TOLERANCES: dict[str, Any] = {
     "ltol": 0.05, "stol": 0.05, "angle_tol": 2, "scale": False, "primitive_cell": False
 }  # fmt: skip
-VOLUME_TOLERANCE = 0.05  # of duplicates, relative, per atom
+DUPLICATE_VOLUME = 0.05  # of duplicates, relative, per atom
 
 
 class CellMatcher:
@@ -23,7 +23,7 @@ class CellMatcher:
 
     def match(self, first: Structure, second: Structure) -> bool:
         """Whether two primitive cells of the same formula and charge are the same crystal; up to 50 ms for 20 atoms."""
-        return abs(first.volume / second.volume - 1) < VOLUME_TOLERANCE and bool(self._matcher.fit(first, second))
+        return abs(first.volume / second.volume - 1) < DUPLICATE_VOLUME and bool(self._matcher.fit(first, second))
 
 
 def is_comparable(structure: Structure) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from monty.json import jsanitize
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.duplicates import VOLUME_TOLERANCE, CellMatcher, is_comparable, reduce_cell
+from e3relax_flows.candidates.duplicates import DUPLICATE_VOLUME, CellMatcher, is_comparable, reduce_cell
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.ids import identify_structure
@@ -191,7 +191,7 @@ class CandidateList:
 
     def _find_twin(self, cell: Structure, matcher: CellMatcher, unpack: Callable[[int], Structure]) -> int | None:
         """Number of the first kept cell that is the same crystal; only those of like volume are looked at."""
-        slack = 1 + VOLUME_TOLERANCE
+        slack = 1 + DUPLICATE_VOLUME
         near = self._file.execute(
             "SELECT number FROM cells WHERE formula = ? AND volume BETWEEN ? AND ? ORDER BY number",
             (_name(cell), cell.volume / slack, cell.volume * slack),

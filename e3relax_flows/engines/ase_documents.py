@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from pymatgen.core import Structure
+
 from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.functionals import add_pressure
+from e3relax_flows.core.residues import GPA
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
-from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult
+from e3relax_flows.engines.convergence import is_at_rest
+from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
 
 
-def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft: bool) -> RelaxationResult:
+def read_ase_documents(
+    documents: list[Any], code: str, functional: str, is_dft: bool, conditions: Sequence[str] = ()
+) -> RelaxationResult:
     """Turn the documents of one or more consecutive ASE relaxations into one result.
+
+    Parameters
+    ----------
+    documents
+        In order; None where a job left none.
+    code, functional, is_dft, conditions
+        Of the calculator; the pressure of the last document is added to the functional.
 
     Raises
     ------
@@ -31,19 +46,20 @@ def read_ase_documents(documents: list[Any], code: str, functional: str, is_dft:
     energy = get_entry(last, "output", "energy")
     if energy is None or not math.isfinite(energy):
         raise EngineError(f"the {code} document of {get_entry(last, 'dir_name')} has the energy {energy} eV")
-    electronic = [get_entry(document, "n_electronic_steps") for document in found]
+    functional = add_pressure(functional, _read_pressure(last))
     return RelaxationResult(
         initial=initial,
         relaxed=relaxed,
         energy=energy,
         n_ionic_steps=sum(_count_evaluations(document) for document in found),
-        n_electronic_steps=None if None in electronic else sum(electronic),
-        converged=len(found) == len(documents) and read_plain(last, "state") == "successful",
+        n_electronic_steps=add_known([get_entry(document, "n_electronic_steps") for document in found]),
+        converged=len(found) == len(documents) and _is_converged(last, relaxed),
         wall_time_s=sum(get_entry(document, "output", "elapsed_time") or 0.0 for document in found),
         dir_name=get_entry(last, "dir_name"),
         code=code,
         functional=functional,
         is_dft=is_dft,
+        conditions=list(conditions),
         free=read_freedom(last),
         functionals=[functional] * len(found),
     )
@@ -60,7 +76,31 @@ def read_freedom(document: Any) -> Freedom | None:
     cell, shape = get_entry(document, "input", "relax_cell"), get_entry(document, "input", "relax_shape")
     if cell is None:
         return None
-    return Freedom(volume=bool(cell), shape=bool(cell or shape))
+    asked = _get_filter(document)
+    mask = asked.get("mask")
+    holds_shape = bool(asked.get("hydrostatic_strain")) or (mask is not None and not np.all(mask))
+    return Freedom(
+        volume=bool(cell) and not asked.get("constant_volume"), shape=bool(cell or shape) and not holds_shape
+    )
+
+
+def _get_filter(document: Any) -> Mapping[str, Any]:
+    """Keyword arguments of ASE's filter of the cell."""
+    return get_entry(document, "input", "relax_kwargs", "filter_kwargs") or {}
+
+
+def _read_pressure(document: Any) -> float:
+    """Pressure in GPa under which the cell was relaxed."""
+    cell = get_entry(document, "input", "relax_cell")
+    return float(_get_filter(document).get("scalar_pressure") or 0.0) / GPA if cell else 0.0
+
+
+def _is_converged(document: Any, relaxed: Structure) -> bool:
+    """Whether the optimiser ended by itself, and what it left does not say otherwise."""
+    forces, stress = (get_entry(document, "output", name) for name in ("forces", "stress"))
+    pressure = 10 * _read_pressure(document)
+    claimed = read_plain(document, "state") == "successful"
+    return claimed and is_at_rest(relaxed, read_freedom(document), forces, stress, pressure=pressure)
 
 
 def _count_evaluations(document: Any) -> int:

@@ -9,7 +9,8 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.optional import require
 from e3relax_flows.engines.ase_documents import read_ase_documents
-from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.base import Engine, get_entry
+from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.gpaw_settings import K_LENGTH, K_LENGTH_METAL, check_datasets, prepare_magmoms
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
@@ -28,9 +29,11 @@ class GpawEngine(Engine):
 
     def read(self, documents: list[Any]) -> RelaxationResult:
         """Read GPAW's task documents; electronic steps are the SCF iterations counted in its output."""
-        xc = getattr(self.maker, "calculator_kwargs", {}).get("xc", "PBE")
-        functional = xc if isinstance(xc, str) else str(xc.get("name", xc))
-        return read_ase_documents(documents, self.code, functional, is_dft=True)
+        last = next((document for document in reversed(documents) if document is not None), None)
+        settings = {**getattr(self.maker, "calculator_kwargs", {}), **(get_entry(last, "settings") or {})}
+        functional = name_gpaw_functional(settings, "PBE") or "PBE"
+        conditions = list_gpaw_conditions(settings)
+        return read_ase_documents(documents, self.code, functional, is_dft=True, conditions=conditions)
 
 
 def build_gpaw(

@@ -11,35 +11,45 @@ from monty.json import MSONable
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
-from e3relax_flows.engines.base import get_entry, read_structure
-from e3relax_flows.engines.vasp_documents import is_relaxation, read_vasp_documents, was_restarted
+from e3relax_flows.engines.base import get_entry
+from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
+from e3relax_flows.engines.vasp_documents import (
+    POTCAR_ENTRIES,
+    is_relaxation,
+    read_original,
+    read_vasp_documents,
+    was_restarted,
+)
+from e3relax_flows.engines.vasp_labels import SETTINGS
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
 # where the start of a relaxation may be, the surest first
 STARTS = (
     ("orig_inputs", "structure"),
+    ("orig_inputs", "poscar", "structure"),
     ("input", "mol_or_struct"),
     ("input", "structure"),
 )
 # ASE's names of calculators that are not DFT and have makers in atomate2
 POTENTIALS = {"emt": "EMT", "lennardjones": "LennardJones", "tblite": "TBLite"}
 COMMON_FIELDS = ("state", "dir_name", "structure", "output.energy")
-VASP_SETTINGS = ("ISIF", "IBRION", "NSW", "LATTICE_CONSTRAINTS")
+VASP_INPUTS = ("input", "orig_inputs", "calcs_reversed.input")
 VASP_FIELDS = (
     *("task_type", "run_type", "vasp_version", "calcs_reversed.vasp_version", "output.structure"),
-    *("orig_inputs.structure", "input.structure", "custodian.corrections", "run_stats.overall.elapsed_time"),
-    *(
-        f"{inputs}.{name}"
-        for inputs in ("input.parameters", "input.incar", "orig_inputs.incar")
-        for name in VASP_SETTINGS
-    ),
+    *("output.forces", "output.stress", "orig_inputs.structure", "orig_inputs.poscar", "input.structure"),
+    *("custodian.corrections", "run_stats.overall.elapsed_time", "input.xc_override", "input.is_hubbard"),
+    *(f"{inputs}.incar" for inputs in VASP_INPUTS),
+    *(f"input.parameters.{name}" for name in SETTINGS),
+    *(f"{inputs}.{name}" for inputs in VASP_INPUTS for name in POTCAR_ENTRIES if name != "potcar_spec"),
+    *(f"{inputs}.potcar_spec.{name}" for inputs in VASP_INPUTS for name in ("titel", "hash", "functional", "lexch")),
     *("calcs_reversed.input.structure", "calcs_reversed.output.num_electronic_steps"),
     *("calcs_reversed.output.ionic_steps.e_0_energy", "calcs_reversed.output.ionic_steps.num_electronic_steps"),
     "calcs_reversed.output.ionic_steps.electronic_steps.e_0_energy",
 )
 ASE_FIELDS = (
     *("input.mol_or_struct", "input.relax_cell", "input.relax_shape", "input.steps", "output.n_steps"),
-    *("output.elapsed_time", "forcefield_name", "ase_calculator_name", "n_electronic_steps", "settings.xc"),
+    *("output.elapsed_time", "forcefield_name", "ase_calculator_name", "n_electronic_steps"),
+    *("input.relax_kwargs.filter_kwargs", "settings"),
     "potential",
 )
 
@@ -92,7 +102,7 @@ def is_vasp(document: Mapping[str, Any]) -> bool:
 def _read_vasp(document: Mapping[str, Any]) -> RelaxationResult | None:
     if not is_relaxation(document):
         return None
-    if read_structure(document, "orig_inputs", "structure") is None and was_restarted(document):
+    if was_restarted(document) and read_original(document) is None:
         raise StartUnknownError(
             f"custodian mended the VASP run of {get_entry(document, 'dir_name')}, and its original POSCAR was not kept"
         )
@@ -109,11 +119,12 @@ def _read_ase(document: Mapping[str, Any]) -> RelaxationResult | None:
         label = info.label if info is not None else str(name).removeprefix("MLFF.")
         result = read_ase_documents([document], label, f"{label} (not DFT)", is_dft=False)
         return result.model_copy(update={"potential": info})
-    xc = get_entry(document, "settings", "xc")
-    if xc is None:
+    settings = get_entry(document, "settings") or {}
+    functional = name_gpaw_functional(settings)
+    if functional is None:
         raise EngineError(
             f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator {calculator!r} and does not say "
             "with which functional; only documents of GPAW and of force fields are read"
         )
-    functional = xc if isinstance(xc, str) else str(get_entry(xc, "name") or xc)
-    return read_ase_documents([document], "GPAW", functional, is_dft=True)
+    conditions = list_gpaw_conditions(settings)
+    return read_ase_documents([document], "GPAW", functional, is_dft=True, conditions=conditions)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymatgen.core import Structure
+from pymatgen.io.vasp import Poscar
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
-from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.engines.convergence import ended_by_itself, find_force_limit, is_at_rest
+from e3relax_flows.engines.potcars import Potcar, count_electrons, read_potcar_entry
+from e3relax_flows.engines.vasp_labels import VaspRun, is_on, list_conditions, name_functional, tidy_settings
+from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
 
 CODE = "VASP"
@@ -16,8 +23,6 @@ CODE = "VASP"
 RELAXATIONS = ("Structure Optimization", "Deformation")
 UNRECOGNIZED = ("Unrecognized", "None")  # those with an ISIF other than 2 and 3
 MINIMIZERS = (1, 2, 3)  # values of IBRION
-# emmet's run type where INCAR leaves the functional to the POTCAR, which is PBE in all of atomate2's sets
-POTCAR_FUNCTIONAL = {"GGA": "PBE"}
 # what ISIF leaves free; 0 to 2 keep the cell
 ISIF_FREEDOM = {
     3: Freedom(),
@@ -28,6 +33,10 @@ ISIF_FREEDOM = {
     8: Freedom(shape=False),
 }
 HELD_CELL = Freedom(volume=False, shape=False)
+# where emmet keeps the structure of the original POSCAR: since 0.85, and before
+ORIGINALS = (("orig_inputs", "structure"), ("orig_inputs", "poscar"))
+# where its releases keep what says the functional of the POTCARs, the most exact first
+POTCAR_ENTRIES = ("potcar_spec", "potcar", "potcar_type", "pseudo_potentials", "pseudo_potential")
 
 
 def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
@@ -57,25 +66,29 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
     if documents[0] is None:
         raise EngineError("the document of the first VASP run is missing, so the start of the relaxation is unknown")
     last = relaxations[-1]
-    functional = name_functional(last)
+    run = read_run(last)
+    functional, unnamed = name_functional(run)
+    label = (functional, list_conditions(run))
     relaxed = read_structure(last, "structure") or read_structure(last, "output", "structure")
     if relaxed is None:
         raise EngineError(f"the VASP document of {get_entry(last, 'dir_name')} holds no relaxed structure")
-    alike = [document for document in found if name_functional(document) == functional]
-    names = [name_functional(document) for document in relaxations]
+    alike = [document for document in found if _describe_label(document) == label]
+    names = [name_functional(read_run(document))[0] for document in relaxations]
     return RelaxationResult(
         initial=read_start(relaxations[0]),
         relaxed=relaxed,
-        energy=get_entry(alike[-1], "output", "energy"),
-        n_ionic_steps=_add([_count_ionic_steps(document) for document in relaxations]),
-        n_electronic_steps=_add([_count_electronic_steps(document) for document in relaxations]),
-        converged=len(found) == len(documents) and read_plain(last, "state") == "successful",
-        wall_time_s=_add([_read_wall_time(document) for document in relaxations]),
+        energy=_read_energy(alike[-1]),
+        n_ionic_steps=add_known([_count_ionic_steps(document) for document in relaxations]),
+        n_electronic_steps=add_known([_count_electronic_steps(document) for document in relaxations]),
+        converged=len(found) == len(documents) and _is_converged(last, run, relaxed),
+        wall_time_s=add_known([_read_wall_time(document) for document in relaxations]),
         dir_name=get_entry(last, "dir_name"),
         code=CODE,
         functional=functional,
+        unnamed=unnamed,
+        conditions=label[1],
         is_dft=True,
-        free=read_freedom(last),
+        free=read_freedom(run),
         parameters=read_parameters(alike[-1]),
         functionals=[name for name in names if name is not None],
     )
@@ -84,21 +97,52 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
 def is_relaxation(document: Any) -> bool:
     """Whether a task document is of a run that moves atoms or cell towards the minimum."""
     task_type = str(read_plain(document, "task_type"))
-    if not task_type.endswith(UNRECOGNIZED):
-        return task_type.endswith(RELAXATIONS)
-    return read_setting(document, "IBRION") in MINIMIZERS and (read_setting(document, "NSW") or 0) > 1
+    mover = read_setting(document, "IBRION")
+    if not task_type.endswith(UNRECOGNIZED):  # emmet calls elastic constants of IBRION = 6 an optimisation
+        return task_type.endswith(RELAXATIONS) and (mover is None or int(mover) in MINIMIZERS)
+    return mover in MINIMIZERS and (read_setting(document, "NSW") or 0) > 1
+
+
+def read_run(document: Any) -> VaspRun:
+    """What names the label of a document: settings, POTCARs and charge, wherever its release of emmet keeps them."""
+    inputs = _list_inputs(document)
+    asked, used = _read_settings(inputs)
+    if override := get_entry(inputs[0], "xc_override"):
+        asked.setdefault("GGA", override)
+    if any(get_entry(source, "is_hubbard") for source in inputs):
+        asked["LDAU"] = True
+    potcars = [
+        potcar for source in inputs for name in POTCAR_ENTRIES for potcar in read_potcar_entry(get_entry(source, name))
+    ]
+    run_type = read_plain(document, "run_type")
+    charge = _find_charge(document, asked.get("NELECT", used.get("NELECT")), potcars)
+    return VaspRun(asked, used, potcars, None if run_type is None else str(run_type), charge)
+
+
+def read_original(document: Any) -> Structure | None:
+    """The structure of the first POSCAR; None where the document has not kept it."""
+    for path in ORIGINALS:
+        value = get_entry(document, *path)
+        if isinstance(value, str):
+            return Poscar.from_str(value).structure
+        inner = get_entry(value, "structure")
+        structure = read_structure(document, *path, *([] if inner is None else ["structure"]))
+        if structure is None:
+            continue
+        flags = get_entry(value, "selective_dynamics")
+        if flags is not None and inner is not None and "selective_dynamics" not in structure.site_properties:
+            structure.add_site_property("selective_dynamics", list(flags))
+        return structure
+    return None
 
 
 def read_start(document: Any) -> Structure:
     """POSCAR as the job wrote it (.orig), else the first frame of the oldest calculation of the document."""
+    if (structure := read_original(document)) is not None:
+        return structure
     calculations = get_entry(document, "calcs_reversed") or [None]
-    candidates = (
-        (document, ("orig_inputs", "structure")),
-        (calculations[-1], ("input", "structure")),
-        (document, ("input", "structure")),
-    )
-    for source, path in candidates:
-        if (structure := read_structure(source, *path)) is not None:
+    for source in (calculations[-1], document):
+        if (structure := read_structure(source, "input", "structure")) is not None:
             return structure
     raise EngineError(f"the VASP document of {get_entry(document, 'dir_name')} does not hold its initial structure")
 
@@ -110,23 +154,31 @@ def was_restarted(document: Any) -> bool:
 
 def read_setting(document: Any, name: str) -> Any:
     """A setting of VASP, as it was used rather than as it was asked for; None where no input in the document has it."""
-    paths = (("input", "parameters"), ("input", "incar"), ("orig_inputs", "incar"))
-    values = (get_entry(document, *path, name) for path in paths)
-    return next((value for value in values if value is not None), None)
+    asked, used = _read_settings(_list_inputs(document))
+    return used.get(name, asked.get(name))
 
 
-def read_freedom(document: Any) -> Freedom | None:
-    """What ISIF left free; None where no input in the document says it."""
-    isif = read_setting(document, "ISIF")
-    return None if isif is None else express_freedom(isif, read_setting(document, "LATTICE_CONSTRAINTS"))
+def read_freedom(run: VaspRun) -> Freedom | None:
+    """What ISIF left free; None where no input says it."""
+    isif = run.used.get("ISIF", run.asked.get("ISIF"))
+    return None if isif is None else express_freedom(isif, run)
 
 
-def express_freedom(isif: int, lattice_constraints: Any = None) -> Freedom:
-    """What VASP's ISIF leaves free; a lattice vector that LATTICE_CONSTRAINTS holds is a shape that is held."""
+def express_freedom(isif: int, run: VaspRun) -> Freedom:
+    """What VASP's ISIF leaves free; a lattice vector that is held by another setting is a shape that is held."""
     free = ISIF_FREEDOM.get(int(isif), HELD_CELL)
-    if isinstance(lattice_constraints, list | tuple) and not all(lattice_constraints):
-        return free.model_copy(update={"shape": False})
-    return free
+    held, allowed = run.get("LATTICE_CONSTRAINTS"), run.get("IOPTCELL")
+    holds = (isinstance(held, list | tuple) and not all(held)) or (allowed is not None and is_on(allowed))
+    return free.model_copy(update={"shape": False}) if holds else free
+
+
+def is_at_rest_by(run: VaspRun, relaxed: Structure, forces: Any, stress: Any) -> bool:
+    """Whether the last forces (eV/Å) and stress (kbar) are those of a run of VASP with these settings that ended.
+
+    Under PSTRESS the stress is not looked at.
+    """
+    is_pressed = run.find_on("PSTRESS") is not None
+    return is_at_rest(relaxed, read_freedom(run), forces, None if is_pressed else stress, find_force_limit(run))
 
 
 def read_parameters(document: Any) -> dict[str, Any]:
@@ -143,17 +195,63 @@ def read_parameters(document: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def name_functional(document: Any) -> str | None:
-    """Usual name of the functional, with +U where there is one."""
-    run_type = read_plain(document, "run_type")
-    if run_type is None:
-        return None
-    base, *rest = str(run_type).split("+")
-    return "+".join([POTCAR_FUNCTIONAL.get(base, base), *rest])
+def _describe_label(document: Any) -> tuple[str | None, list[str]]:
+    """What tells the labels of two runs apart."""
+    run = read_run(document)
+    return name_functional(run)[0], list_conditions(run)
+
+
+def _list_inputs(document: Any) -> tuple[Any, ...]:
+    """Inputs of the last calculation in the order in which they are believed."""
+    calculation = (get_entry(document, "calcs_reversed") or [None])[0]
+    return get_entry(document, "input"), get_entry(calculation, "input"), get_entry(document, "orig_inputs")
+
+
+def _read_settings(inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """INCAR, and the parameters of vasprun.xml."""
+    asked: dict[str, Any] = {}
+    used: dict[str, Any] = {}
+    for source in reversed(inputs):
+        for name, settings in (("incar", asked), ("parameters", used)):
+            content = get_entry(source, name)
+            content = json.loads(content) if isinstance(content, str) else content
+            settings |= tidy_settings(content) if isinstance(content, Mapping) else {}
+    return asked, used
+
+
+def _find_charge(document: Any, n_electrons: Any, potcars: list[Potcar]) -> float | None:
+    """Electrons removed, by NELECT, else by the structure; None where both are silent."""
+    structure = get_entry(document, "structure") or get_entry(document, "output", "structure")
+    if n_electrons is not None:
+        n_neutral = count_electrons(potcars, _list_elements(structure))
+        if n_neutral is not None:
+            return n_neutral - float(n_electrons)
+    return get_entry(structure, "charge" if isinstance(structure, Mapping) else "_charge") or None
+
+
+def _list_elements(structure: Any) -> list[str]:
+    """Symbol of each site of a structure or its dictionary; of a mixed one the first."""
+    if isinstance(structure, Mapping):
+        return [site["species"][0]["element"] for site in structure.get("sites") or []]
+    return [site.species.elements[0].symbol for site in structure or []]
+
+
+def _read_energy(document: Any) -> float | None:
+    energy = get_entry(document, "output", "energy")
+    if energy is not None and not math.isfinite(energy):
+        raise EngineError(f"the VASP document of {get_entry(document, 'dir_name')} has the energy {energy} eV")
+    return energy
+
+
+def _is_converged(document: Any, run: VaspRun, relaxed: Structure) -> bool:
+    """Whether the document claims it and its own numbers do not say otherwise."""
+    claimed = read_plain(document, "state") == "successful" and ended_by_itself(run)
+    forces, stress = (get_entry(document, "output", name) for name in ("forces", "stress"))
+    return claimed and is_at_rest_by(run, relaxed, forces, stress)
 
 
 def _count_ionic_steps(document: Any) -> int | None:
-    return _add(
+    return add_known(
         [
             len(steps) if (steps := get_entry(calculation, "output", "ionic_steps")) else _count_cycles(calculation)
             for calculation in get_entry(document, "calcs_reversed") or []
@@ -172,8 +270,8 @@ def _count_electronic_steps(document: Any) -> int | None:
     for calculation in get_entry(document, "calcs_reversed") or []:
         cycles = get_entry(calculation, "output", "num_electronic_steps")
         steps = get_entry(calculation, "output", "ionic_steps") or []
-        counts.append(sum(cycles) if cycles else _add([_count_scf(step) for step in steps]))
-    return _add(counts)
+        counts.append(sum(cycles) if cycles else add_known([_count_scf(step) for step in steps]))
+    return add_known(counts)
 
 
 def _count_scf(step: Any) -> int | None:
@@ -184,9 +282,3 @@ def _count_scf(step: Any) -> int | None:
 
 def _read_wall_time(document: Any) -> float | None:
     return get_entry(document, "run_stats", "overall", "elapsed_time") or None
-
-
-def _add(values: list[Any]) -> Any:
-    """Sum of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

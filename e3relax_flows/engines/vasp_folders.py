@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from emmet.core.vasp.calc_types import run_type
 from monty.io import zopen
+from monty.os.path import zpath
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Poscar, Vasprun
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
-from e3relax_flows.engines.vasp_documents import CODE, MINIMIZERS, express_freedom, name_functional
+from e3relax_flows.engines.convergence import ended_by_itself
+from e3relax_flows.engines.potcars import Potcar, count_electrons, describe_potcar, read_potcar_text
+from e3relax_flows.engines.vasp_documents import CODE, MINIMIZERS, is_at_rest_by, read_freedom
+from e3relax_flows.engines.vasp_labels import VaspRun, list_conditions, name_functional, tidy_settings
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
 VASPRUN = re.compile(r"vasprun\.xml(\.relax(\d+))?(\.gz|\.bz2|\.xz)?")
 POSCAR = re.compile(r"POSCAR(\.orig|\.relax1|)(\.gz|\.bz2|\.xz)?")
 POSCAR_ORDER = (".orig", ".relax1", "")  # the surest first
 CUSTODIAN = ("custodian.json", "custodian.json.gz")
-ASKED = ("LDAU", "METAGGA", "GGA", "LHFCALC", "LUSE_VDW")  # settings that tell functionals apart
+POTCARS = ("POTCAR", "POTCAR.orig", "POTCAR.relax1")
 
 
 def find_vasp_folders(root: Path) -> Iterator[Path]:
@@ -51,27 +56,54 @@ def read_vasp_folder(folder: Path) -> RelaxationResult | None:
     last, settings = runs[-1], dict(runs[-1].parameters)
     if settings.get("IBRION") not in MINIMIZERS or (settings.get("NSW") or 0) < 1:
         return None
-    functionals = [name_run_functional(run) for run in runs]
+    if not math.isfinite(last.final_energy):
+        raise EngineError(f"{paths[-1]} ends with the energy {last.final_energy} eV")
+    potcars = _read_potcars(folder)
+    label = describe_run(last, potcars)
+    functional, unnamed = name_functional(label)
+    functionals = [name_functional(describe_run(run, potcars))[0] for run in runs]
     return RelaxationResult(
         initial=_read_start(folder, runs[0]),
         relaxed=last.final_structure,
         energy=float(last.final_energy),
         n_ionic_steps=sum(run.nionic_steps for run in runs),
         n_electronic_steps=sum(len(step["electronic_steps"]) for run in runs for step in run.ionic_steps),
-        converged=bool(last.converged),
+        converged=_is_converged(last, label),
         dir_name=str(folder),
         code=CODE,
-        functional=functionals[-1],
+        functional=functional,
+        unnamed=unnamed,
+        conditions=list_conditions(label),
         is_dft=True,
-        free=express_freedom(settings["ISIF"], settings.get("LATTICE_CONSTRAINTS")) if "ISIF" in settings else None,
+        free=read_freedom(label),
         functionals=[name for name in functionals if name is not None],
     )
 
 
-def name_run_functional(run: Vasprun) -> str | None:
-    """Functional of a run, by emmet's rules as in its task documents; INCAR wins where vasprun.xml mangles it."""
-    asked = {key: run.incar[key] for key in ASKED if key in run.incar}
-    return name_functional({"run_type": run_type({**run.parameters, **asked})})
+def describe_run(run: Vasprun, potcars: Sequence[Potcar] = ()) -> VaspRun:
+    """What names the label of a run; `potcars` of its folder win over the titles in vasprun.xml."""
+    asked, used = tidy_settings(run.incar), tidy_settings(run.parameters)
+    potcars = potcars or [describe_potcar(title) for title in run.potcar_symbols]
+    n_neutral, n_electrons = count_electrons(potcars, run.atomic_symbols), used.get("NELECT", asked.get("NELECT"))
+    charge = n_neutral - float(n_electrons) if n_neutral is not None and n_electrons is not None else None
+    return VaspRun(asked, used, potcars, run_type({**used, **asked}).value, charge)
+
+
+def _is_converged(run: Vasprun, label: VaspRun) -> bool:
+    """Whether the run ended by its own criterion and what it left does not say otherwise."""
+    step = run.ionic_steps[-1] if run.ionic_steps else {}
+    claimed = bool(run.converged) and ended_by_itself(label)
+    return claimed and is_at_rest_by(label, run.final_structure, step.get("forces"), step.get("stress"))
+
+
+def _read_potcars(folder: Path) -> list[Potcar]:
+    """The POTCARs of a folder by their LEXCH; none where only a POTCAR.spec was kept."""
+    for name in POTCARS:
+        path = Path(zpath(str(folder / name)))
+        if path.is_file():
+            with zopen(str(path), "rt", encoding="utf-8", errors="replace") as stream:
+                return read_potcar_text(str(stream.read()))
+    return []
 
 
 def _list_vaspruns(folder: Path) -> list[Path]:

@@ -42,6 +42,7 @@ def make_entry(outcome: OutcomeDoc) -> ComputedStructureEntry | None:
     parameters = dict(result.parameters)
     parameters["run_type"] = RUN_TYPES.get(str(result.functional), result.functional)
     parameters["software"] = result.code.lower()
+    parameters["conditions"] = result.conditions
     relaxed = result.relaxed.copy().remove_oxidation_states()
     return ComputedStructureEntry(
         relaxed,
@@ -106,6 +107,8 @@ def _find_difference(entry: ComputedEntry) -> str | None:
     parameters = entry.parameters
     if parameters.get("software", "vasp") != "vasp":
         return f"computed with {parameters['software']}, not VASP"
+    if parameters.get("conditions"):
+        return f"computed with {'; '.join(parameters['conditions'])}"
     if parameters.get("run_type") not in RUN_TYPES.values():
         return f"the functional is {parameters.get('run_type')}, not PBE or PBE+U"
     if not parameters.get("potcar_spec") and not parameters.get("potcar_symbols"):

@@ -6,17 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import EngineError
-from e3relax_flows.ledger.joining import align_sites, reorder_sites
+from e3relax_flows.ledger.joining import LATTICE_TOLERANCE, align_sites, reorder_sites
 from e3relax_flows.pairs.units import TaskEntry
-from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 
 LINK_TOLERANCE = 0.01  # Å; what a structure may change between the end of a run and the start of the next
-VOLUME_TOLERANCE = 3e-3  # relative; further apart two structures cannot be the same
+# relative; a volume further apart cannot be that of a lattice within LATTICE_TOLERANCE, so it is not aligned at all
+SAME_VOLUME = 3 * LATTICE_TOLERANCE
 # atomate2's names of relaxations that another one continues, and of those that continue another
 FIRST_OF_TWO = re.compile(r"\b1$|\bpre-?relax", re.IGNORECASE)
 SECOND_OF_TWO = re.compile(r"\b2$")
@@ -108,7 +108,7 @@ def continues(first: RelaxationResult, second: RelaxationResult) -> bool:
 
 def is_same(first: Structure, second: Structure) -> bool:
     """Whether two structures are the same but for the order of their sites, and for what files lose."""
-    if len(first) != len(second) or abs(first.volume / second.volume - 1) > VOLUME_TOLERANCE:
+    if len(first) != len(second) or not abs(first.volume / second.volume - 1) <= SAME_VOLUME:
         return False
     try:
         align_sites(first, second, LINK_TOLERANCE)
@@ -130,9 +130,9 @@ def join_results(segment: Segment) -> RelaxationResult:
         update={
             "initial": results[0].initial,
             "relaxed": reorder_sites(last.relaxed, order),
-            "n_ionic_steps": _add([result.n_ionic_steps for result in own]),
-            "n_electronic_steps": _add([result.n_electronic_steps for result in own]),
-            "wall_time_s": _add([result.wall_time_s for result in own]),
+            "n_ionic_steps": add_known([result.n_ionic_steps for result in own]),
+            "n_electronic_steps": add_known([result.n_electronic_steps for result in own]),
+            "wall_time_s": add_known([result.wall_time_s for result in own]),
             "functionals": [name for result in own if (name := result.functional) is not None],
         }
     )
@@ -157,8 +157,3 @@ def _cut(chain: _Chain) -> list[Segment]:
         Segment(tuple(chain.runs[start:end]), tuple(chain.runs[:start]), end == len(chain.runs))
         for start, end in zip(starts, ends, strict=True)
     ]
-
-
-def _add(values: list[Any]) -> Any:
-    """Sum; None where one is not known."""
-    return None if None in values else sum(values)

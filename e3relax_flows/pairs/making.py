@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,6 +13,7 @@ from pymatgen.core import Element, Structure
 from scipy.linalg import polar
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError
+from e3relax_flows.core.functionals import add_pressure, read_pressure, spell_functional
 from e3relax_flows.core.geometry import Array, find_nearest_images, measure_log_strain
 from e3relax_flows.ledger.joining import align_sites, reorder_sites
 from e3relax_flows.pairs.prototype_label import label_prototype
@@ -84,11 +86,15 @@ def make_pair(relaxation: Relaxation) -> PairDoc:
     Raises
     ------
     LeftOutError
-        When the relaxation is not converged, its sites do not correspond to those of the initial structure, its
-        functional is not known, or relaxations with and without +U were mixed.
+        When the relaxation is not converged, more than its functional moved its minimum, its sites do not correspond
+        to those of the initial structure, its functional is not known, a number is not finite, or relaxations with
+        and without +U were mixed.
     """
     result, initial, origin = relaxation.result, relaxation.initial, relaxation.origin
     check_structures(initial, result)
+    check_energy(result)
+    if result.conditions:
+        raise LeftOutError(LeftOut.CONDITIONS, f"the {result.code} run has {'; '.join(result.conditions)}")
     if not result.converged:
         raise LeftOutError(LeftOut.UNCONVERGED, f"the {result.code} relaxation of {initial.formula} did not converge")
     functional, path = _name_functionals(result)
@@ -247,6 +253,18 @@ def check_structures(initial: Structure, result: RelaxationResult) -> None:
         )
 
 
+def check_energy(result: RelaxationResult) -> None:
+    """Refuse an energy that is not a number.
+
+    Raises
+    ------
+    LeftOutError
+        With the reason.
+    """
+    if result.energy is not None and not math.isfinite(result.energy):
+        raise LeftOutError(LeftOut.UNREADABLE, f"the {result.code} relaxation has the energy {result.energy} eV")
+
+
 def _list_elements(structure: Structure) -> list[Any]:
     """Element of each site, without oxidation state and spin; what is no element stays what it is."""
     species: list[Any] = [site.species.elements[0] for site in structure]
@@ -255,12 +273,17 @@ def _list_elements(structure: Structure) -> list[Any]:
 
 def _name_functionals(result: RelaxationResult) -> tuple[str, list[str]]:
     """Functional of the label, and those of all relaxations on the way."""
-    label = result.functional if result.is_dft else result.code
+    label = (result.functional if result.is_dft else result.code) or ""
+    if not result.is_dft and not read_pressure(label):
+        label = add_pressure(label, read_pressure(result.functional or ""))
     if not label:
+        why = f" ({result.unnamed})" if result.unnamed else ""
         raise LeftOutError(
-            LeftOut.UNREADABLE, f"the {result.code} document does not say which functional it was relaxed with"
+            LeftOut.UNREADABLE, f"the {result.code} document does not say which functional it was relaxed with{why}"
         )
-    path = [name for name, _ in groupby(result.functionals or [label])] if result.is_dft else [label]
+    label = spell_functional(label)
+    names = [spell_functional(name) for name in result.functionals]
+    path = [name for name, _ in groupby(names or [label])] if result.is_dft else [label]
     if len({"+U" in name for name in path}) > 1:
         raise LeftOutError(
             LeftOut.FUNCTIONALS_DIFFER,

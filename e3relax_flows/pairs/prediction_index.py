@@ -11,7 +11,7 @@ import numpy as np
 from maggma.core import Store
 from pymatgen.core import Composition
 
-from e3relax_flows.pairs.chains import VOLUME_TOLERANCE
+from e3relax_flows.pairs.chains import SAME_VOLUME
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.stores.opening import find_predictions
 
@@ -51,7 +51,7 @@ class PredictionIndex:
         return [
             entry.prediction_id
             for entry in self._by_formula.get((formula, n_sites), ())
-            if entry.is_accepted and any(abs(entry.volume / volume - 1) <= VOLUME_TOLERANCE for volume in wanted)
+            if entry.is_accepted and any(abs(entry.volume / volume - 1) <= SAME_VOLUME for volume in wanted)
         ]
 
     def find_by_hosts(self, hosts: Sequence[str], formula: str, n_sites: int) -> list[str]:

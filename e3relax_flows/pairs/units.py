@@ -10,7 +10,7 @@ from maggma.core import Store
 
 from e3relax_flows.core.ids import hash_content
 
-FORMAT = 1  # raised when the same documents give other pairs, so that all are built again
+FORMAT = 2  # raised when the same documents give other pairs, so that all are built again
 PREDICTION_CLASSES = ("PrerelaxDoc", "ChunkDoc")
 PREDICTION_JOB = "e3r predict"
 NAME_KEYS = ("candidate", "material_id", "mp_id", "id")  # of a job's metadata: the user's name for the structure

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
@@ -58,17 +60,28 @@ class RelaxationResult(BaseModel):
     wall_time_s: float | None = None
     dir_name: str | None = None
     code: str = Field(description="VASP, GPAW, CHGNet, ...")
-    functional: str | None = Field(None, description="run type, such as PBE or PBE+U")
+    functional: FunctionalName | None = Field(None, description="such as PBE, PBE+U or PBE+D3-BJ at 50 GPa")
     is_dft: bool = Field(description="False for potentials, which are labelled everywhere as not DFT")
     free: Freedom | None = Field(None, description="what the last relaxation was free to change; None: not known")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="what corrections of energies look at: hubbards, potcar_spec, encut; empty where the code has none",
     )
-    functionals: list[str] = Field(
+    functionals: list[FunctionalName] = Field(
         default_factory=list, description="of the relaxations one after the other, where more than one was run"
     )
     potential: PotentialInfo | None = Field(None, description="weights that relaxed; None: DFT, or not known")
+    unnamed: str | None = Field(None, description="why the functional is not known, where the code's input has none")
+    conditions: list[str] = Field(
+        default_factory=list,
+        description="what moved the minimum besides the functional, such as a field or a charge; such a relaxation "
+        "gives no pair",
+    )
+
+
+def add_known(values: Sequence[Any]) -> Any:
+    """Sum of the steps or times of parts of a relaxation; None where one of them, or all, are not known."""
+    return None if not values or None in values else sum(values)
 
 
 class StructureErrors(BaseModel):

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
@@ -64,8 +65,8 @@ class PairDoc(Displayed, BaseModel):
     model_id: str | None = Field(None, description="model that made the start; None where it was not predicted")
     prediction_id: str | None = None
     source: str = Field(description="where the pair comes from; errors are told by source")
-    functional: str = Field(description="PBE, PBE+U, ...; potentials by their name, such as CHGNet")
-    functional_path: list[str] = Field(
+    functional: FunctionalName = Field(description="PBE, PBE+U, PBE at 50 GPa, ...; a potential by its name: CHGNet")
+    functional_path: list[FunctionalName] = Field(
         default_factory=list,
         description="functionals of the relaxations one after the other; the last is the label, the others led there",
     )
@@ -120,7 +121,11 @@ def identify_pair(pair: PairDoc) -> str:
 
 
 class LeftOut(StrEnum):
-    """Why a calculation gave no pair."""
+    """Why a calculation gave no pair.
+
+    conditions: a field, a charge, images of a path, ... moved the minimum, or the run seeks none; relabelled: it
+    gave a pair whose label is another one today.
+    """
 
     FAILED = "failed"
     UNCONVERGED = "unconverged"
@@ -128,6 +133,7 @@ class LeftOut(StrEnum):
     START_UNKNOWN = "start_unknown"
     SITES_DIFFER = "sites_differ"
     FUNCTIONALS_DIFFER = "functionals_differ"
+    CONDITIONS = "conditions"
     DISORDERED = "disordered"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"

@@ -52,6 +52,8 @@ def test_energy_computed_as_the_materials_project_does_is_corrected(make_oxide_o
         ({"functional": "PBEsol"}, "functional is PBEsol"),
         ({"functional": "r2SCAN"}, "functional is r2SCAN"),
         ({"code": "GPAW"}, "computed with gpaw"),
+        ({"functional": "PBE at 50 GPa"}, "functional is PBE at 50 GPa"),
+        ({"conditions": ["EFIELD = 0.1: an electric field"]}, "computed with EFIELD = 0.1"),
         ({"parameters": {}}, "POTCARs are not recorded"),
         ({"parameters": {"potcar_spec": MGO_POTCARS, "encut": 680}}, "cutoff is 680 eV, not 520"),
         ({"parameters": {"potcar_spec": [{"titel": "PAW_PBE Mg x"}, {"titel": "PAW_PBE O x"}]}}, "Incompatible POTCAR"),

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from pymatgen.core import Structure
 from task_bench import NEAR, RAW, RELAXED, Bench, a_of
-from task_documents import MINIMUM, build_salt, gpaw_output, potential_output, relax_salt, vasp_output
+from task_documents import (
+    LDA_TITLES,
+    MINIMUM,
+    PBE_TITLES,
+    build_salt,
+    emmet_output,
+    gpaw_output,
+    potential_output,
+    relax_salt,
+    vasp_output,
+)
 
+from e3relax_flows.core.residues import GPA
 from e3relax_flows.schemas.pairs import Freedom
 
 
@@ -131,6 +143,9 @@ def test_a_job_that_replaced_itself_is_no_calculation(bench):
         ({"task_type": "Unrecognized", "input__parameters": {"IBRION": 5, "NSW": 1}}, "not_a_relaxation", "none of"),
         ({"task_type": "Static"}, "not_a_relaxation", "none of these calculations"),
         ({"run_type": None}, "unreadable", "which functional"),
+        ({"run_type": "HFCus"}, "unreadable", "the run type HFCus names no functional"),
+        ({"input__incar": {"IMAGES": 5}}, "conditions", "the VASP run has IMAGES = 5: an image of a path (NEB)"),
+        ({"output__energy": float("nan")}, "unreadable", "has the energy nan"),
         ({"structure": None, "output__structure": None}, "unreadable", "no relaxed structure"),
         ({"structure": {"sites": 3}}, "unreadable", "not whole"),
         ({"structure": relax_salt(build_salt(5, ("K", "Cl"))).as_dict()}, "sites_differ", "ends with K1 Cl1"),
@@ -195,6 +210,38 @@ def test_staged_functionals_are_told_and_hubbard_u_is_not_mixed(bench):
     (pair,) = bench.list_pairs()
     assert (pair.functional, pair.functional_path) == ("r2SCAN", ["PBEsol", "r2SCAN"])
     assert "PBE then PBE+U" in bench.list_records()["w-1"].message
+
+
+@pytest.mark.parametrize("release", ["0.88", "0.87", "0.84", "0.70"])
+def test_what_a_store_gives_of_a_document_is_enough_for_its_label(bench, release):
+    """The builder asks for parts of documents: names, conditions and starts are in them for every release of emmet."""
+    wanted = [
+        ({}, PBE_TITLES),
+        ({"GGA": "PS", "PSTRESS": 100}, PBE_TITLES),
+        ({"IVDW": 12}, PBE_TITLES),
+        ({}, LDA_TITLES),
+    ]
+    for n, (incar, titles) in enumerate([*wanted, ({"LSOL": True}, PBE_TITLES)]):
+        bench.add(emmet_output(release, RAW, RELAXED, incar, titles), f"v-{n}", hosts=[f"f-{n}"])
+    assert bench.build() == {"new": 4, "conditions": 1}
+    assert [pair.functional for pair in bench.list_pairs()] == ["PBE", "PBEsol at 10 GPa", "PBE+D3-BJ", "LDA"]
+    assert {round(a_of(pair.initial), 6) for pair in bench.list_pairs()} == {5.9}
+
+
+def test_gpaw_and_potentials_are_labelled_with_their_conditions(bench):
+    pressed = potential_output(RAW, RELAXED)
+    pressed["input"]["relax_kwargs"] = {"filter_kwargs": {"scalar_pressure": 20 * GPA, "hydrostatic_strain": True}}
+    bench.add(pressed, "p-1", hosts=["a"])
+    bench.add(gpaw_output(RAW, RELAXED, settings={"xc": "PBE", "setups": {"Na": ":p,2.0"}}), "q-1", hosts=["b"])
+    bench.add(gpaw_output(RAW, RELAXED, settings={"xc": {"name": "R2SCAN"}}), "q-2", hosts=["c"])
+    bench.add(gpaw_output(RAW, RELAXED, settings={"xc": "PBE", "charge": 1}), "q-3", hosts=["d"])
+    moving = potential_output(RAW, RELAXED)
+    moving["output"]["stress"] = (90 * np.eye(3)).tolist()
+    bench.add(moving, "p-2", hosts=["e"])
+    assert bench.build() == {"new": 3, "conditions": 1, "unconverged": 1}
+    pairs = {pair.origin_id: pair for pair in bench.list_pairs()}
+    assert [pair.functional for pair in pairs.values()] == ["CHGNet at 20 GPa", "PBE+U", "r2SCAN"]
+    assert pairs["p-1"].free == Freedom(shape=False)
 
 
 def test_other_codes_are_read_and_potentials_are_not_dft(bench):
