@@ -6,6 +6,7 @@ A name is BASE, then what was added to it with +, then the pressure: "PBE+U", "P
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -60,6 +61,7 @@ ADDED_BY_HYPHEN = re.compile(r"(.+?)-((?:dft-)?(?:d2|d3.*|d4|ts|mbd))", re.IGNOR
 OF_PYMATGEN = re.compile(r"(?:vdw-)?(?:dft-)?(.+)")  # vdW-DFT-D3-BJ is D3-BJ
 
 
+@lru_cache(maxsize=1024)
 def spell_functional(name: str) -> str:
     """The one name of a functional; a name that is not known here stays as it is.
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from e3relax_flows.core.errors import ConfigError, TooFewPairsError
+from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.schemas.datasets import (
     DatasetDoc,
@@ -59,7 +60,7 @@ def explain_leaving_out(pair: PairDoc, filter: PairFilter) -> str | None:
     """Why `filter` leaves a pair out, in one word; None when it takes the pair."""
     checks = (
         ("superseded", pair.superseded_by is not None),
-        ("functional", filter.functionals is not None and pair.functional not in filter.functionals),
+        ("functional", filter.functionals is not None and spell_functional(pair.functional) not in filter.functionals),
         ("source", filter.sources is not None and pair.source not in filter.sources),
         ("start_kind", filter.start_kinds is not None and pair.start_kind not in filter.start_kinds),
         ("not_dft", filter.dft_only and not pair.is_dft),
@@ -210,7 +211,7 @@ def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Harvest:
             left_out[reason] += 1
             continue
         groups: dict[GroupBy, str] = {"prototype": pair.prototype, "chemical_system": pair.chemical_system}
-        notes[pair.pair_id] = PairNote(pair.pair_id, groups, pair.source, pair.functional)
+        notes[pair.pair_id] = PairNote(pair.pair_id, groups, pair.source, spell_functional(pair.functional))
     counts = Counter(note.functional for note in notes.values())
     if filter.functionals is None and len(counts) > 1:
         found = ", ".join(f"{name} ({count} pairs)" for name, count in sorted(counts.items()))
