@@ -17,7 +17,7 @@ from task_documents import LDA_TITLES, PBE_TITLES, PW91_TITLES, build_salt, emme
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.potcars import describe_potcar, find_functional, read_potcar_text
-from e3relax_flows.engines.taskreader import TaskReader
+from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.engines.vasp_folders import read_vasp_folder
 from e3relax_flows.engines.vasp_labels import (
     CONDITIONS,
