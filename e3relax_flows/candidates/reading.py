@@ -5,17 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monty.io import zopen
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.cif import CifParser
 from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
+from e3relax_flows.core.ase_atoms import convert_atoms
 from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
+from e3relax_flows.candidates.cif import read_cif
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
 ASE_ENDINGS = (".xyz", ".extxyz", ".traj")
@@ -24,6 +27,8 @@ PATTERNS = (
     *("*.cif", "*.mcif", "*poscar*", "*contcar*", "*.vasp", "vasprun*.xml", "*.xsf", "*.cssr", "*.res"),
     *("*.xyz", "*.extxyz", "*.traj", "*.json", "*.jsonl"),
 )
+HARMLESS = ("Ignoring selective dynamics tag",)  # beginnings of warnings that change no structure
+SHOWN = 3  # reasons why parts of a file cannot be read
 ID_KEYS = ("id", "material_id", "structure_id", "entry_id", "task_id", "name")
 ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or .json(.gz)/.jsonl(.gz) of structures"
 
@@ -34,6 +39,15 @@ class ReadItem(NamedTuple):
     id: str  # unique among the items of one reading
     structure: Structure | None
     error: str | None
+    note: str | None = None  # what the parser warned of, where there is a structure
+
+
+class Parsed(NamedTuple):
+    """One structure of a file that holds some, or why there is none."""
+
+    structure: Structure | None
+    error: str | None = None
+    notes: Sequence[str] = ()
 
 
 def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
@@ -79,42 +93,66 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
                 content = json.load(stream)
             yield from _read_content(content, stem, path)
         else:
-            structures, lost = _parse_file(path, name)
-            ids = [stem] if len(structures) == 1 else [f"{stem}-{index}" for index in range(1, len(structures) + 1)]
-            for id, structure in zip(ids, structures, strict=True):
-                yield ReadItem(id, structure, None)
-            if lost:
-                yield ReadItem(f"{stem}-unread", None, f"{path}: {lost}; mend these or take them out")
+            yield from _name_parsed(_parse_file(path, name), stem, path)
     except Exception as error:  # the boundary between files: parsers raise anything on bad input
         yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
 
 
-def _parse_file(path: Path, name: str) -> tuple[list[Structure], str]:
-    """Structures of a file, and what of it was lost."""
+def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadItem]:
+    """Items of what was found in one file, and one more of what could not be read."""
+    good = [each for each in parsed if each.structure is not None]
+    ids = [stem] if len(good) == 1 else [f"{stem}-{index}" for index in range(1, len(good) + 1)]
+    for id, each in zip(ids, good, strict=True):
+        yield ReadItem(id, each.structure, None, f"{path}: {'; '.join(each.notes)}" if each.notes else None)
+    lost = [each.error for each in parsed if each.error is not None]
+    reasons = "; ".join([*lost[:SHOWN], *(["..."] if len(lost) > SHOWN else [])])
+    if not good:
+        advice = "" if lost and "cannot be read (" not in reasons else f"; {_advise(path)}"
+        yield ReadItem(stem, None, f"{path}: {reasons or 'no structures'}{advice}")
+    elif lost:
+        words = f"{len(lost)} of {len(parsed)} {_name_parts(path)} cannot be read: {reasons}"
+        yield ReadItem(f"{stem}-unread", None, f"{path}: {words}; correct these or take them out")
+
+
+def _name_parts(path: Path) -> str:
+    return "frames" if _cut_compression(path.name.lower()).endswith(ASE_ENDINGS) else "blocks"
+
+
+def _parse_file(path: Path, name: str) -> list[Parsed]:
+    """What a file holds."""
     if name.endswith((".cif", ".mcif")):
-        return _parse_cif(path)
+        with zopen(path, "rt", encoding="utf-8", errors="replace") as stream:
+            blocks = read_cif(str(stream.read()))
+        return [
+            Parsed(block.structure, block.error and f"block {block.name!r}: {block.error}", block.notes)
+            for block in blocks
+        ]
     if name.endswith(ASE_ENDINGS):
-        ase_io = require("ase.io", "mlip", f"reading {path.name}")
-        adaptor = require("pymatgen.io.ase", "mlip", f"reading {path.name}").AseAtomsAdaptor
-        frames = list(ase_io.iread(str(path), index=":"))
-        if not all(frame.cell.rank == 3 for frame in frames):
-            raise ValueError("an entry has no cell, so it is a molecule")
-        return [adaptor.get_structure(frame) for frame in frames], ""
-    with warnings.catch_warnings():
-        # without element names pymatgen would take hydrogen, helium, ... in their place
-        warnings.filterwarnings("error", message="Elements in POSCAR", category=BadPoscarWarning)
+        return _parse_frames(path)
+    with record_warnings() as notes:
+        # without element names pymatgen would take hydrogen, helium, ... in their place, and .TRUE. for F
+        warnings.filterwarnings(
+            "error", message="Elements in POSCAR|Selective dynamics values", category=BadPoscarWarning
+        )
         if "poscar" in name or "contcar" in name:  # in small letters too, which from_file does not know
-            return [Poscar.from_file(path, check_for_potcar=False).structure], ""
-        return [Structure.from_file(path)], ""
+            structure = Poscar.from_file(path, check_for_potcar=False).structure
+        else:
+            structure = Structure.from_file(path)
+    return [Parsed(structure, None, [note for note in notes if not note.startswith(HARMLESS)])]
 
 
-def _parse_cif(path: Path) -> tuple[list[Structure], str]:
-    """Structures of all data blocks that have atoms."""
-    parser = CifParser(path)
-    structures = parser.parse_structures(primitive=False)
-    n_blocks = sum("_atom_site_fract_x" in block for block in parser.as_dict().values())
-    n_lost = n_blocks - len(structures)
-    return structures, f"{n_lost} of {n_blocks} blocks cannot be read" if n_lost > 0 else ""
+def _parse_frames(path: Path) -> list[Parsed]:
+    """Frames of a file that ASE reads; what is wrong with one stays in it."""
+    ase_io = require("ase.io", "mlip", f"reading {path.name}")
+    parsed = []
+    for number, frame in enumerate(ase_io.iread(str(path), index=":"), start=1):
+        try:
+            with record_warnings() as notes:
+                structure = convert_atoms(frame)
+            parsed.append(Parsed(structure, None, notes))
+        except Exception as error:  # the boundary between frames
+            parsed.append(Parsed(None, f"frame {number}: {_describe(error)}"))
+    return parsed
 
 
 def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
@@ -159,7 +197,9 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
     own = next((entry[key] for key in ID_KEYS if isinstance(entry.get(key), str | int)), None)
     id = fallback_id if keep_id or own is None or kind == "structure" else str(own)
     try:
-        return ReadItem(id, _build_structure(entry, kind), None)
+        with record_warnings() as notes:
+            structure = _build_structure(entry, kind)
+        return ReadItem(id, structure, None, f"{place}: {'; '.join(notes)}" if notes else None)
     except Exception as error:  # the boundary between entries
         return ReadItem(id, None, f"{place}: {_describe(error)}; write the structure again with Structure.as_dict()")
 
@@ -199,7 +239,7 @@ def _cut_name(path: Path) -> str:
     return stem if stem and dot + ending.lower() in endings | {".xml", ".yaml", ".yml"} else name
 
 
-def _advise(path: Path, error: Exception) -> str:
+def _advise(path: Path, error: Exception | None = None) -> str:
     """What to do about a file: give another one, or where its name is known to pymatgen look into it."""
     name = path.name.lower()
     if isinstance(error, E3RelaxError) or not _is_wanted(path):

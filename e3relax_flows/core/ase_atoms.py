@@ -78,8 +78,8 @@ def express_constraints(atoms: Any) -> NDArray[np.bool_]:
             names[index].add(type(constraint).__name__)
     switches = np.ones((n_atoms, 3), dtype=bool)
     for index, parts in enumerate(held):
-        if parts and len(covectors := np.concatenate(parts)):
-            switches[index] = _express(covectors, reciprocal, f"{' with '.join(sorted(names[index]))} of site {index}")
+        if parts and len(rows := np.concatenate(parts)):
+            switches[index] = _express(rows, reciprocal, f"{' with '.join(sorted(names[index]))} of site {index}")
     return switches
 
 

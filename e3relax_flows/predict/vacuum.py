@@ -47,7 +47,8 @@ class _Contacts(NamedTuple):
 
     def within(self, reach: float) -> _Contacts:
         """Those whose gap is below `reach`, Å."""
-        return _Contacts(*(values[self.gaps < reach] for values in self))
+        near = self.gaps < reach
+        return _Contacts(self.first[near], self.second[near], self.offsets[near], self.gaps[near])
 
 
 def find_vacuum(numbers: Integers, positions: Floats, lattice: Floats) -> Vacuum | None:
@@ -112,16 +113,17 @@ def _find_translations(contacts: _Contacts, n_atoms: int) -> list[list[Translati
     steps = [
         (second, *offset) for second, offset in zip(contacts.second.tolist(), contacts.offsets.tolist(), strict=True)
     ]
-    places: list[Translation | None] = [None] * n_atoms
-    parts = []
+    places: dict[int, Translation] = {}
+    parts: list[list[Translation]] = []
     for root in range(n_atoms):
-        if places[root] is not None:
+        if root in places:
             continue
-        places[root], found, queue = (0, 0, 0), [], [root]
+        found: list[Translation] = []
+        places[root], queue = (0, 0, 0), [root]
         for atom in queue:
             x, y, z = places[atom]
             for second, a, b, c in steps[starts[atom] : starts[atom + 1]]:
-                image, place = (x + a, y + b, z + c), places[second]
+                image, place = (x + a, y + b, z + c), places.get(second)
                 if place is None:
                     places[second] = image
                     queue.append(second)
