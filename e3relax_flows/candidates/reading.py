@@ -14,11 +14,11 @@ from monty.io import zopen
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
+from e3relax_flows.candidates.cif import read_cif
 from e3relax_flows.core.ase_atoms import convert_atoms
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
-from e3relax_flows.candidates.cif import read_cif
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
 ASE_ENDINGS = (".xyz", ".extxyz", ".traj")

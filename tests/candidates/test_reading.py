@@ -82,6 +82,41 @@ def test_extended_xyz_with_several_frames(tmp_path):
     assert "no cell" in molecule.error
 
 
+def test_constraints_of_ase_are_read_or_refused_frame_by_frame(tmp_path):
+    ase_io = pytest.importorskip("ase.io")
+    from ase import Atoms, constraints
+
+    atoms = Atoms("MgO", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3, 3, 3], pbc=True)
+    held, bound, molecule = atoms.copy(), atoms.copy(), Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
+    held.set_constraint(constraints.FixedPlane([1], (0, 0, 1)))
+    bound.set_constraint(constraints.FixBondLengths([[0, 1]]))
+    ase_io.write(tmp_path / "run.traj", [atoms, held, bound, molecule])
+    free, plane, lost = read(tmp_path / "run.traj")
+    assert [item.id for item in (free, plane, lost)] == ["run-1", "run-2", "run-unread"]
+    assert "selective_dynamics" not in free.structure.site_properties
+    assert plane.structure.site_properties["selective_dynamics"] == [[True] * 3, [True, True, False]]
+    assert "2 of 4 frames cannot be read: frame 3: the constraint FixBondLengths cannot be kept; remove" in lost.error
+    assert "frame 4: it has no cell" in lost.error
+
+
+def test_held_atoms_of_a_trajectory_of_the_field_trial():
+    pytest.importorskip("ase")
+    (item,) = read(Path(__file__).parents[1] / "files" / "odd" / "fixscaled.traj")
+    assert item.structure.site_properties["selective_dynamics"] == [[False] * 3] * 2 + [[True] * 3] * 6
+
+
+@pytest.mark.parametrize("switches", ["T F .TRUE.", ".FALSE. T T", "t t f"])
+def test_selective_dynamics_in_words_that_pymatgen_misreads_are_refused(tmp_path, switches):
+    """VASP reads them; pymatgen takes all but T for F."""
+    site = "0.5 0.5 0.5"
+    (tmp_path / "POSCAR").write_text(
+        f"x\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nSelective\nDirect\n0 0 0 T T T\n{site} {switches}\n"
+    )
+    (item,) = read(tmp_path / "POSCAR")
+    assert item.structure is None
+    assert "Selective dynamics values must be either 'T' or 'F'" in item.error
+
+
 def test_every_block_of_a_cif_is_accounted_for(tmp_path):
     one, two = CAESIUM.to(fmt="cif"), SALT.to(fmt="cif")
     bad = one.replace("data_CsCl", "data_bad").replace("_cell_length_a", "_cell_length_q")
