@@ -66,6 +66,8 @@ def express_constraints(atoms: Any) -> NDArray[np.bool_]:
         When a constraint is of another kind, or holds another direction; with its name and what to do.
     """
     n_atoms = len(atoms)
+    if not atoms.constraints:
+        return np.ones((n_atoms, 3), dtype=bool)
     reciprocal = np.linalg.inv(atoms.cell.array).T
     held: list[list[NDArray[np.float64]]] = [[] for _ in range(n_atoms)]
     names: list[set[str]] = [set() for _ in range(n_atoms)]

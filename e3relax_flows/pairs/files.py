@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.core.ase_atoms import combine_switches, convert_atoms
+from e3relax_flows.core.errors import ConfigError, E3RelaxError, StructureError
 from e3relax_flows.core.optional import require
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart
@@ -236,14 +237,18 @@ def _read_content(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_trajectory(path: Path, stated: Stated) -> FilePair:
-    """First and last frame of a trajectory."""
+    """First and last frame of a trajectory; what one of its frames holds is held in the pair."""
     ase_io = require("ase.io", "mlip", f"reading {path.name}")
-    adaptor = require("pymatgen.io.ase", "mlip", f"reading {path.name}").AseAtomsAdaptor
     frames = ase_io.read(str(path), index=":")
     if len(frames) < 2:
         message = f"{path}: {len(frames)} frame; a trajectory of a relaxation has two or more"
         return FilePair(str(path), {}, reason=LeftOut.NOT_A_RELAXATION, message=message)
     first, last = frames[0], frames[-1]
+    try:
+        switches = combine_switches(frames)
+    except StructureError as error:
+        message = f"{path}: it was not relaxed freely: {error}"
+        return FilePair(str(path), {}, reason=LeftOut.CONSTRAINT, message=message)
     force = _measure_force(last)
     if force is not None and force > LARGEST_FORCE:
         message = f"{path}: a force of {force:.2f} eV/Å is left in the last frame, more than {LARGEST_FORCE}"
@@ -251,7 +256,7 @@ def _read_trajectory(path: Path, stated: Stated) -> FilePair:
     entry = {"functional": last.info.get("functional"), "n_ionic_steps": len(frames)}
     if last.calc is not None and "energy" in last.calc.results:
         entry["energy"] = float(last.calc.results["energy"])
-    initial, relaxed = adaptor.get_structure(first), adaptor.get_structure(last)
+    initial, relaxed = convert_atoms(first, switches), convert_atoms(last, switches)
     content = {"id": path.name.split(".")[0], "start_kind": PairStart.RAW}
     return FilePair(str(path), content, _make_result(initial, relaxed, entry, stated))
 

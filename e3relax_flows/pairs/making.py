@@ -227,9 +227,9 @@ def infer_freedom(start: Structure, relaxed: Structure) -> Freedom:
 
 
 def holds_sites(structure: Structure) -> bool:
-    """Whether selective dynamics holds a site, or one of its coordinates."""
+    """Whether selective dynamics holds a site, or one of its coordinates; what is not three switches may hold it."""
     flags = structure.site_properties.get("selective_dynamics") or ()
-    return any(not all(site) for site in flags if site is not None)
+    return any(site is not None and np.atleast_1d(site).tolist() != [True] * 3 for site in flags)
 
 
 def check_structures(initial: Structure, result: RelaxationResult) -> None:
@@ -295,7 +295,7 @@ def _name_functionals(result: RelaxationResult) -> tuple[str, list[str]]:
 def _find_freedom(relaxation: Relaxation) -> Freedom:
     result = relaxation.result
     free = result.free or infer_freedom(result.initial, result.relaxed)
-    held = holds_sites(relaxation.initial) or holds_sites(result.initial)
+    held = any(map(holds_sites, (relaxation.initial, result.initial, result.relaxed)))
     return free.model_copy(update={"sites": False}) if held else free
 
 

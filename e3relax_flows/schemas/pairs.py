@@ -135,6 +135,7 @@ class LeftOut(StrEnum):
     FUNCTIONALS_DIFFER = "functionals_differ"
     CONDITIONS = "conditions"
     DISORDERED = "disordered"
+    CONSTRAINT = "constraint"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"
 

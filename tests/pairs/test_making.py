@@ -12,6 +12,7 @@ from e3relax_flows.pairs.making import (
     LeftOutError,
     Origin,
     Relaxation,
+    holds_sites,
     infer_freedom,
     make_pair,
     pair_outcome,
@@ -175,6 +176,24 @@ def test_what_was_held_is_known_or_seen(wurtzite):
     assert pair(held, relax(wurtzite, free=Freedom())).free == Freedom(sites=False)
     free = wurtzite.copy(site_properties={"selective_dynamics": [[True] * 3] * 4})
     assert pair(free, relax(wurtzite)).free.is_full
+
+
+@pytest.mark.parametrize(
+    ("switches", "is_held"),
+    [
+        ([1, 1, 1], False), (np.array([True] * 3), False), (None, False), ([1, 0, 1], True), ("FFF", True),
+        (["T", "F", "T"], True), ([True, True], True), (True, True),
+    ],
+)  # fmt: skip
+def test_switches_that_are_not_three_may_hold(wurtzite, switches, is_held):
+    flagged = wurtzite.copy(site_properties={"selective_dynamics": [switches, *[[True] * 3] * 3]})
+    assert holds_sites(flagged) == is_held
+
+
+def test_what_the_relaxed_side_holds_was_held(wurtzite):
+    result = relax(wurtzite, free=Freedom())
+    result.relaxed.add_site_property("selective_dynamics", [[True] * 3, [False] * 3, [True] * 3, [True] * 3])
+    assert pair(wurtzite, result).free == Freedom(sites=False)
 
 
 def test_a_predicted_start_gives_the_raw_initial_structure(make_prediction, make_outcome):
