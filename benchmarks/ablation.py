@@ -32,6 +32,7 @@ from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.judging.assess import assess_pairs
 from e3relax_flows.judging.bootstrap import draw_sums, read_errors
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.pairs.datasets import build_dataset
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
 from e3relax_flows.predict.predictor import Predictor
@@ -43,7 +44,6 @@ from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.predictions import PredictOptions
 from e3relax_flows.schemas.retraining import RetrainConfig
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.stores.opening import find_outcomes, find_predictions, open_stores
 from e3relax_flows.train.config import TrainConfig
 from e3relax_flows.train.export import export_model
 from e3relax_flows.train.launch import launch_training

@@ -46,7 +46,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.schemas.outcomes import RelaxationResult
-from e3relax_flows.screening import firetask  # noqa: F401  a worker's import, not the submission's
+from e3relax_flows.screening import launchpad  # noqa: F401  a worker's import, not the submission's
 from e3relax_flows.screening.control import start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen

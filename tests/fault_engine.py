@@ -20,13 +20,13 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import find_claims, open_claim_store
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenLimits
 from e3relax_flows.screening.control import resume_screen, start_screen
 from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
-from e3relax_flows.stores.opening import find_outcomes, find_predictions, open_stores
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 FOLDER = "E3RELAX_TEST_FOLDER"  # of the log, and of what tells a relaxation to wait

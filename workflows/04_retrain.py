@@ -32,6 +32,7 @@ from e3relax_flows.cli.screen_run import run_screen
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.engines.registry import get_engine, list_engines
+from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.pairs.builder import PairBuilder
 from e3relax_flows.pairs.dataset_store import list_holdouts, open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
@@ -49,7 +50,6 @@ from e3relax_flows.schemas.pairs import PairDoc, identify_pair
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.stores.opening import open_stores
 
 ALIAS = "proof"
 NEW, ORIGINAL, CORRUPTED = "interstitial", "original", "corrupted"  # sources of pairs; holdouts of the first two

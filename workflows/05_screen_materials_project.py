@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.sources import MaterialsProjectSource, SubstitutionSource, read_sources
+from e3relax_flows.candidates.sources import read_sources
 from e3relax_flows.candidates.spool import CandidateList
 from e3relax_flows.cli.console import format_number, print_error
 from e3relax_flows.cli.screen_run import ScreenReport, has_errors, run_candidates, show_screen
@@ -23,9 +23,10 @@ from e3relax_flows.cli.table import rank_screen
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.engines.registry import get_engine
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.report.ranked import RankedRow
+from e3relax_flows.schemas.candidates import MaterialsProjectSource, SubstitutionSource
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
 
 def main() -> int:

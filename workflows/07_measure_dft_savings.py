@@ -24,11 +24,11 @@ from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.report.tables import describe_savings
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from e3relax_flows.campaigns.store import (
     write_pool,
 )
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.sources import FileSource, Source, read_sources
+from e3relax_flows.candidates.sources import read_sources
 from e3relax_flows.candidates.spool import CandidateList
 from e3relax_flows.core.errors import ConfigError, EngineError
 from e3relax_flows.core.settings import E3RelaxSettings
@@ -37,6 +37,7 @@ from e3relax_flows.schemas.campaigns import (
     StopRules,
     identify_campaign,
 )
+from e3relax_flows.schemas.candidates import FileSource, Source
 from e3relax_flows.stores.decoding import decode_as
 from e3relax_flows.submit.local import JobReport
 from e3relax_flows.submit.places import Place, Submission, submit

@@ -29,8 +29,10 @@ from e3relax_flows.campaigns.store import (
     save_scores,
 )
 from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, is_live, open_claim_store
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_outcome_store, open_prediction_store
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.prerelax.starts import StartRules, choose_starts
 from e3relax_flows.registry.models import resolve_model
@@ -50,13 +52,11 @@ from e3relax_flows.schemas.campaigns import (
 )
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, StructureErrors, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
-from e3relax_flows.stores.opening import find_outcomes, find_predictions, open_outcome_store, open_prediction_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GENERATION_JOB, SELECT_JOB, LABEL_JOB, GATHER_JOB = "e3r generation", "e3r select", "e3r label", "e3r gather"
-STRAIN_LENGTH = 2.5  # Å; makes one error of displacement and strain, as the gate does
 
 
 def enter_phase(
@@ -353,4 +353,4 @@ def _describe_label(
 
 
 def _combine(errors: StructureErrors | None) -> float | None:
-    return None if errors is None else errors.displacement + STRAIN_LENGTH * errors.strain
+    return None if errors is None else errors.displacement + STRAIN_WEIGHT_ANGSTROM * errors.strain

@@ -31,6 +31,7 @@ from e3relax_flows.campaigns.results import (
 from e3relax_flows.campaigns.store import find_campaign, list_scored, load_generation, open_campaign_stores
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.relax import claim_relaxation
@@ -38,7 +39,6 @@ from e3relax_flows.retraining.maker import RetrainMaker
 from e3relax_flows.schemas.campaigns import CampaignConfig, Phase
 from e3relax_flows.schemas.outcomes import identify_outcome
 from e3relax_flows.schemas.retraining import RetrainDoc, SnapshotDoc
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 
 # a failed job costs what it was to do: the next one sees in the store what is missing; relaxations and trainings
 # that are born here go to the workers of their own roles

@@ -17,12 +17,12 @@ from e3relax_flows.campaigns.store import (
 )
 from e3relax_flows.core.errors import TooFewPairsError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.pairs.builder import build_outcome_pair
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.pairs.prediction_index import PredictionIndex
 from e3relax_flows.pairs.sources import BuiltBefore, iter_outcomes
-from e3relax_flows.pairs.store import find_records, open_pair_stores
-from e3relax_flows.pairs.writing import PairWriter
+from e3relax_flows.pairs.store import PairWriter, find_records, open_pair_stores
 from e3relax_flows.registry.judgements import find_evaluation, open_judgements
 from e3relax_flows.registry.store import find_alias
 from e3relax_flows.retraining.training import take_snapshot
@@ -41,7 +41,6 @@ from e3relax_flows.schemas.campaigns import (
 from e3relax_flows.schemas.models import EvaluatedPair, identify_evaluation
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, SnapshotDoc
-from e3relax_flows.stores.opening import open_stores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

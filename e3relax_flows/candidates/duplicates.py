@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
+
+from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 
 # stol 0.05 is about 0.12 Å; pymatgen's defaults would take a ferroelectric for its parent, which costs its place
 DUPLICATE_TOLERANCES: dict[str, Any] = {
@@ -52,3 +55,50 @@ def _list_moments(structure: Structure) -> list[float] | None:
     except (TypeError, ValueError):  # words, or vectors beside numbers
         return None
     return values.tolist() if values.ndim == 1 else None
+
+
+def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool = True) -> dict[int, int]:
+    """Find predictions that an earlier one makes superfluous.
+
+    The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
+    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic
+    moments that are numbers make a difference; candidates with other moments, or with selective dynamics, are never
+    taken for one another.
+
+    Parameters
+    ----------
+    predictions
+        In the order of preference: the first of equal ones is kept.
+    compare
+        False: by id only.
+
+    Returns
+    -------
+    duplicates
+        Index of the one that is kept, by index of the duplicate.
+    """
+    matcher = CellMatcher()
+    by_id: dict[str, int] = {}
+    kept: dict[Any, list[tuple[int, Structure]]] = {}
+    duplicates: dict[int, int] = {}
+    for index, prediction in enumerate(predictions):
+        if prediction is None or prediction.verdict == Verdict.ERROR:
+            continue
+        original = by_id.setdefault(prediction.prediction_id, index)
+        if original == index and compare and (structure := _find_comparable(prediction)) is not None:
+            cell = reduce_cell(structure)
+            group = kept.setdefault((cell.formula, cell.charge), [])
+            original = next((other for other, seen in group if matcher.match(seen, cell)), index)
+            if original == index:
+                group.append((index, cell))
+        if original != index:
+            # what an id stands for may itself be a duplicate
+            duplicates[index] = duplicates.get(original, original)
+    return duplicates
+
+
+def _find_comparable(prediction: PredictionDoc) -> Structure | None:
+    """The structure of an accepted prediction, if its equality with others can be judged."""
+    structure = prediction.structure
+    is_usable = prediction.verdict == Verdict.ACCEPT and structure is not None and is_comparable(structure)
+    return structure if is_usable else None

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monty.json import jsanitize
-from pydantic import BaseModel, Field, model_validator
 from pymatgen.core import SETTINGS, Structure
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
+from e3relax_flows.schemas.candidates import MPQuery
 
 MP_CACHE = "materials_project"  # in DATA_DIR
 PAGE_SIZE = 500  # documents per request; with their structures some MB
@@ -34,38 +34,6 @@ REFUSAL = re.compile(r"status code 4(?!29|08)\d\d")  # in mp-api's message: aski
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class MPQuery(BaseModel):
-    """A query of the summary documents of the Materials Project; deprecated materials are left out."""
-
-    chemsys: list[str] = Field(default_factory=list, description="chemical systems such as Li-Fe-O or Si-*")
-    elements: list[str] = Field(default_factory=list, description="elements that must all be there")
-    exclude_elements: list[str] = Field(default_factory=list, description="elements that must not be there")
-    formula: list[str] = Field(default_factory=list, description="formulas such as Fe2O3 or ABO3")
-    material_ids: list[str] = Field(default_factory=list, description="ids such as mp-149")
-    energy_above_hull: tuple[float, float] | None = Field(None, description="eV per atom, from and to")
-    num_sites: tuple[int, int] | None = Field(None, description="sites per primitive cell, from and to")
-    num_elements: tuple[int, int] | None = Field(None, description="different elements, from and to")
-    is_stable: bool | None = Field(None, description="only those on the hull, or only those above")
-    theoretical: bool | None = Field(None, description="only those never made, or only those observed")
-    limit: int | None = Field(None, ge=1, description="most materials, in the order of their ids; none: all")
-
-    @model_validator(mode="after")
-    def _narrows(self) -> MPQuery:
-        """Refuse the query for everything, and ranges that are empty."""
-        terms = self.express()
-        if not terms.keys() - {"deprecated"} and self.limit is None:
-            raise ValueError("a query for the whole Materials Project; give chemsys, elements, ..., or a limit")
-        for name in ("energy_above_hull", "num_sites", "num_elements"):
-            if name in terms and terms[name][0] > terms[name][1]:
-                raise ValueError(f"{name} is {list(terms[name])}; write the smaller number first")
-        return self
-
-    def express(self) -> dict[str, Any]:
-        """Arguments of mp-api's `materials.summary.search`."""
-        terms = {name: getattr(self, name) for name in MPQuery.model_fields if name != "limit"}
-        return {"deprecated": False} | {name: value for name, value in terms.items() if value not in (None, [])}
 
 
 def read_materials_project(query: MPQuery, cache: Path, refresh: bool = False) -> Iterator[ReadItem]:

@@ -9,65 +9,26 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pymatgen.core import Structure
 
 from e3relax_flows.candidates.hulls import HullSet, read_entries
 from e3relax_flows.candidates.reading import ReadItem, open_text
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.optional import require
+from e3relax_flows.schemas.candidates import (
+    RankByChange,
+    RankByFunction,
+    RankByHull,
+    RankByTable,
+    Ranking,
+    split_function,
+)
 from e3relax_flows.schemas.predictions import Prediction, Verdict
 
-STRAIN_WEIGHT_ANGSTROM = 2.5  # of a strain against a displacement, as in the calibrated error
 Score = Callable[[str, Structure], float | None]
-
-
-class RankingConfig(BaseModel):
-    """What all rankings have: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RankByChange(RankingConfig):
-    """Candidates that the network moves little come first: their predictions are the likeliest to be good."""
-
-    by: Literal["change"]
-
-
-class RankByTable(RankingConfig):
-    """By a number of each candidate in a file."""
-
-    by: Literal["table"]
-    file: Path = Field(description="CSV with a header, or JSON {id: number} or [{id: ..., COLUMN: number}, ...]")
-    column: str | None = Field(None, description="of the numbers; none: the only one")
-    id_column: str = Field("id", description="of the ids of candidates")
-    largest_first: bool = False
-
-
-class RankByHull(RankingConfig):
-    """By the energy above the hull of given entries, of a potential at the structure as it is."""
-
-    by: Literal["hull"]
-    entries: Path = Field(description="JSON of pymatgen's entries, on the potential's scale of energies")
-    potential: str = Field("chgnet", description="chgnet, or module:function that gives an ASE calculator")
-
-
-class RankByFunction(RankingConfig):
-    """By the user's own function of id and structure; None where it has nothing to say."""
-
-    by: Literal["function"]
-    function: str = Field(description="module:function, called with id and structure")
-
-    @field_validator("function")
-    @classmethod
-    def _has_colon(cls, function: str) -> str:
-        split_function(function)
-        return function
-
-
-Ranking = Annotated[RankByChange | RankByTable | RankByHull | RankByFunction, Field(discriminator="by")]
 
 
 def build_score(ranking: Ranking) -> Score:
@@ -182,14 +143,6 @@ def load_function(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{name} is {type(found).__name__}, which cannot be called")
     return found
-
-
-def split_function(name: str) -> tuple[str, str]:
-    """Module and function of "module:function"; ValueError where it is written otherwise."""
-    module, colon, function = name.partition(":")
-    if not (module and colon and function.isidentifier()):
-        raise ValueError(f"{name!r} is not of the form module:function")
-    return module, function
 
 
 def load_calculator(name: str) -> Any:

@@ -4,78 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from e3relax_flows.candidates.builtin import build_candidates
-from e3relax_flows.candidates.materials_project import MP_CACHE, MPQuery, read_materials_project
+from e3relax_flows.candidates.materials_project import MP_CACHE, read_materials_project
 from e3relax_flows.candidates.optimade import read_optimade
 from e3relax_flows.candidates.reading import ReadItem, make_unique, read_structures
 from e3relax_flows.candidates.store_source import read_store
-from e3relax_flows.candidates.substitutions import SubstitutionRules, substitute
+from e3relax_flows.candidates.substitutions import substitute
 from e3relax_flows.core.settings import E3RelaxSettings
-
-
-class SourceConfig(BaseModel):
-    """What all sources have: unknown keys are refused, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileSource(SourceConfig):
-    """Files and folders of structures, as `inputs` of a screen."""
-
-    type: Literal["files"]
-    paths: list[Path] = Field(min_length=1, description="anything that pymatgen reads, folders, lists of structures")
-
-
-class OptimadeSource(SourceConfig):
-    """Responses of OPTIMADE servers, kept as files."""
-
-    type: Literal["optimade"]
-    paths: list[Path] = Field(min_length=1, description="JSON or JSON lines, also .gz, and folders of them")
-
-
-class BuiltInSource(SourceConfig):
-    """The candidates of the demo."""
-
-    type: Literal["built-in"]
-
-
-class MaterialsProjectSource(SourceConfig, MPQuery):
-    """Materials of the Materials Project that match a query."""
-
-    type: Literal["materials-project"]
-    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
-
-
-class StoreSource(SourceConfig):
-    """Documents of a maggma store."""
-
-    type: Literal["store"]
-    store: dict[str, Any] = Field(description="maggma store, written as in jobflow.yaml")
-    criteria: dict[str, Any] = Field(default_factory=dict, description="MongoDB query")
-    structure: str = Field("structure", description="field of the structure, with dots")
-    id: str = Field("material_id", description="field of the id, with dots")
-
-
-ParentSource = Annotated[
-    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource, Field(discriminator="type")
-]
-
-
-class SubstitutionSource(SourceConfig, SubstitutionRules):
-    """Structures of other sources with their elements exchanged."""
-
-    type: Literal["substitution"]
-    parents: list[ParentSource] = Field(min_length=1, description="sources of the structures to begin from")
-
-
-Source = Annotated[
-    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource | SubstitutionSource,
-    Field(discriminator="type"),
-]
+from e3relax_flows.schemas.candidates import (
+    BuiltInSource,
+    CandidatesConfig,
+    FileSource,
+    MaterialsProjectSource,
+    OptimadeSource,
+    Source,
+    StoreSource,
+    SubstitutionSource,
+)
 
 
 def read_sources(sources: Sequence[Source], settings: E3RelaxSettings) -> Iterator[ReadItem]:
@@ -92,6 +41,14 @@ def read_sources(sources: Sequence[Source], settings: E3RelaxSettings) -> Iterat
     for source in sources:
         for item in read_source(source, settings):
             yield item._replace(id=make_unique(item.id, known))
+
+
+def read_candidates(config: CandidatesConfig, settings: E3RelaxSettings) -> Iterator[ReadItem]:
+    """Candidates of the inputs of a configuration and then of its sources, one by one; see `read_sources`."""
+    files: list[Source] = []
+    if config.inputs:
+        files.append(FileSource(type="files", paths=[Path(path) for path in config.inputs]))
+    yield from read_sources([*files, *config.sources], settings)
 
 
 def read_source(source: Source, settings: E3RelaxSettings) -> Iterator[ReadItem]:

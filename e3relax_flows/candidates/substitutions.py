@@ -9,56 +9,17 @@ import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice, product
-from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
 from pymatgen.analysis.bond_valence import BVAnalyzer
 from pymatgen.analysis.structure_prediction.substitution_probability import SubstitutionPredictor
 from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor, RLSVolumePredictor
-from pymatgen.core import Element, Species, Structure
+from pymatgen.core import Species, Structure
 
 from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.schemas.candidates import SubstitutionRules, VolumeRule
 
-VolumeRule = Literal["atomic", "ionic", "bonds", "keep"]
 Exchange = dict[str, str]
 MAX_PARENT_ATOMS = 200  # above, the search for oxidation states may take minutes
-
-
-class SubstitutionRules(BaseModel):
-    """Which elements are exchanged, and what becomes of the volume.
-
-    Of the volumes, atomic, ionic and bonds scale that of the parent: by the atomic radii of its elements (0.3 ms per
-    structure), by their ionic radii (0.1 s), by the shortest data-mined bond (0.03 s). For 353 exchanges between
-    simple salts, semiconductors and perovskites their medians were 8 %, 6 % and 8 % off the measured volume, and 22 %
-    that of the parent.
-    """
-
-    exchanges: list[dict[str, list[str]]] = Field(
-        default_factory=list,
-        description="elements tried in the place of each: {Na: [Li, K], Cl: [F, Br]} makes four of NaCl",
-    )
-    threshold: float | None = Field(
-        None, gt=0, lt=1, description="instead: smallest probability of a substitution by the predictor, such as 0.01"
-    )
-    elements: list[str] = Field(default_factory=list, description="only these may come in; none: all")
-    per_parent: int | None = Field(None, ge=1, description="most candidates of one parent, the most probable first")
-    volume: VolumeRule = Field("atomic", description="atomic | ionic | bonds scale the parent's volume; keep does not")
-
-    @field_validator("exchanges")
-    @classmethod
-    def _know_elements(cls, exchanges: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
-        names = {name for exchange in exchanges for old, new in exchange.items() for name in (old, *new)}
-        if unknown := sorted(name for name in names if not Element.is_valid_symbol(name)):
-            raise ValueError(f"no elements: {', '.join(unknown)}")
-        if any(not exchange or not all(exchange.values()) for exchange in exchanges):
-            raise ValueError("an exchange is empty; write {Na: [Li, K]}")
-        return exchanges
-
-    @model_validator(mode="after")
-    def _choose_one(self) -> SubstitutionRules:
-        if bool(self.exchanges) == (self.threshold is not None):
-            raise ValueError("give either exchanges or a threshold for the predictor")
-        return self
 
 
 def substitute(parent: ReadItem, rules: SubstitutionRules) -> Iterator[ReadItem]:

@@ -180,8 +180,8 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
 def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
     """What a campaign would do and cost; hours are None where nothing is known to tell them from."""
     from e3relax_flows.core.errors import E3RelaxError
+    from e3relax_flows.ledger.store import open_outcome_store
     from e3relax_flows.retraining.training import estimate_training, plan_snapshot
-    from e3relax_flows.stores.opening import open_outcome_store
 
     config = maker.config
     with open_outcome_store(settings) as outcomes:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from e3relax_flows.candidates.sources import read_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from e3relax_flows.candidates.spool import CandidateList
-    from e3relax_flows.cli.screen_config import CandidatesConfig
+    from e3relax_flows.schemas.candidates import CandidatesConfig
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -63,7 +64,7 @@ def list_candidates(
     with console.hide_warnings(), CandidateList() as candidates:
         with console.make_progress() as progress:
             task = progress.add_task("reading", total=None, note="")
-            for item in config.read(settings):
+            for item in read_candidates(config, settings):
                 candidates.add([item])
                 progress.update(task, advance=1)
         if compare:
@@ -78,7 +79,8 @@ def list_candidates(
 
 
 def _load(inputs: list[str]) -> CandidatesConfig:
-    from e3relax_flows.cli.screen_config import CandidatesConfig, load_candidates_config, make_config
+    from e3relax_flows.cli.screen_config import load_candidates_config, make_config
+    from e3relax_flows.schemas.candidates import CandidatesConfig
 
     configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]
     if configs and len(inputs) > 1:

@@ -146,7 +146,8 @@ def check_stores() -> list[Finding]:
     """Open each store and count its documents; an embedded one that is not there yet is not made."""
     from e3relax_flows.cli.model_choice import PATIENCE_MS, shorten_patience
     from e3relax_flows.core.settings import DATA_FILE, load_settings
-    from e3relax_flows.stores.opening import JOB_FILE, open_job_store, open_outcome_store, open_prediction_store
+    from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
+    from e3relax_flows.stores.opening import JOB_FILE, open_job_store
 
     settings = load_settings()
     names = ("PREDICTION_STORE", "OUTCOME_STORE")

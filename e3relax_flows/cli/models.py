@@ -105,7 +105,7 @@ def import_model(
 
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry.models import register_model
-    from e3relax_flows.registry.place import find_models_dir
+    from e3relax_flows.registry.store import find_models_dir
 
     settings = load_settings()
     with TemporaryDirectory() as scratch:

@@ -39,11 +39,10 @@ def import_pairs(
 ) -> None:
     """Take in pairs that exist already; what cannot be taken in is one line that says why."""
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.store import open_prediction_store
     from e3relax_flows.pairs.files import Stated
     from e3relax_flows.pairs.prediction_index import PredictionIndex
-    from e3relax_flows.pairs.store import CURRENT, open_pair_stores
-    from e3relax_flows.pairs.writing import PairWriter
-    from e3relax_flows.stores.opening import open_prediction_store
+    from e3relax_flows.pairs.store import CURRENT, PairWriter, open_pair_stores
 
     settings, refused = load_settings(), []
     stated = Stated(functional, is_dft=not not_dft)

@@ -49,9 +49,9 @@ def build_pairs(
 
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.task_reader import TaskReader
+    from e3relax_flows.ledger.store import open_stores
     from e3relax_flows.pairs.builder import PairBuilder
     from e3relax_flows.pairs.store import CURRENT, open_pair_stores
-    from e3relax_flows.stores.opening import open_stores
 
     settings = load_settings()
     with open_stores(settings) as stores, open_pair_stores(settings) as targets, _open_tasks(tasks, settings) as jobs:

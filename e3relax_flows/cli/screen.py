@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e3relax_flows.candidates.sources import read_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     BudgetOption,
@@ -27,8 +28,8 @@ from e3relax_flows.cli.options import (
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from e3relax_flows.cli.screen_config import ScreenConfig
     from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.schemas.screens import ScreenConfig
     from e3relax_flows.screening.maker import ScreenMaker
 
 CONFIG_ENDINGS = (".yaml", ".yml")
@@ -148,7 +149,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     )
     if dry_run:
         return _say_what_would_be_done(config, maker, settings, where, as_json)
-    items = config.read(settings)
+    items = read_candidates(config, settings)
     if where != "local":
         return submit_candidates(maker, items, config, settings, where, as_json)
     report = run_candidates(maker, items, settings, config.out, config)
@@ -163,7 +164,7 @@ def _say_what_would_be_done(
     from e3relax_flows.candidates.spool import CandidateList
 
     with console.hide_warnings(), CandidateList() as candidates:
-        candidates.add(config.read(settings))
+        candidates.add(read_candidates(config, settings))
         counts = candidates.count()
         for name, error in candidates.errors:
             console.print_error(error if name in error else f"{name}: {error}")

@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from e3relax_flows.candidates.ranking import Ranking
-from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.sources import FileSource, Source, read_sources, resolve_paths
+from e3relax_flows.candidates.sources import resolve_paths
 from e3relax_flows.cli.options import describe_validation
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.schemas.predictions import PredictOptions
-from e3relax_flows.schemas.screens import ScreenLimits
-
-
-class CandidatesConfig(BaseModel):
-    """Where candidates come from, and which are the most promising."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    inputs: list[str] = Field(default_factory=list, description="files and folders of structures")
-    sources: list[Source] = Field(default_factory=list, description="databases, stores and substitutions")
-    ranking: Ranking | None = Field(None, description="most promising first; none: in the order of the sources")
-
-    @model_validator(mode="after")
-    def _has_candidates(self) -> Self:
-        if not self.inputs and not self.sources:
-            raise ValueError("no candidates; give inputs, sources, or both")
-        return self
-
-    def read(self, settings: E3RelaxSettings) -> Iterator[ReadItem]:
-        """Candidates of the inputs and then of the sources, one by one; see `read_sources`."""
-        files: list[Source] = []
-        if self.inputs:
-            files.append(FileSource(type="files", paths=[Path(path) for path in self.inputs]))
-        yield from read_sources([*files, *self.sources], settings)
-
-
-class ScreenConfig(CandidatesConfig):
-    """A screen; the fields of the same name of `ScreenMaker` say more."""
-
-    engine: str = Field(description="name of the engine, see `e3relax doctor`")
-    engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
-    name: str = Field("screen", description="name of the screen, in documents and on the page")
-    model: str = Field("default", description="alias, name, id or folder of a model")
-    device: str = Field("auto", description="torch device")
-    options: PredictOptions = Field(default_factory=PredictOptions, description="how to predict")
-    control: float = Field(0.1, ge=0, le=1, description="fraction of candidates relaxed from the initial structure")
-    paired_controls: bool = Field(True, description="relax controls from their prediction, too")
-    on_refuse: Literal["initial", "skip", "fail"] = Field("initial", description="what follows a refused prediction")
-    seed: int = Field(0, description="seed of the drawing of controls")
-    chunk_size: int = Field(200, ge=1, description="structures per prediction job")
-    limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
-    retry_failed: bool = Field(False, description="try outcomes again that failed before")
-    one_launch: bool | None = Field(
-        None, description="on FireWorks, a candidate's calculations in one launch; none: where the engine is no DFT"
-    )
-    out: Path = Field(Path("runs/screen"), description="folder of the page, the table and the jobs' own folders")
-
+from e3relax_flows.schemas.candidates import CandidatesConfig
+from e3relax_flows.schemas.screens import ScreenConfig, ScreenLimits
 
 Config = TypeVar("Config", bound=CandidatesConfig)
 

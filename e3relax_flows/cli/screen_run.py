@@ -20,6 +20,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.cli import console
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.record import OUTCOME_JOB
 from e3relax_flows.prerelax.relax import CLAIM_JOB
@@ -32,11 +33,10 @@ from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import count_rows, find_rows, find_screen, load_screen, open_screen_stores
-from e3relax_flows.stores.opening import open_stores
 from e3relax_flows.submit.local import JobReport
 
 if TYPE_CHECKING:
-    from e3relax_flows.cli.screen_config import ScreenConfig
+    from e3relax_flows.schemas.screens import ScreenConfig
 
 PAGE_FILE, DOCUMENT_FILE, JOBS_DIR = "report.html", "screen.json", "jobs"
 MAX_ROWS = 200

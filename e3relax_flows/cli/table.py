@@ -112,7 +112,7 @@ def rank_screen(
 
 
 def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
-    from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
+    from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 
     with open_outcome_store(settings) as store:
         return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])

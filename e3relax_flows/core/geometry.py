@@ -10,6 +10,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+STRAIN_WEIGHT_ANGSTROM = 2.5  # of a strain against a displacement, as in the calibrated error
+
 Array = NDArray[np.float64]
 
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maggma.core import Store
 from maggma.stores import MemoryStore, MongoStore
@@ -16,9 +17,17 @@ from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.stores.opening import build_store, connect_store, describe_store, find_by_id, write_documents
 from e3relax_flows.stores.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from jobflow import Job, JobStore
+
+
+SUBMISSION_CLAIM, SUBMISSION_MINUTES = "submission", 30.0
+PATIENCE_S = 60.0
 
 CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
 CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax recover` frees what nobody will finish
@@ -147,3 +156,50 @@ def is_process_gone(host: str, pid: int) -> bool:
 def is_live(claim: ClaimDoc) -> bool:
     """Whether a claim binds others."""
     return claim.expires_at > time.time() and not is_abandoned(claim)
+
+
+@contextmanager
+def hold_submission(settings: E3RelaxSettings, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
+    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
+
+    Parameters
+    ----------
+    settings
+        For the store of claims.
+    what
+        Only those who hold the same are kept out.
+
+    Raises
+    ------
+    StoreError
+        When another one submits for longer than a minute.
+    """
+    owner, deadline = f"submission {uuid.uuid4()}", time.monotonic() + PATIENCE_S
+    with open_claim_store(settings) as claims:
+        while True:
+            claim = ClaimDoc(claim_id=what, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
+            holder = take_claim(claims, claim)
+            if holder is None:
+                break
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"another process is submitting ({holder.describe()}, process {holder.pid}); type this again when "
+                    f"it is done; if it was killed, that is in {SUBMISSION_MINUTES:.0f} minutes at the latest"
+                )
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            release_claims(claims, [what], owner)
+
+
+def is_recorded(job: Job, store: JobStore) -> bool:
+    """Whether a job of a claimed relaxation has left an output, and every large part of it, in the job store."""
+    if CLAIM_KEY not in job.metadata or find_role(job.name) != Role.DFT:
+        return False
+    try:
+        # a job that was replaced by others leaves None
+        found = store.query_one({"uuid": job.uuid, "index": job.index, "output": {"$ne": None}}, load=True)
+    except KeyError:  # a large part is missing: it was killed between the two
+        return False
+    return found is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maggma.core import Store
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.ranking import STRAIN_WEIGHT_ANGSTROM
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StructureErrors
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.stores.opening import IDS_PER_QUERY, validate_document

@@ -11,9 +11,8 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
 from e3relax_flows.pairs.prediction_index import PredictionIndex
 from e3relax_flows.pairs.sources import BuiltBefore, OutcomeDocuments, TaskSource, iter_outcomes, list_covered
-from e3relax_flows.pairs.store import PairStores, find_records
+from e3relax_flows.pairs.store import PairStores, PairWriter, find_records
 from e3relax_flows.pairs.tasks import BuiltPair, TaskDocuments, TaskReader, build_task_pairs, record_failure
-from e3relax_flows.pairs.writing import PairWriter
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut
 
 Item = OutcomeDocuments | TaskDocuments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -273,3 +273,40 @@ def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pai
         )
     if n_left == 0:
         raise ConfigError(f"the holdout would have all {n_held} pairs, and none would be left to train on; name fewer")
+
+
+def choose_pairs(dataset: DatasetDoc, old: Collection[str], fraction: float, seed: int) -> set[str]:
+    """Ids of all new pairs of a dataset and of so many old ones that these are `fraction` of the whole.
+
+    Where there are fewer old pairs than that, all of them are taken. The choice depends on nothing but ids and seed.
+
+    Parameters
+    ----------
+    dataset
+        New and old pairs together.
+    old
+        Pair ids that count as old.
+
+    Raises
+    ------
+    ConfigError
+        When nothing is new, or old pairs are wanted and there are none.
+    """
+    ids = {*dataset.train, *dataset.val}
+    new = ids.difference(old)
+    if not new:
+        raise TooFewPairsError(
+            f"all {len(ids)} pairs were in the incumbent's training already; build pairs from new results first "
+            "(e3relax data build), or train anew with method: scratch"
+        )
+    if fraction == 0:
+        return new
+    if new == ids:
+        raise ConfigError(
+            f"{fraction:.0%} of the pairs should be old ones, but none of the {len(ids)} is; import the pairs that the "
+            "incumbent was trained on (e3relax data import FILE --source original) and set replay.sources: "
+            "[original], or set replay.fraction: 0"
+        )
+    n_old = round(fraction / (1 - fraction) * len(new))
+    drawn = sorted(ids - new, key=lambda name: (draw_uniform(seed, name), name))[:n_old]
+    return new.union(drawn)

@@ -11,9 +11,9 @@ import numpy as np
 from maggma.core import Store
 from pymatgen.core import Composition
 
+from e3relax_flows.ledger.store import find_predictions
 from e3relax_flows.pairs.chains import SAME_VOLUME
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
-from e3relax_flows.stores.opening import find_predictions
 
 FIELDS = ("prediction_id", "verdict", "hosts", "structure.lattice.matrix", "structure.sites.species.element")
 

@@ -12,13 +12,13 @@ from maggma.utils import grouper
 from pydantic import ValidationError
 
 from e3relax_flows.core.ids import hash_content
+from e3relax_flows.ledger.store import find_outcomes
 from e3relax_flows.pairs.making import SCREEN_SOURCE
 from e3relax_flows.pairs.prediction_index import PredictionIndex
 from e3relax_flows.pairs.tasks import TASK_SOURCE, Predictions, TaskDocuments, TaskReader
 from e3relax_flows.pairs.units import FORMAT, TaskEntry, TaskUnit, find_form, group_tasks, list_tasks
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.predictions import PredictionDoc
-from e3relax_flows.stores.opening import find_outcomes
 
 JOBS_PER_CHUNK = 100  # documents in memory at once; some 10 kB each after projection
 KEPT_CHUNKS = 4  # prediction jobs whose output is kept, where the prediction store has not what they predicted

@@ -12,13 +12,13 @@ from pymatgen.core import Structure
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.ledger.store import find_outcomes, open_stores, save_outcomes, save_predictions
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.record import join_failure
 from e3relax_flows.prerelax.relax import claim_relaxation
 from e3relax_flows.prerelax.starts import DISPATCH_JOB, OnRefuse, StartRules, choose_starts, is_reusable, take_start
 from e3relax_flows.schemas.outcomes import OutcomeDoc, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason
-from e3relax_flows.stores.opening import find_outcomes, open_stores, save_outcomes, save_predictions
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.store import find_predictions, open_stores, save_predictions
 from e3relax_flows.prerelax.starts import take_start
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.outcomes import StartKind
@@ -26,7 +27,6 @@ from e3relax_flows.schemas.predictions import (
     identify_prediction,
 )
 from e3relax_flows.schemas.screens import ChunkDoc
-from e3relax_flows.stores.opening import find_predictions, open_stores, save_predictions
 
 PREDICT_JOB = "e3r predict"
 DEFAULT_MODEL, DEFAULT_DEVICE = "default", "auto"

@@ -12,10 +12,11 @@ from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import CLAIM_KEY, open_claim_store, release_claims
 from e3relax_flows.ledger.joining import join_outcome
+from e3relax_flows.ledger.store import find_predictions, open_stores, save_outcomes
 from e3relax_flows.prerelax.starts import take_start
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc
-from e3relax_flows.stores.opening import describe_store, find_predictions, open_stores, save_outcomes
+from e3relax_flows.stores.opening import describe_store
 
 OUTCOME_JOB = "e3r outcome"
 

@@ -12,13 +12,12 @@ from jobflow import CURRENT_JOB, Flow, Job, JobConfig, JobStore, Response, job
 from monty.json import MontyDecoder, MontyEncoder
 
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, open_claim_store, release_claims, take_claim
-from e3relax_flows.ledger.job_documents import is_recorded
+from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, is_recorded, open_claim_store, release_claims, take_claim
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
 from e3relax_flows.prerelax.record import RelaxationEngine, build_relaxation, describe_relaxation, join_failure
 from e3relax_flows.prerelax.starts import is_reusable
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
 
 CLAIM_JOB = "e3r claim"
 NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids made of words

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.duplicates import CellMatcher, is_comparable, reduce_cell
+from e3relax_flows.candidates.duplicates import find_duplicates
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind, identify_outcome
@@ -73,46 +73,6 @@ def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:
         reason = prediction.reasons[0] if prediction.reasons else Reason.FAILED
         raise StructureError(reason, prediction.message or f"there is no prediction ({reason})")
     return structure
-
-
-def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool = True) -> dict[int, int]:
-    """Find predictions that an earlier one makes superfluous.
-
-    The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
-    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic
-    moments that are numbers make a difference; candidates with other moments, or with selective dynamics, are never
-    taken for one another.
-
-    Parameters
-    ----------
-    predictions
-        In the order of preference: the first of equal ones is kept.
-    compare
-        False: by id only.
-
-    Returns
-    -------
-    duplicates
-        Index of the one that is kept, by index of the duplicate.
-    """
-    matcher = CellMatcher()
-    by_id: dict[str, int] = {}
-    kept: dict[Any, list[tuple[int, Structure]]] = {}
-    duplicates: dict[int, int] = {}
-    for index, prediction in enumerate(predictions):
-        if prediction is None or prediction.verdict == Verdict.ERROR:
-            continue
-        original = by_id.setdefault(prediction.prediction_id, index)
-        if original == index and compare and _is_comparable(prediction):
-            cell = reduce_cell(take_start(prediction, StartKind.PREDICTED))
-            group = kept.setdefault((cell.formula, cell.charge), [])
-            original = next((other for other, seen in group if matcher.match(seen, cell)), index)
-            if original == index:
-                group.append((index, cell))
-        if original != index:
-            # what an id stands for may itself be a duplicate
-            duplicates[index] = duplicates.get(original, original)
-    return duplicates
 
 
 def plan_candidates(
@@ -213,8 +173,3 @@ def describe_candidate(name: str, prediction: PredictionDoc | None) -> Candidate
         expected_error=prediction.expected_error,
         harm_probability=prediction.harm_probability,
     )
-
-
-def _is_comparable(prediction: PredictionDoc) -> bool:
-    structure = prediction.structure
-    return prediction.verdict == Verdict.ACCEPT and structure is not None and is_comparable(structure)

@@ -28,11 +28,11 @@ from e3relax_flows.core.model_folders import (
     read_model_folder,
 )
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.registry.place import find_models_dir
 from e3relax_flows.registry.store import (
     find_alias,
     find_model_doc,
     find_model_docs,
+    find_models_dir,
     list_aliases,
     open_model_store,
 )

@@ -25,7 +25,7 @@ USUAL_RADIUS = 1.4  # Å, where no covalent radius is known
 
 COMMAND = """\
 python - <<'END'
-from e3relax_flows.stores.opening import find_predictions, open_stores
+from e3relax_flows.ledger.store import find_predictions, open_stores
 
 with open_stores() as stores:
     prediction = find_predictions(stores.predictions, ["PREDICTION_ID"])["PREDICTION_ID"]

@@ -9,6 +9,7 @@ from e3relax_flows.core.errors import ModelError
 from e3relax_flows.core.model_folders import ALIASES, CARD_FILE, find_model
 from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
 from e3relax_flows.ledger.frames import outcomes_dataframe
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.pairs.store import open_pair_store
 from e3relax_flows.registry.judgements import find_evaluations, find_gates, has_judgements, open_judgements
 from e3relax_flows.registry.models import locate_model
@@ -18,7 +19,7 @@ from e3relax_flows.report.model_page import ModelDocuments
 from e3relax_flows.report.screen_page import ScreenDocuments
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
 from e3relax_flows.schemas.screens import ScreenDoc
-from e3relax_flows.stores.opening import IDS_PER_QUERY, find_outcomes, find_predictions, open_stores
+from e3relax_flows.stores.opening import IDS_PER_QUERY
 
 PART = 500  # documents between two reports of progress
 OnProgress = Callable[[int, int], None]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymatgen.core import Element
 
-from e3relax_flows.candidates.ranking import STRAIN_WEIGHT_ANGSTROM
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.savings import find_harmed
 from e3relax_flows.report.pages import Figure, round_number
 from e3relax_flows.report.screen_figures import Points, place_points, thin_points

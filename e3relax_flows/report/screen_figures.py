@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from e3relax_flows.candidates.ranking import STRAIN_WEIGHT_ANGSTROM
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.report.pages import Figure, round_number
 from e3relax_flows.schemas.outcomes import OutcomeDoc, PairedSaving, SavingsSummary, StructureErrors
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict

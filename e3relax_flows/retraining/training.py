@@ -21,8 +21,7 @@ from e3relax_flows.pairs.dataset_store import (
     open_dataset_stores,
     save_dataset,
 )
-from e3relax_flows.pairs.datasets import build_dataset, explain_leaving_out
-from e3relax_flows.pairs.replay import choose_pairs
+from e3relax_flows.pairs.datasets import build_dataset, choose_pairs, explain_leaving_out
 from e3relax_flows.pairs.store import find_pairs, iter_pairs, open_pair_store
 from e3relax_flows.registry.models import register_model, resolve_model
 from e3relax_flows.registry.store import find_alias, find_model_doc

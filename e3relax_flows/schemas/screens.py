@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from e3relax_flows.core.run_information import collect_versions, now
+from e3relax_flows.schemas.candidates import CandidatesConfig
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind
-from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
+from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
 
 
 class CandidateState(StrEnum):
@@ -191,3 +193,25 @@ def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
     """Candidates by state, in the order of `CandidateState`, without zeros."""
     counts = Counter(row.state for row in candidates)
     return {str(state): counts[state] for state in CandidateState if counts[state]}
+
+
+class ScreenConfig(CandidatesConfig):
+    """A screen; the fields of the same name of `ScreenMaker` say more."""
+
+    engine: str = Field(description="name of the engine, see `e3relax doctor`")
+    engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
+    name: str = Field("screen", description="name of the screen, in documents and on the page")
+    model: str = Field("default", description="alias, name, id or folder of a model")
+    device: str = Field("auto", description="torch device")
+    options: PredictOptions = Field(default_factory=PredictOptions, description="how to predict")
+    control: float = Field(0.1, ge=0, le=1, description="fraction of candidates relaxed from the initial structure")
+    paired_controls: bool = Field(True, description="relax controls from their prediction, too")
+    on_refuse: Literal["initial", "skip", "fail"] = Field("initial", description="what follows a refused prediction")
+    seed: int = Field(0, description="seed of the drawing of controls")
+    chunk_size: int = Field(200, ge=1, description="structures per prediction job")
+    limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
+    retry_failed: bool = Field(False, description="try outcomes again that failed before")
+    one_launch: bool | None = Field(
+        None, description="on FireWorks, a candidate's calculations in one launch; none: where the engine is no DFT"
+    )
+    out: Path = Field(Path("runs/screen"), description="folder of the page, the table and the jobs' own folders")

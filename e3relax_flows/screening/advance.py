@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from maggma.core import Store
 
+from e3relax_flows.candidates.duplicates import find_duplicates
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.claims import find_claims, is_live, open_claim_store, release_claims
-from e3relax_flows.prerelax.starts import MISSING_OUTCOME, fill_outcomes, find_duplicates, plan_outcomes
+from e3relax_flows.ledger.claims import find_claims, hold_submission, is_live, open_claim_store, release_claims
+from e3relax_flows.ledger.store import find_predictions, open_outcome_store, open_prediction_store
+from e3relax_flows.prerelax.starts import MISSING_OUTCOME, fill_outcomes, plan_outcomes
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.predictions import Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
@@ -29,8 +31,7 @@ from e3relax_flows.screening.store import (
     save_rows,
     save_screen,
 )
-from e3relax_flows.stores.opening import find_predictions, open_outcome_store, open_prediction_store, validate_document
-from e3relax_flows.submit.launchpad import hold_submission
+from e3relax_flows.stores.opening import validate_document
 
 ROWS_AT_ONCE = 200
 REFILL_BELOW = 0.75  # of max_in_flight: one refill for many ends, since each looks through all that is planned

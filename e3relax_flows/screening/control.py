@@ -12,9 +12,9 @@ from jobflow import Flow, Job
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
-from e3relax_flows.screening import launchpad
 from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
 from e3relax_flows.screening.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
 from e3relax_flows.screening.jobs import read_maker
@@ -31,7 +31,7 @@ from e3relax_flows.screening.store import (
     save_screen,
 )
 from e3relax_flows.submit.checks import check_launchpad, check_remote_project, check_remote_store
-from e3relax_flows.submit.launchpad import hold_submission, open_launchpad
+from e3relax_flows.submit.launchpad import open_launchpad
 from e3relax_flows.submit.places import check_flows, judge_problems
 from e3relax_flows.submit.roles import assign_roles
 
@@ -74,6 +74,8 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     if screen.place == "remote":
         return _start_remote(screen, samples, settings)
     with open_launchpad("--submit fireworks") as pad:
+        from e3relax_flows.screening import launchpad  # needs FireWorks
+
         problems = check_flows(samples, "fireworks", settings)
         progress = Progress(screen, warnings=judge_problems([*problems, *check_launchpad(pad, settings.WORKERS)]))
         _end_ended(pad, advance_screen(screen_id, settings), settings)
@@ -184,6 +186,8 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
         submitted = find_rows(stores, screen_id, [State.SUBMITTED])
         if screen.place == "fireworks":
             with open_launchpad("screen cancel") as pad:
+                from e3relax_flows.screening import launchpad  # needs FireWorks
+
                 launchpad.defuse(pad, [name_chunk(screen_id, number) for number in range(screen.n_chunks)])
                 gone = launchpad.defuse(pad, [name_candidate(row) for row in submitted])
             stopped = [row for row in submitted if name_candidate(row) in gone]
@@ -244,6 +248,8 @@ def _take_up(row: ScreenRow) -> bool:
 
 def _end_ended(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> ScreenDoc:
     """Give a final state to candidates whose workflow has ended without outcome."""
+    from e3relax_flows.screening import launchpad  # needs FireWorks
+
     screen_id = str(screen.screen_id)
     with open_screen_stores(settings) as stores:
         submitted = {name_candidate(row): row for row in find_rows(stores, screen_id, [State.SUBMITTED])}
@@ -254,6 +260,8 @@ def _end_ended(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> Screen
 
 def _verify(pad: Any, progress: Progress, settings: E3RelaxSettings) -> None:
     """Compare a screen with the launchpad: submit chunks that are not there, plan anew candidates that are lost."""
+    from e3relax_flows.screening import launchpad  # needs FireWorks
+
     screen, screen_id = progress.screen, str(progress.screen.screen_id)
     with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
         numbers = list_waiting_chunks(stores, screen_id)

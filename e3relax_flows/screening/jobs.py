@@ -9,6 +9,7 @@ from jobflow import Job, JobConfig, Maker, Response, job
 from e3relax_flows.candidates.ranking import measure_change
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.ledger.store import find_predictions, open_prediction_store
 from e3relax_flows.prerelax.predict import PREDICT_JOB, predict_stored
 from e3relax_flows.prerelax.relax import CLAIM_JOB, claim_and_relax
 from e3relax_flows.prerelax.starts import describe_candidate
@@ -17,7 +18,7 @@ from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.store import find_rows, find_screen, open_screen_stores, read_chunk, save_rows
 from e3relax_flows.stores.decoding import decode_as
-from e3relax_flows.stores.opening import describe_store, find_predictions, open_prediction_store
+from e3relax_flows.stores.opening import describe_store
 
 UNRANKED = 1e12  # of what has no score: after all others
 

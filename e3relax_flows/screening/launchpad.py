@@ -1,18 +1,25 @@
-"""Screens on a launchpad: workflows of chunks and candidates, each of which ends by advancing its screen."""
+"""Screens on a launchpad: workflows of chunks and candidates, and the firetasks that relax one and advance a screen.
+
+This module needs FireWorks; see `control.load_launchpad`.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from jobflow import Flow
+from fireworks import FireTaskBase, Firework, LaunchPad, Workflow
+from jobflow import SETTINGS, Flow
 
-from e3relax_flows.core.optional import require
+from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.roles import Role
-from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
-from e3relax_flows.screening.advance import Hand
+from e3relax_flows.screening.advance import Ended, Hand, advance_screen
 from e3relax_flows.screening.flows import (
     build_candidate_flow,
     build_chunk_flow,
@@ -21,20 +28,95 @@ from e3relax_flows.screening.flows import (
     name_launch_flow,
 )
 from e3relax_flows.screening.jobs import read_maker
+from e3relax_flows.screening.local import relax_here
+from e3relax_flows.screening.store import find_screen, load_row, open_screen_stores
 from e3relax_flows.stores.opening import IDS_PER_QUERY
-from e3relax_flows.submit.launchpad import (
-    CONTENT_KEY,
-    FLOW_KEY,
-    Placed,
-    add_workflows,
-    convert_flow,
-    find_placed,
-    hold_submission,
-)
+from e3relax_flows.submit.launchpad import CONTENT_KEY, FLOW_KEY, Placed, add_workflows, convert_flow, find_placed
+from e3relax_flows.submit.local import JobReport
 from e3relax_flows.submit.roles import assign_roles
 
 ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
+
+
+class AdvanceTask(FireTaskBase):
+    """Settle what has ended in a screen, and give the launchpad what may follow.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    chunk, row_key
+        What has just ended: a chunk by its number, or a candidate by the key of its row.
+    """
+
+    _fw_name = "{{e3relax_flows.screening.launchpad.AdvanceTask}}"
+    required_params = ("screen_id",)
+    optional_params = ("chunk", "row_key")
+
+    launchpad: LaunchPad | None = None  # set by the worker
+
+    def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
+        """Do it; without a launchpad (offline) only what has ended is settled."""
+        ended = Ended(self.get("chunk"), tuple(filter(None, [self.get("row_key")])))
+        _advance(self["screen_id"], ended, self.launchpad, load_settings())
+
+
+class CandidateTask(FireTaskBase):
+    """Relax a candidate of a screen, from each of its starts, in this launch, and take its screen on.
+
+    Launched again after its worker was killed, it goes on after the last calculation that is in the job store.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    row_key
+        Of the candidate's row.
+    advance
+        Whether more is to be handed out at its end.
+    """
+
+    _fw_name = "{{e3relax_flows.screening.launchpad.CandidateTask}}"
+    required_params = ("screen_id", "row_key", "advance")
+
+    launchpad: LaunchPad | None = None  # set by the worker
+
+    def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
+        """Do it.
+
+        Raises
+        ------
+        EngineError
+            When an outcome could not be recorded; that a calculation failed is an outcome.
+        """
+        settings = load_settings()
+        with open_screen_stores(settings) as stores:
+            screen, row = find_screen(stores, self["screen_id"]), load_row(stores, self["row_key"])
+        jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+        jobs.connect()
+        run = relax_here(screen, row, jobs, Path.cwd(), _tell)
+        if self["advance"]:
+            _advance(self["screen_id"], Ended(row_keys=(self["row_key"],)), self.launchpad, settings)
+        broken = [report for report in run.failures if report.name.startswith("e3r ")]
+        if broken:
+            raise EngineError(
+                f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); mend that, and type "
+                "`lpad rerun_fws -s FIZZLED`"
+            )
+
+
+def _tell(report: JobReport) -> None:
+    """Leave what went wrong in the output of the launch."""
+    if report.error is not None:
+        print(f"{report.name} failed:\n{report.traceback}", file=sys.stderr)
+
+
+def _advance(screen_id: str, ended: Ended, pad: LaunchPad | None, settings: E3RelaxSettings) -> None:
+    with open_screen_stores(settings) as stores:
+        screen = find_screen(stores, screen_id)
+    hand = None if pad is None else hand_to_launchpad(pad, screen, settings)
+    advance_screen(screen_id, settings, hand, ended)
 
 
 def place_chunks(pad: Any, screen: ScreenDoc, numbers: Sequence[int], settings: E3RelaxSettings) -> dict[str, Placed]:
@@ -115,8 +197,7 @@ def _convert(flow: Flow, content_id: str, settings: E3RelaxSettings) -> Any:
 
 def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> Any:
     """The workflow of a candidate that is relaxed in one launch."""
-    fireworks, tasks = _require()
-    task = tasks.CandidateTask(screen_id=row.screen_id, row_key=row.row_key, advance=advance)
+    task = CandidateTask(screen_id=row.screen_id, row_key=row.row_key, advance=advance)
     spec = {
         "_add_launchpad_and_fw_id": True,
         "prediction_id": row.prediction_id,
@@ -124,26 +205,19 @@ def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> A
         "candidate": row.id,
         **_express(Role.DFT, settings),
     }
-    firework = fireworks.Firework([task], spec, CANDIDATE_NAME)
+    firework = Firework([task], spec, CANDIDATE_NAME)
     metadata = {CONTENT_KEY: name_candidate(row), FLOW_KEY: name_launch_flow(row)}
-    return fireworks.Workflow([firework], name=f"{CANDIDATE_NAME} {row.id}", metadata=metadata)
+    return Workflow([firework], name=f"{CANDIDATE_NAME} {row.id}", metadata=metadata)
 
 
 def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3RelaxSettings) -> Any:
     """The workflow with one more firework, which runs after all others, however they ended."""
-    fireworks, tasks = _require()
     spec = {"_allow_fizzled_parents": True, "_add_launchpad_and_fw_id": True, **_express(Role.LIGHT, settings)}
-    task = tasks.AdvanceTask(screen_id=screen_id, **end)
+    task = AdvanceTask(screen_id=screen_id, **end)
     leaves = [workflow.id_fw[number] for number in workflow.leaf_fw_ids]
-    last = fireworks.Firework([task], spec, ADVANCE_NAME, parents=leaves)
+    last = Firework([task], spec, ADVANCE_NAME, parents=leaves)
     links = {parent: list(children) for parent, children in workflow.links.items()}
-    return fireworks.Workflow([*workflow.fws, last], links, workflow.name, workflow.metadata)
-
-
-def _require() -> tuple[Any, Any]:
-    """FireWorks, and our tasks for it."""
-    purpose = "screens on a launchpad"
-    return require("fireworks", "fireworks", purpose), require("e3relax_flows.screening.firetask", "fireworks", purpose)
+    return Workflow([*workflow.fws, last], links, workflow.name, workflow.metadata)
 
 
 def _express(role: Role, settings: E3RelaxSettings) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import find_claims, is_live, open_claim_store
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store, open_stores, save_predictions
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.relax import claim_relaxation
@@ -32,7 +33,6 @@ from e3relax_flows.prerelax.starts import (
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, ChunkDoc, ScreenDoc, count_states
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store, open_stores, save_predictions
 
 # these jobs go on without what failed, and do not pin the relaxations to their own worker
 COLLECTOR = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)

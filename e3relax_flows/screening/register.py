@@ -10,7 +10,7 @@ from typing import Any
 
 from monty.json import jsanitize
 
-from e3relax_flows.candidates.ranking import RankByChange, Ranking, build_score
+from e3relax_flows.candidates.ranking import build_score
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
 from e3relax_flows.core.errors import ConfigError, ModelError
@@ -19,6 +19,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
+from e3relax_flows.schemas.candidates import RankByChange, Ranking
 from e3relax_flows.schemas.predictions import Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
 from e3relax_flows.screening.maker import ScreenMaker

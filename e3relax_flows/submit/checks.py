@@ -16,7 +16,8 @@ from monty.json import jsanitize
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.stores.opening import describe_store, open_job_store, open_stores
+from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.stores.opening import describe_store, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 LARGEST_MB = 15.5  # MongoDB takes 16; ids, states and links are added

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -16,15 +14,11 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
-from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 
 CONTENT_KEY, FLOW_KEY = "e3r_content", "e3r_flow"  # in the metadata of workflows
 COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
 WORKFLOWS_PER_WRITE = 50
 IDS_PER_QUERY = 2000
-SUBMISSION_CLAIM, SUBMISSION_MINUTES = "submission", 30.0
-PATIENCE_S = 60.0
 GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that nobody runs any more
 
 
@@ -96,7 +90,8 @@ def find_existing(pad: Any, fw_ids: Sequence[int]) -> set[int]:
 def convert_flow(flow: Any, content_id: str) -> Any:
     """The workflow of a flow; no store is written into it, workers use their own configuration."""
     convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
-    run_once = require("e3relax_flows.submit.one_task", "fireworks", "--submit fireworks").run_once
+    from e3relax_flows.submit.one_task import run_once  # needs FireWorks
+
     # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that they may be mixed
     return run_once(convert(flow, store=None, metadata={CONTENT_KEY: content_id, FLOW_KEY: flow.uuid}))
 
@@ -140,38 +135,3 @@ def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:
     """Remove a workflow with its fireworks, the fireworks first, since these could be launched without it."""
     pad.fireworks.delete_many({"fw_id": {"$in": list(fw_ids)}})
     pad.workflows.delete_one({"nodes": {"$in": list(fw_ids)}})
-
-
-@contextmanager
-def hold_submission(settings: E3RelaxSettings, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
-    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
-
-    Parameters
-    ----------
-    settings
-        For the store of claims.
-    what
-        Only those who hold the same are kept out.
-
-    Raises
-    ------
-    StoreError
-        When another one submits for longer than a minute.
-    """
-    owner, deadline = f"submission {uuid.uuid4()}", time.monotonic() + PATIENCE_S
-    with open_claim_store(settings) as claims:
-        while True:
-            claim = ClaimDoc(claim_id=what, owner=owner, expires_at=time.time() + 60 * SUBMISSION_MINUTES)
-            holder = take_claim(claims, claim)
-            if holder is None:
-                break
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"another process is submitting ({holder.describe()}, process {holder.pid}); type this again when "
-                    f"it is done; if it was killed, that is in {SUBMISSION_MINUTES:.0f} minutes at the latest"
-                )
-            time.sleep(0.2)
-        try:
-            yield
-        finally:
-            release_claims(claims, [what], owner)

@@ -8,7 +8,7 @@ from fireworks import FWAction
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
-from e3relax_flows.ledger.job_documents import is_recorded
+from e3relax_flows.ledger.claims import is_recorded
 
 
 class OnceJobTask(JobFiretask):

@@ -17,6 +17,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.checks import (
     Problem,
@@ -29,14 +30,7 @@ from e3relax_flows.submit.checks import (
     check_stores,
     list_job_documents,
 )
-from e3relax_flows.submit.launchpad import (
-    Placed,
-    add_workflows,
-    convert_flow,
-    find_placed,
-    hold_submission,
-    open_launchpad,
-)
+from e3relax_flows.submit.launchpad import Placed, add_workflows, convert_flow, find_placed, open_launchpad
 from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.submit.roles import assign_roles
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM, measure_displacements, measure_log_strain
 from e3relax_flows.train.dataset import Pair
 
 METRICS = ("displacement", "strain", "volume")
@@ -25,8 +25,8 @@ def measure_pair(
 
 
 def combine_errors(errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One number, Å, for each pair: displacement plus strain times 2.5 Å, a typical atomic spacing."""
-    return errors[:, 0] + 2.5 * errors[:, 1]
+    """One number, Å, for each pair: displacement plus strain times `STRAIN_WEIGHT_ANGSTROM`."""
+    return errors[:, 0] + STRAIN_WEIGHT_ANGSTROM * errors[:, 1]
 
 
 def summarize_by_source(

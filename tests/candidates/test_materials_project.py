@@ -13,8 +13,9 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
 from e3relax_flows.candidates import materials_project as sources_mp
-from e3relax_flows.candidates.materials_project import MPQuery, fetch_entries, read_materials_project
+from e3relax_flows.candidates.materials_project import fetch_entries, read_materials_project
 from e3relax_flows.core.errors import E3RelaxError, MissingDependencyError
+from e3relax_flows.schemas.candidates import MPQuery
 
 KEY = "k" * 32
 

@@ -11,7 +11,6 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from e3relax_flows.candidates.ranking import (
-    Ranking,
     build_score,
     measure_change,
     rank_structures,
@@ -21,6 +20,7 @@ from e3relax_flows.candidates.ranking import (
 )
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.schemas.candidates import Ranking
 from e3relax_flows.schemas.predictions import Verdict
 
 RANKINGS: TypeAdapter[Ranking] = TypeAdapter(Ranking)

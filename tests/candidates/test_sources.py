@@ -16,9 +16,10 @@ from pymatgen.io.optimade import OptimadeStructureAdapter
 from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.candidates.optimade import convert_resource, read_optimade
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.sources import Source, read_sources, resolve_paths
-from e3relax_flows.candidates.substitutions import SubstitutionRules, scale_volume, substitute
+from e3relax_flows.candidates.sources import read_sources, resolve_paths
+from e3relax_flows.candidates.substitutions import scale_volume, substitute
 from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.schemas.candidates import Source, SubstitutionRules
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 SOURCES: TypeAdapter[list[Source]] = TypeAdapter(list[Source])

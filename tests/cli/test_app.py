@@ -13,7 +13,7 @@ import pytest
 
 from e3relax_flows.cli.console import LineProgress
 from e3relax_flows.cli.doctor import run_check
-from e3relax_flows.stores.opening import open_stores
+from e3relax_flows.ledger.store import open_stores
 
 HEAVY = ("torch", "pymatgen", "jobflow", "maggma", "numpy")
 

@@ -15,7 +15,7 @@ from e3relax_flows.candidates.reading import read_structures
 from e3relax_flows.cli.screen_config import load_candidates_config, load_screen_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import registry
-from e3relax_flows.stores.opening import find_outcomes, open_stores
+from e3relax_flows.ledger.store import find_outcomes, open_stores
 from e3relax_flows.testing import EMT_LATTICES
 
 METALS = ("Cu", "Ag", "Au")

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.cli.screen_config import ScreenConfig, load_screen_config
+from e3relax_flows.cli.screen_config import load_screen_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import registry
+from e3relax_flows.schemas.screens import ScreenConfig
 from e3relax_flows.testing import EMT_LATTICES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

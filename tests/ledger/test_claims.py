@@ -13,7 +13,7 @@ import pytest
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import ClaimDoc, find_claims, is_live, open_claim_store, release_claims, take_claim
-from e3relax_flows.stores.opening import open_outcome_store
+from e3relax_flows.ledger.store import open_outcome_store
 
 
 @pytest.fixture(params=["sqlite", "mongo"])

@@ -15,9 +15,9 @@ from e3relax_flows.ledger.frames import (
     predictions_dataframe,
 )
 from e3relax_flows.ledger.joining import join_outcome
+from e3relax_flows.ledger.store import open_stores, save_outcomes, save_predictions
 from e3relax_flows.schemas.outcomes import RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
-from e3relax_flows.stores.opening import open_stores, save_outcomes, save_predictions
 
 
 def make_cubic(a: float) -> Structure:

@@ -8,17 +8,16 @@ import pytest
 from jobflow import JobStore, job, run_locally
 from maggma.stores import MongoStore
 
-from e3relax_flows.schemas.outcomes import OutcomeState
-from e3relax_flows.stores.opening import (
-    describe_store,
+from e3relax_flows.ledger.store import (
     find_outcomes,
     find_predictions,
-    open_job_store,
     open_prediction_store,
     open_stores,
     save_outcomes,
     save_predictions,
 )
+from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.stores.opening import describe_store, open_job_store
 
 secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
 

@@ -16,18 +16,9 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores, save_outcomes, save_predictions
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
-from e3relax_flows.stores.opening import (
-    build_store,
-    describe_store,
-    dump_document,
-    find_outcomes,
-    find_predictions,
-    open_job_store,
-    open_stores,
-    save_outcomes,
-    save_predictions,
-)
+from e3relax_flows.stores.opening import build_store, describe_store, dump_document, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 MEMORY = {"type": "MemoryStore"}

@@ -18,6 +18,7 @@ from task_documents import MINIMUM, build_salt, job_document, vasp_output
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.engines.task_reader import TaskReader
+from e3relax_flows.ledger.store import open_stores, save_outcomes, save_predictions
 from e3relax_flows.pairs.builder import PairBuilder
 from e3relax_flows.pairs.store import (
     PairStores,
@@ -31,7 +32,6 @@ from e3relax_flows.pairs.store import (
 )
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.pairs import LeftOut
-from e3relax_flows.stores.opening import open_stores, save_outcomes, save_predictions
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 RELAXED = build_salt(MINIMUM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.pairs.replay import choose_pairs
+from e3relax_flows.pairs.datasets import choose_pairs
 from e3relax_flows.schemas.datasets import DatasetDoc
 
 OLD = [f"old{i:03d}" for i in range(90)]

@@ -13,6 +13,7 @@ from pymatgen.core import Lattice, Molecule, Structure
 from e3relax_flows.core.errors import ConfigError, ModelError, StructureError
 from e3relax_flows.core.ids import identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.store import find_predictions, open_stores
 from e3relax_flows.prerelax.predict import PREDICT_JOB, PrerelaxMaker, predict_stored
 from e3relax_flows.schemas.predictions import (
     Constraints,
@@ -23,7 +24,6 @@ from e3relax_flows.schemas.predictions import (
     identify_prediction,
 )
 from e3relax_flows.schemas.screens import ChunkDoc
-from e3relax_flows.stores.opening import find_predictions, open_stores
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 
 OPTIONS = PredictOptions()

@@ -11,12 +11,12 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import StoreError, StructureError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.prerelax.record import build_relaxation, record_outcome
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.stores.opening import find_outcomes, find_predictions, open_stores
 from e3relax_flows.testing import EmtEngine, TablePredictor
 
 

@@ -12,13 +12,13 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import ModelError
 from e3relax_flows.core.model_folders import ModelFolder, find_model
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.store import find_predictions, open_stores
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.registry.aliases import promote, rollback
 from e3relax_flows.registry.models import register_model
 from e3relax_flows.schemas.predictions import PredictOptions
-from e3relax_flows.stores.opening import find_predictions, open_stores
 
 SIZES = {"n_layers": 1, "n_scalars": 8, "n_vectors": 4, "n_tensors": 2, "n_densities": 2, "n_hidden": 8, "l_max": 1}
 OPTIONS = PredictOptions(passes=1)

@@ -9,13 +9,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.core import Magmom
 
+from e3relax_flows.candidates.duplicates import find_duplicates
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform, identify_structure
 from e3relax_flows.prerelax.starts import (
     StartRules,
     choose_starts,
     fill_outcomes,
-    find_duplicates,
     is_reusable,
     plan_candidates,
     take_start,

@@ -14,6 +14,7 @@ import torch
 from e3relax_flows.core.errors import ConfigError, ModelError, StoreError
 from e3relax_flows.core.model_folders import CONFIG_FILE, WEIGHTS_FILE, find_model, read_model_folder
 from e3relax_flows.core.settings import DATA_FILE
+from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.model.files import load_network, save_model
 from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.registry import weights as weights_module
@@ -21,7 +22,7 @@ from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import fetch_model, list_models, locate_model, register_model, resolve_model
 from e3relax_flows.registry.store import find_alias, find_model_doc, open_model_store
 from e3relax_flows.registry.weights import PART_KEY, StoredWeights
-from e3relax_flows.stores.opening import dump_document, open_stores
+from e3relax_flows.stores.opening import dump_document
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 SIZES = {"n_layers": 1, "n_scalars": 8, "n_vectors": 4, "n_tensors": 2, "n_densities": 2, "n_hidden": 8, "l_max": 1}

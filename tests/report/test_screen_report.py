@@ -15,7 +15,6 @@ import yaml
 from made_screen import EVIL, make_documents, relax
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.cli.screen_config import ScreenConfig
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.ledger.joining import summarize_savings
 from e3relax_flows.report.candidate_pages import CommandBook, describe_elements, pack_structure
@@ -27,7 +26,7 @@ from e3relax_flows.schemas.outcomes import (
     StartKind,
 )
 from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
-from e3relax_flows.schemas.screens import CandidateState, OutcomeRow
+from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenConfig
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import register_model
 from e3relax_flows.screening import register as registering
@@ -33,7 +34,7 @@ from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
-from e3relax_flows.stores.opening import open_job_store, open_outcome_store, open_prediction_store
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 

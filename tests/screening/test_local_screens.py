@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.candidates.ranking import RankByTable
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, release_claims, take_claim
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
+from e3relax_flows.schemas.candidates import RankByTable
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits
 from e3relax_flows.screening.advance import advance_screen
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen
@@ -29,7 +30,6 @@ from e3relax_flows.screening.store import (
     open_screen_stores,
     read_chunk,
 )
-from e3relax_flows.stores.opening import find_outcomes, open_outcome_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 ELEMENTS = ("Cu", "Ag", "Au", "Pt", "Pd")

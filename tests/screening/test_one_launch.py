@@ -15,6 +15,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.prerelax.relax import leave_out_recorded, name_jobs
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.screening.control import resume_screen
@@ -22,7 +23,7 @@ from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
-from e3relax_flows.stores.opening import find_outcomes, open_job_store, open_outcome_store
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 FOLDER = "E3RELAX_TEST_FOLDER"

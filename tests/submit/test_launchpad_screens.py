@@ -14,12 +14,12 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, open_claim_store
+from e3relax_flows.ledger.store import open_outcome_store
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenLimits
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
-from e3relax_flows.stores.opening import open_outcome_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 ELEMENTS = ("Cu", "Ag", "Au", "Pt", "Pd", "Al")

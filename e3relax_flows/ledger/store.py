@@ -1,0 +1,86 @@
+"""The ledger's two stores: predictions, and what relaxations said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from maggma.core import Store
+
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
+from e3relax_flows.schemas.predictions import PredictionDoc
+from e3relax_flows.stores.opening import (
+    build_store,
+    connect_store,
+    dump_document,
+    find_by_id,
+    validate_document,
+    write_documents,
+)
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The two stores of a campaign, connected."""
+
+    predictions: Store
+    outcomes: Store
+
+
+@contextmanager
+def open_stores(settings: E3RelaxSettings | None = None) -> Iterator[Stores]:
+    """Both stores, connected and closed at the end; `settings` are read anew when None.
+
+    Raises
+    ------
+    ConfigError
+        When a store is described wrongly.
+    StoreError
+        When a store cannot be reached.
+    """
+    settings = settings or load_settings()
+    with open_prediction_store(settings) as predictions, open_outcome_store(settings) as outcomes:
+        yield Stores(predictions, outcomes)
+
+
+def open_prediction_store(settings: E3RelaxSettings) -> Store:
+    """The store of predictions, connected, with its indexes; use it in a `with` or close it."""
+    store = build_store(settings.PREDICTION_STORE, settings, "predictions", "prediction_id")
+    return connect_store(store, ["structure_id"], "PREDICTION_STORE")
+
+
+def open_outcome_store(settings: E3RelaxSettings) -> Store:
+    """The store of outcomes, connected, with its indexes; use it in a `with` or close it."""
+    store = build_store(settings.OUTCOME_STORE, settings, "outcomes", "outcome_id")
+    return connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE")
+
+
+def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
+    """Write the predictions that are not there yet; the number written. An id that exists is left as it is."""
+    return write_documents(store, [dump_document(doc) for doc in docs])
+
+
+def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:
+    """Write the outcomes that are not there yet, or with `replace_failed` are there as failed; the number written."""
+    replaceable = {"state": OutcomeState.FAILED.value} if replace_failed else None
+    return write_documents(store, [dump_document(doc) for doc in docs], replaceable)
+
+
+def find_predictions(store: Store, ids: Iterable[str]) -> dict[str, PredictionDoc]:
+    """Those predictions of `ids` that are in the store, by id, in the order of `ids`."""
+    return find_by_id(store, list(ids), PredictionDoc, "prediction_id", None)
+
+
+def find_outcomes(
+    store: Store, ids: Iterable[str] | None = None, criteria: dict[str, Any] | None = None
+) -> dict[str, OutcomeDoc]:
+    """Outcomes by id: those of `ids` (None: all) that match `criteria`."""
+    if ids is not None:
+        return find_by_id(store, list(ids), OutcomeDoc, "outcome_id", criteria)
+    return {
+        doc.outcome_id: doc
+        for doc in (validate_document(raw, OutcomeDoc, store) for raw in store.query(criteria or {}))
+    }

@@ -1,0 +1,211 @@
+"""What sources of candidates and rankings are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pymatgen.core import Element
+
+VolumeRule = Literal["atomic", "ionic", "bonds", "keep"]
+
+
+def split_function(name: str) -> tuple[str, str]:
+    """Module and function of "module:function"; ValueError where it is written otherwise."""
+    module, colon, function = name.partition(":")
+    if not (module and colon and function.isidentifier()):
+        raise ValueError(f"{name!r} is not of the form module:function")
+    return module, function
+
+
+class SourceConfig(BaseModel):
+    """What all sources have: unknown keys are refused, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSource(SourceConfig):
+    """Files and folders of structures, as `inputs` of a screen."""
+
+    type: Literal["files"]
+    paths: list[Path] = Field(min_length=1, description="anything that pymatgen reads, folders, lists of structures")
+
+
+class OptimadeSource(SourceConfig):
+    """Responses of OPTIMADE servers, kept as files."""
+
+    type: Literal["optimade"]
+    paths: list[Path] = Field(min_length=1, description="JSON or JSON lines, also .gz, and folders of them")
+
+
+class BuiltInSource(SourceConfig):
+    """The candidates of the demo."""
+
+    type: Literal["built-in"]
+
+
+class MPQuery(BaseModel):
+    """A query of the summary documents of the Materials Project; deprecated materials are left out."""
+
+    chemsys: list[str] = Field(default_factory=list, description="chemical systems such as Li-Fe-O or Si-*")
+    elements: list[str] = Field(default_factory=list, description="elements that must all be there")
+    exclude_elements: list[str] = Field(default_factory=list, description="elements that must not be there")
+    formula: list[str] = Field(default_factory=list, description="formulas such as Fe2O3 or ABO3")
+    material_ids: list[str] = Field(default_factory=list, description="ids such as mp-149")
+    energy_above_hull: tuple[float, float] | None = Field(None, description="eV per atom, from and to")
+    num_sites: tuple[int, int] | None = Field(None, description="sites per primitive cell, from and to")
+    num_elements: tuple[int, int] | None = Field(None, description="different elements, from and to")
+    is_stable: bool | None = Field(None, description="only those on the hull, or only those above")
+    theoretical: bool | None = Field(None, description="only those never made, or only those observed")
+    limit: int | None = Field(None, ge=1, description="most materials, in the order of their ids; none: all")
+
+    @model_validator(mode="after")
+    def _narrows(self) -> MPQuery:
+        """Refuse the query for everything, and ranges that are empty."""
+        terms = self.express()
+        if not terms.keys() - {"deprecated"} and self.limit is None:
+            raise ValueError("a query for the whole Materials Project; give chemsys, elements, ..., or a limit")
+        for name in ("energy_above_hull", "num_sites", "num_elements"):
+            if name in terms and terms[name][0] > terms[name][1]:
+                raise ValueError(f"{name} is {list(terms[name])}; write the smaller number first")
+        return self
+
+    def express(self) -> dict[str, Any]:
+        """Arguments of mp-api's `materials.summary.search`."""
+        terms = {name: getattr(self, name) for name in MPQuery.model_fields if name != "limit"}
+        return {"deprecated": False} | {name: value for name, value in terms.items() if value not in (None, [])}
+
+
+class MaterialsProjectSource(SourceConfig, MPQuery):
+    """Materials of the Materials Project that match a query."""
+
+    type: Literal["materials-project"]
+    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
+
+
+class StoreSource(SourceConfig):
+    """Documents of a maggma store."""
+
+    type: Literal["store"]
+    store: dict[str, Any] = Field(description="maggma store, written as in jobflow.yaml")
+    criteria: dict[str, Any] = Field(default_factory=dict, description="MongoDB query")
+    structure: str = Field("structure", description="field of the structure, with dots")
+    id: str = Field("material_id", description="field of the id, with dots")
+
+
+ParentSource = Annotated[
+    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource, Field(discriminator="type")
+]
+
+
+class SubstitutionRules(BaseModel):
+    """Which elements are exchanged, and what becomes of the volume.
+
+    Of the volumes, atomic, ionic and bonds scale that of the parent: by the atomic radii of its elements (0.3 ms per
+    structure), by their ionic radii (0.1 s), by the shortest data-mined bond (0.03 s). For 353 exchanges between
+    simple salts, semiconductors and perovskites their medians were 8 %, 6 % and 8 % off the measured volume, and 22 %
+    that of the parent.
+    """
+
+    exchanges: list[dict[str, list[str]]] = Field(
+        default_factory=list,
+        description="elements tried in the place of each: {Na: [Li, K], Cl: [F, Br]} makes four of NaCl",
+    )
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="instead: smallest probability of a substitution by the predictor, such as 0.01"
+    )
+    elements: list[str] = Field(default_factory=list, description="only these may come in; none: all")
+    per_parent: int | None = Field(None, ge=1, description="most candidates of one parent, the most probable first")
+    volume: VolumeRule = Field("atomic", description="atomic | ionic | bonds scale the parent's volume; keep does not")
+
+    @field_validator("exchanges")
+    @classmethod
+    def _know_elements(cls, exchanges: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
+        names = {name for exchange in exchanges for old, new in exchange.items() for name in (old, *new)}
+        if unknown := sorted(name for name in names if not Element.is_valid_symbol(name)):
+            raise ValueError(f"no elements: {', '.join(unknown)}")
+        if any(not exchange or not all(exchange.values()) for exchange in exchanges):
+            raise ValueError("an exchange is empty; write {Na: [Li, K]}")
+        return exchanges
+
+    @model_validator(mode="after")
+    def _choose_one(self) -> SubstitutionRules:
+        if bool(self.exchanges) == (self.threshold is not None):
+            raise ValueError("give either exchanges or a threshold for the predictor")
+        return self
+
+
+class SubstitutionSource(SourceConfig, SubstitutionRules):
+    """Structures of other sources with their elements exchanged."""
+
+    type: Literal["substitution"]
+    parents: list[ParentSource] = Field(min_length=1, description="sources of the structures to begin from")
+
+
+Source = Annotated[
+    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource | SubstitutionSource,
+    Field(discriminator="type"),
+]
+
+
+class RankingConfig(BaseModel):
+    """What all rankings have: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RankByChange(RankingConfig):
+    """Candidates that the network moves little come first: their predictions are the likeliest to be good."""
+
+    by: Literal["change"]
+
+
+class RankByTable(RankingConfig):
+    """By a number of each candidate in a file."""
+
+    by: Literal["table"]
+    file: Path = Field(description="CSV with a header, or JSON {id: number} or [{id: ..., COLUMN: number}, ...]")
+    column: str | None = Field(None, description="of the numbers; none: the only one")
+    id_column: str = Field("id", description="of the ids of candidates")
+    largest_first: bool = False
+
+
+class RankByHull(RankingConfig):
+    """By the energy above the hull of given entries, of a potential at the structure as it is."""
+
+    by: Literal["hull"]
+    entries: Path = Field(description="JSON of pymatgen's entries, on the potential's scale of energies")
+    potential: str = Field("chgnet", description="chgnet, or module:function that gives an ASE calculator")
+
+
+class RankByFunction(RankingConfig):
+    """By the user's own function of id and structure; None where it has nothing to say."""
+
+    by: Literal["function"]
+    function: str = Field(description="module:function, called with id and structure")
+
+    @field_validator("function")
+    @classmethod
+    def _has_colon(cls, function: str) -> str:
+        split_function(function)
+        return function
+
+
+Ranking = Annotated[RankByChange | RankByTable | RankByHull | RankByFunction, Field(discriminator="by")]
+
+
+class CandidatesConfig(BaseModel):
+    """Where candidates come from, and which are the most promising."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: list[str] = Field(default_factory=list, description="files and folders of structures")
+    sources: list[Source] = Field(default_factory=list, description="databases, stores and substitutions")
+    ranking: Ranking | None = Field(None, description="most promising first; none: in the order of the sources")
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> Self:
+        if not self.inputs and not self.sources:
+            raise ValueError("no candidates; give inputs, sources, or both")
+        return self
