@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from e3relax_flows.core.moved import find_moved_modules
+
 if TYPE_CHECKING:
     from e3relax_flows.ledger.frames import outcomes_dataframe, predictions_dataframe
     from e3relax_flows.predict.predictor import Predictor
@@ -32,6 +34,9 @@ _HOMES = {
     "outcomes_dataframe": "e3relax_flows.ledger.frames",
     "predictions_dataframe": "e3relax_flows.ledger.frames",
 }
+
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:
