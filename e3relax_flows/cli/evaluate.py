@@ -14,6 +14,7 @@ from e3relax_flows.cli.options import (
     JsonOption,
     ModelOption,
     PassesOption,
+    SecondOpinionOption,
     SymmetryOption,
     build_predict_options,
 )
@@ -28,6 +29,7 @@ def evaluate(
     passes: PassesOption = None,
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
+    second_opinion: SecondOpinionOption = None,
     device: DeviceOption = None,
     file: Annotated[Path | None, typer.Option("--out", "-o", help="Write the figures to this JSON file.")] = None,
     predictions_file: Annotated[
@@ -45,7 +47,7 @@ def evaluate(
     from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
 
-    options = build_predict_options(passes, symmetry, constrain)
+    options = build_predict_options(passes, symmetry, constrain, second_opinion)
     settings = load_settings(MODEL=model, DEVICE=device)
     with make_progress() as progress:
         reading = progress.add_task("reading pairs", total=None, note="")

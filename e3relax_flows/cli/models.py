@@ -1,4 +1,4 @@
-"""`e3relax models`: list, show, import, export, promote, roll back."""
+"""`e3relax models`: list, show, import, export, calibrate, promote, roll back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from e3relax_flows.cli import console
 from e3relax_flows.cli.aliases import promote, roll_back, show_history
+from e3relax_flows.cli.calibrate import calibrate_model
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ModelError
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from e3relax_flows.registry.models import KnownModel
     from e3relax_flows.schemas.models import ModelDoc
 
-models_app = typer.Typer(help="Models: list, show, import, export, promote, roll back.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Models: list, show, import, export, calibrate, promote, roll back.", no_args_is_help=True
+)
+models_app.command("calibrate")(calibrate_model)
 models_app.command("promote")(promote)
 models_app.command("rollback")(roll_back)
 models_app.command("history")(show_history)

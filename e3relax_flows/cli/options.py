@@ -32,6 +32,13 @@ def complete_engine(incomplete: str) -> list[str]:
     return [info.name for info in list_engines() if info.name.startswith(incomplete)]
 
 
+def complete_potential(incomplete: str) -> list[str]:
+    """Completion of the name of an engine that is one potential."""
+    from e3relax_flows.engines.registry import list_potentials
+
+    return [name for name in list_potentials() if name.startswith(incomplete)]
+
+
 DeviceOption = Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda, cuda:1.", metavar="DEVICE")]
 PassesOption = Annotated[int | None, typer.Option(help="Largest number of applications of the network.", min=1)]
 SymmetryOption = Annotated[
@@ -47,6 +54,14 @@ ConstrainOption = Annotated[
     typer.Option(
         help="fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8 (sites counted from 0); repeatable.",
         metavar="CONSTRAINT",
+    ),
+]
+SecondOpinionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Potential that judges each prediction by its energies, such as chgnet; not the engine itself.",
+        metavar="POTENTIAL",
+        autocompletion=complete_potential,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -94,7 +109,9 @@ def parse_constraints(words: list[str]) -> dict[str, Any]:
     return fields
 
 
-def build_predict_options(passes: int | None, symmetry: str | None, constrain: list[str] | None) -> PredictOptions:
+def build_predict_options(
+    passes: int | None, symmetry: str | None, constrain: list[str] | None, second_opinion: str | None = None
+) -> PredictOptions:
     """Options of a prediction; what is None stays as usual.
 
     Raises
@@ -111,6 +128,11 @@ def build_predict_options(passes: int | None, symmetry: str | None, constrain: l
         fields["passes"] = passes
     if symmetry is not None:
         fields["symmetry"] = symmetry
+    if second_opinion is not None:
+        from e3relax_flows.engines.registry import get_potential
+
+        get_potential(second_opinion)  # a name that is unknown is refused before anything is read
+        fields["second_opinion"] = second_opinion
     try:
         return PredictOptions.model_validate(fields)
     except ValidationError as error:

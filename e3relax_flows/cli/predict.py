@@ -19,6 +19,7 @@ from e3relax_flows.cli.options import (
     ModelOption,
     OutOption,
     PassesOption,
+    SecondOpinionOption,
     SymmetryOption,
     build_predict_options,
 )
@@ -46,6 +47,7 @@ def predict(
     passes: PassesOption = None,
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
+    second_opinion: SecondOpinionOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout and nothing else.")] = False,
@@ -59,7 +61,7 @@ def predict(
     Exit code 0: each was accepted or refused; 1: some have no prediction;
     2: nothing was done.
     """
-    options = build_predict_options(passes, symmetry, constrain)
+    options = build_predict_options(passes, symmetry, constrain, second_opinion)
     if dry_run:
         raise typer.Exit(_plan(inputs, model, out, as_json))
     counts: Counter[str] = Counter()

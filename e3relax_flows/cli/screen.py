@@ -20,6 +20,7 @@ from e3relax_flows.cli.options import (
     ModelOption,
     OutOption,
     PassesOption,
+    SecondOpinionOption,
     SubmitOption,
     SymmetryOption,
     build_predict_options,
@@ -59,6 +60,7 @@ def screen(
     passes: PassesOption = None,
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
+    second_opinion: SecondOpinionOption = None,
     on_refuse: Annotated[
         str | None, typer.Option(help="After a refused prediction.", metavar="initial|skip|fail")
     ] = None,
@@ -76,7 +78,7 @@ def screen(
     What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
     remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
     """
-    options = {"passes": passes, "symmetry": symmetry, "constrain": constrain}
+    options = {"passes": passes, "symmetry": symmetry, "constrain": constrain, "judge": second_opinion}
     changes: dict[str, Any] = {
         "engine": engine,
         "control": control,
@@ -87,7 +89,7 @@ def screen(
         "out": out,
     }
     if any(value is not None for value in options.values()):
-        changes["options"] = build_predict_options(passes, symmetry, constrain)
+        changes["options"] = build_predict_options(passes, symmetry, constrain, second_opinion)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
     raise typer.Exit(_run(config, submit, dry_run, as_json))

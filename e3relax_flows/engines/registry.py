@@ -10,13 +10,16 @@ import shutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.engines.potential_table import CHGNET, MACE, SEVENNET, Family
+
+if TYPE_CHECKING:
+    from e3relax_flows.engines.potentials import Potential
 
 VASP_COMMAND = "ATOMATE2_VASP_CMD"
 
@@ -179,6 +182,28 @@ def _build(name: str, entry: _Entry, settings: dict[str, Any]) -> Engine:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise EngineError(f"engine {name!r} cannot be built with these settings: {wrong}") from error
     return made if isinstance(made, Engine) else made.build()
+
+
+def list_potentials() -> list[str]:
+    """Names of the engines that are one potential."""
+    return [name for name, entry in _REGISTRY.items() if "potential" in dict(entry.preset)]
+
+
+def get_potential(name: str) -> Potential:
+    """Find a potential by the name of an engine that relaxes with it, or by a name that `find_potential` knows.
+
+    Raises
+    ------
+    EngineError
+        When the engine is no potential, or the name is unknown.
+    """
+    from e3relax_flows.engines.potentials import find_potential
+
+    entry = _REGISTRY.get(name)
+    preset = dict(entry.preset) if entry is not None else {}
+    if entry is not None and "potential" not in preset:
+        raise EngineError(f"engine {name!r} is not one potential; known: {', '.join(list_potentials())}")
+    return find_potential(preset.get("potential", name), preset.get("checkpoint"))
 
 
 def recall_settings(engine: Engine) -> dict[str, Any] | None:

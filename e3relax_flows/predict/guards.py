@@ -11,7 +11,7 @@ from pymatgen.core import Element
 
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.predict.distances import find_close_pair
-from e3relax_flows.predict.trust import Expectation, TrustModel
+from e3relax_flows.predict.trust import Expectation, OpinionModel, TrustModel
 from e3relax_flows.schemas.predictions import GuardLimits, Reason
 
 Floats = NDArray[np.float64]
@@ -97,11 +97,13 @@ def check_score(score: float, limits: GuardLimits) -> list[Objection]:
     ]
 
 
-def check_trust(expectation: Expectation | None, limits: GuardLimits, trust: TrustModel | None) -> list[Objection]:
+def check_trust(
+    expectation: Expectation | None, limits: GuardLimits, calibrated: TrustModel | OpinionModel | None
+) -> list[Objection]:
     """Object to a probability of harm above the user's limit, or by the model's calibration: to harm or no saving."""
-    if expectation is None or trust is None:
+    if expectation is None or calibrated is None:
         return []
-    limit = trust.max_harm if limits.max_harm is None else limits.max_harm
+    limit = calibrated.max_harm if limits.max_harm is None else limits.max_harm
     source = "the model's calibrated limit" if limits.max_harm is None else "limit"
     if expectation.harm > limit:
         further = "further" if expectation.saving is None else "more than 10 % and 0.02 Å further"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, StructureError
-from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM, measure_displacements, measure_log_strain
 from e3relax_flows.graphs.batching import Crystal
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import Output
@@ -27,10 +28,11 @@ from e3relax_flows.predict.guards import (
 )
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
+from e3relax_flows.predict.opinions import Judge
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
-from e3relax_flows.predict.trust import Expectation, TrustModel
+from e3relax_flows.predict.trust import Expectation, OpinionModel, TrustModel
 from e3relax_flows.predict.vacuum import describe_objection, find_vacuum
-from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, SecondOpinion, Verdict
 
 ADVICE = "start DFT from the initial structure"
 
@@ -85,7 +87,7 @@ class Journey:
         self,
         options: PredictOptions,
         calibration: Mapping[str, Any],
-        trust: TrustModel | None,
+        trust: TrustModel | OpinionModel | None,
         expectation: Expectation | None,
     ) -> list[Objection]:
         """What the guards have against the result, given what is known of the model."""
@@ -175,6 +177,19 @@ class Item:
     journey: Journey | None = None
     error: StructureError | None = None
     wall_time_s: float = 0.0
+    structure: Structure | None = None  # the prediction, once it is settled
+    opinion: SecondOpinion | None = None
+
+    @property
+    def has_crystal(self) -> bool:
+        """Whether there is a prediction whose neighbours can be looked for."""
+        return self.journey is not None and self.structure is not None and not self.journey.has_exploded
+
+    def settle(self) -> None:
+        """Give the prediction its final geometry."""
+        if self.journey is not None:
+            self.journey.geometry = finish_symmetry(self.journey.geometry, self.journey.rules)
+            self.structure = rebuild_structure(self.journey.structure, self.journey.geometry)
 
     def fail(self, error: Exception) -> None:
         """Note what went wrong: an error, or a refusal where there is a prediction already."""
@@ -189,7 +204,7 @@ class Item:
     def conclude(
         self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None
     ) -> Prediction:
-        """Judge the result by the guards and write it down."""
+        """Judge the settled result by the guards and the second opinion, where there is one, and write it down."""
         common: dict[str, Any] = {
             "id": self.id,
             "initial": self.given,
@@ -202,13 +217,20 @@ class Item:
             return Prediction(
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
-        journey.geometry = finish_symmetry(journey.geometry, journey.rules)
         measures = journey.measure()
         expectation = trust.expect(measures["signals"]) if trust else None
-        objections = journey.judge(options, calibration, trust, expectation)
+        calibrated: TrustModel | OpinionModel | None = trust
+        if expectation is not None and self.opinion is not None and self.opinion.energy_change is not None:
+            revised = OpinionModel.from_calibration(calibration, self.opinion.potential)
+            if revised is not None:
+                move = measures["displacement"] + STRAIN_WEIGHT_ANGSTROM * measures["strain"]
+                expectation = revised.revise(expectation, self.opinion.energy_change, move)
+                calibrated = revised
+        objections = journey.judge(options, calibration, calibrated, expectation)
         words = "; ".join(objection.message for objection in objections)
         return Prediction(
-            structure=rebuild_structure(journey.structure, journey.geometry),
+            structure=self.structure,
+            second_opinion=self.opinion,
             verdict=Verdict.REFUSE if objections else Verdict.ACCEPT,
             reasons=list(dict.fromkeys(objection.reason for objection in objections)),
             message=f"{self.name}: {words}; {ADVICE}" if objections else None,
@@ -216,3 +238,14 @@ class Item:
             **(describe_expectation(expectation) if expectation else {}),
             **common,
         )
+
+
+def ask_opinions(items: Sequence[Item], judge: Judge) -> None:
+    """Write a potential's opinions into items that have a prediction."""
+    start = time.perf_counter()
+    pairs = [(item.journey.structure, item.structure) for item in items if item.journey and item.structure]
+    for item, opinion in zip(items, judge.compare(pairs), strict=True):
+        item.opinion = opinion
+    share = (time.perf_counter() - start) / max(sum(len(initial) for initial, _ in pairs), 1)
+    for item, (initial, _) in zip(items, pairs, strict=True):
+        item.wall_time_s += share * len(initial)

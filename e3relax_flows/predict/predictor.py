@@ -21,8 +21,9 @@ from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import BatchRunner
-from e3relax_flows.predict.items import Item, start_journey
-from e3relax_flows.predict.trust import TrustModel
+from e3relax_flows.predict.items import Item, ask_opinions, start_journey
+from e3relax_flows.predict.opinions import Judge
+from e3relax_flows.predict.trust import OpinionModel, TrustModel
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions
 
 # Structures are read, predicted and handed out in windows, so that memory does not grow with their number.
@@ -68,6 +69,7 @@ class Predictor:
         self.calibration = calibration or {}
         self.trust = TrustModel.from_calibration(self.calibration)
         self.runner = BatchRunner(self.network, self.device)
+        self._judges: dict[str, Judge] = {}
 
     @classmethod
     def load(cls, model: str = "default", device: str = "auto", models_dir: Path | None = None) -> Self:
@@ -123,8 +125,10 @@ class Predictor:
         Raises
         ------
         ConfigError
-            When a single structure is given in place of several, `ids` are not as many as they, or an option is
-            unknown or out of range.
+            When a single structure is given in place of several, `ids` are not as many as they, an option is
+            unknown or out of range, or the model is not calibrated for the second opinion that is asked for.
+        EngineError, MissingDependencyError
+            When the potential of the second opinion is unknown or not installed.
         """
         return list(self.iter_predict(structures, options, ids, on_progress, **fields))
 
@@ -142,6 +146,8 @@ class Predictor:
                 f"predict takes a list of structures, not one {type(structures).__name__}; write predict([structure])"
             )
         options = _resolve_options(options, fields)
+        if options.second_opinion is not None:
+            self.get_judge(options.second_opinion)
         if ids is not None and isinstance(structures, Sized) and len(structures) != len(ids):
             raise ConfigError(f"{len(ids)} ids for {len(structures)} structures; give one per structure")
         wrong = [id for id in ids or () if not isinstance(id, str | None)]
@@ -224,7 +230,41 @@ class Predictor:
         for batch in self.runner.plan(crystals):
             self._relax([items[index] for index in batch], [crystals[index] for index in batch], options)
             counter.add_done(len(batch))
+        for item in window:
+            self._settle(item)
+        if options.second_opinion is not None:
+            ask_opinions([item for item in window if item.has_crystal], self.get_judge(options.second_opinion))
         return [self._conclude(item, options) for item in window]
+
+    def get_judge(self, name: str) -> Judge:
+        """The potential of a second opinion, loaded once.
+
+        Raises
+        ------
+        ConfigError
+            When the model is not calibrated for it.
+        EngineError, MissingDependencyError
+            When it is unknown or not installed.
+        """
+        if name not in self._judges:
+            judge = Judge(name, str(self.device))
+            if OpinionModel.from_calibration(self.calibration, judge.label) is None:
+                known = ", ".join(self.calibration.get("second_opinions", {})) or "none"
+                raise ConfigError(
+                    f"model {self.model_id} is not calibrated for second opinions of {judge.label} (calibrated: "
+                    f"{known}); run: e3relax models calibrate {self.model_id} FOLDER --pairs FILE "
+                    f"--second-opinion {name}"
+                )
+            self._judges[name] = judge
+        return self._judges[name]
+
+    @staticmethod
+    def _settle(item: Item) -> None:
+        try:
+            item.settle()
+        except Exception as error:  # the boundary between items
+            item.journey = None
+            item.fail(error)
 
     def _build(self, items: Sequence[Item]) -> tuple[list[Item], list[Crystal]]:
         """Crystals of the items that are on their way, and those items."""

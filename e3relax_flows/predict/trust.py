@@ -23,6 +23,8 @@ SIGNALS = {
     "end_strain": "the same of the strain",
 }
 FLOOR = 1e-3  # Å or strain; below, a signal says no more
+STIFFNESS = 0.1  # eV/Å² per atom; typical energy of a move over its square
+SHORTEST_MOVE = 0.01  # Å, displacement + 2.5 Å · strain; the energy of a shorter one is noise
 
 
 class Expectation(NamedTuple):
@@ -95,6 +97,68 @@ class TrustModel:
         low, high = (float(np.exp(log_error + end)) for end in self.interval)
         saving = float(row @ np.array(self.saving)) if self.saving else None
         return Expectation(float(np.exp(log_error)), low, high, 1.0 / (1.0 + float(np.exp(-log_odds))), saving)
+
+
+@dataclass(frozen=True)
+class OpinionModel:
+    """How a potential's single points change what the guard expects; fitted per potential and model.
+
+    Log-odds of harm and the saving are linear in the guard's own log-odds of harm and in `weigh_energy` of the energy
+    that the potential sees gained or lost. Forces and stresses did not add to these.
+    """
+
+    harm: tuple[float, ...]  # intercept, of the guard's log-odds, of the weighed energy
+    saving: tuple[float, ...]
+    max_harm: float
+
+    @classmethod
+    def from_calibration(cls, calibration: Mapping[str, Any], potential: str) -> Self | None:
+        """Read the entry "second_opinions" of a model's calibration; None where the potential is not in it.
+
+        Raises
+        ------
+        ModelError
+            When the entry is damaged.
+        """
+        entry = calibration.get("second_opinions", {}).get(potential)
+        if entry is None:
+            return None
+        try:
+            harm, saving = (tuple(map(float, entry[name])) for name in ("harm", "saving"))
+            if {len(harm), len(saving)} != {3}:
+                raise ValueError("three coefficients each")
+            return cls(harm, saving, float(entry["max_harm"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the model's calibration of second opinions by {potential} is damaged ({error!r}); export it again"
+            ) from error
+
+    def revise(self, alone: Expectation, energy_change: float, move: float) -> Expectation:
+        """What is expected after the second opinion.
+
+        Parameters
+        ----------
+        alone
+            By the guard alone.
+        energy_change
+            eV per atom, predicted - initial, by the potential.
+        move
+            Å, displacement + 2.5 Å · strain of the prediction.
+        """
+        row = np.array([1.0, find_log_odds(alone.harm), weigh_energy(energy_change, move)])
+        log_odds = float(np.clip(row @ np.array(self.harm), -50.0, 50.0))
+        return alone._replace(harm=1.0 / (1.0 + float(np.exp(-log_odds))), saving=float(row @ np.array(self.saving)))
+
+
+def weigh_energy(energy_change: float, move: float) -> float:
+    """An energy, eV per atom, by what a move of this length, Å, usually costs or gains; large ones count less."""
+    return float(np.arcsinh(energy_change / (STIFFNESS * max(move, SHORTEST_MOVE) ** 2)))
+
+
+def find_log_odds(probability: float) -> float:
+    """Logarithm of the odds, which the smallest and largest probabilities of a float leave finite."""
+    inside = min(max(probability, 1e-12), 1.0 - 1e-12)
+    return float(np.log(inside / (1.0 - inside)))
 
 
 def take_logs(rows: list[Mapping[str, float]], names: tuple[str, ...]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.store import find_outcomes, open_stores, save_outcomes, save_predictions
+from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.record import join_failure
 from e3relax_flows.prerelax.relax import claim_relaxation
@@ -51,6 +52,7 @@ class PrerelaxFlowMaker(Maker):
 
     def __post_init__(self) -> None:
         StartRules(on_refuse=self.on_refuse)
+        check_judge(self.prerelax.options.second_opinion, self.engine)
 
     def make(self, structure: Structure, prev_dir: str | Path | None = None, model: str | None = None) -> Flow:
         """Build the flow.

@@ -49,20 +49,27 @@ class PrerelaxMaker(Maker):
         torch device; "auto" is the one in the worker's settings.
     options
         How to predict; a dictionary of the fields of `PredictOptions` will do.
+    second_opinion
+        Potential that judges every prediction by its energies of initial and predicted structure, such as "chgnet";
+        None: as `options` say. Not the potential that relaxes afterwards: see `check_judge`.
 
     Examples
     --------
     >>> from atomate2.vasp.flows.core import DoubleRelaxMaker
-    >>> maker = DoubleRelaxMaker(relax_maker1=PrerelaxMaker())
+    >>> maker = DoubleRelaxMaker(relax_maker1=PrerelaxMaker(second_opinion="chgnet"))
     """
 
     name: str = PREDICT_JOB
     model: str = DEFAULT_MODEL
     device: str = DEFAULT_DEVICE
     options: PredictOptions = field(default_factory=lambda: PredictOptions())
+    second_opinion: str | None = None
 
     def __post_init__(self) -> None:
         self.options = PredictOptions.model_validate(self.options or {})
+        if self.second_opinion is not None:
+            self.options = self.options.model_copy(update={"second_opinion": self.second_opinion})
+        self.second_opinion = self.options.second_opinion
 
     def as_dict(self) -> dict[str, Any]:
         """Dictionary with plain options, so that jobflow's `dict_mod` reaches into them."""

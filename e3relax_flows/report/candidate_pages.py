@@ -16,7 +16,7 @@ from pymatgen.core import Element, Structure
 from e3relax_flows.report.pages import format_number
 from e3relax_flows.report.tables import choose_relaxed
 from e3relax_flows.schemas.outcomes import OutcomeDoc
-from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions
+from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, SecondOpinion
 from e3relax_flows.schemas.screens import CandidateRow, ScreenDoc
 
 FRACTION_DIGITS = 5  # fractional coordinates are kept in units of 1e-5
@@ -177,9 +177,22 @@ def _list_facts(row: CandidateRow, prediction: PredictionDoc | None) -> list[tup
             ("nine of ten lie in, Å", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–"),
             ("probability of harm", format_number(prediction.harm_probability, 3)),
             ("expected saving, ln(error before / after)", format_number(prediction.expected_saving, 3)),
+            *_list_opinion(prediction.second_opinion),
             ("passes of the network", str(prediction.n_passes)),
         ]
     return [(name, text) for name, text in facts if text]
+
+
+def _list_opinion(opinion: SecondOpinion | None) -> list[tuple[str, str]]:
+    if opinion is None:
+        return []
+    if opinion.message is not None:
+        return [("second opinion", f"none: {opinion.message}")]
+    return [
+        ("second opinion", opinion.potential),
+        ("its energy, predicted - initial, eV/atom", format_number(opinion.energy_change, 4)),
+        ("its largest force, predicted, eV/Å", format_number(opinion.predicted_force, 3)),
+    ]
 
 
 def _list_provenance(

@@ -8,9 +8,17 @@ from math import exp
 from typing import Annotated, Any, Literal
 
 from monty.json import jsanitize
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pymatgen.core import Structure
 
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
@@ -100,6 +108,29 @@ class PredictOptions(BaseModel):
     symprec: float = Field(0.01, gt=0, description="Å; tolerance with which the space group of the input is found")
     constraints: Constraints = Field(default_factory=lambda: Constraints())
     guards: GuardLimits = Field(default_factory=lambda: GuardLimits())
+    second_opinion: str | None = Field(
+        None,
+        description="potential whose energies of initial and predicted structure join the guard's judgement: chgnet, "
+        "another engine that is a potential, or a name of `find_potential`",
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the options that came later, where they are not used: ids of what was stored before stay the same."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "second_opinion" or value is not None}
+
+
+class SecondOpinion(BaseModel):
+    """Single points of a potential on the initial and on the predicted structure."""
+
+    potential: str = Field(description="versioned name of its weights, such as CHGNet-0.3.0")
+    energy_change: float | None = Field(None, description="eV per atom, predicted - initial; None: see the message")
+    initial_force: float | None = Field(None, description="eV/Å, the largest")
+    predicted_force: float | None = None
+    initial_stress: float | None = Field(None, description="eV/Å³, Frobenius norm")
+    predicted_stress: float | None = None
+    message: str | None = Field(None, description="why there is none; the guard then judged alone")
 
 
 class Prediction(Displayed, BaseModel):
@@ -137,6 +168,7 @@ class Prediction(Displayed, BaseModel):
         description="ln(error of the initial structure / error of the prediction), as calibrated; None where the "
         "model was calibrated by an earlier release",
     )
+    second_opinion: SecondOpinion | None = Field(None, description="where one was asked for")
     signals: dict[str, float] = Field(default_factory=dict, description="what these were computed from")
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
     max_displacement: float | None = Field(None, description="Å; the largest of these")
@@ -145,6 +177,11 @@ class Prediction(Displayed, BaseModel):
     n_passes: int = 0
     model_id: str
     wall_time_s: float = Field(0.0, description="this structure's share of its batch's time")
+
+    @property
+    def move(self) -> float:
+        """Å; displacement + 2.5 Å · strain of the prediction, 0 where there is none."""
+        return (self.displacement or 0.0) + STRAIN_WEIGHT_ANGSTROM * (self.strain or 0.0)
 
     def summarize(self) -> Summary:
         """What is shown of it."""
@@ -161,10 +198,21 @@ class Prediction(Displayed, BaseModel):
             ("nine of ten lie in, Å", f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else None),
             ("probability of harm", self.harm_probability),
             ("expected error, predicted / initial", exp(-saving) if saving is not None else None),
+            *_describe_opinion(self.second_opinion),
             ("score, Å", self.score),
             ("model", self.model_id),
         ]
         return Summary(f"{self.id or 'prediction'}: {self.verdict}", keep_known(facts))
+
+
+def _describe_opinion(opinion: SecondOpinion | None) -> list[tuple[str, object]]:
+    if opinion is None:
+        return []
+    return [
+        ("second opinion", opinion.potential if opinion.message is None else f"none: {opinion.message}"),
+        ("its energy, predicted - initial, eV/atom", opinion.energy_change),
+        ("its largest force, predicted, eV/Å", opinion.predicted_force),
+    ]
 
 
 class PredictionDoc(Prediction):

@@ -15,6 +15,7 @@ from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import find_claims, is_live, open_claim_store
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store, open_stores, save_predictions
+from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.relax import claim_relaxation
@@ -96,6 +97,7 @@ class ScreenMaker(Maker):
 
     def __post_init__(self) -> None:
         StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
+        check_judge(self.prerelax.options.second_opinion, self.engine)
         if self.order not in ("given", "change"):
             raise ConfigError(f"order is {self.order!r}; it can be 'given' or 'change'")
         if self.chunk_size < 1:

@@ -35,6 +35,8 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     inherited = _read_parent_calibration(trainer.config.finetune)
     calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val), parent=inherited)
+    if inherited.get("second_opinions"):  # they join what the guard expects, whose scale training keeps
+        calibration["second_opinions"] = inherited["second_opinions"]
     calibration["elements"] = sorted(
         {*list_elements(load_pairs(trainer.config.data.train)), *inherited.get("elements", [])}
     )

@@ -1,0 +1,149 @@
+"""Second opinions: single points of a potential on initial and predicted structures, in batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pymatgen.core import Lattice, Structure
+
+from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.schemas.predictions import SecondOpinion
+
+# Atoms in one batch: on a CPU larger ones only leave its caches.
+MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
+EV_PER_CUBIC_ANGSTROM = 1 / 160.21766  # of one GPa
+SWAP = [1, 0, 2]  # two exchanged axes describe a left-handed cell as a right-handed one
+
+
+class SinglePoint(NamedTuple):
+    """What a potential says of one structure."""
+
+    energy: float  # eV per atom
+    force: float  # eV/Å, the largest on an atom
+    stress: float  # eV/Å³, Frobenius norm
+
+
+class Judge:
+    """A potential that is asked for its opinion; loaded once, on the device there is.
+
+    Parameters
+    ----------
+    name
+        Name of an engine that is a potential, such as "chgnet", or of a potential.
+    device
+        auto, cpu, cuda or cuda:N.
+
+    Raises
+    ------
+    EngineError
+        When there is no such potential.
+    MissingDependencyError
+        When its package is not installed; the message says what to type.
+    """
+
+    def __init__(self, name: str, device: str = "auto") -> None:
+        from e3relax_flows.engines.registry import get_potential
+        from e3relax_flows.graphs.devices import resolve_device
+
+        place = resolve_device(device)
+        self.potential = get_potential(name)
+        self.potential.check_installed()
+        self.calculator = self.potential.load(str(place))
+        self.max_atoms = MAX_ATOMS[place.type]
+
+    @property
+    def label(self) -> str:
+        """Versioned name of the potential's weights."""
+        return self.potential.label
+
+    def compare(self, pairs: Sequence[tuple[Structure, Structure]]) -> list[SecondOpinion]:
+        """Opinions on initial and predicted structures, in order; one that fails says why, the others are there."""
+        found = self.measure([structure for pair in pairs for structure in pair])
+        opinions = []
+        for before, after in zip(found[::2], found[1::2], strict=True):
+            failed = next((each for each in (before, after) if isinstance(each, str)), None)
+            if isinstance(before, SinglePoint) and isinstance(after, SinglePoint):
+                opinions.append(
+                    SecondOpinion(
+                        potential=self.label,
+                        energy_change=after.energy - before.energy,
+                        initial_force=before.force,
+                        predicted_force=after.force,
+                        initial_stress=before.stress,
+                        predicted_stress=after.stress,
+                    )
+                )
+            else:
+                opinions.append(SecondOpinion(potential=self.label, message=failed))
+        return opinions
+
+    def measure(self, structures: Sequence[Structure]) -> list[SinglePoint | str]:
+        """Single points in the order of the structures, a sentence in place of what failed."""
+        found: dict[int, SinglePoint | str] = {}
+        known = []
+        for index, structure in enumerate(structures):
+            try:
+                self.potential.check(structure)
+                known.append(index)
+            except E3RelaxError as error:
+                found[index] = str(error)
+        order = sorted(known, key=lambda index: len(structures[index]))
+        batch: list[int] = []
+        for index in [*order, None]:
+            if batch and (index is None or (len(batch) + 1) * len(structures[index]) > self.max_atoms):
+                found |= dict(zip(batch, self._run([structures[i] for i in batch]), strict=True))
+                batch = []
+            if index is not None:
+                batch.append(index)
+        return [found[index] for index in range(len(structures))]
+
+    def _run(self, structures: list[Structure]) -> list[SinglePoint | str]:
+        """One batch; when it fails it is halved until only the guilty structure is left."""
+        try:
+            points = self._evaluate([turn_right_handed(structure) for structure in structures])
+            return [point if all(map(math.isfinite, point)) else _say_not_finite(self.label) for point in points]
+        except Exception as error:  # the boundary between structures
+            if len(structures) == 1:
+                return [f"{self.label} failed on it: {type(error).__name__}: {error}"]
+        half = len(structures) // 2
+        return self._run(structures[:half]) + self._run(structures[half:])
+
+    def _evaluate(self, structures: list[Structure]) -> list[SinglePoint]:
+        if self.potential.family is not None and self.potential.family.name == "CHGNet":
+            results = self.calculator.model.predict_structure(structures, task="efs", batch_size=len(structures))
+            return [
+                SinglePoint(float(each["e"]), _find_largest(each["f"]), _find_norm(each["s"]) * EV_PER_CUBIC_ANGSTROM)
+                for each in (results if isinstance(results, list) else [results])
+            ]
+        return [self._evaluate_one(structure) for structure in structures]
+
+    def _evaluate_one(self, structure: Structure) -> SinglePoint:
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        atoms.calc = self.calculator
+        energy = float(atoms.get_potential_energy()) / len(atoms)
+        return SinglePoint(energy, _find_largest(atoms.get_forces()), _find_norm(atoms.get_stress(voigt=False)))
+
+
+def turn_right_handed(structure: Structure) -> Structure:
+    """The bare crystal, two lattice vectors exchanged where the cell is left-handed: potentials fail on such."""
+    matrix, fractions = structure.lattice.matrix, structure.frac_coords
+    if np.linalg.det(matrix) < 0:
+        matrix, fractions = matrix[SWAP], fractions[:, SWAP]
+    return Structure(Lattice(matrix), [site.specie.Z for site in structure], fractions)
+
+
+def _find_largest(forces: Any) -> float:
+    return float(np.linalg.norm(np.asarray(forces, dtype=float), axis=1).max())
+
+
+def _find_norm(stress: Any) -> float:
+    return float(np.linalg.norm(np.asarray(stress, dtype=float)))
+
+
+def _say_not_finite(label: str) -> str:
+    return f"{label} gives numbers that are not finite"
