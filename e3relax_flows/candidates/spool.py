@@ -78,6 +78,7 @@ class CandidateList:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.errors: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []  # what parsers warned of, by id
         self._folder = folder
         self._n = 0
 
@@ -100,6 +101,8 @@ class CandidateList:
             if item.structure is None:
                 self.errors.append((item.id, str(item.error)))
                 continue
+            if item.note is not None:
+                self.notes.append((item.id, item.note))
             structure_id = identify_structure(item.structure)
             row = (self._n, item.id, structure_id, item.structure.composition.reduced_formula)
             inserted = self._file.execute(

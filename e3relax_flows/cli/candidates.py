@@ -64,7 +64,7 @@ def list_candidates(
     with console.hide_warnings(), CandidateList() as candidates:
         with console.make_progress() as progress:
             task = progress.add_task("reading", total=None, note="")
-            for item in read_candidates(config, settings):
+            for item in console.show_notes(read_candidates(config, settings)):
                 candidates.add([item])
                 progress.update(task, advance=1)
         if compare:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +25,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from e3relax_flows.candidates.reading import ReadItem
 
 T = TypeVar("T")
 LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
@@ -58,6 +61,14 @@ err = _make_console(stderr=True)
 def print_error(message: str) -> None:
     """Print one message for a human, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def show_notes(items: Iterable[ReadItem]) -> Iterator[ReadItem]:
+    """The same items; what their parsers warned of is printed on stderr as they pass."""
+    for item in items:
+        if item.note is not None:
+            err.print(Text.assemble(("warning: ", "bold yellow"), f"{item.id}: {item.note}"), soft_wrap=True)
+        yield item
 
 
 def print_json(content: Any) -> None:

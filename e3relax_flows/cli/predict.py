@@ -94,7 +94,7 @@ def _plan(inputs: list[str], model: str | None, out: Path | None, as_json: bool)
     folder = choose_model(model, settings) if model else choose_usual_model(settings)
     good, bad = 0, 0
     with console.hide_warnings():
-        for item in read_structures(inputs):
+        for item in console.show_notes(read_structures(inputs)):
             if item.structure is None:
                 bad += 1
                 error = item.error or ""
@@ -147,7 +147,13 @@ def _iterate_predictions(
         on_progress=lambda done, total: progress.update(task, completed=done, total=total),
     )
     for item in items:
-        yield next(made) if item.structure is not None else _refuse_to_read(item, predictor.model_id)
+        if item.structure is None:
+            yield _refuse_to_read(item, predictor.model_id)
+            continue
+        prediction = next(made)
+        if item.note is not None:
+            prediction.message = "; ".join(filter(None, [prediction.message, f"read with a warning: {item.note}"]))
+        yield prediction
 
 
 def _refuse_to_read(item: ReadItem, model_id: str) -> Prediction:

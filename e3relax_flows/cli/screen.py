@@ -166,7 +166,7 @@ def _say_what_would_be_done(
     from e3relax_flows.candidates.spool import CandidateList
 
     with console.hide_warnings(), CandidateList() as candidates:
-        candidates.add(read_candidates(config, settings))
+        candidates.add(console.show_notes(read_candidates(config, settings)))
         counts = candidates.count()
         for name, error in candidates.errors:
             console.print_error(error if name in error else f"{name}: {error}")

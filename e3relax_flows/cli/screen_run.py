@@ -97,7 +97,9 @@ def run_candidates(
         pass
     out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
     with console.hide_warnings(), open_screen_stores(settings) as stores:
-        screen, is_new = register_screen(stores, maker, items, settings, config.ranking if config else None)
+        screen, is_new = register_screen(
+            stores, maker, console.show_notes(items), settings, config.ranking if config else None
+        )
     screen_id = str(screen.screen_id)
     if not is_new:
         console.err.print(f"screen {screen_id} was there already: what it has is not computed again", highlight=False)
@@ -117,7 +119,7 @@ def submit_candidates(
 ) -> int:
     """Leave a screen to the workers of another place; the exit code."""
     with console.hide_warnings(), open_screen_stores(settings) as stores:
-        screen, _ = register_screen(stores, maker, items, settings, config.ranking, where)
+        screen, _ = register_screen(stores, maker, console.show_notes(items), settings, config.ranking, where)
         screen_id = str(screen.screen_id)
         unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
     for row in unread:

@@ -158,7 +158,8 @@ def _load_colors() -> dict[str, list[int]]:
 def _find_message(row: CandidateRow, prediction: PredictionDoc | None) -> str:
     if row.duplicate_of is not None:
         return f"The same structure as {row.duplicate_of}, which is relaxed in its place."
-    messages = [row.message, prediction.message if prediction else None, *(one.message for one in row.outcomes)]
+    said = row.message, prediction.message if prediction else None
+    messages = [*said, *(one.message for one in row.outcomes), row.note]
     return " ".join(dict.fromkeys(message for message in messages if message))
 
 

@@ -116,6 +116,7 @@ class CandidateRow(BaseModel):
     id: str = Field(description="the user's name for the structure")
     state: CandidateState
     message: str | None = Field(None, description="why there is no prediction, or why it was refused")
+    note: str | None = Field(None, description="what the parser of its file warned of")
     formula: str | None = None
     structure_id: str | None = None
     prediction_id: str | None = None

@@ -137,7 +137,7 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
 
 def _write_candidates(stores: ScreenStores, screen_id: str, candidates: CandidateList, chunk_size: int) -> int:
     """Write chunks and rows; the number of chunks. What a killed registration has written stays."""
-    number, n_chunks = 0, 0
+    number, n_chunks, notes = 0, 0, dict(candidates.notes)
     pending = candidates.iterate_packed()
     while part := list(islice(pending, chunk_size)):
         chunk, n_chunks = n_chunks, n_chunks + 1
@@ -150,6 +150,8 @@ def _write_candidates(stores: ScreenStores, screen_id: str, candidates: Candidat
         )
         write_documents(stores.chunks, [dump_document(document)])
         rows = [_make_row(screen_id, candidate, number + place, chunk) for place, candidate in enumerate(part)]
+        for row in rows:
+            row.note = notes.get(row.id)
         save_rows(stores, rows, None)
         number += len(part)
     others = [

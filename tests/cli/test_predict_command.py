@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from e3relax_flows.cli.prediction_files import LINES_FILE, PredictionWriter
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.predictions import Prediction, Verdict
 
+ODD = Path(__file__).parents[1] / "files" / "odd"
 POSITION_TOLERANCE = 1e-4  # Å; what a CIF's digits lose
 
 
@@ -60,6 +63,44 @@ def test_structure_is_that_of_the_predictor_and_the_cif_is_the_same_crystal(e3re
         cif = Structure.from_file(tmp_path / "out" / line["cif"])
     assert cif.volume == pytest.approx(structure.volume, rel=1e-5)
     np.testing.assert_allclose(cif.distance_matrix, structure.distance_matrix, atol=POSITION_TOLERANCE)
+
+
+def test_what_a_parser_warned_of_stands_in_the_message(e3relax, small_model, tmp_path):
+    """Without operations of symmetry pymatgen takes P1, where the file says nothing else."""
+    cell = "".join(f"_cell_length_{axis} 4.1\n" for axis in "abc")
+    cell += "".join(f"_cell_angle_{angle} 90\n" for angle in ("alpha", "beta", "gamma"))
+    loop = "loop_\n" + "".join(f"_atom_site_{name}\n" for name in ("label", "fract_x", "fract_y", "fract_z"))
+    (tmp_path / "a.cif").write_text(f"data_a\n{cell}{loop}Cs1 0 0 0\nCl1 0.5 0.5 0.5\n")
+    for odd in ("hd.cif", "question.cif"):
+        shutil.copy(ODD / odd, tmp_path / odd)
+    result = e3relax("predict", tmp_path, "--model", small_model, "--json")
+    good, hd, question = (json.loads(line) for line in result.stdout.splitlines())
+    assert good["verdict"] == "accept"
+    assert good["message"].endswith("a.cif: No _symmetry_equiv_pos_as_xyz type key found. Defaulting to P1.")
+    assert "D1 (D1+, 0.5), H1 (H1+, 0.5) are in one place" in hd["message"]
+    assert "site D1 has no coordinates" in question["message"]
+    planned = e3relax("predict", tmp_path, "--model", small_model, "--dry-run")
+    assert "warning: a: " in planned.stderr
+    assert "Defaulting to P1" in planned.stderr
+
+
+def test_held_atoms_of_ase_stay_and_other_constraints_are_refused(e3relax, small_model, wurtzite, tmp_path):
+    ase_io = pytest.importorskip("ase.io")
+    from ase.constraints import FixBondLengths, FixScaled
+
+    atoms = wurtzite.copy(site_properties={}).to_ase_atoms()
+    held, bound = atoms.copy(), atoms.copy()
+    held.set_constraint(FixScaled([0, 2], (True, False, True)))
+    bound.set_constraint(FixBondLengths([[0, 1]]))
+    ase_io.write(tmp_path / "held.traj", held)
+    ase_io.write(tmp_path / "bound.traj", bound)
+    result = e3relax("predict", tmp_path, "--model", small_model, "--symmetry", "free", "--json")
+    refused, kept = (json.loads(line) for line in result.stdout.splitlines())
+    assert (refused["id"], refused["verdict"]) == ("bound", "error")
+    assert "the constraint FixBondLengths cannot be kept; remove it with atoms.set_constraint()" in refused["message"]
+    before, after = (Structure.from_dict(kept[side]).frac_coords for side in ("initial", "structure"))
+    assert np.array_equal(after[np.ix_([0, 2], [0, 2])], before[np.ix_([0, 2], [0, 2])])
+    assert np.abs(after - before)[[1, 3]].max() > 1e-6
 
 
 def test_json_prints_lines_and_nothing_else(e3relax, small_model, folder):

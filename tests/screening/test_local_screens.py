@@ -85,6 +85,16 @@ def test_a_screen_is_registered_once_by_its_content(settings: E3RelaxSettings) -
     assert screen.counts == {"waiting": 5, "duplicate": 1, "error": 1}
 
 
+def test_what_a_parser_warned_of_stands_in_the_row_of_the_candidate(settings: E3RelaxSettings, tmp_path: Path) -> None:
+    noted = ReadItem("Cu", make_cell("Cu"), None, "Cu.cif: Defaulting to P1")
+    screen_id = register(settings, [noted, ReadItem("Ag", make_cell("Ag"), None)])
+    assert [row.note for row in load(settings, screen_id).candidates] == ["Cu.cif: Defaulting to P1", None]
+    run_screen_here(screen_id, settings, tmp_path / "jobs")
+    rows = {row.id: row for row in load(settings, screen_id).candidates}
+    assert (rows["Cu"].note, rows["Ag"].note) == ("Cu.cif: Defaulting to P1", None)
+    assert rows["Cu"].state == "successful"
+
+
 def test_a_registration_that_was_killed_is_completed(
     settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
