@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 
 from e3relax_flows.candidates.reading import open_text
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.finite import is_finite_number
 
 ENTRY_CLASSES: dict[str, type[ComputedEntry]] = {
     "ComputedEntry": ComputedEntry,
@@ -45,11 +47,17 @@ class HullSet:
     ----------
     entries
         On one scale of energies.
+
+    Raises
+    ------
+    ConfigError
+        When an entry has an energy or an amount that is not a finite number: it would move hulls by its place alone.
     """
 
     def __init__(self, entries: Iterable[ComputedEntry | PDEntry]) -> None:
         self._by_system: dict[frozenset[str], list[PDEntry]] = defaultdict(list)
         for entry in entries:
+            check_entry(entry, f"entry {getattr(entry, 'entry_id', None) or entry.name}")
             composition = entry.composition.element_composition
             light = PDEntry(composition, entry.energy, name=composition.reduced_formula)
             self._by_system[_list_elements(composition)].append(light)
@@ -64,6 +72,8 @@ class HullSet:
 
     def locate(self, composition: Composition, energy: float) -> HullPosition:
         """Where `energy` (eV, of `composition` as it is written) lies relative to the hull of its elements."""
+        if not math.isfinite(energy):
+            return HullPosition(None, message=f"its energy is {energy} eV")
         elements = _list_elements(composition)
         lacking = sorted(name for name in elements if frozenset([name]) not in self._by_system)
         if lacking:
@@ -110,7 +120,7 @@ def build_entry(raw: Any, place: str) -> ComputedEntry:
     Raises
     ------
     ConfigError
-        When it is no entry.
+        When it is no entry, or its energy or an amount of an element is not a finite number.
     """
     if not isinstance(raw, Mapping) or not {"composition", "structure"} & raw.keys() or "energy" not in raw:
         raise ConfigError(f"{place}: it is no entry; {ADVICE}")
@@ -118,10 +128,37 @@ def build_entry(raw: Any, place: str) -> ComputedEntry:
         raise ConfigError(f"{place}: it names {', '.join(foreign)}, which entries do not need; remove it")
     default: type[ComputedEntry] = ComputedStructureEntry if "structure" in raw else ComputedEntry
     kind = ENTRY_CLASSES.get(str(raw.get("@class")), default)
+    for name in ("energy", "correction"):
+        _check_number(raw.get(name, 0.0), f"{place}: its {name}")
     try:
-        return kind.from_dict({"correction": 0.0, **raw})
-    except (KeyError, TypeError, ValueError) as error:
+        entry = kind.from_dict({"correction": 0.0, **raw})
+        check_entry(entry, place)
+    except ConfigError:
+        raise
+    except Exception as error:  # the boundary between entries: pymatgen raises anything on bad input
         raise ConfigError(f"{place}: {type(error).__name__}: {error}; {ADVICE}") from error
+    return entry
+
+
+def check_entry(entry: ComputedEntry | PDEntry, place: str) -> None:
+    """Refuse an entry whose energy, with its adjustments, or composition is not made of finite numbers.
+
+    Raises
+    ------
+    ConfigError
+        With the place.
+    """
+    _check_number(entry.energy, f"{place}: its energy")
+    amounts = list(entry.composition.values())
+    for element, amount in entry.composition.items():
+        _check_number(amount, f"{place}: the amount of {element}")
+    if not amounts or min(amounts) < 0 or sum(amounts) <= 0:
+        raise ConfigError(f"{place}: its composition {entry.composition.formula!r} has no atoms; {ADVICE}")
+
+
+def _check_number(value: Any, what: str) -> None:
+    if not is_finite_number(value):
+        raise ConfigError(f"{what} is {value!r}, not a finite number; correct or remove the entry")
 
 
 def _find_modules(content: Any) -> Iterable[str]:

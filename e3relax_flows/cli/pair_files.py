@@ -34,6 +34,9 @@ def import_pairs(
     ] = None,
     source: SourceOption = None,
     not_dft: Annotated[bool, typer.Option("--not-dft", help="A potential relaxed them; name it.")] = False,
+    converged: Annotated[
+        bool, typer.Option("--converged", help="Trajectories without forces or stress came to their ends.")
+    ] = False,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +48,7 @@ def import_pairs(
     from e3relax_flows.pairs.store import CURRENT, PairWriter, open_pair_stores
 
     settings, refused = load_settings(), []
-    stated = Stated(functional, is_dft=not not_dft)
+    stated = Stated(functional, is_dft=not not_dft, converged=converged)
     with open_prediction_store(settings) as predictions, open_pair_stores(settings) as stores:
         writer, index = PairWriter(stores, dry_run), PredictionIndex(predictions)
         batch: list[BuiltPair] = []
@@ -91,14 +94,24 @@ def export_pairs(
         raise ConfigError(f"{file}: the name of a pair file ends in .jsonl or .jsonl.gz")
     filter = _build_filter(functional, source, start, dft_only, fully_free, max_atoms)
     with open_pair_store(load_settings()) as store:
-        pairs = (pair for pair in iter_pairs(store) if not explain_leaving_out(pair, filter))
+        reasons: Counter[str | None] = Counter()
+        pairs = (pair for pair in iter_pairs(store) if not _note(explain_leaving_out(pair, filter), reasons))
         shown = console.follow(pairs, "reading pairs" if dry_run else "writing pairs")
         n_pairs = sum(1 for _ in shown) if dry_run else write_pair_file(file, shown)
+    if n_wrong := reasons["not_finite"]:
+        note = f"{n_wrong} pairs with numbers that are not finite are left out; see: e3relax data check"
+        console.err.print(console.plain(note), soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"n_pairs": n_pairs, "file": str(file.absolute()), "written": not dry_run}, indent=1))
         return
     would = " would be written to" if dry_run else ":"
     console.out.print(console.plain(f"{n_pairs} pairs{would} {file}"), soft_wrap=True)
+
+
+def _note(reason: str | None, counts: Counter[str | None]) -> str | None:
+    """The reason, counted."""
+    counts[reason] += 1
+    return reason
 
 
 def _read_path(path: Path, stated: Stated, index: PredictionIndex, source: str | None) -> Iterator[BuiltPair]:
@@ -142,7 +155,7 @@ def _read_folders(root: Path, stated: Stated) -> Iterator[FolderRun]:
     """VASP runs below a folder, one after another."""
     from e3relax_flows.core.errors import EngineError
     from e3relax_flows.engines.vasp_folders import find_vasp_folders, read_vasp_folder
-    from e3relax_flows.pairs.imports import FolderRun
+    from e3relax_flows.pairs.imports import FolderRun, restate
 
     for folder in find_vasp_folders(root):
         try:
@@ -154,7 +167,7 @@ def _read_folders(root: Path, stated: Stated) -> Iterator[FolderRun]:
             yield FolderRun(folder, error=EngineError(f"{folder} cannot be read ({type(error).__name__}: {error})"))
             continue
         if result is not None and stated.functional:
-            result = result.model_copy(update={"functional": stated.functional, "functionals": [stated.functional]})
+            result = restate(result, stated.functional)
         yield FolderRun(folder, result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,6 +12,7 @@ from pymatgen.core import Structure
 from scipy.optimize import linear_sum_assignment
 
 from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.finite import is_finite_structure
 from e3relax_flows.core.geometry import find_nearest_images, measure_displacements, measure_log_strain
 from e3relax_flows.schemas.outcomes import (
     OutcomeDoc,
@@ -164,6 +166,10 @@ def join_outcome(
 
 def _add_result(doc: OutcomeDoc, prediction: PredictionDoc, start: Structure, result: RelaxationResult) -> None:
     """Write a result into its outcome, with the errors of the structures where it converged."""
+    if not all(map(is_finite_structure, (result.initial, result.relaxed))) or (
+        result.energy is not None and not math.isfinite(result.energy)
+    ):
+        raise EngineError(f"the engine's result for {start.formula} has coordinates or an energy that are not numbers")
     order = align_sites(start, result.initial)
     if not np.array_equal(_list_numbers(result.initial), _list_numbers(result.relaxed)):
         raise EngineError(f"the engine's document begins with {result.initial.formula} in another order than it ends")

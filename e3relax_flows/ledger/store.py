@@ -9,6 +9,7 @@ from typing import Any
 
 from maggma.core import Store
 
+from e3relax_flows.core.finite import find_not_finite
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 from e3relax_flows.schemas.predictions import PredictionDoc
@@ -16,6 +17,7 @@ from e3relax_flows.stores.opening import (
     build_store,
     connect_store,
     dump_document,
+    dump_finite,
     find_by_id,
     validate_document,
     write_documents,
@@ -59,14 +61,26 @@ def open_outcome_store(settings: E3RelaxSettings) -> Store:
 
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
-    """Write the predictions that are not there yet; the number written. An id that exists is left as it is."""
-    return write_documents(store, [dump_document(doc) for doc in docs])
+    """Write the predictions that are not there yet; the number written. An id that exists is left as it is.
+
+    An initial structure with coordinates that are not finite is not kept; the message of its prediction names them.
+    """
+    raws = [dump_document(doc) for doc in docs]
+    for raw in raws:
+        raw["initial"] = None if find_not_finite(raw["initial"]) else raw["initial"]
+    return write_documents(store, raws)
 
 
 def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:
-    """Write the outcomes that are not there yet, or with `replace_failed` are there as failed; the number written."""
+    """Write the outcomes that are not there yet, or with `replace_failed` are there as failed; the number written.
+
+    Raises
+    ------
+    StoreError
+        When a number is not finite, or the store fails.
+    """
     replaceable = {"state": OutcomeState.FAILED.value} if replace_failed else None
-    return write_documents(store, [dump_document(doc) for doc in docs], replaceable)
+    return write_documents(store, [dump_finite(doc) for doc in docs], replaceable)
 
 
 def find_predictions(store: Store, ids: Iterable[str]) -> dict[str, PredictionDoc]:

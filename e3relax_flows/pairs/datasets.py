@@ -60,6 +60,7 @@ def explain_leaving_out(pair: PairDoc, filter: PairFilter) -> str | None:
     """Why `filter` leaves a pair out, in one word; None when it takes the pair."""
     checks = (
         ("superseded", pair.superseded_by is not None),
+        ("not_finite", not pair.is_finite),
         ("functional", filter.functionals is not None and spell_functional(pair.functional) not in filter.functionals),
         ("source", filter.sources is not None and pair.source not in filter.sources),
         ("start_kind", filter.start_kinds is not None and pair.start_kind not in filter.start_kinds),

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.core.ase_atoms import combine_switches, convert_atoms
-from e3relax_flows.core.errors import ConfigError, E3RelaxError, StructureError
-from e3relax_flows.core.optional import require
+from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.core.functionals import read_pressure
+from e3relax_flows.core.residues import measure_force
+from e3relax_flows.pairs.making import LeftOutError
+from e3relax_flows.pairs.trajectories import LARGEST_FORCE, read_trajectory
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart
 
@@ -31,8 +33,8 @@ SIDES = (
     ("input_structure", "output_structure"),
 )
 ID_KEYS = ("name", "id", "material_id", "mp_id", "structure_id")
+CLAIMS = ("converged", "is_converged")
 UNKNOWN_CODE = "unknown"
-LARGEST_FORCE = 0.1  # eV/Å; a trajectory whose last frame has a larger one has not come to its end
 FORM = (
     '{"numbers", "initial": {"lattice", "frac"}, "relaxed": {"lattice", "frac"}}, or two pymatgen structures '
     'named "initial" and "relaxed"'
@@ -72,10 +74,13 @@ class Stated:
         With which the relaxed sides were computed; wins over what a file says.
     is_dft
         False for potentials.
+    converged
+        Whether trajectories without forces, or without the stress of a cell that changes, came to their ends.
     """
 
     functional: str | None = None
     is_dft: bool = True
+    converged: bool = False
 
 
 def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePair]:
@@ -85,7 +90,8 @@ def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePai
     ----------
     path
         .jsonl or .json, also gzipped, of pairs in our own form or of pymatgen structures; or a trajectory that ASE
-        reads, whose first and last frame are taken.
+        reads, whose first and last frame are taken. A pair that does not say whether it converged is taken as
+        relaxed, as its form says; a trajectory must show it.
     stated
         What the file does not say.
     """
@@ -115,7 +121,8 @@ def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
         # without time and name of the file, so that equal content gives equal bytes
         stream: Any = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else file
         for pair in pairs:
-            stream.write(json.dumps(describe_pair(pair), separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(describe_pair(pair), separators=(",", ":"), allow_nan=False)
+            stream.write(line.encode() + b"\n")
             n_pairs += 1
         if stream is not file:
             stream.close()
@@ -210,7 +217,9 @@ def _build_structure(side: Mapping[str, Any], entry: Mapping[str, Any]) -> Struc
 
 def _make_result(initial: Structure, relaxed: Structure, entry: Mapping[str, Any], stated: Stated) -> RelaxationResult:
     functional = stated.functional or entry.get("functional")
-    is_dft = bool(entry.get("is_dft", True)) and stated.is_dft
+    is_dft = _read_flag(entry.get("is_dft", True), "is_dft") and stated.is_dft
+    forces = entry.get("forces")
+    is_at_rest = forces is None or measure_force(np.asarray(forces, dtype=float)) <= LARGEST_FORCE
     free = entry.get("free")
     return RelaxationResult(
         initial=initial,
@@ -218,7 +227,7 @@ def _make_result(initial: Structure, relaxed: Structure, entry: Mapping[str, Any
         energy=entry.get("energy"),
         n_ionic_steps=entry.get("n_ionic_steps"),
         n_electronic_steps=entry.get("n_electronic_steps"),
-        converged=bool(entry.get("converged", True)),
+        converged=all(_read_flag(entry.get(name, True), name) for name in CLAIMS) and is_at_rest,
         code=str(entry.get("code") or (UNKNOWN_CODE if is_dft else functional or UNKNOWN_CODE)),
         functional=functional,
         is_dft=is_dft,
@@ -237,35 +246,30 @@ def _read_content(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_trajectory(path: Path, stated: Stated) -> FilePair:
-    """First and last frame of a trajectory; what one of its frames holds is held in the pair."""
-    ase_io = require("ase.io", "mlip", f"reading {path.name}")
-    frames = ase_io.read(str(path), index=":")
-    if len(frames) < 2:
-        message = f"{path}: {len(frames)} frame; a trajectory of a relaxation has two or more"
-        return FilePair(str(path), {}, reason=LeftOut.NOT_A_RELAXATION, message=message)
-    first, last = frames[0], frames[-1]
+    """First and last frame of a trajectory."""
+    pressure = read_pressure(stated.functional or "")
     try:
-        switches = combine_switches(frames)
-    except StructureError as error:
-        message = f"{path}: it was not relaxed freely: {error}"
-        return FilePair(str(path), {}, reason=LeftOut.CONSTRAINT, message=message)
-    force = _measure_force(last)
-    if force is not None and force > LARGEST_FORCE:
-        message = f"{path}: a force of {force:.2f} eV/Å is left in the last frame, more than {LARGEST_FORCE}"
-        return FilePair(str(path), {}, reason=LeftOut.UNCONVERGED, message=message)
-    entry = {"functional": last.info.get("functional"), "n_ionic_steps": len(frames)}
-    if last.calc is not None and "energy" in last.calc.results:
-        entry["energy"] = float(last.calc.results["energy"])
-    initial, relaxed = convert_atoms(first, switches), convert_atoms(last, switches)
+        found = read_trajectory(path, stated.converged, pressure)
+    except LeftOutError as error:
+        return FilePair(str(path), {}, reason=error.reason, message=str(error))
+    entry = {"functional": found.functional, "n_ionic_steps": found.n_frames, "energy": found.energy}
     content = {"id": path.name.split(".")[0], "start_kind": PairStart.RAW}
-    return FilePair(str(path), content, _make_result(initial, relaxed, entry, stated))
+    return FilePair(str(path), content, _make_result(found.initial, found.relaxed, entry, stated))
 
 
-def _measure_force(atoms: Any) -> float | None:
-    """Largest force of a frame, eV/Å; held atoms do not count."""
-    if atoms.calc is None or "forces" not in atoms.calc.results:
-        return None
-    return float(np.linalg.norm(atoms.get_forces(apply_constraint=True), axis=1).max(initial=0.0))
+def _read_flag(value: Any, name: str) -> bool:
+    """A yes or no of a file, which may be a word.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    words = dict.fromkeys(("true", "yes", "1"), True) | dict.fromkeys(("false", "no", "0", "none"), False)
+    flag = words.get(str(value).strip().lower())
+    if flag is None:
+        raise ConfigError(f"{name} is {value!r}; write true or false")
+    return flag
 
 
 def _describe(error: Exception) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from pymatgen.core import Structure
 
+from e3relax_flows.core.functionals import add_pressure, read_pressure, spell_functional
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.pairs.chains import is_same
 from e3relax_flows.pairs.files import FilePair
-from e3relax_flows.pairs.making import LeftOutError, Origin, Relaxation, make_pair
+from e3relax_flows.pairs.making import LeftOutError, Origin, Relaxation, check_structures, make_pair
 from e3relax_flows.pairs.prediction_index import PredictionIndex
 from e3relax_flows.pairs.tasks import BuiltPair, Predictions, TaskDocuments, build_task_pairs
 from e3relax_flows.pairs.units import FORMAT, TaskEntry, group_tasks
@@ -31,6 +32,14 @@ class FolderRun:
     folder: Path
     result: RelaxationResult | None = None
     error: Exception | None = None
+
+
+def restate(result: RelaxationResult, functional: str) -> RelaxationResult:
+    """A result with the functional that the user states; a pressure that its input says stays."""
+    name = spell_functional(functional)
+    if not read_pressure(name):
+        name = add_pressure(name, read_pressure(result.functional or ""))
+    return result.model_copy(update={"functional": name, "functionals": [name], "unnamed": None})
 
 
 class _ResultReader:
@@ -96,6 +105,7 @@ def import_pair(item: FilePair, predictions: PredictionIndex, source: str | None
     if item.result is None:
         return BuiltPair(record)
     try:
+        check_structures(item.result.initial, item.result)
         _check_start(item.result.initial, predictions)
         origin = Origin(
             origin_id=item.place,

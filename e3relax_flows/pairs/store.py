@@ -20,6 +20,7 @@ from e3relax_flows.stores.opening import (
     connect_store,
     describe_store,
     dump_document,
+    dump_finite,
     find_by_id,
     open_beside,
     validate_document,
@@ -69,7 +70,7 @@ def open_record_store(settings: E3RelaxSettings) -> Store:
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
     """Write the pairs that are not there yet; the number written. An id that exists is left as it is."""
-    return write_documents(store, [dump_document(doc) for doc in docs])
+    return write_documents(store, [dump_finite(doc) for doc in docs])
 
 
 def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from e3relax_flows.core.finite import is_finite_number, is_finite_structure
 from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.run_information import collect_versions, now
@@ -86,6 +87,13 @@ class PairDoc(Displayed, BaseModel):
     dir_names: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether energy, lattices and coordinates are numbers; stores of older releases hold pairs that are not."""
+        return (self.energy is None or is_finite_number(self.energy)) and all(
+            map(is_finite_structure, (self.initial, self.relaxed))
+        )
 
     def summarize(self) -> Summary:
         """What is shown of it."""

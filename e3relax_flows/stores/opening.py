@@ -19,6 +19,7 @@ from pymongo import ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.finite import find_not_finite
 from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
 from e3relax_flows.stores.sqlite import SQLiteStore
 
@@ -140,6 +141,20 @@ def describe_store(store: Store) -> str:
 def dump_document(doc: BaseModel) -> dict[str, Any]:
     """A document as stores keep it: plain values, structures as dictionaries, datetimes as they are."""
     return jsanitize(doc.model_dump(mode="python"), allow_bson=True, enum_values=True, recursive_msonable=True)
+
+
+def dump_finite(doc: BaseModel) -> dict[str, Any]:
+    """As `dump_document`.
+
+    Raises
+    ------
+    StoreError
+        When a number is not finite.
+    """
+    raw = dump_document(doc)
+    if (place := find_not_finite(raw)) is not None:
+        raise StoreError(f"a {type(doc).__name__} with {place} is not kept; leave it out")
+    return raw
 
 
 def _construct(spec: dict[str, Any]) -> Store:

@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairSet:
-    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB."""
+    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB; ConfigError where numbers are not finite."""
 
     ids: list[str]
     sources: list[str]  # where a pair comes from
@@ -49,6 +49,8 @@ class PairSet:
         for name in ("functionals", "groups"):
             if not getattr(self, name):
                 object.__setattr__(self, name, [UNKNOWN] * len(self.ids))
+        if not (np.isfinite(self.fractions).all() and np.isfinite(self.lattices).all()):
+            self._refuse_infinite()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +69,14 @@ class PairSet:
     def sizes(self) -> NDArray[np.int64]:
         """Number of atoms [n_pairs]."""
         return np.diff(self.first)
+
+    def _refuse_infinite(self) -> None:
+        """Say which pairs have coordinates or lattices that are not finite."""
+        wrong = [self.ids[i] for i in range(len(self)) if not all(np.isfinite(part).all() for part in self[i][1:])]
+        raise ConfigError(
+            f"{len(wrong)} pairs have coordinates or lattices that are not finite, such as {wrong[0]!r}; leave them "
+            "out (in a store: e3relax data check)"
+        )
 
     def select(self, indices: Sequence[int]) -> PairSet:
         """These pairs, in this order."""

@@ -221,7 +221,8 @@ def test_import_takes_every_form_and_says_what_it_cannot(
     write_json(folder / "b.json", {"k-1": {"initial_structure": second.as_dict(), "final_structure": last.as_dict()}})
     write_json(folder / "c.json", [second.as_dict(), end.as_dict()])
     frames = [AseAtomsAdaptor.get_atoms(structure) for structure in (first, second, last)]
-    frames[2].calc = SinglePointCalculator(frames[2], energy=-12.25, forces=np.full((4, 3), 0.01))
+    rest = {"forces": np.full((4, 3), 0.01), "stress": np.zeros(6)}
+    frames[2].calc = SinglePointCalculator(frames[2], energy=-12.25, **rest)
     write_frames(folder / "d.extxyz", frames)
     frames[2].calc = SinglePointCalculator(frames[2], energy=-12.0, forces=np.full((4, 3), 0.5))
     write_frames(folder / "e.extxyz", frames)

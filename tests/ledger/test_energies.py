@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
@@ -13,6 +14,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.ledger.energies import Correction, correct_energy, make_entry, prepare_references
 from e3relax_flows.schemas.outcomes import OutcomeState
 
+FIELD = Path(__file__).resolve().parents[1] / "files" / "odd"
 MP_OXIDE_CORRECTION = -0.687  # eV per oxygen atom, MP2020Compatibility.yaml
 MGO_POTCARS = [{"titel": "PAW_PBE Mg_pv 13Apr2007"}, {"titel": "PAW_PBE O 08Apr2002"}]
 
@@ -150,3 +152,44 @@ def test_a_file_of_entries_makes_no_other_objects(tmp_path):
     (tmp_path / "y.json").write_text("{")
     with pytest.raises(ConfigError, match=r"y\.json"):
         read_entries(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_energy_that_is_none_is_refused_wherever_it_stands(tmp_path, turned):
+    raws = json.loads((FIELD / "entries-nan.json").read_text())
+    place = len(raws) if turned else 1
+    (tmp_path / "x.json").write_text(json.dumps(raws[::-1] if turned else raws))
+    with pytest.raises(ConfigError, match=rf"x\.json, entry {place}: its energy is nan, not a finite number"):
+        read_entries(tmp_path / "x.json")
+    sound = [build_entry(raw, "here") for raw in raws if raw["entry_id"] != "bad"]
+    for entries in (sound, sound[::-1]):
+        assert HullSet(entries).locate(Composition("MgO"), -12.0).energy_above_hull == pytest.approx(0)
+    with pytest.raises(ConfigError, match="entry bad: its energy is nan"):
+        HullSet([*sound, ComputedEntry("MgO", float("nan"), entry_id="bad")])
+    assert HullSet(sound).locate(Composition("MgO"), float("nan")).energy_above_hull is None
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        ({"energy": None}, "its energy is None"),
+        ({"energy": "-1.0"}, "its energy is '-1.0'"),
+        ({"energy": True}, "its energy is True"),
+        ({"energy": float("-inf")}, "its energy is -inf"),
+        ({"correction": float("nan")}, "its correction is nan"),
+        ({"correction": None}, "its correction is None"),
+        ({"composition": None}, "here: "),
+        ({"composition": {}}, "here: "),
+        ({"composition": {"Na": float("nan")}}, "here: "),
+        ({"composition": {"Na": None}}, "here: "),
+        ({"energy_adjustments": [{"value": float("nan")}]}, "here: "),
+    ],
+)
+def test_entries_with_numbers_that_are_none_are_refused_with_their_place(update, words):
+    with pytest.raises(ConfigError, match="here") as caught:
+        build_entry(ComputedEntry("Na", -1.0).as_dict() | update, "here")
+    assert words in str(caught.value)
+
+
+def test_an_outcome_without_an_energy_gives_no_entry(make_oxide_outcome):
+    assert make_entry(make_oxide_outcome(energy=float("nan"))) is None
