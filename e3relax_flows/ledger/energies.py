@@ -6,12 +6,12 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 
 from pymatgen.entries.compatibility import CompatibilityError, MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 from pymatgen.io.vasp.sets import MPRelaxSet
 
-from e3relax_flows.core.finite import is_finite_number
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 
 RUN_TYPES = {"PBE": "GGA", "PBE+U": "GGA+U"}  # as the corrections call them
@@ -38,7 +38,9 @@ class Energy:
 def make_entry(outcome: OutcomeDoc) -> ComputedStructureEntry | None:
     """Entry of a converged outcome, uncorrected; None without a converged structure and its energy."""
     result = outcome.result
-    if outcome.state != OutcomeState.SUCCESSFUL or result is None or not is_finite_number(result.energy):
+    if outcome.state != OutcomeState.SUCCESSFUL or result is None or result.energy is None:
+        return None
+    if not isfinite(result.energy):
         return None
     parameters = dict(result.parameters)
     parameters["run_type"] = RUN_TYPES.get(str(result.functional), result.functional)
