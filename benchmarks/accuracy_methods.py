@@ -19,8 +19,8 @@ from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredict
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from e3relax_flows.core.ids import hash_content
+from e3relax_flows.engines import get_engine
 from e3relax_flows.engines.guards import StoppedError, guard_optimizer
-from e3relax_flows.engines.mlip import build_mlip
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 
@@ -94,7 +94,7 @@ class PotentialRelaxer:
     def calculator(self) -> Calculator:
         """The engine's calculator, on the CPU, loaded when first needed."""
         if self._calculator is None:
-            maker: Any = build_mlip().maker
+            maker: Any = get_engine("chgnet").maker
             maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}
             self._calculator = maker.calculator
         return self._calculator

@@ -241,10 +241,9 @@ def work_on(job: Path) -> None:
 
 def relax_with_chgnet(structure: Structure, folder: Path) -> tuple[Structure, dict[str, Any]]:
     """CHGNet's relaxed structure, and what it took; one that did not converge counts as far as it came."""
-    from e3relax_flows.engines.mlip import build_mlip
+    from e3relax_flows.engines import get_engine
 
-    engine = build_mlip(fmax=CHGNET["fmax"], steps=CHGNET["steps"], time_limit_s=None)
-    engine.maker.optimizer_kwargs = {"optimizer": CHGNET["optimizer"]}
+    engine = get_engine("chgnet", **CHGNET, time_limit_s=None)
     result = run_engine(engine, structure, folder)
     return result.relaxed, {
         "prepare_s": result.wall_time_s,
@@ -257,9 +256,10 @@ def relax_with_gpaw(
     structure: Structure, settings: dict[str, Any], time_limit_s: float, folder: Path
 ) -> dict[str, Any]:
     """Numbers of one relaxation with GPAW's engine."""
-    from e3relax_flows.engines.gpaw import build_gpaw
+    from e3relax_flows.engines import get_engine
 
-    engine = build_gpaw(
+    engine = get_engine(
+        "gpaw",
         fmax=settings["fmax"],
         steps=settings["steps"],
         time_limit_s=time_limit_s,

@@ -285,9 +285,9 @@ def relax_with_chgnet(structures: Sequence[Structure]) -> tuple[float, float, in
     """
     from accuracy_methods import Relaxation, relax_structure
 
-    from e3relax_flows.engines.mlip import build_mlip
+    from e3relax_flows.engines import get_engine
 
-    maker: Any = build_mlip().maker
+    maker: Any = get_engine("chgnet").maker
     maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}
     calculator = maker.calculator
     rows = [relax_structure(structure, calculator, Relaxation()) for structure in structures]

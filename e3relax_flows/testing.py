@@ -1,20 +1,28 @@
-"""Parts for tests and examples: a fast engine, a predictor without a network."""
+"""Parts for tests and examples: checks that every engine passes, a fast engine, a predictor without a network."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from atomate2.ase.jobs import EmtRelaxMaker
-from jobflow import Maker
+from jobflow import Flow, JobStore, Maker, OutputReference, run_locally
+from maggma.stores import MemoryStore
+from monty.json import jsanitize
 from pymatgen.core import Structure
 
+from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.ase_documents import read_ase_documents
-from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.base import Engine, iterate_jobs
+from e3relax_flows.engines.registry import EngineEntry
+from e3relax_flows.ledger.joining import align_sites
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
+from e3relax_flows.stores.decoding import decode_as
 
 EMT_LATTICES = {"Al": 3.995, "Ni": 3.487, "Cu": 3.590, "Pd": 3.879, "Ag": 4.064, "Pt": 3.922, "Au": 4.056}  # fcc, Å
 
@@ -37,6 +45,101 @@ class EmtEngine(Engine):
     def read(self, documents: list[Any]) -> RelaxationResult:
         """Read the one document of an ASE relaxation."""
         return read_ase_documents(documents, self.code, "EMT (not DFT)", is_dft=False)
+
+
+EMT_ENTRY = EngineEntry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+
+
+def check_engine(engine: Engine, structure: Structure) -> None:
+    """Check what every engine must do before anything runs; for the tests of engines of any package.
+
+    Its id is of its settings alone and survives storage, its flows can be stored, and it is not changed by making them.
+
+    Raises
+    ------
+    AssertionError
+        With what does not hold.
+    """
+    identity, content = engine.engine_id, jsanitize(engine.as_dict(), strict=True)
+    again = decode_as(json.loads(json.dumps(content)), type(engine), f"engine {engine.name!r}")
+    _demand(again.engine_id == identity, f"engine_id changes in storage: {identity} becomes {again.engine_id}")
+    again.name = "another name"
+    _demand(again.engine_id == identity, "engine_id depends on the name")
+    _demand(bool(engine.code) and isinstance(engine.is_dft, bool), "code and is_dft must be class variables")
+    flow = engine.make(structure)
+    _demand(isinstance(flow, Flow), f"make gives {type(flow).__name__}, not a Flow")
+    outputs = engine.collect_outputs(flow)
+    known = {job.uuid for job in iterate_jobs(flow)}
+    _demand(bool(outputs), "collect_outputs names no document")
+    _demand({reference.uuid for reference in outputs} <= known, "collect_outputs names jobs that are not in the flow")
+    json.dumps(jsanitize(flow, strict=True, enum_values=True))
+    later = engine.make(OutputReference("00000000-0000-0000-0000-000000000000"))
+    _demand(len(engine.collect_outputs(later)) == len(outputs), "make differs for a structure that is not known yet")
+    _demand(engine.engine_id == identity, "make changes the engine")
+    try:
+        engine.read([None] * len(outputs))
+    except EngineError:
+        return
+    raise AssertionError("read gives a result where no job left a document; it must raise EngineError")
+
+
+def check_relaxation(
+    engine: Engine, structure: Structure, documents: Sequence[Any] | None = None, folder: Path | None = None
+) -> RelaxationResult:
+    """Check that a converged relaxation is read as what it was, from objects and from what a store gives back.
+
+    Parameters
+    ----------
+    engine
+        To be checked.
+    structure
+        From which it relaxes, and converges.
+    documents
+        Recorded documents of such a relaxation, where the code is not installed; None: it is run, in `folder`.
+    folder
+        Of the jobs; None: the working directory.
+
+    Raises
+    ------
+    AssertionError
+        With what does not hold.
+    """
+    found = list(documents) if documents is not None else _run_engine(engine, structure, folder or Path.cwd())
+    result = engine.read(found)
+    stored = [None if each is None else json.loads(json.dumps(jsanitize(each, strict=True))) for each in found]
+    again = engine.read(stored)
+    numbers = {"initial", "relaxed"}
+    _demand(
+        again.model_dump(exclude=numbers) == result.model_dump(exclude=numbers),
+        "read says something else of a document that comes from a store",
+    )
+    align_sites(structure, result.initial)  # raises where the relaxation began elsewhere
+    _demand(result.initial.composition == result.relaxed.composition, "atoms are lost or exchanged by the relaxation")
+    numbers_of = [[site.specie.Z for site in each] for each in (result.initial, result.relaxed)]
+    _demand(numbers_of[0] == numbers_of[1], "initial and relaxed are not in the same order of sites")
+    _demand(result.converged, "the relaxation did not converge; give a structure that does")
+    _demand(result.energy is not None and math.isfinite(result.energy), f"the energy is {result.energy} eV")
+    _demand(bool(result.functional), "there is no functional; results that differ in it are never mixed")
+    _demand(result.n_ionic_steps is None or result.n_ionic_steps >= 1, f"{result.n_ionic_steps} ionic steps")
+    _demand(result.is_dft == engine.is_dft, f"is_dft is {result.is_dft} in the result, {engine.is_dft} of the engine")
+    _demand(bool(result.code), "the result has no code")
+    if len(found) > 1:
+        partial = engine.read([*found[:-1], None])
+        _demand(not partial.converged, "a flow whose last document is missing counts as converged")
+    return result
+
+
+def _run_engine(engine: Engine, structure: Structure, folder: Path) -> list[Any]:
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    flow = engine.make(structure)
+    run_locally(flow, store=store, root_dir=folder, create_folders=True, raise_immediately=True, log=False)
+    left = {document["uuid"] for document in store.query({}, ["uuid"])}
+    return [ref.resolve(store) if ref.uuid in left else None for ref in engine.collect_outputs(flow)]
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
 
 
 class TablePredictor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from remote_manager import sent  # noqa: F401
 
 from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.engines.registry import unregister_engine
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would become as narrow
@@ -58,6 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow_place = any(place == slow or place.startswith(f"{slow}/") for slow in SLOW_PLACES)
         if slow_place or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def forget_engines() -> Iterator[None]:
+    """The engine "emt" is known for one test only."""
+    yield
+    unregister_engine("emt")
 
 
 @pytest.fixture

@@ -74,6 +74,10 @@ SubmitOption = Annotated[
         autocompletion=complete_words("local", "fireworks", "remote"),
     ),
 ]
+EngineSettingOption = Annotated[
+    list[str] | None,
+    typer.Option(help="KEY=VALUE, a setting of the engine or field of its maker; repeatable.", metavar="KEY=VALUE"),
+]
 BudgetOption = Annotated[int | None, typer.Option(help="Relax at most so many candidates.", min=0, metavar="N")]
 CoreHoursOption = Annotated[
     float | None, typer.Option(help="Begin no relaxation after so many core hours of them.", min=0, metavar="HOURS")
@@ -83,6 +87,7 @@ InFlightOption = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option(help="Folder to write into.", file_okay=False)]
 
+SETTING = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 CONSTRAINTS = "fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"
 
 
@@ -107,6 +112,42 @@ def parse_constraints(words: list[str]) -> dict[str, Any]:
         else:
             raise ConfigError(f"--constrain {word!r} is unknown; known: {CONSTRAINTS}")
     return fields
+
+
+def parse_engine_settings(words: list[str]) -> dict[str, Any]:
+    """Turn words KEY=VALUE of `--engine-setting` into settings; dots in a key lead into groups, values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        When a word is not KEY=VALUE, or one key is a value and a group.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for word in words:
+        match = SETTING.fullmatch(word)
+        if match is None:
+            raise ConfigError(f"--engine-setting {word!r} is not KEY=VALUE, such as fmax=0.05")
+        *groups, last = match[1].split(".")
+        place = settings
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--engine-setting {word!r}: {group} is a value and a group of settings")
+        try:
+            place[last] = yaml.safe_load(match[2])
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--engine-setting {word!r}: {match[2]!r} is not a value ({error})") from error
+    return settings
+
+
+def split_settings(inputs: list[str], settings: list[str] | None) -> tuple[list[str], list[str]]:
+    """Inputs and settings, where further KEY=VALUE follow one --engine-setting and are taken for inputs."""
+    if not settings:
+        return inputs, []
+    more = [word for word in inputs if SETTING.fullmatch(word) and not Path(word).exists()]
+    return [word for word in inputs if word not in more], [*settings, *more]
 
 
 def build_predict_options(

@@ -15,6 +15,7 @@ from e3relax_flows.cli.options import (
     CoreHoursOption,
     DeviceOption,
     DryRunOption,
+    EngineSettingOption,
     InFlightOption,
     JsonOption,
     ModelOption,
@@ -25,6 +26,8 @@ from e3relax_flows.cli.options import (
     SymmetryOption,
     build_predict_options,
     complete_engine,
+    parse_engine_settings,
+    split_settings,
 )
 from e3relax_flows.core.errors import ConfigError
 
@@ -44,11 +47,12 @@ def screen(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="What to relax with, such as chgnet; see `e3relax doctor`.",
+            help="What to relax with: a name, such as chgnet (see `e3relax doctor`), or a maker as module:Class.",
             metavar="ENGINE",
             autocompletion=complete_engine,
         ),
     ] = None,
+    engine_setting: EngineSettingOption = None,
     control: Annotated[
         float | None,
         typer.Option(
@@ -91,6 +95,8 @@ def screen(
     if any(value is not None for value in options.values()):
         changes["options"] = build_predict_options(passes, symmetry, constrain, second_opinion)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
+    inputs, words = split_settings(inputs, engine_setting)
+    changes["engine_settings"] = parse_engine_settings(words) or None
     config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
     raise typer.Exit(_run(config, submit, dry_run, as_json))
 
@@ -133,9 +139,10 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
 
     check_place(where)
     settings = load_settings()
-    hint = next((info.hint for info in list_engines() if info.name == config.engine and not info.available), None)
+    name = config.engine if isinstance(config.engine, str) else config.engine.maker
+    hint = next((info.hint for info in list_engines() if info.name == name and not info.available), None)
     if hint and where == "local":
-        console.err.print(f"engine {config.engine} may not run here: {hint}", style="yellow", soft_wrap=True)
+        console.err.print(f"engine {name} may not run here: {hint}", style="yellow", soft_wrap=True)
     maker = ScreenMaker(
         name=config.name,
         prerelax=PrerelaxMaker(model=_find_folder(config.model), device=config.device, options=config.options),

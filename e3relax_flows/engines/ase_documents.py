@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pymatgen.core import Structure
@@ -16,6 +16,9 @@ from e3relax_flows.engines.base import get_entry, read_plain, read_structure
 from e3relax_flows.engines.convergence import is_at_rest
 from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
+
+# what of a crystal may change beside the atoms: everything; the shape at its volume; the volume at its shape; nothing
+Free = Literal["all", "shape", "volume", "sites"]
 
 
 def read_ase_documents(
@@ -101,6 +104,12 @@ def _is_converged(document: Any, relaxed: Structure) -> bool:
     pressure = 10 * _read_pressure(document)
     claimed = read_plain(document, "state") == "successful"
     return claimed and is_at_rest(relaxed, read_freedom(document), forces, stress, pressure=pressure)
+
+
+def hold_cell(free: Free) -> dict[str, Any]:
+    """Fields of an ASE relaxation maker that leave no more than `free` to change; relax_kwargs is to be merged."""
+    held = {"shape": {"constant_volume": True}, "volume": {"hydrostatic_strain": True}}.get(free)
+    return {"relax_cell": free != "sites", "relax_kwargs": {"filter_kwargs": held} if held else {}}
 
 
 def _count_evaluations(document: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,9 +46,13 @@ class Engine(MSONable, ABC):
     @property
     def engine_id(self) -> str:
         """Content id of class and settings; name, device and the versions of packages do not enter it."""
-        content = _strip_volatile(self.as_dict())
+        return hash_content(self.describe_content())
+
+    def describe_content(self) -> dict[str, Any]:
+        """Class and settings without what changes no result."""
+        content: dict[str, Any] = _strip_volatile(self.as_dict())
         content.pop("name", None)
-        return hash_content(content)
+        return content
 
     @property
     def label(self) -> str:
@@ -134,4 +139,7 @@ def _strip_volatile(content: Any) -> Any:
         return {key: _strip_volatile(value) for key, value in content.items() if key not in VOLATILE_KEYS}
     if isinstance(content, list | tuple):
         return [_strip_volatile(value) for value in content]
-    return content
+    if isinstance(content, set | frozenset):
+        return sorted(map(str, content))
+    # a function written as text would hold its address in memory
+    return f"{content.__module__}:{content.__qualname__}" if inspect.isroutine(content) else content

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
 from e3relax_flows.core.optional import require
-from e3relax_flows.engines.ase_documents import read_ase_documents
+from e3relax_flows.engines.ase_documents import Free, hold_cell, read_ase_documents
 from e3relax_flows.engines.base import Engine, get_entry
 from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.gpaw_settings import K_LENGTH, K_LENGTH_METAL, check_datasets, prepare_magmoms
@@ -36,25 +37,35 @@ class GpawEngine(Engine):
         return read_ase_documents(documents, self.code, functional, is_dft=True, conditions=conditions)
 
 
-def build_gpaw(
-    name: str = "gpaw",
-    fmax: float = 0.05,
-    steps: int = 100,
-    time_limit_s: float | None = None,
-    k_length: float = K_LENGTH,
-    k_length_metal: float = K_LENGTH_METAL,
-    calculator_kwargs: dict[str, Any] | None = None,
-) -> GpawEngine:
-    """GPAW engine: largest force in eV/Å, most steps, most seconds, Å of real space per k-point axis."""
-    require("gpaw", "gpaw", "engine 'gpaw'")
-    from e3relax_flows.engines.gpaw_jobs import GpawRelaxMaker
+class GpawConfig(BaseModel):
+    """Settings of GPAW's engine."""
 
-    maker = GpawRelaxMaker(
-        steps=steps,
-        time_limit_s=time_limit_s,
-        k_length=k_length,
-        k_length_metal=k_length_metal,
-        calculator_kwargs=dict(calculator_kwargs or {}),
-        relax_kwargs={"fmax": fmax, "final_atoms_object_file": None},
-    )
-    return GpawEngine(name=name, maker=maker)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "gpaw"
+    fmax: float = Field(0.05, gt=0, description="largest force, eV/Å")
+    steps: int = Field(100, ge=1, description="most steps")
+    time_limit_s: float | None = Field(None, ge=0, description="most seconds per structure")
+    k_length: float = Field(K_LENGTH, gt=0, description="Å of real space per k-point axis")
+    k_length_metal: float = Field(K_LENGTH_METAL, gt=0, description="the same where all elements are metals")
+    free: Free = Field("all", description="cell: all; shape (at its volume); volume (at its shape); sites (no cell)")
+    calculator_kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of GPAW that win")
+
+    def build(self) -> GpawEngine:
+        """The engine.
+
+        Raises
+        ------
+        MissingDependencyError
+            When GPAW is not installed.
+        """
+        require("gpaw", "gpaw", "engine 'gpaw'")
+        from e3relax_flows.engines.gpaw_jobs import GpawRelaxMaker
+
+        held = hold_cell(self.free)
+        maker = GpawRelaxMaker(
+            relax_cell=held["relax_cell"],
+            relax_kwargs={"fmax": self.fmax, "final_atoms_object_file": None, **held["relax_kwargs"]},
+            **self.model_dump(include={"steps", "time_limit_s", "k_length", "k_length_metal", "calculator_kwargs"}),
+        )
+        return GpawEngine(name=self.name, maker=maker)

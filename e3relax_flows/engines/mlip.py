@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
 from e3relax_flows.core.optional import require
-from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
-from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.ase_documents import Free, hold_cell, read_ase_documents, read_potential
+from e3relax_flows.engines.base import Engine, get_entry
 from e3relax_flows.engines.potentials import Potential, find_potential
 from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult
 
@@ -51,6 +51,20 @@ class MlipEngine(Engine):
         return find_potential(name, calculator_kwargs=getattr(self.maker, "calculator_kwargs", None))
 
 
+@dataclass
+class AseEngine(Engine):
+    """A relaxation by another of atomate2's ASE makers; labelled by the name of its calculator, and as not DFT."""
+
+    is_dft: ClassVar[bool] = False
+    code: ClassVar[str] = "ASE"
+
+    def read(self, documents: list[Any]) -> RelaxationResult:
+        """Read the documents of ASE relaxations."""
+        known = (name for document in reversed(documents) if (name := get_entry(document, "ase_calculator_name")))
+        label = str(next(known, self.code))
+        return read_ase_documents(documents, label, f"{label} (not DFT)", is_dft=False)
+
+
 class PotentialConfig(BaseModel):
     """Settings of an engine that relaxes with a potential."""
 
@@ -66,6 +80,7 @@ class PotentialConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     fix_symmetry: bool = Field(False, description="keep the space group that the structure has within symprec")
     symprec: float = Field(1e-2, gt=0, description="Å; where fix_symmetry")
+    free: Free = Field("all", description="cell: all; shape (at its volume); volume (at its shape); sites (no cell)")
     optimizer: str = Field("BFGS", description="ASE's, by atomate2's name")
     max_strain: float = Field(1.0, gt=0, description="largest logarithmic strain before a cell has run away")
     functional: str | None = Field(None, description="what weights of your own were trained on")
@@ -83,9 +98,11 @@ class PotentialConfig(BaseModel):
         require("ase", "mlip", f"engine {self.name!r}")
         from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
 
+        held = hold_cell(self.free)
         maker = PotentialRelaxMaker(
             force_field_name=self.potential,
-            relax_kwargs={"fmax": self.fmax, "final_atoms_object_file": None},
+            relax_cell=held["relax_cell"],
+            relax_kwargs={"fmax": self.fmax, "final_atoms_object_file": None, **held["relax_kwargs"]},
             optimizer_kwargs={"optimizer": self.optimizer},
             calculator_kwargs=dict(self.calculator_kwargs),
             **self.model_dump(
@@ -97,10 +114,3 @@ class PotentialConfig(BaseModel):
         )
         maker.name = f"{maker.describe().label} relax"
         return MlipEngine(name=self.name, maker=maker)
-
-
-def build_mlip(
-    name: str = "chgnet", fmax: float = 0.02, steps: int = 300, time_limit_s: float | None = 300.0
-) -> MlipEngine:
-    """CHGNet engine: largest force in eV/Å, most steps, and most seconds per structure."""
-    return PotentialConfig(name=name, potential="CHGNet", fmax=fmax, steps=steps, time_limit_s=time_limit_s).build()

@@ -1,4 +1,4 @@
-"""Read any one task document of a job store as a relaxation: VASP, GPAW and force fields, told apart by content."""
+"""Read any one task document of a job store as a relaxation: DFT codes and force fields, told apart by content."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from monty.json import MSONable
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
 from e3relax_flows.engines.base import get_entry
+from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
 from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.vasp_documents import (
     POTCAR_ENTRIES,
@@ -29,6 +30,7 @@ STARTS = (
     ("orig_inputs", "poscar", "structure"),
     ("input", "mol_or_struct"),
     ("input", "structure"),
+    ("calc_inputs", "structure"),  # JDFTx
 )
 # ASE's names of calculators that are not DFT and have makers in atomate2
 POTENTIALS = {"emt": "EMT", "lennardjones": "LennardJones", "tblite": "TBLite"}
@@ -53,6 +55,15 @@ ASE_FIELDS = (
     "potential",
 )
 
+DFT_FIELDS = (
+    *("input.xc", "input.atomic_kind_info", "calcs_reversed.input.cp2k_global", "calcs_reversed.input.cp2k_input"),
+    *("calcs_reversed.output.ionic_steps.E", "calcs_reversed.output.scf", "run_stats.overall.total_time"),
+    *("input.abinit_input", "n_ionic_steps", "wall_time_s", "output.trajectory.charge"),
+    *(f"input.parameters.{name}" for name in ("xc", "relax_geometry", "relax_unit_cell")),
+    *("calc_inputs.structure", "calc_outputs.structure", "calc_outputs.energy", "calc_outputs.parameters"),
+    "calc_outputs.trajectory",
+)
+
 
 @dataclass
 class TaskReader(MSONable):
@@ -64,7 +75,7 @@ class TaskReader(MSONable):
         Dotted paths below the output that reading needs: a tenth of a VASP document.
     """
 
-    fields: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, *VASP_FIELDS, *ASE_FIELDS)
+    fields: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, *VASP_FIELDS, *ASE_FIELDS, *DFT_FIELDS)
 
     def read(self, document: Mapping[str, Any]) -> RelaxationResult | None:
         """Result of one document, in the code's site order; None where it is no relaxation that can be read.
@@ -79,6 +90,8 @@ class TaskReader(MSONable):
         try:
             if is_vasp(document):
                 return _read_vasp(document)
+            if (form := find_form(document)) is not None:
+                return read_dft_documents([document], form.code) if form.relaxes(document) else None
             return _read_ase(document) if get_entry(document, "input", "mol_or_struct") is not None else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             where = get_entry(document, "dir_name")

@@ -9,11 +9,18 @@ from typing import Any, ClassVar, cast
 
 from jobflow import Flow, Maker, OutputReference
 from jobflow.core.maker import recursive_call
+from pydantic import NonNegativeInt
 from pymatgen.core import Structure
 
-from e3relax_flows.engines.base import Engine
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.engines.ase_documents import Free
+from e3relax_flows.engines.base import Engine, iterate_jobs
+from e3relax_flows.engines.codes import check_codes
+from e3relax_flows.engines.vasp_continue import add_continuation, is_continuation, list_documents
 from e3relax_flows.engines.vasp_documents import read_vasp_documents
 from e3relax_flows.schemas.outcomes import RelaxationResult
+
+ISIF = {"shape": 4, "volume": 8, "sites": 2}  # beside the atoms
 
 
 @dataclass
@@ -25,14 +32,29 @@ class VaspEngine(Engine):
     collects the documents sees that the last one is unconverged. (With atomate2's own default the job fails and
     no document is stored; with `handle_unsuccessful=True` it is stored, but nothing after it runs.)
 
+    Parameters
+    ----------
+    continuations
+        How often the last relaxation is continued from its end where it used up its steps; the result sums the steps.
+
+    Raises
+    ------
+    EngineError
+        When the maker, or one in it, is of another code.
+
+    Notes
+    -----
     Materials Project input sets sort the sites by element: `read` gives VASP's order.
     """
+
+    continuations: int = 0
 
     is_dft: ClassVar[bool] = True
     code: ClassVar[str] = "VASP"
 
     def __post_init__(self) -> None:
-        """Let unconverged runs keep their documents."""
+        """Refuse makers of other codes; let unconverged runs keep their documents."""
+        check_codes(self.maker, self.code)
         self.maker = _keep_unconverged(self.maker)
 
     @classmethod
@@ -40,9 +62,26 @@ class VaspEngine(Engine):
         """Engine of any atomate2 VASP maker, job or flow; its name is the maker's unless one is given."""
         return cls(name=name or maker.name, maker=maker)
 
+    @property
+    def engine_id(self) -> str:
+        """As of every engine; an engine that continues nothing has the id that it had before engines could."""
+        content = self.describe_content()
+        if not self.continuations:
+            content.pop("continuations")
+        return hash_content(content)
+
+    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
+        """Build the flow, and the job that continues it where it has to be."""
+        flow = super().make(structure, prev_dir)
+        return add_continuation(flow, self.continuations) if self.continuations else flow
+
+    def collect_outputs(self, flow: Flow) -> list[OutputReference]:
+        """References to the documents of the flow's calculations, and to those of continuations."""
+        return [job.output for job in iterate_jobs(flow) if job.maker is not None or is_continuation(job)]
+
     def read(self, documents: list[Any]) -> RelaxationResult:
         """Read emmet task documents, as `read_vasp_documents` does."""
-        return read_vasp_documents(documents)
+        return read_vasp_documents(list_documents(documents))
 
 
 @dataclass
@@ -70,14 +109,24 @@ class RelaxStaticMaker(Maker):
         return Flow([relaxation, statics], output=relaxation.output, name=self.name)
 
 
-def build_vasp(name: str, maker: str | Maker) -> VaspEngine:
-    """Engine of an atomate2 maker, given as such or by its path below `atomate2`."""
-    return VaspEngine(name=name, maker=_load(maker)() if isinstance(maker, str) else maker)
+def build_vasp(name: str, maker: str | Maker, free: Free = "all", continuations: NonNegativeInt = 0) -> VaspEngine:
+    """Engine of an atomate2 maker, given as such or by its path below `atomate2`; `free` is what may change."""
+    built = _load(maker)() if isinstance(maker, str) else maker
+    return VaspEngine(name=name, maker=_hold(built, free), continuations=continuations)
 
 
-def build_matpes(name: str) -> VaspEngine:
-    """Materials Project PBE(+U) relaxation followed by the MatPES single points."""
-    return VaspEngine(name=name, maker=RelaxStaticMaker())
+def build_matpes(name: str, free: Free = "all") -> VaspEngine:
+    """Materials Project PBE(+U) relaxation followed by the MatPES single points; `free` is what may change."""
+    return VaspEngine(name=name, maker=_hold(RelaxStaticMaker(), free))
+
+
+def _hold(maker: Maker, free: Free) -> Maker:
+    """The maker with the ISIF that leaves no more than `free` to change."""
+    if free == "all":
+        return maker
+    from atomate2.vasp.powerups import update_user_incar_settings
+
+    return update_user_incar_settings(maker, {"ISIF": ISIF[free]})
 
 
 def _load(path: str) -> type[Maker]:

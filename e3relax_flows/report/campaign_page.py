@@ -254,7 +254,7 @@ def _tabulate_settings(campaign: CampaignDoc) -> TextTable:
     rows = [
         ("campaign", f"{campaign.name}, id {campaign.campaign_id}"),
         ("pool", f"{campaign.n_pool:,} candidates, {campaign.n_duplicates:,} duplicates left out"),
-        ("engine", config.engine),
+        ("engine", str(config.engine)),
         ("labels of a generation", str(config.labels)),
         (
             "chosen by",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
+from e3relax_flows.schemas.engines import EngineSpec
 from e3relax_flows.schemas.models import Decision
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
@@ -110,7 +111,9 @@ class CampaignConfig(_Section):
     )
     inputs: list[str] = Field(default_factory=list, description="files and folders of structures")
     sources: list[dict[str, Any]] = Field(default_factory=list, description="as those of a screen")
-    engine: str = Field(description="name of the engine, see `e3relax doctor`")
+    engine: str | EngineSpec = Field(
+        description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"
+    )
     engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
     device: str = Field("auto", description="torch device of predictions")
     options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="how to predict")
@@ -333,7 +336,7 @@ class CampaignDoc(Displayed, BaseModel):
         """What is shown of it."""
         facts: list[tuple[str, object]] = [
             ("pool", self.n_pool),
-            ("engine", self.config.engine),
+            ("engine", str(self.config.engine)),
             ("labels per generation", self.config.labels),
             ("budget, labels", self.config.stop.labels),
             ("budget, core hours", self.config.stop.core_hours),

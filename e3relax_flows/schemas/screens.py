@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.candidates import CandidatesConfig
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
+from e3relax_flows.schemas.engines import EngineSpec
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
 
@@ -199,7 +200,9 @@ def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
 class ScreenConfig(CandidatesConfig):
     """A screen; the fields of the same name of `ScreenMaker` say more."""
 
-    engine: str = Field(description="name of the engine, see `e3relax doctor`")
+    engine: str | EngineSpec = Field(
+        description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"
+    )
     engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
     name: str = Field("screen", description="name of the screen, in documents and on the page")
     model: str = Field("default", description="alias, name, id or folder of a model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -48,12 +49,25 @@ def _check(content: Any, what: str) -> None:
         if "@callable" in content:
             name = f"{content.get('@module')}.{content['@callable']}"
             raise ConfigError(f"{what} names the function {name}; a document may hold values only, and nothing was run")
-        _find_class(content, what)
-        for value in content.values():
-            _check(value, what)
+        found = _find_class(content, what)
+        for key, value in content.items():
+            if not _is_own_function(value, found, key):
+                _check(value, what)
     elif isinstance(content, list | tuple):
         for value in content:
             _check(value, what)
+
+
+def _is_own_function(value: Any, kind: type | None, field: str) -> bool:
+    """Whether a function is the one that a class has in this field already, as ABINIT's input sets have theirs."""
+    if not isinstance(value, dict) or "@callable" not in value or kind is None:
+        return False
+    usual = getattr(kind, field, None)
+    return (
+        inspect.isfunction(usual)
+        and (usual.__module__, usual.__qualname__) == (value.get("@module"), value["@callable"])
+        and not value.get("@bound")
+    )
 
 
 def _find_class(content: dict[str, Any], what: str) -> type | None:

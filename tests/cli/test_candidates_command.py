@@ -14,9 +14,9 @@ from pymatgen.entries.computed_entries import ComputedEntry
 from e3relax_flows.candidates.reading import read_structures
 from e3relax_flows.cli.screen_config import load_candidates_config, load_screen_config
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import register_engine
 from e3relax_flows.ledger.store import find_outcomes, open_stores
-from e3relax_flows.testing import EMT_LATTICES
+from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 METALS = ("Cu", "Ag", "Au")
 
@@ -106,9 +106,8 @@ def test_configuration_of_a_screen_is_one_of_candidates(folder, tmp_path):
 
 
 @pytest.mark.usefixtures("predictor")
-def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, folder, monkeypatch):
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, folder):
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     raw = yaml.safe_load((folder / "candidates.yaml").read_text())
     (folder / "screen.yaml").write_text(yaml.safe_dump(raw | {"engine": "emt", "control": 0.0, "out": "run"}))
     assert e3relax("screen", folder / "screen.yaml").code == 0
@@ -135,9 +134,8 @@ def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, fold
 
 
 @pytest.mark.usefixtures("predictor")
-def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, settings, monkeypatch, tmp_path):
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, settings, tmp_path):
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     (tmp_path / "metals").mkdir()
     for element, stretch in (("Ag", 1.05), ("Au", 1.03), ("Cu", 1.01), ("Pd", 1.04)):
         half = EMT_LATTICES[element] * stretch / 2
@@ -158,8 +156,7 @@ def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, setti
 
 @pytest.mark.usefixtures("predictor")
 def test_the_hull_may_be_the_materials_projects(e3relax, folder, monkeypatch):
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     asked = []
 
     def fetch(system, cache):

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.campaigns.store import open_campaign_stores, save_campaign, save_phase
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import register_engine
 from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.registry.judgements import open_judgements, save_evaluation
 from e3relax_flows.report.candidate_pages import CommandBook
@@ -22,14 +22,13 @@ from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc
 from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictionDoc, PredictOptions, Verdict
 from e3relax_flows.schemas.retraining import RetrainConfig
 from e3relax_flows.schemas.screens import ScreenDoc
-from e3relax_flows.testing import EMT_LATTICES
+from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 
 @pytest.fixture
-def emt(monkeypatch):
+def emt():
     """The engine "emt" by name."""
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
 
 
 @pytest.fixture

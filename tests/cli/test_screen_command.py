@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,20 +11,21 @@ import pytest
 import yaml
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.cli.options import parse_engine_settings
 from e3relax_flows.cli.screen_config import load_screen_config
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import list_engines, register_engine
+from e3relax_flows.ledger.store import open_outcome_store
 from e3relax_flows.schemas.screens import ScreenConfig
-from e3relax_flows.testing import EMT_LATTICES
+from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture
-def emt(monkeypatch):
+def emt():
     """The engine "emt" by name."""
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x.cif"], "--engine is needed; known: chgnet, gpaw, vasp"),
+        (["x.cif"], "--engine is needed; known: chgnet, chgnet-r2scan, "),
         (["stats"], "'stats' is no file or folder; did you mean `e3relax screen status`?"),
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
@@ -144,7 +146,7 @@ def test_sample_configuration_names_every_key_and_loads():
     assert config.ranking.by == "change"
     named = set(yaml.safe_load((CONFIGS / "screen.yaml").read_text()))
     assert named == set(ScreenConfig.model_fields) - {"retry_failed"}
-    assert config.engine in {info.name for info in registry.list_engines()}
+    assert config.engine in {info.name for info in list_engines()}
 
 
 def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
@@ -192,3 +194,45 @@ def test_long_notes_stand_below_the_table_once(capsys):
     _show_notes(rows)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("CaS and 1 more: 2 of 2 jobs of the engine left no document: a57515d6")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fmax=0.05", "name=EMT", "on=true", "none=null"], {"fmax": 0.05, "name": "EMT", "on": True, "none": None}),
+        (["a.b.c=1", "a.b.d=[1, 2]", "a.e=x=y"], {"a": {"b": {"c": 1, "d": [1, 2]}, "e": "x=y"}}),
+    ],
+)
+def test_settings_of_engines_are_keys_and_values(words, expected):
+    assert parse_engine_settings(words) == expected
+
+
+@pytest.mark.parametrize("words", [["fmax"], ["=3"], ["a=1", "a.b=2"], ["a=[1"]])
+def test_settings_that_are_none_are_errors_with_the_word(words):
+    with pytest.raises(ConfigError, match=re.escape(repr(words[-1]))):
+        parse_engine_settings(words)
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_maker_by_its_path_with_settings_relaxes(e3relax, metals, settings):
+    engine = ("--engine", "atomate2.ase.jobs:EmtRelaxMaker")
+    setting = ("--engine-setting", "relax_kwargs={fmax: 0.02}", "steps=150")  # the second without a word before it
+    result = e3relax("screen", metals, *engine, *setting, "--control", 0, "--out", "out", "--json")
+    assert result.code in (0, 1)
+    screen = json.loads(Path("out/screen.json").read_text())
+    assert screen["engine"] == "atomate2.ase.jobs:EmtRelaxMaker"
+    assert screen["engine_settings"] == {"relax_kwargs": {"fmax": 0.02}, "steps": 150}
+    with open_outcome_store(settings) as store:
+        outcomes = [each for each in store.query({}) if each["state"] == "successful"]
+    assert len(outcomes) == len([row for row in screen["candidates"] if row["state"] == "successful"]) >= 1
+    assert {each["result"]["code"] for each in outcomes} == {"emt"}
+
+
+def test_a_file_gives_a_maker_and_wrong_ones_are_refused_before_anything_is_read(e3relax, tmp_path):
+    raw = {"inputs": ["x.cif"], "engine": {"maker": "atomate2.vasp.jobs.core:RelaxMakr"}}
+    (tmp_path / "screen.yaml").write_text(yaml.safe_dump(raw))
+    result = e3relax("screen", tmp_path / "screen.yaml", "--dry-run")
+    assert result.code == 2
+    assert "did you mean RelaxMaker" in result.stderr
+    (tmp_path / "screen.yaml").write_text(yaml.safe_dump(raw | {"engine": {"makr": "x:Y"}}))
+    assert "engine.EngineSpec.maker" in e3relax("screen", tmp_path / "screen.yaml", "--dry-run").stderr

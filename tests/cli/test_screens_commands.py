@@ -8,16 +8,15 @@ import re
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import register_engine
 from e3relax_flows.screening import local
-from e3relax_flows.testing import EMT_LATTICES
+from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 
 @pytest.fixture
-def metals(tmp_path, monkeypatch):
+def metals(tmp_path):
     """Cu and Ag, strained by 4 %, and an engine "emt"."""
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     folder = tmp_path / "metals"
     folder.mkdir()
     for element in ("Cu", "Ag"):

@@ -212,3 +212,23 @@ def test_weights_that_no_wheel_holds_are_asked_for(monkeypatch, tmp_path):
         with pytest.raises(MissingDependencyError, match="needs 'mace', which is not installed"):
             found.check_installed()
         cached.unlink()
+
+
+@pytest.mark.parametrize(
+    ("free", "volume", "shape"),
+    [("all", True, True), ("shape", False, True), ("volume", True, False), ("sites", False, False)],
+)
+def test_what_may_change_changes_and_nothing_else(run, free, volume, shape):
+    start = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(4.8, 2.8), ["Ti", "O"], [[0, 0, 0], [0.31, 0.31, 0]]
+    )
+    engine = get_engine("chgnet", free=free, fmax=0.05)
+    result = engine.read(run(engine, start))
+    assert (result.free.volume, result.free.shape, result.free.sites) == (volume, shape, True)
+    assert result.converged
+    assert (abs(result.relaxed.volume / start.volume - 1) > 0.005) == volume
+    ratio = result.relaxed.lattice.c / result.relaxed.lattice.a / (start.lattice.c / start.lattice.a)
+    assert (abs(ratio - 1) > 0.005) == shape
+    assert abs(result.relaxed.volume / start.volume - 1) < 1e-6 or volume
+    moved = result.relaxed.frac_coords - start.frac_coords
+    assert np.abs(moved - np.round(moved)).max() > 1e-3

@@ -219,3 +219,27 @@ def test_recorded_runs_are_read(run, monkeypatch, name, folders, initial, relaxe
 
 def _list_makers(flow: Any) -> list[Any]:
     return [maker for node in flow.jobs for maker in (_list_makers(node) if hasattr(node, "jobs") else [node.maker])]
+
+
+@pytest.mark.usefixtures("fake_vasp")
+@pytest.mark.parametrize(("continuations", "runs", "converged"), [(0, 1, False), (1, 2, False), (4, 4, True)])
+def test_an_unconverged_run_is_continued_from_its_end(run, continuations, runs, converged):
+    from atomate2.vasp.jobs.base import BaseVaspMaker
+
+    engine = get_engine("vasp-single", continuations=continuations)
+    engine.maker = engine.maker.update_kwargs({"run_vasp_kwargs": {"handlers": ()}}, class_filter=BaseVaspMaker)
+    engine.maker.input_set_generator.user_incar_settings["NSW"] = 3
+    start = interleaved_salt(2.0)
+    result = engine.read(run(engine, start)[0])
+    # each step leaves 0.3 of the logarithm of the volume ratio, and stops below 0.001: six steps are needed
+    steps = 3 * runs if not converged else count_steps(start) + runs - 1
+    assert (result.converged, result.n_ionic_steps) == (converged, steps)
+    assert result.initial.volume == pytest.approx(start.volume, rel=1e-6)
+    same = get_engine("vasp-single", continuations=continuations).engine_id == get_engine("vasp-single").engine_id
+    assert same == (continuations == 0)
+
+
+def test_a_flow_that_ends_with_a_static_cannot_be_continued():
+    engine = get_engine("vasp-mp-gga-static", continuations=1)
+    with pytest.raises(EngineError, match="cannot be continued; give a maker that ends with its relaxation"):
+        engine.make(interleaved_salt(1.0))

@@ -13,9 +13,9 @@ from launchpads import Campaign
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.cli.app import main
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import register_engine
 from e3relax_flows.submit.recovery import recover_launchpad
-from e3relax_flows.testing import TablePredictor
+from e3relax_flows.testing import EMT_ENTRY, TablePredictor
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -28,8 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 @pytest.fixture
 def metals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predictor: TablePredictor) -> Path:  # noqa: ARG001
     """Two structures, a file that is none, and an engine "emt"."""
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     folder = tmp_path / "metals"
     folder.mkdir()
     for element, a in (("Cu", 3.7), ("Ag", 4.2)):

@@ -10,7 +10,8 @@ import pytest
 from launchpads import Campaign
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.engines import registry
+from e3relax_flows.engines import register_engine
+from e3relax_flows.testing import EMT_ENTRY
 
 SCRIPT = Path(__file__).resolve().parents[2] / "workflows" / "08_submit_to_launchpad.py"
 
@@ -26,8 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_each_structure_is_a_flow_that_is_submitted_once(
     campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = registry._Entry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
-    monkeypatch.setitem(registry._REGISTRY, "emt", entry)
+    register_engine("emt", EMT_ENTRY, overwrite=True)
     folder = tmp_path / "metals"
     folder.mkdir()
     for element, a in (("Cu", 3.7), ("Ag", 4.2)):

@@ -1,0 +1,127 @@
+"""CP2K, ABINIT, FHI-aims and JDFTx through atomate2's makers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+from jobflow import Flow, Maker, OutputReference
+from jobflow.core.maker import recursive_call
+from pymatgen.core import Structure
+
+from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.codes import check_codes
+from e3relax_flows.engines.dft_documents import read_dft_documents
+from e3relax_flows.schemas.outcomes import RelaxationResult
+
+# ABINIT ends at once where symmetry operations shift atoms off its grid, as they do in most predicted structures
+ABINIT_DEFAULTS = {"chksymtnons": 0}
+
+
+@dataclass
+class AtomateEngine(Engine):
+    """A DFT code with the settings of an atomate2 maker, job or flow; its subclasses name the code.
+
+    Raises
+    ------
+    EngineError
+        When the maker, or one in it, is of another code.
+    """
+
+    is_dft: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse makers whose documents could not be read, before anything is submitted."""
+        check_codes(self.maker, self.code)
+
+    @classmethod
+    def from_maker(cls, maker: Maker, name: str | None = None) -> Self:
+        """Engine of a maker; its name is the maker's unless one is given."""
+        return cls(name=name or maker.name, maker=maker)
+
+    def read(self, documents: list[Any]) -> RelaxationResult:
+        """Read atomate2's task documents of the code."""
+        return read_dft_documents(documents, self.code)
+
+
+@dataclass
+class Cp2kEngine(AtomateEngine):
+    """CP2K: its makers are asked to keep the SCF steps, which savings are counted in."""
+
+    code: ClassVar[str] = "CP2K"
+
+    def __post_init__(self) -> None:
+        """Keep SCF steps, and documents of runs that did not converge."""
+        super().__post_init__()
+        self.maker = _change_nested(
+            self.maker,
+            "run_cp2k_kwargs",
+            {"task_document_kwargs": {"store_scf": True}, "stop_children_kwargs": {"handle_unsuccessful": False}},
+        )
+
+
+@dataclass
+class AbinitEngine(AtomateEngine):
+    """ABINIT: relaxations that did not converge keep their document instead of being restarted from their end."""
+
+    code: ClassVar[str] = "ABINIT"
+
+    def __post_init__(self) -> None:
+        """Exchange atomate2's RelaxMaker for the one that counts steps and is not restarted."""
+        super().__post_init__()
+        self.maker = recursive_call(self.maker, _keep_abinit, nested=True)
+
+    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
+        """Build the flow; ABINIT's makers have no `prev_dir`, and it is not used."""
+        del prev_dir
+        return super().make(structure)
+
+
+@dataclass
+class AimsEngine(AtomateEngine):
+    """FHI-aims."""
+
+    code: ClassVar[str] = "FHI-aims"
+
+
+@dataclass
+class JdftxEngine(AtomateEngine):
+    """JDFTx."""
+
+    code: ClassVar[str] = "JDFTx"
+
+    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
+        """Build the flow; JDFTx's makers have no `prev_dir`, and it is not used."""
+        del prev_dir
+        return super().make(structure)
+
+
+def _change_nested(maker: Maker, mark: str, defaults: dict[str, dict[str, Any]]) -> Maker:
+    """The maker, in which each job maker with the field `mark` has `defaults` where the user did not say."""
+
+    def amend(nested: Maker) -> Maker:
+        if not hasattr(nested, mark):
+            return nested
+        changed = copy.deepcopy(nested)
+        for name, values in defaults.items():
+            setattr(changed, name, {**values, **getattr(changed, name)})
+        return changed
+
+    return recursive_call(maker, amend, nested=True)
+
+
+def _keep_abinit(nested: Maker) -> Maker:
+    if not any(field.name == "run_abinit_kwargs" for field in fields(cast(Any, nested))):
+        return nested
+    from atomate2.abinit.jobs.core import RelaxMaker
+
+    from e3relax_flows.engines.abinit_jobs import KeptRelaxMaker
+
+    if type(nested) is not RelaxMaker:
+        return nested
+    kept = KeptRelaxMaker(**{field.name: copy.deepcopy(getattr(nested, field.name)) for field in fields(nested)})
+    generator = cast(Any, kept.input_set_generator)
+    generator.user_abinit_settings = {**ABINIT_DEFAULTS, **generator.user_abinit_settings}
+    return kept

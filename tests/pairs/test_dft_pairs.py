@@ -1,0 +1,24 @@
+"""PairBuilder on documents of DFT codes other than VASP."""
+
+from __future__ import annotations
+
+import pytest
+from dft_documents import aims_output, jdftx_output
+from task_bench import NEAR, RAW, RELAXED, Bench
+
+
+def test_pairs_are_built_of_their_documents():
+    bench = Bench()
+    bench.add(aims_output(RAW, NEAR), "a-1", 1, hosts=["f"])
+    bench.add(aims_output(NEAR, RELAXED), "a-2", 2, hosts=["f"])
+    bench.add(jdftx_output(RAW, RELAXED), "j-1", 3, hosts=["g"])
+    static = aims_output(RELAXED, RELAXED, relax_geometry="none")
+    bench.add(static, "a-3", 4, hosts=["h"])
+    assert bench.build() == {"new": 2, "not_a_relaxation": 1}
+    found = {pair.origin_id: pair for pair in bench.list_pairs()}
+    assert {key: (pair.code, pair.functional, pair.is_dft) for key, pair in found.items()} == {
+        "a-1": ("FHI-aims", "PBEsol", True),
+        "j-1": ("JDFTx", "PBE", True),
+    }
+    assert found["a-1"].relaxed.volume == pytest.approx(RELAXED.volume)
+    assert (found["a-1"].n_ionic_steps, found["j-1"].n_ionic_steps) == (8, 5)
