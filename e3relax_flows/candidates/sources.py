@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from e3relax_flows.candidates.aflow import read_prototypes
 from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.candidates.materials_project import MP_CACHE, read_materials_project
 from e3relax_flows.candidates.optimade import read_optimade
@@ -21,6 +22,7 @@ from e3relax_flows.schemas.candidates import (
     FileSource,
     MaterialsProjectSource,
     OptimadeSource,
+    PrototypeSource,
     Source,
     StoreSource,
     SubstitutionSource,
@@ -61,6 +63,7 @@ def read_source(source: Source, settings: E3RelaxSettings) -> Iterator[ReadItem]
         FileSource: lambda files: read_structures(files.paths),
         OptimadeSource: lambda files: read_optimade(files.paths),
         BuiltInSource: lambda _: (ReadItem(name, structure, None) for name, structure in build_candidates()),
+        PrototypeSource: read_prototypes,
         MaterialsProjectSource: lambda query: read_materials_project(
             query, settings.DATA_DIR / MP_CACHE, refresh=query.refresh
         ),

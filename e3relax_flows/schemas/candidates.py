@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pymatgen.core import Element
+from pymatgen.core import Composition, Element
 
 VolumeRule = Literal["atomic", "ionic", "bonds", "keep"]
 
@@ -43,6 +43,31 @@ class BuiltInSource(SourceConfig):
     """The candidates of the demo."""
 
     type: Literal["built-in"]
+
+
+class PrototypeSource(SourceConfig):
+    """Prototypes of pymatgen's AFLOW table, or compounds put into them."""
+
+    type: Literal["prototypes"]
+    prototypes: list[str] = Field(
+        min_length=1, description="AFLOW labels, Strukturbericht symbols, minerals or formulas: [B1, Fluorite]"
+    )
+    compounds: list[str] = Field(
+        default_factory=list, description="formulas to put into those of their composition; none: the prototypes"
+    )
+    volume: VolumeRule = Field("atomic", description="atomic | ionic | bonds scale the prototype's; keep does not")
+
+    @field_validator("compounds")
+    @classmethod
+    def _know_formulas(cls, compounds: list[str]) -> list[str]:
+        for compound in compounds:
+            try:
+                elements = Composition(compound).elements
+            except ValueError as error:
+                raise ValueError(f"{compound!r} is not a formula ({error})") from error
+            if not all(isinstance(element, Element) for element in elements):
+                raise ValueError(f"{compound!r} is not a formula of elements")
+        return compounds
 
 
 class MPQuery(BaseModel):
@@ -95,7 +120,8 @@ class StoreSource(SourceConfig):
 
 
 ParentSource = Annotated[
-    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource, Field(discriminator="type")
+    FileSource | OptimadeSource | BuiltInSource | PrototypeSource | MaterialsProjectSource | StoreSource,
+    Field(discriminator="type"),
 ]
 
 
@@ -144,7 +170,13 @@ class SubstitutionSource(SourceConfig, SubstitutionRules):
 
 
 Source = Annotated[
-    FileSource | OptimadeSource | BuiltInSource | MaterialsProjectSource | StoreSource | SubstitutionSource,
+    FileSource
+    | OptimadeSource
+    | BuiltInSource
+    | PrototypeSource
+    | MaterialsProjectSource
+    | StoreSource
+    | SubstitutionSource,
     Field(discriminator="type"),
 ]
 
