@@ -25,6 +25,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.sources import read_sources
 from e3relax_flows.candidates.spool import CandidateList
 from e3relax_flows.core.errors import ConfigError, EngineError
+from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
@@ -136,9 +137,12 @@ def register_campaign(
         When nothing could be read, a holdout is missing, or the engine's results would not be trained on.
     ModelError
         When the alias means no model.
+    ContentError
+        When the maker holds a value that has no canonical form.
     """
     check_engine(maker)
     check_service(maker.config, settings)
+    canonicalize(maker.as_dict(), "maker")  # jsanitize writes what it does not know as its string
     content = jsanitize(maker.as_dict(), recursive_msonable=True)
     campaign_id = identify_campaign(maker.config, content)
     if stores.campaigns.query_one({"campaign_id": campaign_id}, ["campaign_id"]):

@@ -25,6 +25,10 @@ class StructureError(E3RelaxError):
         self.code = code
 
 
+class ContentError(E3RelaxError):
+    """A value of which no content id can be made, with its place."""
+
+
 class ModelError(E3RelaxError):
     """A model that is missing, tampered with or of an unknown format."""
 

@@ -1,11 +1,20 @@
-"""Content hashes: the same content has the same id on every machine."""
+"""Content ids: the same content has the same id on every machine, and no value of it is left out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
+import reprlib
+from collections.abc import Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from e3relax_flows.core.errors import ContentError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -13,12 +22,76 @@ if TYPE_CHECKING:
 ID_LENGTH = 16
 LENGTH_DIGITS = 5
 FRACTION_DIGITS = 6
+OXIDATION_DIGITS = 2  # of an oxidation state in pymatgen's name of a species
+EXACT = 1e-8
+VERSION_KEY = "@version"  # of the package that wrote an object, which is not its content
+ARRAY = ("numpy", "array")  # module and class of an array that monty has written
+REMEDY = "give numbers, strings, lists, dictionaries, NumPy arrays or MSONable objects there, or leave it out"
 
 
-def hash_content(content: Any) -> str:
-    """First 16 hex digits of the sha256 of `content` written as canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+def hash_content(content: Any, name: str = "content") -> str:
+    """First 16 hex digits of the sha256 of the canonical form of `content`, written as JSON.
+
+    Parameters
+    ----------
+    content
+        See `canonicalize`.
+    name
+        What it is, for messages.
+
+    Raises
+    ------
+    ContentError
+        When a value in it has no canonical form.
+    """
+    return _hash(canonicalize(content, name))
+
+
+def canonicalize(value: Any, place: str = "content", digits: int | None = None, versions: bool = True) -> Any:
+    """The canonical form of a value: what JSON has, with nothing left out.
+
+    Numbers and arrays of NumPy are those of Python, tuples are lists, keys of dictionaries are their JSON texts.
+    NaN and the infinities are values like others, and one NaN is like another. Enumerations are their texts, paths
+    too; pydantic models and what has an `as_dict` (MSONable) are their dictionaries.
+
+    Parameters
+    ----------
+    value
+        Anything.
+    place
+        Where it is, for messages.
+    digits
+        To which floats are rounded; none: they are not.
+    versions
+        Whether dictionaries keep the versions of packages in them; those of objects are always left out.
+
+    Raises
+    ------
+    ContentError
+        When it, or a value in it, is anything else, such as a set, a function or a complex number.
+    """
+    if value is None or isinstance(value, Enum):
+        return None if value is None else _write_enum(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if digits is None else round(float(value), digits)
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        return str.__str__(text) if isinstance(text, str) else _refuse(value, place)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+        if not isinstance(value, list):  # the only number of an array without dimensions
+            return canonicalize(value, place, digits, versions)
+    if isinstance(value, list | tuple):
+        return [canonicalize(item, f"{place}[{index}]", digits, versions) for index, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        value, versions = _describe_object(value, place), False
+    elif not versions and (value.get("@module"), value.get("@class")) == ARRAY:
+        return canonicalize(value.get("data"), place, digits, versions)
+    return _write_keys(value, place, digits, versions)
 
 
 def identify_structure(structure: Structure) -> str:
@@ -26,17 +99,23 @@ def identify_structure(structure: Structure) -> str:
 
     Two descriptions of the same crystal (another origin, another cell) have different ids: a prediction
     belongs to one list of sites. Equivalent crystals are found with pymatgen's StructureMatcher instead.
+
+    Raises
+    ------
+    ContentError
+        When a property of a site has no canonical form.
     """
     fractions = [[round(float(x) % 1.0, FRACTION_DIGITS) % 1.0 for x in site.frac_coords] for site in structure]
-    return hash_content(
-        {
-            "lattice": [[round(float(x), LENGTH_DIGITS) + 0.0 for x in row] for row in structure.lattice.matrix],
-            "species": [site.species_string for site in structure],
-            "fractions": fractions,
-            "charge": structure.charge or 0,
-            "properties": {key: _plain(values) for key, values in sorted(structure.site_properties.items())},
-        }
-    )
+    content: dict[str, Any] = {
+        "lattice": [[round(float(x), LENGTH_DIGITS) + 0.0 for x in row] for row in structure.lattice.matrix],
+        "species": [_write_site(site) for site in structure],
+        "fractions": fractions,
+        "charge": canonicalize(structure.charge or 0, "charge"),
+        "properties": canonicalize(structure.site_properties, "site_properties", FRACTION_DIGITS, versions=False),
+    }
+    if not all(structure.lattice.pbc):
+        content["pbc"] = [bool(is_periodic) for is_periodic in structure.lattice.pbc]
+    return _hash(content)
 
 
 def draw_uniform(seed: int, key: str) -> float:
@@ -45,11 +124,76 @@ def draw_uniform(seed: int, key: str) -> float:
     return math.ldexp(int.from_bytes(digest[:8], "big"), -64)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, FRACTION_DIGITS)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def _hash(plain: Any) -> str:
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def _write_keys(value: Mapping[Any, Any], place: str, digits: int | None, versions: bool) -> dict[str, Any]:
+    """A dictionary with its keys as JSON writes them."""
+    written: dict[str, Any] = {}
+    for key, item in value.items():
+        name = canonicalize(key, f"{place}, key {key!r}")
+        if isinstance(name, list | dict):
+            _refuse(key, f"{place}, key {key!r}")
+        name = name if isinstance(name, str) else json.dumps(name)
+        if name in written:
+            raise ContentError(f"{place} has two keys that are written {name!r}; rename one of them")
+        if versions or name != VERSION_KEY:
+            written[name] = canonicalize(item, f"{place}[{key!r}]", digits, versions)
+    return written
+
+
+def _write_enum(value: Enum) -> Any:
+    """A member as JSON writes it where it is a string or a number, or its text where that is its own."""
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    text = str(value)
+    is_own = [str(member) for member in type(value)].count(text) <= 1
+    return text if is_own else f"{type(value).__name__}.{value.name}"
+
+
+def _describe_object(value: Any, place: str) -> Mapping[str, Any]:
+    """The dictionary of an object that has one."""
+    if isinstance(value, BaseModel):
+        kind = type(value)
+        fields = {name: getattr(value, name) for name in kind.model_fields} | (value.model_extra or {})
+        return fields | {"@module": kind.__module__, "@class": kind.__name__}
+    if callable(getattr(type(value), "as_dict", None)):
+        try:
+            content = value.as_dict()
+        except NotImplementedError:  # of an MSONable whose attributes are not those of its constructor
+            content = None
+        if isinstance(content, Mapping):
+            return content
+    return _refuse(value, place)
+
+
+def _refuse(value: Any, place: str) -> Any:
+    what = f"{type(value).__name__} {reprlib.repr(value)}"
+    raise ContentError(f"{place} is {what}, which has no canonical form, so that no id sees its value; {REMEDY}")
+
+
+def _write_site(site: Any) -> Any:
+    """Species of a site, by their names wherever these say all."""
+    names = [(_write_species(species), float(share)) for species, share in site.species.items()]
+    if site.is_ordered:
+        return names[0][0]
+    if all(isinstance(name, str) and float(f"{share:.3}") == share for name, share in names):
+        return site.species_string
+    shares = [[name, round(share, FRACTION_DIGITS)] for name, share in names]
+    return sorted(shares, key=lambda item: json.dumps(item, sort_keys=True))
+
+
+def _write_species(species: Any) -> Any:
+    """A species by pymatgen's name, or with its values where the name rounds its charge or its spin is no number."""
+    charge, spin = (
+        canonicalize(getattr(species, key, None), f"{key} of {species}", versions=False)
+        for key in ("oxi_state", "spin")
+    )
+    name = str(species).partition(",spin=")[0]
+    is_rounded = charge is not None and abs(charge - round(charge, OXIDATION_DIGITS)) > EXACT
+    if is_rounded or not isinstance(spin, int | float | None):
+        return {"species": name, "oxi_state": charge, "spin": spin}
+    return name if spin is None else f"{name},{spin=}"

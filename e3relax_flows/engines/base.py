@@ -45,8 +45,14 @@ class Engine(MSONable, ABC):
 
     @property
     def engine_id(self) -> str:
-        """Content id of class and settings; name, device and the versions of packages do not enter it."""
-        return hash_content(self.describe_content())
+        """Content id of class and settings; name, device and the versions of packages do not enter it.
+
+        Raises
+        ------
+        ContentError
+            When a setting of the maker has no canonical form, such as a function.
+        """
+        return hash_content(self.describe_content(), f"engine {self.name!r}")
 
     def describe_content(self) -> dict[str, Any]:
         """Class and settings without what changes no result."""

@@ -13,7 +13,7 @@ from jobflow import Flow, Job
 from jobflow.core.flow import get_flow
 from monty.json import MontyEncoder
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, ContentError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
@@ -169,8 +169,17 @@ def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSett
 
 
 def identify_flow(flow: Flow | Job) -> str:
-    """Content id of a flow: its jobs with makers and arguments; names given at random do not enter it."""
-    text = json.dumps(get_flow(copy.deepcopy(flow)).as_dict(), cls=MontyEncoder, sort_keys=True)
+    """Content id of a flow: its jobs with makers and arguments; names given at random do not enter it.
+
+    Raises
+    ------
+    ContentError
+        When an argument is nothing that can be written.
+    """
+    try:
+        text = json.dumps(get_flow(copy.deepcopy(flow)).as_dict(), cls=MontyEncoder, sort_keys=True)
+    except TypeError as error:
+        raise ContentError(f"flow {flow.name!r} cannot be written ({error}); give its jobs lists, not sets") from error
     # in the order in which they appear, which is that of the content
     content = json.loads(text)
     names: dict[str, str] = {}

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from jobflow import Maker, job
 from monty.json import jsanitize
+from pydantic import BaseModel
 from pymatgen.core import Lattice, Species, Structure
+from pymatgen.electronic_structure.core import Magmom
 
-from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.data.candidates import CandidateList
-from e3relax_flows.data.reading import ReadItem
-from e3relax_flows.data.taskunits import TaskEntry, TaskUnit
-from e3relax_flows.driver.register import _identify
+from e3relax_flows.core.errors import ContentError
+from e3relax_flows.core.ids import canonicalize, hash_content, identify_structure
+from e3relax_flows.candidates.spool import CandidateList, _pack, unpack_structure
+from e3relax_flows.candidates.reading import ReadItem, read_structures
+from e3relax_flows.pairs.units import TaskEntry, TaskUnit
+from e3relax_flows.screening.register import _identify
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.flows.screen import ScreenMaker
+from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.schemas.campaigns import CampaignConfig, identify_campaign
 from e3relax_flows.schemas.datasets import identify_dataset, identify_holdout
 from e3relax_flows.schemas.models import GateLimits, identify_evaluation, identify_gate
@@ -28,6 +37,7 @@ from e3relax_flows.schemas.pairs import Freedom, PairDoc, PairStart, identify_pa
 from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictOptions, identify_prediction
 from e3relax_flows.schemas.retraining import RetrainConfig, identify_run
 
+FIELD = Path(__file__).parents[1] / "field"
 # ids that stores hold; whoever changes one makes all that is stored under it strange to this release
 STRUCTURES = {
     "plain": "a6331cfd794f44be",
@@ -237,3 +247,210 @@ def test_ids_of_stored_structures_stay(name: str) -> None:
 
 def test_ids_of_other_stored_documents_stay() -> None:
     assert identify_things() == OTHERS
+
+
+def move(structure: Structure, **site_properties: Any) -> str:
+    return identify_structure(structure.copy(site_properties=site_properties))
+
+
+def make_moments() -> dict[str, list[Any]]:
+    """Moments of two sites of which no two are the same."""
+    turned = Magmom([0, 0, 4], saxis=[1, 0, 0])
+    return {
+        "along c": [Magmom([0, 0, 4]), Magmom([0, 0, -4])],
+        "along a": [Magmom([4, 0, 0]), Magmom([-4, 0, 0])],
+        "along b": [Magmom([0, 4, 0]), Magmom([0, -4, 0])],
+        "parallel": [Magmom([4, 0, 0]), Magmom([4, 0, 0])],
+        "canted": [Magmom([4, 0, 1e-4]), Magmom([-4, 0, 1e-4])],
+        "another axis": [turned, Magmom([0, 0, -4])],
+        "lists": [[4.0, 0.0, 0.0], [-4.0, 0.0, 0.0]],
+        "lists along b": [[0.0, 4.0, 0.0], [0.0, -4.0, 0.0]],
+        "in a dictionary": [{"m": Magmom([4, 0, 0])}, {"m": Magmom([-4, 0, 0])}],
+        "in another": [{"m": Magmom([0, 4, 0])}, {"m": Magmom([0, -4, 0])}],
+        "in lists": [[Magmom([4, 0, 0])], [Magmom([-4, 0, 0])]],
+        "in other lists": [[Magmom([0, 4, 0])], [Magmom([0, -4, 0])]],
+        "numbers": [4.0, -4.0],
+        "none": [None, None],
+    }
+
+
+def test_moments_in_other_directions_are_other_structures() -> None:
+    cell = Structure(Lattice.cubic(3.9), ["Mn", "Mn"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    ids = {name: move(cell, magmom=moments) for name, moments in make_moments().items()}
+    assert len({*ids.values(), identify_structure(cell)}) == len(ids) + 1
+    assert ids["lists"] == move(cell, magmom=np.array([[4.0, 0, 0], [-4.0, 0, 0]]))
+
+
+def test_four_orders_of_one_crystal_are_four_candidates() -> None:
+    with CandidateList() as candidates:
+        candidates.add(read_structures([FIELD / "vector-moments.json"]))
+        assert candidates.deduplicate() == 0
+        assert len({candidate.structure_id for candidate in candidates.iterate()}) == 4
+        directions = [np.array(one.structure[0].properties["magmom"].moment) for one in candidates.iterate()]
+    assert np.array_equal(directions, [[0, 0, 4], [4, 0, 0], [0, 4, 0], [4, 0, 0]])
+
+
+@pytest.mark.parametrize("spins", [([5, 0, 0], [0, 5, 0]), (Magmom([5, 0, 0]), Magmom([0, 5, 0])), (5, -5), (5, None)])
+def test_spins_of_species_are_seen(spins: tuple[Any, Any]) -> None:
+    first, second = (
+        Structure(Lattice.cubic(3.9), [Species("Mn", 2, spin=spin), "O"], [[0, 0, 0], [0.5] * 3]) for spin in spins
+    )
+    assert identify_structure(first) != identify_structure(second)
+    assert identify_structure(write_and_read(first)) == identify_structure(first)
+    with CandidateList() as candidates:
+        candidates.add([ReadItem("first", first, None), ReadItem("second", second, None)])
+        assert candidates.deduplicate() == 0
+
+
+def test_what_names_of_species_round_is_seen() -> None:
+    def build(charge: float, share: float) -> str:
+        species = [Species("Mn", charge), {"O": share, "F": 1 - share}]
+        return identify_structure(Structure(Lattice.cubic(3.9), species, [[0, 0, 0], [0.5] * 3]))
+
+    ids = [build(charge, share) for charge in (2.333, 2.334, 2.33) for share in (0.3331, 0.3332, 0.333)]
+    assert len(set(ids)) == 9
+
+
+def test_spins_and_charges_of_numpy_are_those_of_python() -> None:
+    plain, counted = make_rutile(), make_rutile()
+    plain.add_spin_by_site([5.0, -5.0, 0.0, 0.0, 0.5, 0.0])
+    counted.add_spin_by_site(np.array([5.0, -5.0, 0.0, 0.0, 0.5, 0.0]))
+    assert identify_structure(plain) == identify_structure(counted)
+    assert identify_structure(make_rutile(n=[np.int64(n) for n in range(6)])) == move(make_rutile(), n=list(range(6)))
+
+
+def test_a_layer_is_not_the_crystal_of_the_same_cell() -> None:
+    crystal = make_rutile()
+    layer = crystal.copy()
+    layer.lattice = Lattice(crystal.lattice.matrix, pbc=(True, True, False))
+    assert identify_structure(layer) != identify_structure(crystal)
+
+
+ODD_VALUES = {
+    "object": object(),
+    "set": {1, 2},
+    "complex": 1 + 2j,
+    "complex array": np.array([1, 2j]),
+    "moment": datetime(2026, 1, 2),
+    "moment of numpy": np.datetime64("2026-01-02"),
+    "bytes": b"x",
+    "function": make_rutile,
+    "class": dict,
+    "decimal": Decimal("0.1"),
+    "iterator": iter([1]),
+    "keys": {(1, 2): 3},
+    "two keys written alike": {1: 2, "1": 3},
+}
+
+
+@pytest.mark.parametrize("name", ODD_VALUES)
+def test_what_has_no_canonical_form_is_refused_with_its_place(name: str) -> None:
+    value = ODD_VALUES[name]
+    with pytest.raises(ContentError, match=r"content\['a'\]\[1\]"):
+        hash_content({"a": [0, value]})
+    with pytest.raises(ContentError, match=r"site_properties\['tag'\]\[2\]\['x'\]"):
+        identify_structure(make_rutile(tag=[0, 1, {"x": value}, 3, 4, 5]))
+    with pytest.raises(ContentError, match=r"engine 'mine'\['maker'\]\['settings'\]"):
+        PlainEngine(name="mine", maker=PlainMaker(settings=value)).engine_id  # noqa: B018
+
+
+def test_objects_are_their_dictionaries_without_the_versions_of_packages() -> None:
+    class Options(BaseModel):
+        limits: list[float]
+        cell: Any = None
+
+    first, second = Options(limits=[1, 2]), Options(limits=[1, 2.5])
+    assert hash_content([first]) == hash_content([Options(limits=[1, 2])]) != hash_content([second])
+    assert hash_content(Lattice.cubic(3)) != hash_content(Lattice.cubic(3.0000001))
+    moment = Magmom([1, 2, 3]).as_dict()
+    assert canonicalize(Magmom([1, 2, 3])) == canonicalize({key: moment[key] for key in moment if key != "@version"})
+    assert canonicalize(Options(limits=[], cell=Lattice.cubic(2)))["cell"]["matrix"][0] == [2.0, 0.0, 0.0]
+
+
+def test_arrays_are_seen_to_their_last_number() -> None:
+    """NumPy writes no more than the ends of a long array as a string."""
+    first, second = np.zeros(5000), np.zeros(5000)
+    second[2500] = 1
+    assert hash_content({"a": first}) != hash_content({"a": second})
+    assert hash_content(np.array(1.5)) == hash_content(np.float64(1.5)) == hash_content(1.5)
+    assert hash_content(np.array([True])) == hash_content([np.bool_(True)]) == hash_content([True])
+
+
+def test_numbers_that_are_none_are_values_like_others() -> None:
+    nan, infinity = float("nan"), float("inf")
+    assert canonicalize([np.float32("nan"), infinity])[1] == infinity
+    assert hash_content(nan) == hash_content(np.float64("nan"))
+    assert len({hash_content(value) for value in (nan, infinity, -infinity, None, 0.0, "NaN")}) == 6
+
+
+NUMBERS = st.one_of(st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.booleans())
+CONTENTS = st.recursive(
+    st.one_of(NUMBERS, st.none(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(CONTENTS)
+def test_plain_content_is_its_own_canonical_form(content: Any) -> None:
+    plain = canonicalize(content)
+    assert json.dumps(plain, sort_keys=True) == json.dumps(content, sort_keys=True)
+    assert hash_content(json.loads(json.dumps(content))) == hash_content(content)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(CONTENTS, CONTENTS)
+def test_only_equal_contents_have_equal_ids(first: Any, second: Any) -> None:
+    same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (hash_content(first) == hash_content(second)) is same
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_value_without_a_form_is_found_wherever_it_is(data: st.DataObject) -> None:
+    value: Any = data.draw(st.sampled_from([object(), {1}, 1j, b"", make_rutile]))
+    place = "content"
+    for step in data.draw(st.lists(st.one_of(st.integers(0, 3), st.text(min_size=1, max_size=3)), max_size=4)):
+        value = [0] * step + [value] if isinstance(step, int) else {"z": 1, step: value}
+        place = f"[{step!r}]" + place.removeprefix("content")
+        place = f"content{place}"
+    with pytest.raises(ContentError) as caught:
+        hash_content(value)
+    assert str(caught.value).startswith(f"{place} is ")
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-9, 9),
+    st.floats(-9, 9).map(lambda x: round(x, 3)),
+    st.lists(st.floats(-9, 9).map(lambda x: round(x, 3)), min_size=3, max_size=3).map(Magmom),
+    st.lists(st.floats(-9, 9), min_size=3, max_size=3),
+    st.lists(st.floats(-9, 9), min_size=3, max_size=3).map(np.array),
+    st.booleans().map(np.bool_),
+    st.dictionaries(st.sampled_from("ab"), st.lists(st.integers(0, 3)), max_size=2),
+    st.sampled_from(["up", Color.RED, Word.NO]),
+)
+
+
+def write_and_read(structure: Structure) -> Structure:
+    """As stores and files do it."""
+    text = json.dumps(jsanitize(structure.as_dict(), recursive_msonable=True))
+    return Structure.from_dict(json.loads(text))
+
+
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(["magmom", "x", "y"]), st.lists(VALUES, min_size=6, max_size=6), min_size=1))
+def test_ids_are_those_of_what_stores_give_back(site_properties: dict[str, list[Any]]) -> None:
+    structure = make_rutile(**site_properties)
+    assert identify_structure(write_and_read(structure)) == identify_structure(structure)
+    assert unpack_structure(_pack(structure)) is not structure
+    assert identify_structure(unpack_structure(_pack(structure))) == identify_structure(structure)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.lists(VALUES, min_size=6, max_size=6), st.integers(0, 5), VALUES)
+def test_one_other_value_is_another_structure(values: list[Any], place: int, value: Any) -> None:
+    first, second = make_rutile(x=values), make_rutile(x=[*values[:place], value, *values[place + 1 :]])
+    seen = [json.dumps(canonicalize(item, digits=6), sort_keys=True) for item in (values[place], value)]
+    assert (identify_structure(first) == identify_structure(second)) is (seen[0] == seen[1])
