@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.analysis.structure_matcher import SpeciesComparator, StructureMatcher
+from pymatgen.core import Composition, Structure
 
+from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 
 # stol 0.05 is about 0.12 Å; pymatgen's defaults would take a ferroelectric for its parent, which costs its place
@@ -18,11 +20,19 @@ DUPLICATE_TOLERANCES: dict[str, Any] = {
 DUPLICATE_VOLUME = 0.05  # of duplicates, relative, per atom
 
 
+class BothWaysComparator(SpeciesComparator):
+    """Species that equal each other: in pymatgen an element equals its species with spins, but not the reverse."""
+
+    def are_equal(self, sp1: Composition, sp2: Composition) -> bool:
+        """Whether the species of two sites are the same, spins and oxidation states included."""
+        return bool(sp1 == sp2 and sp2 == sp1)
+
+
 class CellMatcher:
     """StructureMatcher with the tolerances of duplicates, for cells that `reduce_cell` has made."""
 
     def __init__(self) -> None:
-        self._matcher = StructureMatcher(**DUPLICATE_TOLERANCES)
+        self._matcher = StructureMatcher(**DUPLICATE_TOLERANCES, comparator=BothWaysComparator())
 
     def match(self, first: Structure, second: Structure) -> bool:
         """Whether two primitive cells of the same formula and charge are the same crystal; up to 50 ms for 20 atoms."""
@@ -30,11 +40,19 @@ class CellMatcher:
 
 
 def is_comparable(structure: Structure) -> bool:
-    """Whether equality with another structure can be judged: no selective dynamics, one moment per site or none."""
+    """Whether equality with another structure can be judged by StructureMatcher.
+
+    That is so for finite crystals with one element on each site, no selective dynamics, and moments (and spins of
+    species) that are one number each: it knows nothing of directions.
+    """
     return (
-        structure.is_ordered
+        len(structure) > 0
+        and structure.is_ordered
+        and all(structure.lattice.pbc)
+        and bool(np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all())
         and "selective_dynamics" not in structure.site_properties
         and _list_moments(structure) is not None
+        and _read_numbers([getattr(site.specie, "spin", None) for site in structure]) is not None
     )
 
 
@@ -49,12 +67,14 @@ def reduce_cell(structure: Structure) -> Structure:
 
 def _list_moments(structure: Structure) -> list[float] | None:
     """Moment of each site, 0 where it has none; empty without moments, None where they are not one number each."""
-    moments = structure.site_properties.get("magmom", ())
-    try:
-        values = np.array([0.0 if m is None else getattr(m, "moment", m) for m in moments], dtype=float)
-    except (TypeError, ValueError):  # words, or vectors beside numbers
-        return None
-    return values.tolist() if values.ndim == 1 else None
+    return _read_numbers(structure.site_properties.get("magmom", ()))
+
+
+def _read_numbers(values: Iterable[Any]) -> list[float] | None:
+    """Finite numbers, 0 for None; None where one is anything else."""
+    plain = [canonicalize(0 if value is None else value) for value in values]
+    are_numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in plain)
+    return [float(value) for value in plain] if are_numbers else None
 
 
 def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool = True) -> dict[int, int]:

@@ -18,7 +18,7 @@ from pymatgen.core import Structure
 
 from e3relax_flows.candidates.duplicates import DUPLICATE_VOLUME, CellMatcher, is_comparable, reduce_cell
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.errors import ContentError, StoreError
 from e3relax_flows.core.ids import identify_structure
 
 TABLES = """
@@ -96,14 +96,18 @@ class CandidateList:
         self._place.cleanup()
 
     def add(self, items: Iterable[ReadItem]) -> None:
-        """Take candidates; those that are written alike are taken once, unreadable ones are noted in `errors`."""
+        """Take candidates; those written alike are taken once, unreadable ones and those without id go to `errors`."""
         for item in items:
-            if item.structure is None:
-                self.errors.append((item.id, str(item.error)))
+            if item.structure is None or len(item.structure) == 0:
+                self.errors.append((item.id, item.error or "the structure has no atoms; leave it out"))
+                continue
+            try:
+                structure_id = identify_structure(item.structure)
+            except ContentError as error:
+                self.errors.append((item.id, str(error)))
                 continue
             if item.note is not None:
                 self.notes.append((item.id, item.note))
-            structure_id = identify_structure(item.structure)
             row = (self._n, item.id, structure_id, item.structure.composition.reduced_formula)
             inserted = self._file.execute(
                 "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",

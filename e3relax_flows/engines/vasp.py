@@ -68,7 +68,7 @@ class VaspEngine(Engine):
         content = self.describe_content()
         if not self.continuations:
             content.pop("continuations")
-        return hash_content(content)
+        return hash_content(content, f"engine {self.name!r}")
 
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
         """Build the flow, and the job that continues it where it has to be."""

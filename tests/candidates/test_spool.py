@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, Species, Structure
 
 from e3relax_flows.candidates.duplicates import CellMatcher, reduce_cell
 from e3relax_flows.candidates.reading import ReadItem
@@ -126,3 +126,51 @@ def test_lists_longer_than_a_page_are_scored_and_given_whole():
         assert candidates.score(lambda id, _: -float(id) if int(id) % 2 else None) == 225
         found = [int(one.id) for one in candidates.iterate()]
     assert found == [*range(449, 0, -2), *range(0, 450, 2)]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_crystal_with_moments_is_not_the_one_without(swap):
+    plain = Structure(Lattice.cubic(4.1), ["Mn", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    up, down, still = (plain.copy(site_properties={"magmom": moments}) for moments in ([4, 0.5], [-4, -0.5], [0, None]))
+    ions = plain.copy()
+    ions.add_oxidation_state_by_site([2, -2])
+    named = {"plain": plain, "up": up, "down": down, "ions": ions}
+    with CandidateList() as candidates:
+        candidates.add(ReadItem(name, named[name], None) for name in sorted(named, reverse=swap))
+        candidates.add([ReadItem("still", still, None)])
+        assert candidates.deduplicate() == 1
+        assert list(candidates.iterate_duplicates()) == [("still", "plain", "structure")]
+
+
+def test_what_cannot_be_compared_is_kept_and_costs_the_others_nothing():
+    def build(length=4.1, pbc=(True, True, True), **more):
+        lattice = Lattice(np.eye(3) * length, pbc=pbc)
+        return Structure(lattice, ["Mn", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]], **more)
+
+    broken = build()
+    broken[0].frac_coords = [np.nan, 0, 0]
+    kept = {
+        "broken": broken,
+        "layer": build(pbc=(True, True, False)),
+        "plain": build(),
+        "words": build(site_properties={"magmom": ["4.0", "0.0"]}),
+        "vectors": build(site_properties={"magmom": [[4.0, 0, 0], [0, 0, 0]]}),
+        "other vectors": build(site_properties={"magmom": np.array([[0, 4.0, 0], [0, 0, 0]])}),
+        "no number": build(site_properties={"magmom": [np.nan, 0]}),
+        "number": build(site_properties={"magmom": [np.array(4.0), None]}),
+        "spin": Structure(Lattice.cubic(4.1), [Species("Mn", 2, np.array([5, 0])), "Cl"], [[0, 0, 0], [0.5] * 3]),
+    }  # fmt: skip
+    shifted = build(site_properties={"magmom": [4.0, 0.0]})
+    shifted.translate_sites([0, 1], [0.1, 0.2, 0.3])
+    with CandidateList() as candidates:
+        candidates.add(ReadItem(name, structure, None) for name, structure in kept.items())
+        candidates.add(
+            [ReadItem("shifted", shifted, None), ReadItem("odd", build(site_properties={"x": [{1}, 2]}), None)]
+        )
+        candidates.add([ReadItem("empty", Structure(Lattice.cubic(3), [], []), None)])
+        assert candidates.deduplicate() == 1
+        assert list(candidates.iterate_duplicates()) == [("shifted", "number", "structure")]
+        assert [one.id for one in candidates.iterate()] == list(kept)
+        (odd, message), (empty, no_atoms) = candidates.errors
+    assert (odd, empty, no_atoms) == ("odd", "empty", "the structure has no atoms; leave it out")
+    assert message.startswith("site_properties['x'][0] is set {1}, which has no canonical form")

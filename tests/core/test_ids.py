@@ -21,14 +21,12 @@ from pydantic import BaseModel
 from pymatgen.core import Lattice, Species, Structure
 from pymatgen.electronic_structure.core import Magmom
 
+from e3relax_flows.candidates.reading import ReadItem, read_structures
+from e3relax_flows.candidates.spool import CandidateList, _pack, unpack_structure
 from e3relax_flows.core.errors import ContentError
 from e3relax_flows.core.ids import canonicalize, hash_content, identify_structure
-from e3relax_flows.candidates.spool import CandidateList, _pack, unpack_structure
-from e3relax_flows.candidates.reading import ReadItem, read_structures
-from e3relax_flows.pairs.units import TaskEntry, TaskUnit
-from e3relax_flows.screening.register import _identify
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.pairs.units import TaskEntry, TaskUnit
 from e3relax_flows.schemas.campaigns import CampaignConfig, identify_campaign
 from e3relax_flows.schemas.datasets import identify_dataset, identify_holdout
 from e3relax_flows.schemas.models import GateLimits, identify_evaluation, identify_gate
@@ -36,6 +34,8 @@ from e3relax_flows.schemas.outcomes import StartKind, identify_outcome
 from e3relax_flows.schemas.pairs import Freedom, PairDoc, PairStart, identify_pair
 from e3relax_flows.schemas.predictions import Constraints, GuardLimits, PredictOptions, identify_prediction
 from e3relax_flows.schemas.retraining import RetrainConfig, identify_run
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.register import _identify
 
 FIELD = Path(__file__).parents[1] / "field"
 # ids that stores hold; whoever changes one makes all that is stored under it strange to this release
