@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobflow import CURRENT_JOB, Maker, job
-from pymatgen.core import Structure
+from pymatgen.core import IStructure, Structure
 
-from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.core.errors import ConfigError, ContentError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.store import find_predictions, open_stores, save_predictions
@@ -23,6 +24,7 @@ from e3relax_flows.schemas.predictions import (
     PredictOptions,
     PrerelaxDoc,
     PrerelaxOutput,
+    Reason,
     Verdict,
     identify_prediction,
 )
@@ -136,7 +138,9 @@ def predict_stored(
     model = settings.MODEL if model == DEFAULT_MODEL else model
     device = settings.DEVICE if device == DEFAULT_DEVICE else device
     folder = resolve_model(model, settings)
-    structure_ids = [_identify(structure) for structure in structures]
+    structures = [_thaw(structure) for structure in structures]
+    identities = [_identify(structure) for structure in structures]
+    structure_ids = [identity if isinstance(identity, str) else None for identity in identities]
     prediction_ids = [
         identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
         for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
@@ -144,9 +148,12 @@ def predict_stored(
     # the first of those with the same id stands for all
     unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
     with open_stores(settings) as stores:
-        found = find_predictions(stores.predictions, unique)
-        todo = sorted(index for key, index in unique.items() if key not in found)
+        found = find_predictions(stores.predictions, [key for key, index in unique.items() if structure_ids[index]])
         made: dict[str, PredictionDoc] = {}
+        for key, identity, name in zip(prediction_ids, identities, ids, strict=True):
+            if isinstance(identity, ContentError):
+                made[key] = _add_context(_refuse(identity, name, folder.model_id), key, None, options, device)
+        todo = sorted(index for key, index in unique.items() if key not in found and key not in made)
         if todo:
             from e3relax_flows.predict.predictor import Predictor
 
@@ -167,17 +174,37 @@ def predict_stored(
     return documents, sum(key in found for key in prediction_ids)
 
 
-def _identify(structure: Any) -> str | None:
-    return identify_structure(structure) if isinstance(structure, Structure) else None
+def _thaw(item: Any) -> Any:
+    """The Structure of an IStructure; whatever else there is stays."""
+    if not isinstance(item, IStructure) or isinstance(item, Structure):
+        return item
+    return Structure.from_sites(item.sites, charge=item._charge, properties=item.properties)
+
+
+def _identify(structure: Any) -> str | ContentError | None:
+    """Id of a structure, or why it has none; None for what is no structure."""
+    if not isinstance(structure, Structure):
+        return None
+    try:
+        return identify_structure(structure)
+    except ContentError as error:
+        return error
+
+
+def _refuse(error: ContentError, name: str | None, model_id: str) -> Prediction:
+    """In place of the prediction of a structure without an id, which could not be found again."""
+    message = f"{name or 'structure'}: {error}"
+    return Prediction(
+        id=name, verdict=Verdict.ERROR, reasons=[Reason.NOT_A_STRUCTURE], message=message, model_id=model_id
+    )
 
 
 def _hand_to(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
     """The document with what ids leave out as it was asked for: name, properties and periodic images."""
     update: dict[str, Any] = {"id": name}
     if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:
-        update["initial"] = asked
-        if document.structure.properties != asked.properties:
-            update["structure"] = document.structure.copy(properties=asked.properties)
+        update["initial"], update["structure"] = asked, document.structure.copy()
+        update["structure"].properties = copy.deepcopy(asked.properties)
     return document.model_copy(update=update)
 
 

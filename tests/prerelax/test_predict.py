@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from jobflow import Flow, JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
-from pymatgen.core import Lattice, Molecule, Structure
+from pymatgen.core import IStructure, Lattice, Molecule, Structure
+from pymatgen.electronic_structure.core import Magmom
 
 from e3relax_flows.core.errors import ConfigError, ModelError, StructureError
 from e3relax_flows.core.ids import identify_structure
@@ -110,6 +112,57 @@ def test_a_prediction_found_again_has_the_properties_that_were_asked_for(
     assert document.structure.properties == {"tag": "second"}
     (stored,) = read_predictions(settings)
     assert stored.structure.properties == {"tag": "first"}
+
+
+def test_properties_that_hold_arrays_are_handed_on(settings: E3RelaxSettings, predictor: TablePredictor) -> None:
+    """Arrays are neither equal nor different; none of the first structure's properties come back with the second."""
+    first, second, third = (make_fcc("Cu") for _ in range(3))
+    first.properties = {"stress": np.eye(3), "nested": {"virial": [np.zeros(6)]}, "extra": 1}
+    second.properties = {"stress": np.zeros((3, 3))}
+    job = PrerelaxMaker().make_chunk([first, second, third], ["a", "b", "c"])
+    chunk = MontyDecoder().process_decoded(run_job(job))
+    predictions = [prediction.structure.properties for prediction in chunk.predictions]
+    assert [prediction.verdict for prediction in chunk.predictions] == ["accept"] * 3
+    assert np.array_equal(predictions[0]["stress"], np.eye(3))
+    assert (predictions[1].keys(), np.abs(predictions[1]["stress"]).max(), predictions[2]) == ({"stress"}, 0, {})
+    documents, n_reused = predict_stored([second], ["d"], "default", "auto", OPTIONS)
+    assert (n_reused, predictor.n_predicted, documents[0].structure.properties.keys()) == (1, 1, {"stress"})
+    assert read_predictions(settings)[0].structure.properties["extra"] == 1
+
+
+def test_moments_of_one_structure_are_not_handed_to_another(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    directions = ([0, 0, 4], [4, 0, 0], [0, 4, 0], [0, 0, -4])
+    structures = [make_fcc("Cu").copy(site_properties={"magmom": [Magmom(moment)]}) for moment in directions]
+    predict_stored(structures[:2], ["a", "b"], "default", "auto", OPTIONS)
+    documents, n_reused = predict_stored(structures, list("abcd"), "default", "auto", OPTIONS)
+    assert (n_reused, predictor.n_predicted, len(read_predictions(settings))) == (2, 4, 4)
+    found = [document.structure[0].properties["magmom"].moment.tolist() for document in documents]
+    assert found == [list(map(float, moment)) for moment in directions]
+
+
+def test_a_structure_without_an_id_costs_the_others_nothing(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    odd = make_fcc("Ag").copy(site_properties={"tag": [{1, 2}]})
+    documents, _ = predict_stored([odd, make_fcc("Cu"), odd], ["a", "b", None], "default", "auto", OPTIONS)
+    assert [document.verdict for document in documents] == ["error", "accept", "error"]
+    assert documents[0].reasons == ["not_a_structure"]
+    assert str(documents[0].message).startswith("a: site_properties['tag'][0] is set {1, 2}")
+    assert len({document.prediction_id for document in documents}) == 3
+    assert (predictor.n_predicted, len(read_predictions(settings))) == (1, 1)
+
+
+def test_immutable_structures_have_the_ids_of_mutable_ones(
+    settings: E3RelaxSettings, predictor: TablePredictor
+) -> None:
+    copper, silver = (IStructure.from_sites(make_fcc(element).sites) for element in ("Cu", "Ag"))
+    for structure in (copper, silver):
+        (document,), _ = predict_stored([structure], ["a"], "default", "auto", OPTIONS)
+        assert document.verdict == "accept"
+        assert document.structure_id == identify_structure(structure) == identify_structure(document.initial)
+    assert (predictor.n_predicted, len(read_predictions(settings))) == (2, 2)
 
 
 @pytest.mark.usefixtures("predictor")
