@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
+from e3relax_flows.core.ids import identify_structure
 from e3relax_flows.pairs.chains import Segment, TaskRun, is_same, join_results, link_runs
 from e3relax_flows.pairs.making import LeftOutError, Origin, Relaxation, check_structures, make_pair
 from e3relax_flows.pairs.units import TaskEntry, TaskUnit
@@ -192,8 +193,9 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
         if _is_at(prediction.initial, began):
             return _Start(_take(prediction.initial), PairStart.RAW, prediction=prediction)
     found = [prediction for prediction in predictions.alike if _is_at(prediction.structure, began)]
-    if len({prediction.structure_id for prediction in found}) > 1:
-        _refuse(f"it began at what was predicted for {len(found)} different initial structures")
+    starts = {_identify_start(prediction) for prediction in found}
+    if len(starts) > 1:
+        _refuse(f"it began at what was predicted for {len(starts)} different initial structures")
     if found:
         return _Start(_take(found[0].initial), PairStart.PREDICTED, found[0].structure, found[0])
     if predictions.missing and not held_back:
@@ -206,6 +208,17 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
     if unreadable is not None:
         _refuse(f"an earlier relaxation of its flow, {unreadable.name!r}, gives no structures to begin with")
     return _Start(began, held_back or PairStart.RAW)
+
+
+def _identify_start(prediction: PredictionDoc) -> str | None:
+    """Id of what a pair takes of an initial structure, which is all but its moments and charges."""
+    initial = prediction.initial
+    if initial is None or not initial.is_ordered:
+        return prediction.structure_id
+    held = initial.site_properties.get("selective_dynamics")
+    kept = {"selective_dynamics": held} if held is not None else None
+    symbols = [site.specie.symbol for site in initial]
+    return identify_structure(Structure(initial.lattice, symbols, initial.frac_coords, site_properties=kept))
 
 
 def _is_at(structure: Structure | None, began: Structure) -> bool:

@@ -40,6 +40,20 @@ def test_the_same_prediction_for_two_structures_leaves_the_start_unknown(bench):
     assert "2 different initial structures" in bench.list_records()["v-1"].message
 
 
+def test_moments_alone_make_no_other_start(bench):
+    """The network does not see them, so that the same is predicted for all orders of a crystal."""
+    orders = [RAW.copy(site_properties={"magmom": moments}) for moments in ([1.0, -1.0], [[1.0, 0, 0], [0, 1.0, 0]])]
+    bench.predictions.update([dump_document(predict(order)) for order in orders])
+    bench.add(vasp_output(PREDICTED, RELAXED), "v-1")
+    assert bench.build() == {"new": 1}
+    (pair,) = bench.list_pairs()
+    assert (a_of(pair.initial), pair.start_kind) == (pytest.approx(5.9), "predicted")
+    held = RAW.copy(site_properties={"selective_dynamics": [[True] * 3, [False] * 3]})
+    bench.predictions.update([dump_document(predict(held))])
+    bench.add(vasp_output(PREDICTED, RELAXED), "v-2")
+    assert bench.build()["start_unknown"] == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "start", "begins"),
     [("predicted", "predicted", PREDICTED), ("control", "control", RAW), ("initial", "raw", RAW)],
