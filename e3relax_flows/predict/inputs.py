@@ -42,6 +42,7 @@ def check_structure(item: Any) -> Structure:
     if not (np.isfinite(lattice).all() and np.isfinite(fractions).all()):
         where = "the lattice" if not np.isfinite(lattice).all() else _name_site(structure, _first_not_finite(fractions))
         raise StructureError(Reason.NOT_FINITE, f"{where} has numbers that are not finite; write it again")
+    _check_moments(structure)
     volume = abs(float(np.linalg.det(lattice)))
     if volume < MIN_VOLUME_PER_ATOM * len(structure):
         raise StructureError(
@@ -139,6 +140,16 @@ def _check_species(structure: Structure) -> None:
             )
 
 
+def _check_moments(structure: Structure) -> None:
+    for index, site in enumerate(structure):
+        if (moment := site.properties.get("magmom")) is not None and not _is_moment(moment):
+            raise StructureError(
+                Reason.NOT_FINITE,
+                f"{_name_site(structure, index)} has the magnetic moment {moment!r}; give one number or three, in μB, "
+                "or remove them with structure.remove_site_property('magmom')",
+            )
+
+
 def _is_element(specie: Any) -> bool:
     return isinstance(specie, Element | Species) and not isinstance(specie, DummySpecies)
 
@@ -151,11 +162,26 @@ def _name_site(structure: Structure, index: int) -> str:
     return f"site {index} ({structure[index].species_string})"
 
 
+def _read_moment(moment: Any) -> NDArray[np.float64]:
+    """A moment [1] or [3]; of a Magmom in the global frame."""
+    return np.atleast_1d(np.asarray(getattr(moment, "global_moment", moment), dtype=float))
+
+
+def _is_moment(moment: Any) -> bool:
+    if np.iscomplexobj(moment):  # NumPy would drop the imaginary part
+        return False
+    try:
+        values = _read_moment(moment)
+    except (TypeError, ValueError):  # words, or lists of lists of unequal length
+        return False
+    return values.shape in ((1,), (3,)) and bool(np.isfinite(values).all())
+
+
 def _group_moments(moments: list[Any]) -> list[tuple[int, ...]]:
     """Groups of magnetic moments that differ by less than 0.1 μB from the next; scalars, vectors or nothing."""
     if all(moment is None for moment in moments):
         return [()] * len(moments)
-    values = [np.atleast_1d(np.asarray(getattr(m, "moment", 0.0 if m is None else m), dtype=float)) for m in moments]
+    values = [_read_moment(0.0 if moment is None else moment) for moment in moments]
     width = max(len(value) for value in values)
     table = np.array([np.pad(value, (width - len(value), 0)) for value in values])
     groups = np.zeros(table.shape, dtype=int)

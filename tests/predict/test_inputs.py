@@ -6,10 +6,11 @@ from ase import Atoms
 from crystals import build_prototypes
 from fake_networks import Identity
 from pymatgen.core import DummySpecies, IStructure, Lattice, Molecule, Structure
+from pymatgen.electronic_structure.core import Magmom
 
 from e3relax_flows import Predictor
 from e3relax_flows.core.errors import StructureError
-from e3relax_flows.predict.inputs import check_structure, read_numbers, rebuild_structure
+from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry
 from e3relax_flows.schemas.predictions import Reason, Verdict
 
@@ -48,6 +49,15 @@ BAD = {
     "a tiny cell": (Structure(Lattice.cubic(0.4), ["Na"], TWO[:1]), Reason.ZERO_VOLUME, "lattice is in Å"),
     "coordinates that are not finite": (
         Structure(CUBE, ["Na", "Cl"], [[0, 0, 0], [0.5, np.inf, 0]]), Reason.NOT_FINITE, "site 1 (Cl)",
+    ),
+    "a moment that is none": (
+        Structure(CUBE, ["Fe", "Fe"], TWO, site_properties={"magmom": [1, np.nan]}), Reason.NOT_FINITE, "site 1 (Fe)",
+    ),
+    "a moment in words": (
+        Structure(CUBE, ["Fe", "Fe"], TWO, site_properties={"magmom": ["up", 1]}), Reason.NOT_FINITE, "moment 'up'",
+    ),
+    "two components": (
+        Structure(CUBE, ["Fe", "Fe"], TWO, site_properties={"magmom": [[1, 2], [1, 2]]}), Reason.NOT_FINITE, "[1, 2]",
     ),
     "a lattice that is not finite": (break_lattice(), Reason.NOT_FINITE, "the lattice"),
 }  # fmt: skip
@@ -104,6 +114,18 @@ def test_immutable_structures_become_mutable_ones():
     assert type(thawed) is Structure
     assert (thawed.labels, thawed.site_properties, thawed.properties) == (["a", "b"], {"magmom": [1, 2]}, {"n": 1})
     assert Predictor(Identity(), "m-1", {}, "cpu").predict([frozen])[0].verdict == Verdict.ACCEPT
+
+
+def test_moments_are_compared_in_one_frame():
+    """A moment written along another axis is the same one; in another direction it is another."""
+    upright, turned = Magmom([0, 0, 2]), Magmom.from_global_moment_and_saxis([0, 0, 2], (1, 0, 0))
+    assert not np.allclose(turned.moment, upright.moment)
+    free = np.ones((2, 3), dtype=bool)
+    cells = [
+        Structure(CUBE, ["Fe", "Fe"], TWO, site_properties={"magmom": [upright, moment]})
+        for moment in (turned, Magmom([2, 0, 0]), 2.0, [0, 0, 2.0])
+    ]
+    assert [len(set(read_types(check_structure(cell), free).tolist())) for cell in cells] == [1, 2, 1, 1]
 
 
 def test_rebuilding_changes_geometry_only():
