@@ -26,7 +26,6 @@ from e3relax_flows.candidates.spool import CandidateList, _pack, unpack_structur
 from e3relax_flows.core.errors import ContentError
 from e3relax_flows.core.ids import canonicalize, hash_content, identify_structure
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.pairs.units import TaskEntry, TaskUnit
 from e3relax_flows.schemas.campaigns import CampaignConfig, identify_campaign
 from e3relax_flows.schemas.datasets import identify_dataset, identify_holdout
 from e3relax_flows.schemas.models import GateLimits, identify_evaluation, identify_gate
@@ -78,7 +77,6 @@ OTHERS = {
     "run": "5c16be609fadcd1c",
     "evaluation": "6691f6bc34a3d081",
     "gate": "3bd36133f887ec75",
-    "calculations": "e2484a1c2252b102",
     "screen": "08476e79567d2019",
     "campaign": "9ca2209b12feba28",
 }
@@ -185,14 +183,6 @@ def make_pair() -> PairDoc:
     )  # fmt: skip
 
 
-def make_unit() -> TaskUnit:
-    entry = TaskEntry(
-        uuid="u-1", index=2, completed_at="2026-01-02T03:04:05", name="relax 1", hosts=("h",), formula="MnO2",
-        n_sites=6, prediction_id=None, start_kind=None, candidate=None, made=None,
-    )  # fmt: skip
-    return TaskUnit((entry,))
-
-
 def identify_screen() -> str:
     maker = ScreenMaker(engine=PlainEngine(name="plain", maker=PlainMaker()), control=0.25, seed=3)
     structures = {name: structure for name, structure in make_structures().items() if name != "not numbers"}
@@ -234,7 +224,6 @@ def identify_things() -> dict[str, str]:
         "run": identify_run("d-1", None, {"epochs": 3, "lr": 1e-4, "noise": [0.1, 0.2]}, 7),
         "evaluation": identify_evaluation("m-1", "h-1", PredictOptions()),
         "gate": identify_gate(["e-1", "e-2"], GateLimits()),
-        "calculations": make_unit().fingerprint,
         "screen": identify_screen(),
         "campaign": identify_own_campaign(),
     }
