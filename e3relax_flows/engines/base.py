@@ -146,6 +146,7 @@ def _strip_volatile(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_strip_volatile(value) for value in content]
     if isinstance(content, set | frozenset):
-        return sorted(map(str, content))
-    # a function written as text would hold its address in memory
-    return f"{content.__module__}:{content.__qualname__}" if inspect.isroutine(content) else content
+        return sorted(map(_strip_volatile, content), key=str)
+    # a function written as text would hold its address in memory; lambdas and inner functions have no name of their own
+    is_named = inspect.isroutine(content) and "<" not in content.__qualname__
+    return f"{content.__module__}:{content.__qualname__}" if is_named else content

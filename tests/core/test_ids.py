@@ -324,12 +324,16 @@ ODD_VALUES = {
     "moment of numpy": np.datetime64("2026-01-02"),
     "bytes": b"x",
     "function": make_rutile,
+    "function without a name": lambda: 1,
+    "set of objects": {object()},
     "class": dict,
     "decimal": Decimal("0.1"),
     "iterator": iter([1]),
     "keys": {(1, 2): 3},
     "two keys written alike": {1: 2, "1": 3},
 }
+
+ENGINES_NAME = {"set", "function"}  # what engines have a form for
 
 
 @pytest.mark.parametrize("name", ODD_VALUES)
@@ -339,8 +343,9 @@ def test_what_has_no_canonical_form_is_refused_with_its_place(name: str) -> None
         hash_content({"a": [0, value]})
     with pytest.raises(ContentError, match=r"site_properties\['tag'\]\[2\]\['x'\]"):
         identify_structure(make_rutile(tag=[0, 1, {"x": value}, 3, 4, 5]))
-    with pytest.raises(ContentError, match=r"engine 'mine'\['maker'\]\['settings'\]"):
-        PlainEngine(name="mine", maker=PlainMaker(settings=value)).engine_id  # noqa: B018
+    if name not in ENGINES_NAME:
+        with pytest.raises(ContentError, match=r"engine 'mine'\['maker'\]\['settings'\]"):
+            PlainEngine(name="mine", maker=PlainMaker(settings=value)).engine_id  # noqa: B018
 
 
 def test_objects_are_their_dictionaries_without_the_versions_of_packages() -> None:
