@@ -11,16 +11,18 @@ import typer
 
 from e3relax_flows.cli.console import make_progress, out
 from e3relax_flows.cli.options import JsonOption
+from e3relax_flows.cli.pair_check import check_pairs
 from e3relax_flows.cli.pair_files import export_pairs, import_pairs
 from e3relax_flows.cli.pairs import build_pairs, show_pairs
 from e3relax_flows.core.errors import ConfigError
 
-data_app = typer.Typer(help="Pairs to train on: build, import, export, show, freeze, shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Pairs to train on: build, import, export, show, check, freeze.", no_args_is_help=True)
 
 data_app.command("build")(build_pairs)
 data_app.command("import")(import_pairs)
 data_app.command("export")(export_pairs)
 data_app.command("show")(show_pairs)
+data_app.command("check")(check_pairs)
 
 
 @data_app.command("shards")

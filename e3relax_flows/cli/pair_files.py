@@ -122,7 +122,7 @@ def _read_path(path: Path, stated: Stated, index: PredictionIndex, source: str |
     if not path.is_dir():
         yield from _read_file(path, stated, index, source)
         return
-    runs = list(_read_folders(path, stated))
+    runs = list(read_runs(path, stated))
     for built in import_folders(path, runs, index, source):
         yield from built
     inside = {run.folder for run in runs}
@@ -151,7 +151,7 @@ def _read_file(path: Path, stated: Stated, index: PredictionIndex, source: str |
     yield import_pair(item, index, source)
 
 
-def _read_folders(root: Path, stated: Stated) -> Iterator[FolderRun]:
+def read_runs(root: Path, stated: Stated) -> Iterator[FolderRun]:
     """VASP runs below a folder, one after another."""
     from e3relax_flows.core.errors import EngineError
     from e3relax_flows.engines.vasp_folders import find_vasp_folders, read_vasp_folder

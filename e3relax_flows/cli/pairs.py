@@ -25,20 +25,21 @@ JOBFLOW, NO_TASKS = "jobflow", "none"
 KINDS = ("new", "replaced", "unchanged")
 SHORT_ID = 4  # digits of an id that is cut
 
+TasksOption = Annotated[
+    str,
+    typer.Option(
+        help="Job store to read: jobflow's, none, or a YAML file that describes a maggma store of jobs or of "
+        "emmet's task documents.",
+        metavar="jobflow|none|FILE",
+    ),
+]
 SourceOption = Annotated[str | None, typer.Option("--source", help="What the source of the pairs is called.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Count what would be built, and write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 
 def build_pairs(
-    tasks: Annotated[
-        str,
-        typer.Option(
-            help="Job store to read: jobflow's, none, or a YAML file that describes a maggma store of jobs or of "
-            "emmet's task documents.",
-            metavar="jobflow|none|FILE",
-        ),
-    ] = JOBFLOW,
+    tasks: TasksOption = JOBFLOW,
     source: SourceOption = None,
     rebuild: Annotated[bool, typer.Option(help="Look again at what was built before.")] = False,
     dry_run: DryOption = False,
@@ -54,7 +55,7 @@ def build_pairs(
     from e3relax_flows.pairs.store import CURRENT, open_pair_stores
 
     settings = load_settings()
-    with open_stores(settings) as stores, open_pair_stores(settings) as targets, _open_tasks(tasks, settings) as jobs:
+    with open_stores(settings) as stores, open_pair_stores(settings) as targets, open_tasks(tasks, settings) as jobs:
         builder = PairBuilder(
             targets.pairs,
             targets.records,
@@ -105,7 +106,7 @@ def report_left_out(counts: Counter[str]) -> str:
 
 
 @contextmanager
-def _open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
+def open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
     """The job store that `--tasks` means."""
     from e3relax_flows.stores.opening import build_store, open_job_store
 

@@ -10,7 +10,14 @@ from maggma.core import Builder, Store
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
 from e3relax_flows.pairs.prediction_index import PredictionIndex
-from e3relax_flows.pairs.sources import BuiltBefore, OutcomeDocuments, TaskSource, iter_outcomes, list_covered
+from e3relax_flows.pairs.sources import (
+    BuiltBefore,
+    LabelSource,
+    OutcomeDocuments,
+    TaskSource,
+    iter_outcomes,
+    list_covered,
+)
 from e3relax_flows.pairs.store import PairStores, PairWriter, find_records
 from e3relax_flows.pairs.tasks import BuiltPair, TaskDocuments, TaskReader, build_task_pairs, record_failure
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut
@@ -100,11 +107,13 @@ class PairBuilder(Builder):
         before = BuiltBefore(self.records, index.count, ignore=self.rebuild)
         self._before = before
         covered: set[str] = set()
+        jobs = (self.tasks, self.reader) if self.tasks is not None and self.reader is not None else None
         if self.outcomes is not None:
             covered = list_covered(self.outcomes)
-            yield from iter_outcomes(self.outcomes, index, before, self.source)
-        if self.tasks is not None and self.reader is not None:
-            yield from TaskSource(self.tasks, self.reader, index, covered).iterate(before, self.source)
+            labels = LabelSource(*jobs) if jobs is not None else None
+            yield from iter_outcomes(self.outcomes, index, before, self.source, labels=labels)
+        if jobs is not None:
+            yield from TaskSource(*jobs, index, covered).iterate(before, self.source)
 
     def process_item(self, item: Item) -> BuiltItem:
         """Make the pairs of an outcome or of a flow; no store is used."""

@@ -11,6 +11,7 @@ from maggma.core import Store
 from maggma.utils import grouper
 from pydantic import ValidationError
 
+from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.ledger.store import find_outcomes
 from e3relax_flows.pairs.making import SCREEN_SOURCE
@@ -88,14 +89,19 @@ def iter_outcomes(
     before: BuiltBefore,
     source: str | None,
     ids: Collection[str] | None = None,
+    labels: LabelSource | None = None,
 ) -> Iterator[OutcomeDocuments]:
-    """Outcomes, all or those of `ids`, that were not built before, with their predictions."""
+    """Outcomes, all or those of `ids`, that were not built before, with their predictions.
+
+    Those that an older release recorded get the labels that `labels` reads of their jobs today.
+    """
     criteria = {} if ids is None else {"outcome_id": {"$in": list(ids)}}
     fields = ["outcome_id", "last_updated", "state"]
     listed = {raw["outcome_id"]: _stamp(raw) for raw in outcomes.query(criteria, fields)}
     for chunk in grouper(listed, JOBS_PER_CHUNK):
         done = before.find({id: (listed[id], [id]) for id in chunk})
         found = find_outcomes(outcomes, [id for id in chunk if id not in done])
+        found = labels.relabel(found) if labels is not None else found
         loaded = predictions.load({doc.prediction_id for doc in found.values()})
         for id, doc in found.items():
             yield OutcomeDocuments(doc, loaded.get(doc.prediction_id), source or SCREEN_SOURCE, listed[id])
@@ -104,6 +110,58 @@ def iter_outcomes(
 def list_covered(outcomes: Store) -> set[str]:
     """Uuids of the jobs of which outcomes tell."""
     return {uuid for raw in outcomes.query({}, ["job_uuids"]) for uuid in raw.get("job_uuids") or []}
+
+
+class LabelSource:
+    """The job store, where the labels of outcomes come from that an older release has recorded.
+
+    Parameters
+    ----------
+    store
+        Of jobs, connected.
+    reader
+        Reads one document.
+    """
+
+    def __init__(self, store: Store, reader: TaskReader) -> None:
+        self._store = store
+        self._reader = reader
+        self._form = find_form(store)
+
+    def relabel(self, outcomes: Mapping[str, OutcomeDoc]) -> dict[str, OutcomeDoc]:
+        """Outcomes with functional, conditions and convergence as they are read today, where their jobs are there."""
+        stale = [doc for doc in outcomes.values() if _is_stale(doc)]
+        uuids = [uuid for doc in stale for uuid in doc.job_uuids]
+        if not uuids or self._form.is_flat:
+            return dict(outcomes)
+        documents: dict[str, Any] = {}
+        for raw in self._store.query({"uuid": {"$in": uuids}}, self._form.name_fields(self._reader.fields)):
+            kept = documents.get(raw["uuid"])
+            if kept is None or int(raw.get("index") or 1) > int(kept.get("index") or 1):
+                documents[raw["uuid"]] = raw
+        changed = {doc.outcome_id: self._relabel(doc, documents) for doc in stale}
+        return {id: changed.get(id, doc) for id, doc in outcomes.items()}
+
+    def _relabel(self, outcome: OutcomeDoc, documents: Mapping[str, Any]) -> OutcomeDoc:
+        read = []
+        for uuid in outcome.job_uuids:
+            try:
+                found = self._reader.read(self._form.get_output(documents.get(uuid, {})) or {})
+            except EngineError:  # what cannot be read says nothing else than the outcome
+                continue
+            read += [found] if found is not None else []
+        if outcome.result is None or not read or read[-1].code != outcome.result.code:
+            return outcome
+        last = read[-1]
+        update = {name: getattr(last, name) for name in ("functional", "unnamed", "conditions", "free")}
+        update |= {"functionals": [result.functional for result in read if result.functional]}
+        update |= {"converged": outcome.result.converged and last.converged}
+        return outcome.model_copy(update={"result": outcome.result.model_copy(update=update)})
+
+
+def _is_stale(outcome: OutcomeDoc) -> bool:
+    """Whether it was recorded by a release that did not look at the conditions of a run."""
+    return outcome.result is not None and "conditions" not in outcome.result.model_fields_set
 
 
 class TaskSource:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from maggma.core import Store
+from maggma.utils import grouper
 from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
@@ -16,6 +17,7 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc
 from e3relax_flows.stores.opening import (
+    IDS_PER_QUERY,
     build_store,
     connect_store,
     describe_store,
@@ -76,6 +78,13 @@ def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
 def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:
     """Write pairs in place of those of the same ids: one is superseded, or another's again."""
     _update(store, [dump_document(doc) for doc in docs])
+
+
+def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
+    """Mark pairs, as they are kept, as superseded: each by the pair, or the `left_out:REASON`, that `heirs` names."""
+    for ids in grouper(list(heirs), IDS_PER_QUERY):
+        raws = [{**raw, "superseded_by": heirs[raw["pair_id"]]} for raw in store.query({"pair_id": {"$in": ids}})]
+        _update(store, [{key: value for key, value in raw.items() if key != "_id"} for raw in raws])
 
 
 def save_records(store: Store, docs: Sequence[BuildRecord]) -> None:

@@ -142,6 +142,7 @@ class LeftOut(StrEnum):
     SITES_DIFFER = "sites_differ"
     FUNCTIONALS_DIFFER = "functionals_differ"
     CONDITIONS = "conditions"
+    RELABELLED = "relabelled"
     DISORDERED = "disordered"
     CONSTRAINT = "constraint"
     UNREADABLE = "unreadable"

@@ -32,6 +32,7 @@ from e3relax_flows.pairs.store import (
 )
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.pairs import LeftOut
+from e3relax_flows.stores.opening import dump_document
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 RELAXED = build_salt(MINIMUM)
@@ -260,3 +261,24 @@ def check_replaced(stores: PairStores) -> None:
     assert (old.origin_id, old.superseded_by) == ("v-000", current["v-000"].pair_id)
     assert current["v-000"].relaxed.volume == pytest.approx(build_salt(5.6).volume)
     assert old.last_updated.tzinfo is not None
+
+
+def test_an_outcome_of_an_older_release_gets_its_label_from_its_jobs(settings, tasks, make_prediction, make_outcome):
+    """Its document does not know of pressure and fields; those of its jobs do."""
+    prediction, outcome = make_prediction(), make_outcome().model_copy(update={"job_uuids": ["v-1"]})
+    control = make_outcome(kind=StartKind.CONTROL).model_copy(update={"job_uuids": ["v-2"]})
+    for uuid, incar in (("v-1", {"PSTRESS": 500}), ("v-2", {"EFIELD": 0.1})):
+        output = vasp_output(build_salt(), build_salt(5.62), input__incar={"ISIF": 3} | incar)
+        tasks.update([job_document(output, uuid)], key=["uuid", "index"])
+    with open_stores(settings) as stores, open_pair_stores(settings) as targets:
+        save_predictions(stores.predictions, [prediction])
+        for doc in (outcome, control):
+            raw = dump_document(doc)
+            raw["result"] |= {"code": "VASP", "is_dft": True, "functional": "PBE"}
+            for name in ("conditions", "unnamed"):
+                del raw["result"][name]
+            stores.outcomes.update([raw])
+        more = {"predictions": stores.predictions, "outcomes": stores.outcomes}
+        counts = run(PairBuilder(targets.pairs, targets.records, tasks, TaskReader(), **more))
+        assert counts == {"new": 1, "conditions": 1}
+        assert [pair.functional for pair in iter_pairs(targets.pairs)] == ["PBE at 50 GPa"]

@@ -1,0 +1,261 @@
+"""Find pairs of a store that would not be made today, say why, and move them to what was left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from maggma.core import Store
+from pymatgen.core import Structure
+
+from e3relax_flows.core.finite import find_not_finite
+from e3relax_flows.core.ids import hash_content
+from e3relax_flows.pairs.files import FilePair
+from e3relax_flows.pairs.store import (
+    CURRENT,
+    PairStores,
+    find_pairs,
+    find_records,
+    replace_pairs,
+    save_pairs,
+    save_records,
+    supersede_pairs,
+)
+from e3relax_flows.pairs.tasks import BuiltPair
+from e3relax_flows.pairs.units import FORMAT
+from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc, identify_pair
+
+# what may be another store or a lost document rather than a wrong pair
+NOT_CHECKED = (LeftOut.START_UNKNOWN, LeftOut.FAILED)
+SAME_PLACE = 1e-4  # Å and fractions; further apart two structures are not the same but for another release's rounding
+# an entry of a file: its path, and where in it
+FILE_ORIGIN = re.compile(r"(/.*?)(?: (?:line|entry) \d+| key '.*')?", re.DOTALL)
+INDEX_FIELDS = (
+    *("pair_id", "origin_id", "functional", "functional_path", "code", "is_dft", "source"),
+    *("job_uuids", "hosts"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pair that would not be made today.
+
+    Parameters
+    ----------
+    pair_id, origin_id, source
+        Of the pair.
+    reason, message
+        Why, in a word and in words.
+    built
+        What is made of its calculation today; None where the stored pair alone says that it is wrong.
+    """
+
+    pair_id: str
+    origin_id: str
+    source: str
+    reason: LeftOut
+    message: str
+    built: BuiltPair | None = None
+
+
+@dataclass
+class PairCheck:
+    """The current pairs of a store against the rules of today, and against what is built of their sources today.
+
+    Parameters
+    ----------
+    stores
+        Connected.
+    """
+
+    stores: PairStores
+    findings: dict[str, Finding] = field(default_factory=dict)
+    not_checked: Counter[str] = field(default_factory=Counter)
+    _by_origin: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    @property
+    def n_pairs(self) -> int:
+        """Current pairs."""
+        return len(self._by_origin)
+
+    @property
+    def n_compared(self) -> int:
+        """Pairs whose calculations were read again."""
+        return len(self._seen)
+
+    @property
+    def n_not_found(self) -> int:
+        """Pairs that nothing was built for: their calculations are in none of the stores and files."""
+        return self.n_pairs - len(self._seen) - sum(self.not_checked.values())
+
+    def read_stored(self) -> Iterator[str]:
+        """Read every current pair and look at it alone; gives ids as they are read."""
+        for raw in self.stores.pairs.query(CURRENT):
+            self._by_origin[raw["origin_id"]] = {name: raw.get(name) for name in INDEX_FIELDS}
+            if (found := explain_stored(raw)) is not None:
+                self._note(raw["origin_id"], *found)
+            yield raw["pair_id"]
+
+    def list_folders(self) -> list[Path]:
+        """Folders that were imported and are still there."""
+        roots = {Path(raw["hosts"][-1]) for raw in self._by_origin.values() if _is_folder(raw)}
+        return sorted(root for root in roots if root.is_dir())
+
+    def list_files(self) -> list[Path]:
+        """Files that were imported and are still there."""
+        matches = (FILE_ORIGIN.fullmatch(origin) for origin, raw in self._by_origin.items() if not _is_folder(raw))
+        paths = {Path(match[1]) for match in matches if match}
+        return sorted(path for path in paths if path.is_file())
+
+    def restate(self, item: FilePair) -> FilePair | None:
+        """An entry of a file as it was imported, with what was stated of it then; None where it gave no pair."""
+        stored = self._by_origin.get(item.place)
+        if stored is None or item.result is None:
+            return item if stored is not None else None
+        stated = {"functional": stored["functional"], "functionals": stored["functional_path"] or []}
+        stated |= {"code": stored["code"], "is_dft": stored["is_dft"], "unnamed": None}
+        return FilePair(item.place, item.content, item.result.model_copy(update=stated))
+
+    def compare(self, built: BuiltPair) -> None:
+        """Compare what is made of a calculation today with the pair that the store has of it."""
+        record, pair = built.record, built.pair
+        for uuid in record.job_uuids:
+            if uuid != record.origin_id and uuid in self._by_origin:
+                self._compare_part(uuid, built)
+        stored = self._by_origin.get(record.origin_id)
+        if stored is None:
+            return
+        if record.reason in NOT_CHECKED:
+            self.not_checked[str(record.reason)] += 1
+            return
+        self._see(record.origin_id)
+        wrong = self.findings.get(stored["pair_id"])
+        if wrong is not None and pair is not None:  # what is made today takes its place
+            self.findings[stored["pair_id"]] = replace(wrong, built=built)
+        elif pair is None:
+            self._note(record.origin_id, record.reason or LeftOut.UNREADABLE, record.message or "", built)
+        elif pair.pair_id != stored["pair_id"] and (words := self._explain_difference(stored, pair)):
+            self._note(record.origin_id, LeftOut.RELABELLED, words, built)
+
+    def apply(self) -> None:
+        """Move the findings to what was left out; one that has another label gives its place to the pair of today.
+
+        Pairs are marked, not removed, since datasets name them.
+
+        Raises
+        ------
+        StoreError
+            When a store fails; the same call goes on.
+        """
+        new: list[PairDoc] = []
+        corrected: list[PairDoc] = []
+        heirs: dict[str, str] = {}
+        records: list[BuildRecord] = []
+        known = find_records(self.stores.records, [finding.origin_id for finding in self.findings.values()])
+        for finding in self.findings.values():
+            pair = finding.built.pair if finding.built is not None else None
+            if pair is None:
+                heirs[finding.pair_id] = f"left_out:{finding.reason.value}"
+            elif pair.pair_id == finding.pair_id:  # only what is beside its content was wrong
+                corrected.append(pair)
+            else:
+                new.append(pair)
+                heirs[finding.pair_id] = pair.pair_id
+            records.append(_make_record(finding, known.get(finding.origin_id)))
+        save_pairs(self.stores.pairs, new)
+        replace_pairs(self.stores.pairs, corrected)
+        supersede_pairs(self.stores.pairs, heirs)
+        save_records(self.stores.records, records)
+
+    def _compare_part(self, uuid: str, built: BuiltPair) -> None:
+        """Look at a calculation that has a pair of its own, and is a part of another one today."""
+        record, pair = built.record, built.pair
+        if pair is None and record.reason in NOT_CHECKED:
+            return
+        if pair is None:
+            reason, words = record.reason or LeftOut.UNREADABLE, record.message or ""
+        elif uuid in pair.job_uuids:
+            reason, words = LeftOut.DUPLICATE, f"a part of calculation {record.origin_id}"
+        else:
+            reason, words = LeftOut.NOT_A_RELAXATION, "it moves nothing towards a minimum"
+        if self._by_origin[uuid]["pair_id"] != (pair.pair_id if pair is not None else None):
+            self._note(uuid, reason, words)
+        self._see(uuid)
+
+    def _see(self, origin_id: str) -> None:
+        self._seen.add(origin_id)
+
+    def _note(self, origin_id: str, reason: LeftOut, message: str, built: BuiltPair | None = None) -> None:
+        stored = self._by_origin[origin_id]
+        earlier = self.findings.get(stored["pair_id"])
+        if earlier is None or earlier.built is None:
+            finding = Finding(stored["pair_id"], origin_id, stored["source"], reason, message, built)
+            self.findings[stored["pair_id"]] = finding
+
+    def _explain_difference(self, stored: dict[str, Any], pair: PairDoc) -> str | None:
+        """What is another one today; None where only the spelling of a name or a rounding is."""
+        before = find_pairs(self.stores.pairs, [stored["pair_id"]])[stored["pair_id"]]
+        if identify_pair(before) == pair.pair_id:
+            return None
+        for name in ("functional", "code", "free"):
+            then, today = getattr(before, name), getattr(pair, name)
+            if then != today:
+                return f"{name}: {today} today, {then} in the store"
+        same = all(_is_same(getattr(before, side), getattr(pair, side)) for side in ("initial", "relaxed"))
+        return None if same else "its structures are others today"
+
+
+def explain_stored(raw: dict[str, Any]) -> tuple[LeftOut, str] | None:
+    """Why a stored pair would not be made today, whatever it was made of; None where it could be."""
+    if (place := find_not_finite(raw)) is not None:
+        return LeftOut.UNREADABLE, f"a number is not finite: {place}"
+    try:
+        pair = PairDoc.model_validate({key: value for key, value in raw.items() if key != "_id"})
+    except Exception as error:  # the boundary between pairs
+        return LeftOut.UNREADABLE, f"it cannot be read ({type(error).__name__}: {error})"
+    initial, relaxed = pair.initial, pair.relaxed
+    if initial.species != relaxed.species:
+        return LeftOut.SITES_DIFFER, f"it begins with {initial.formula} and ends with {relaxed.formula}"
+    if np.linalg.det(initial.lattice.matrix) * np.linalg.det(relaxed.lattice.matrix) <= 0:
+        return LeftOut.SITES_DIFFER, "its lattices have different handedness"
+    return None
+
+
+def _is_folder(raw: dict[str, Any]) -> bool:
+    """Whether a pair comes from folders of runs: its jobs and flow are their paths."""
+    return bool(raw["hosts"]) and raw["origin_id"] in (raw["job_uuids"] or ()) and str(raw["origin_id"]).startswith("/")
+
+
+def _is_same(first: Structure, second: Structure) -> bool:
+    return len(first) == len(second) and all(
+        np.allclose(a, b, rtol=0, atol=SAME_PLACE)
+        for a, b in ((first.lattice.matrix, second.lattice.matrix), (first.frac_coords, second.frac_coords))
+    )
+
+
+def _make_record(finding: Finding, known: BuildRecord | None) -> BuildRecord:
+    """The record of a calculation after its finding."""
+    if finding.built is not None:
+        return finding.built.record
+    record = known or BuildRecord(
+        origin_id=finding.origin_id,
+        fingerprint=hash_content([FORMAT, finding.origin_id]),
+        source=finding.source,
+    )
+    return record.model_copy(update={"pair_id": None, "reason": finding.reason, "message": finding.message})
+
+
+def list_holders(store: Store, key: str, fields: Iterable[str], pair_ids: set[str]) -> dict[str, int]:
+    """Documents that list some of these pairs in their fields, by their key, with how many."""
+    wanted, counts = list(fields), {}
+    for raw in store.query({}, [key, *wanted]):
+        n_listed = sum(id in pair_ids for name in wanted for id in raw.get(name) or ())
+        if n_listed:
+            counts[str(raw[key])] = n_listed
+    return counts
