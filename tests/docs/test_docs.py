@@ -245,6 +245,7 @@ def test_what_is_not_run_says_why():
         "needs a checkpoint",
         "needs a GPU",
         "needs a network",
+        "needs older pairs",
     )
     assert reasons
     assert all(reason.startswith(known) for reason in reasons)
