@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pymatgen.core import Structure
+
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
@@ -128,7 +130,7 @@ def _spell(name: Any) -> str | None:
 def _read_first(document: Any, paths: tuple[tuple[str, ...], ...], code: str, what: str) -> Any:
     for path in paths:
         if (structure := read_structure(document, *path)) is not None:
-            return structure
+            return Structure.from_sites(list(structure), charge=structure._charge)  # abipy has a class of its own
     raise EngineError(f"the {code} document of {get_entry(document, 'dir_name')} holds no {what} structure")
 
 

@@ -58,7 +58,7 @@ ASE_FIELDS = (
 DFT_FIELDS = (
     *("input.xc", "input.atomic_kind_info", "calcs_reversed.input.cp2k_global", "calcs_reversed.input.cp2k_input"),
     *("calcs_reversed.output.ionic_steps.E", "calcs_reversed.output.scf", "run_stats.overall.total_time"),
-    *("input.abinit_input", "n_ionic_steps", "wall_time_s", "output.trajectory.charge"),
+    *("input.abinit_input.abi_args", "n_ionic_steps", "wall_time_s", "output.trajectory.charge"),
     *(f"input.parameters.{name}" for name in ("xc", "relax_geometry", "relax_unit_cell")),
     *("calc_inputs.structure", "calc_outputs.structure", "calc_outputs.energy", "calc_outputs.parameters"),
     "calc_outputs.trajectory",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines import get_engine
-from e3relax_flows.engines.dft import AimsEngine, JdftxEngine
+from e3relax_flows.engines.dft import AbinitEngine, AimsEngine, JdftxEngine
 from e3relax_flows.testing import EmtEngine, check_engine, check_relaxation
 
 COPPER_EDGE = 3.59  # Å, effective medium theory
@@ -65,6 +67,15 @@ def test_codes_that_are_not_here_by_documents_after_their_schemas(engine, write)
     documents = [write(start, middle), write(middle, end)]
     result = check_relaxation(engine(name="x", maker=OpaqueMaker()), start, documents=documents)
     assert (result.relaxed.volume, result.code) == (pytest.approx(end.volume), engine.code)
+
+
+def test_abinit_by_its_recorded_documents():
+    recorded = json.loads((Path(__file__).resolve().parents[1] / "files" / "abinit_documents.json").read_text())
+    engine = AbinitEngine(name="abinit", maker=OpaqueMaker())
+    for record in recorded:
+        document = record["output"]
+        start = Structure.from_dict(document["input"]["structure"])
+        check_relaxation(engine, start, documents=[document])
 
 
 @dataclass

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from pathlib import Path
+
 import pytest
 from dft_documents import aims_output, jdftx_output
 from task_documents import MINIMUM, build_salt, vasp_output
 
-from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
 from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.schemas.pairs import Freedom
@@ -64,3 +68,74 @@ def test_documents_without_a_relaxation_are_errors():
     broken["output"]["energy"] = None
     with pytest.raises(EngineError, match="host:/scratch/aims has the energy None eV"):
         read_dft_documents([broken], "FHI-aims")
+
+
+RECORDED = json.loads((Path(__file__).resolve().parents[1] / "files" / "abinit_documents.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "ionic", "electronic", "volumes", "energy"),
+    [
+        (0, "predicted", 7, 31, (40.132, 40.910), -230.25117),
+        (1, "control", 10, 42, (46.026, 40.902), -230.25117),
+    ],
+)
+def test_real_relaxations_of_abinit_are_read(place, kind, ionic, electronic, volumes, energy):
+    record = RECORDED[place]
+    assert record["metadata"]["start_kind"] == kind
+    document = record["output"]
+    assert find_form(document).code == "ABINIT"
+    result = TaskReader().read(document)
+    assert (result.code, result.functional, result.converged) == ("ABINIT", "PBE", True)
+    assert (result.n_ionic_steps, result.n_electronic_steps) == (ionic, electronic)
+    assert (result.initial.volume, result.relaxed.volume) == pytest.approx(volumes, abs=1e-3)
+    assert result.energy == pytest.approx(energy, abs=1e-4)
+    assert result.free == Freedom()
+    assert result.wall_time_s > 1
+
+
+def test_what_abinit_leaves_free_and_its_restarts_are_seen():
+    document = copy.deepcopy(RECORDED[0]["output"])
+    arguments = document["input"]["abinit_input"]["abi_args"]
+
+    def change(**values):
+        changed = copy.deepcopy(document)
+        kept = [pair for pair in arguments if pair[0] not in values]
+        changed["input"]["abinit_input"]["abi_args"] = [*kept, *([name, value] for name, value in values.items())]
+        return changed
+
+    expected = {0: (False, False), 1: (True, False), 2: (True, True), 3: (False, True)}
+    for optcell, (volume, shape) in expected.items():
+        free = TaskReader().read(change(optcell=optcell)).free
+        assert (free.volume, free.shape) == (volume, shape), optcell
+    assert TaskReader().read(change(optcell=0, ionmov=0)) is None  # a static
+    with pytest.raises(StartUnknownError, match="was restarted by atomate2, and where it began is not in its document"):
+        TaskReader().read(change(irdwfk=1))
+    unconverged = document | {"state": "unconverged"}
+    assert not TaskReader().read(unconverged).converged
+
+
+def test_abinit_is_counted_by_its_output(tmp_path):
+    output = tmp_path / "run.abo"
+    output.write_text(ABINIT_OUTPUT)
+    pytest.importorskip("abipy", reason="the job's module needs it: pip install 'atomate2[abinit]'")
+    from e3relax_flows.engines.abinit_jobs import count_abinit_steps
+
+    assert count_abinit_steps(output) == {"n_ionic_steps": 2, "n_electronic_steps": 5, "wall_time_s": 64.3}
+    assert count_abinit_steps(tmp_path / "none") == {}
+
+
+ABINIT_OUTPUT = """
+--- Iteration: ( 1/40) Internal Cycle: (1/1)
+--------------------------------------------------------------------------------
+
+     iter   Etot(hartree)      deltaE(h)  residm     vres2
+ ETOT  1  -8.4398425265846    -8.440E+00 4.129E-03 5.519E+00
+ ETOT  2  -8.4461241412301    -6.282E-03 2.131E-07 1.353E-01
+ ETOT  3  -8.4461614313014    -3.729E-05 6.231E-06 6.120E-03
+
+--- Iteration: ( 2/40) Internal Cycle: (1/1)
+ ETOT  1  -8.4476425265846    -8.440E+00 4.129E-03 5.519E+00
+ ETOT 12  -8.4491241412301    -6.282E-03 2.131E-07 1.353E-01
++Overall time at end (sec) : cpu=         60.1  wall=         64.3
+"""

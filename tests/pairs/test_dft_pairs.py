@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from dft_documents import aims_output, jdftx_output
 from task_bench import NEAR, RAW, RELAXED, Bench
@@ -22,3 +25,18 @@ def test_pairs_are_built_of_their_documents():
     }
     assert found["a-1"].relaxed.volume == pytest.approx(RELAXED.volume)
     assert (found["a-1"].n_ionic_steps, found["j-1"].n_ionic_steps) == (8, 5)
+
+
+def test_real_relaxations_of_abinit_are_pairs():
+    path = Path(__file__).resolve().parents[1] / "files" / "abinit_documents.json"
+    predicted, control = [record["output"] for record in json.loads(path.read_text())][:2]
+    bench = Bench()
+    bench.add(predicted, "b-1", 1, hosts=["f"])
+    bench.add(control, "b-2", 2, hosts=["g"])
+    assert bench.build() == {"new": 2}
+    first, second = bench.list_pairs()
+    assert (first.code, first.functional, first.is_dft, first.free.is_full) == ("ABINIT", "PBE", True, True)
+    assert (first.n_ionic_steps, first.n_electronic_steps) == (7, 31)
+    # from both starts the same minimum
+    assert first.relaxed.volume == pytest.approx(second.relaxed.volume, rel=3e-4)
+    assert second.initial.volume == pytest.approx(46.026, abs=1e-3)
