@@ -16,9 +16,9 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Element
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
-from e3relax_flows.candidates.reading import open_text
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.finite import is_finite_number
+from e3relax_flows.core.text_files import open_text
 
 ENTRY_CLASSES: dict[str, type[ComputedEntry]] = {
     "ComputedEntry": ComputedEntry,

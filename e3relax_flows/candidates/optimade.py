@@ -10,10 +10,11 @@ from typing import Any
 from pymatgen.core import Structure
 from pymatgen.io.optimade import OptimadeStructureAdapter
 
-from e3relax_flows.candidates.reading import ReadItem, open_text
+from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text
 
-PATTERNS = ("*.json", "*.json.gz", "*.jsonl", "*.jsonl.gz")
+PATTERNS = tuple(f"*{kind}{packed}" for kind in (".json", ".jsonl") for packed in ("", *COMPRESSIONS))
 HEADER = "x-optimade"  # key of the first line of OPTIMADE's JSON lines
 
 
@@ -82,7 +83,7 @@ def _list_files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> Iterator[ReadItem]:
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    name = cut_compression(path.name).removesuffix(".jsonl").removesuffix(".json")
     try:
         if ".jsonl" in path.suffixes:
             with open_text(path) as stream:

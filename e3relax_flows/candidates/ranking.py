@@ -14,10 +14,11 @@ from typing import Any
 from pymatgen.core import Structure
 
 from e3relax_flows.candidates.hulls import HullSet, read_entries
-from e3relax_flows.candidates.reading import ReadItem, open_text
+from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.text_files import open_text
 from e3relax_flows.schemas.candidates import (
     RankByChange,
     RankByFunction,

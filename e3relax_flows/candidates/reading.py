@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +9,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monty.io import zopen
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
@@ -19,8 +17,8 @@ from e3relax_flows.core.ase_atoms import convert_atoms
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.text_files import cut_compression, open_text, unpack_file
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
 ASE_ENDINGS = (".xyz", ".extxyz", ".traj")
 # what is looked at in a folder; a file that is named itself is always tried
 PATTERNS = (
@@ -29,6 +27,7 @@ PATTERNS = (
 )
 HARMLESS = ("Ignoring selective dynamics tag",)  # beginnings of warnings that change no structure
 SHOWN = 3  # reasons why parts of a file cannot be read
+MARK = "\ufeff"  # of byte order
 ID_KEYS = ("id", "material_id", "structure_id", "entry_id", "task_id", "name")
 ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or .json(.gz)/.jsonl(.gz) of structures"
 
@@ -53,10 +52,11 @@ class Parsed(NamedTuple):
 def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
     """Read structures one by one, in the order of `inputs`.
 
-    A folder gives its structure files and those of its folders, sorted by name. Lists and dictionaries of structures
-    (.json, .jsonl, also .gz) may hold pymatgen dictionaries, documents with a `structure` (as the Materials Project's
-    and our own predictions), and pairs with an `initial` side, which is taken. Ids are the documents' own, the keys of
-    a dictionary or the names of files, with a number added to those that repeat.
+    Files may be packed (.gz, .bz2, .xz, .z) and begin with a byte-order mark. A folder gives its structure files and
+    those of its folders, sorted by name. Lists and dictionaries of structures (.json, .jsonl) may hold pymatgen
+    dictionaries, documents with a `structure` (as the Materials Project's and our own predictions), and pairs with an
+    `initial` side, which is taken. Ids are the documents' own, the keys of a dictionary or the names of files, with a
+    number added to those that repeat.
     """
     known: dict[str, int] = {}
     for path in map(Path, inputs):
@@ -78,13 +78,13 @@ def _read_path(path: Path) -> Iterator[ReadItem]:
 
 
 def _is_wanted(path: Path) -> bool:
-    name = _cut_compression(path.name.lower())
+    name = cut_compression(path.name.lower())
     return path.is_file() and not name.startswith(".") and any(fnmatch(name, pattern) for pattern in PATTERNS)
 
 
 def _read_file(path: Path) -> Iterator[ReadItem]:
     """Items of one file; whatever goes wrong in it stays in it."""
-    name, stem = _cut_compression(path.name.lower()), _cut_name(path)
+    name, stem = cut_compression(path.name.lower()), _cut_name(path)
     try:
         if name.endswith(".jsonl"):
             yield from _read_lines(path, stem)
@@ -93,7 +93,9 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
                 content = json.load(stream)
             yield from _read_content(content, stem, path)
         else:
-            yield from _name_parsed(_parse_file(path, name), stem, path)
+            with unpack_file(path, is_text=not name.endswith(".traj")) as plain:
+                parsed = _parse_file(plain, name)
+            yield from _name_parsed(parsed, stem, path)
     except Exception as error:  # the boundary between files: parsers raise anything on bad input
         yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
 
@@ -115,14 +117,13 @@ def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadIt
 
 
 def _name_parts(path: Path) -> str:
-    return "frames" if _cut_compression(path.name.lower()).endswith(ASE_ENDINGS) else "blocks"
+    return "frames" if cut_compression(path.name.lower()).endswith(ASE_ENDINGS) else "blocks"
 
 
 def _parse_file(path: Path, name: str) -> list[Parsed]:
     """What a file holds."""
     if name.endswith((".cif", ".mcif")):
-        with zopen(path, "rt", encoding="utf-8", errors="replace") as stream:
-            blocks = read_cif(str(stream.read()))
+        blocks = read_cif(path.read_text(encoding="utf-8", errors="replace"))
         return [
             Parsed(block.structure, block.error and f"block {block.name!r}: {block.error}", block.notes)
             for block in blocks
@@ -162,7 +163,7 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
                 continue
             place = f"{path}, line {number}"
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.lstrip(MARK))  # files that were put together have one in the middle
             except ValueError as error:
                 yield ReadItem(f"{stem}-{number}", None, f"{place}: no JSON ({error}); write one structure per line")
                 continue
@@ -222,18 +223,9 @@ def _build_structure(entry: dict[str, Any], kind: str) -> Structure:
     return Structure.from_dict(entry["structure"] if kind == "document" else entry)
 
 
-def open_text(path: Path) -> Any:
-    """Open a text file, unpacked where its name ends in .gz."""
-    return gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open()
-
-
-def _cut_compression(name: str) -> str:
-    return next((name[: -len(ending)] for ending in COMPRESSIONS if name.endswith(ending)), name)
-
-
 def _cut_name(path: Path) -> str:
     """Name of a file without the endings that say how it is written; POSCAR.mp-22862 stays."""
-    name = path.name[: len(_cut_compression(path.name.lower()))]
+    name = path.name[: len(cut_compression(path.name.lower()))]
     endings = {Path(pattern).suffix for pattern in PATTERNS} | set(ASE_ENDINGS)
     stem, dot, ending = name.rpartition(".")
     return stem if stem and dot + ending.lower() in endings | {".xml", ".yaml", ".yml"} else name

@@ -16,14 +16,14 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.functionals import read_pressure
 from e3relax_flows.core.residues import measure_force
+from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text, unpack_file
 from e3relax_flows.pairs.making import LeftOutError
 from e3relax_flows.pairs.trajectories import LARGEST_FORCE, read_trajectory
 from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart
 
 TRAJECTORIES = (".extxyz", ".xyz", ".traj")
-LINES, DOCUMENTS = (".jsonl", ".jsonl.gz"), (".json", ".json.gz")
-ENDINGS = (*LINES, *DOCUMENTS, *TRAJECTORIES)
+ENDINGS = tuple(kind + packed for kind in (".jsonl", ".json", *TRAJECTORIES) for packed in ("", *COMPRESSIONS))
 # names that people give the two structures
 SIDES = (
     ("initial", "relaxed"),
@@ -89,13 +89,13 @@ def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePai
     Parameters
     ----------
     path
-        .jsonl or .json, also gzipped, of pairs in our own form or of pymatgen structures; or a trajectory that ASE
+        .jsonl or .json, also packed, of pairs in our own form or of pymatgen structures; or a trajectory that ASE
         reads, whose first and last frame are taken. A pair that does not say whether it converged is taken as
         relaxed, as its form says; a trajectory must show it.
     stated
         What the file does not say.
     """
-    stated, name = stated or Stated(), path.name.lower()
+    stated, name = stated or Stated(), cut_compression(path.name.lower())
     try:
         if name.endswith(TRAJECTORIES):
             yield _read_trajectory(path, stated)
@@ -165,9 +165,8 @@ def _describe_structure(structure: Structure) -> dict[str, Any]:
 
 def _iter_entries(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     """Entries of a JSON file with their places."""
-    opener: Any = gzip.open if name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as stream:
-        if name.endswith(LINES):
+    with open_text(path) as stream:
+        if name.endswith(".jsonl"):
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield f"{path} line {number}", line
@@ -249,9 +248,11 @@ def _read_trajectory(path: Path, stated: Stated) -> FilePair:
     """First and last frame of a trajectory."""
     pressure = read_pressure(stated.functional or "")
     try:
-        found = read_trajectory(path, stated.converged, pressure)
+        with unpack_file(path, is_text=".traj" not in path.suffixes) as plain:
+            found = read_trajectory(plain, stated.converged, pressure)
     except LeftOutError as error:
-        return FilePair(str(path), {}, reason=error.reason, message=str(error))
+        message = f"{path}{str(error).removeprefix(str(plain))}"
+        return FilePair(str(path), {}, reason=error.reason, message=message)
     entry = {"functional": found.functional, "n_ionic_steps": found.n_frames, "energy": found.energy}
     content = {"id": path.name.split(".")[0], "start_kind": PairStart.RAW}
     return FilePair(str(path), content, _make_result(found.initial, found.relaxed, entry, stated))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.text_files import open_text
 from e3relax_flows.model.elements import MAX_Z
 from e3relax_flows.train.pairs import UNKNOWN, Array, Pair, PairSet, join_pairs, list_elements
 from e3relax_flows.train.shards import list_shards, read_shard
@@ -31,8 +31,7 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     required = {"id", "numbers", "initial", "relaxed"}
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt") as lines:
+        with open_text(path) as lines:
             for line_number, line in enumerate(lines, 1):
                 row = json.loads(line)
                 missing = sorted(required - row.keys()) if isinstance(row, dict) else sorted(required)
