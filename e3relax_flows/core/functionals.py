@@ -51,6 +51,7 @@ ADDITIONS = {
     "ts-hi": "TS-HI",
     "mbd": "MBD",
     "mbd-fi": "MBD-FI",
+    "mbd-nl": "MBD-NL",
     "ulg": "ulg",
     "ddsc": "dDsC",
     "soc": "SOC",

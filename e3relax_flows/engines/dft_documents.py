@@ -13,6 +13,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
+from e3relax_flows.engines.dft_labels import label_dft
 from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
 
@@ -56,6 +57,10 @@ class Form:
     end: tuple[tuple[str, ...], ...] = (("output", "structure"), ("structure",))
     energy: tuple[str, ...] = ("output", "energy")
 
+    def describe_label(self, document: Any) -> tuple[str | None, list[str]]:
+        """Functional with U and dispersion, and conditions that it does not name."""
+        return label_dft(self.code, document, self.name_functional(document))
+
 
 def find_form(document: Any) -> Form | None:
     """Form of a document, by what only its code writes; None where it is of none of them."""
@@ -95,13 +100,13 @@ def read_dft_documents(documents: list[Any], code: str) -> RelaxationResult:
     if documents[0] is None:
         raise EngineError(f"the document of the first {code} run is missing, so the start of the relaxation is unknown")
     last = relaxations[-1]
-    functional = form.name_functional(last)
-    alike = [document for document in found if form.name_functional(document) == functional]
+    label = form.describe_label(last)
+    alike = [document for document in found if form.describe_label(document) == label]
     energy = get_entry(alike[-1], *form.energy)
     where = get_entry(last, "dir_name")
     if energy is None or not math.isfinite(energy):
         raise EngineError(f"the {code} document of {where} has the energy {energy} eV")
-    names = [form.name_functional(document) for document in relaxations]
+    names = [form.describe_label(document)[0] for document in relaxations]
     return RelaxationResult(
         initial=_read_first(relaxations[0], form.start, code, "initial"),
         relaxed=_read_first(last, form.end, code, "relaxed"),
@@ -112,7 +117,8 @@ def read_dft_documents(documents: list[Any], code: str) -> RelaxationResult:
         wall_time_s=add_known([form.read_wall_time(document) for document in relaxations]),
         dir_name=str(where) if where is not None else None,
         code=code,
-        functional=functional,
+        functional=label[0],
+        conditions=label[1],
         is_dft=True,
         free=form.read_freedom(last),
         functionals=[name for name in names if name is not None],

@@ -13,6 +13,7 @@ from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
 from e3relax_flows.engines.base import get_entry
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
+from e3relax_flows.engines.dft_labels import AIMS_SETTINGS
 from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.vasp_documents import (
     POTCAR_ENTRIES,
@@ -59,9 +60,9 @@ DFT_FIELDS = (
     *("input.xc", "input.atomic_kind_info", "calcs_reversed.input.cp2k_global", "calcs_reversed.input.cp2k_input"),
     *("calcs_reversed.output.ionic_steps.E", "calcs_reversed.output.scf", "run_stats.overall.total_time"),
     *("input.abinit_input.abi_args", "n_ionic_steps", "wall_time_s", "output.trajectory.charge"),
-    *(f"input.parameters.{name}" for name in ("xc", "relax_geometry", "relax_unit_cell")),
+    *(f"input.parameters.{name}" for name in ("xc", "relax_geometry", "relax_unit_cell", *AIMS_SETTINGS)),
     *("calc_inputs.structure", "calc_outputs.structure", "calc_outputs.energy", "calc_outputs.parameters"),
-    "calc_outputs.trajectory",
+    *("calc_outputs.trajectory", "calc_inputs.jdftxinfile"),
 )
 
 

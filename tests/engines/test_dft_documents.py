@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dft_documents import aims_output, jdftx_output
@@ -12,6 +13,7 @@ from task_documents import MINIMUM, build_salt, vasp_output
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
+from e3relax_flows.engines.dft_labels import label_dft
 from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.schemas.pairs import Freedom
 
@@ -139,3 +141,82 @@ ABINIT_OUTPUT = """
  ETOT 12  -8.4491241412301    -6.282E-03 2.131E-07 1.353E-01
 +Overall time at end (sec) : cpu=         60.1  wall=         64.3
 """
+
+
+@pytest.mark.parametrize(
+    ("parameters", "functional", "words"),
+    [
+        ({"xc": "pbe", "vdw_correction_hirshfeld": True}, "PBE+TS", None),
+        ({"xc": "pbe", "many_body_dispersion": ""}, "PBE+MBD", None),
+        ({"charge": 1.0}, "PBEsol", "charge = 1.0: a charge"),
+        ({"charge": 0.0, "external_pressure": 0.0}, "PBEsol", None),
+        ({"external_pressure": 0.01}, "PBEsol", "an outer pressure"),
+        ({"homogeneous_field": [0.0, 0.0, 0.1]}, "PBEsol", "an electric field"),
+    ],
+)
+def test_conditions_of_aims_are_told(parameters, functional, words):
+    result = TaskReader().read(aims_output(RAW, RELAXED, **parameters))
+    assert result.functional == functional
+    assert len(result.conditions) == (words is not None)
+    assert words is None or words in result.conditions[0]
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"fluid": {"type": "LinearPCM"}}, "an implicit solvent"),
+        ({"fluid": {"type": "None"}}, None),
+        ({"elec-initial-charge": {"charge": 1}}, "a charge"),
+        ({"target-mu": {"mu": -0.2}}, "a constant electron potential"),
+        ({"van-der-waals": "D3"}, "dispersion"),
+    ],
+)
+def test_conditions_of_jdftx_are_told(tags, words):
+    document = jdftx_output(RAW, RELAXED)
+    document["calc_inputs"]["jdftxinfile"] |= tags
+    result = TaskReader().read(document)
+    assert (result.functional, len(result.conditions)) == ("PBE", words is not None)
+    assert words is None or words in result.conditions[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "functional", "words"),
+    [
+        ({"vdw_xc": 7}, "PBE+D3-BJ", None),
+        ({"usepawu": 1, "cellcharge": [0.0], "spinmagntarget": -99.99}, "PBE+U", None),
+        ({"vdw_xc": 14}, "PBE", "vdw_xc = 14"),
+        ({"strtarget": [-1e-4] * 3 + [0.0] * 3}, "PBE", "an outer stress"),
+        ({"spinmagntarget": 2.0}, "PBE", "a fixed total moment"),
+        ({"nspinor": 2}, "PBE", "moments of any direction"),
+        ({"cellcharge": [1.0]}, "PBE", "a charge"),
+    ],
+)
+def test_conditions_of_abinit_are_told(variables, functional, words):
+    document = {"input": {"xc": "PBE", "abinit_input": {"abi_args": [list(item) for item in variables.items()]}}}
+    name, conditions = label_dft("ABINIT", document, "PBE")
+    assert (name, len(conditions)) == (functional, words is not None)
+    assert words is None or words in conditions[0]
+
+
+def make_section(keywords: dict[str, Any], **subsections: Any) -> dict[str, Any]:
+    """A section of CP2K's input in pymatgen's form."""
+    words = {name: {"name": name, "values": [value]} for name, value in keywords.items()}
+    return {"keywords": words, "subsections": subsections}
+
+
+@pytest.mark.parametrize(
+    ("dft", "motion", "functional", "words"),
+    [
+        (make_section({}), {}, "PBE", None),
+        (make_section({"CHARGE": 0}), {"EXTERNAL_PRESSURE": 100.0}, "PBE", None),
+        (make_section({"CHARGE": 1}), {}, "PBE", "CHARGE = 1: a charge"),
+        (make_section({}, XC=make_section({}, VDW=make_section({"TYPE": "DFTD3(BJ)"}))), {}, "PBE+D3-BJ", None),
+        (make_section({}, EFIELD=make_section({})), {}, "PBE", "an electric field"),
+        (make_section({}), {"EXTERNAL_PRESSURE": 500000.0}, "PBE", "an outer pressure"),
+    ],
+)
+def test_conditions_of_cp2k_are_told(dft, motion, functional, words):
+    tree = make_section({}, FORCE_EVAL=make_section({"METHOD": "QS"}, DFT=dft), MOTION=make_section(motion))
+    name, conditions = label_dft("CP2K", {"calcs_reversed": [{"input": {"cp2k_input": tree}}]}, "PBE")
+    assert (name, len(conditions)) == (functional, words is not None)
+    assert words is None or words in conditions[0]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
+from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.pairs.making import (
     LeftOutError,
@@ -256,3 +261,58 @@ def test_many_elements_of_equal_numbers_are_labelled_too():
     label = label_prototype(chain)
     assert label == label_prototype(Structure.from_sites(list(reversed(chain))))
     assert label.startswith("ABCDEFGH_tP8_99_")
+
+
+coordinates = st.floats(0.0, 0.99)
+numbers = st.one_of(st.floats(-20, 20), st.sampled_from([math.nan, math.inf, -math.inf]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(coordinates, coordinates, coordinates), min_size=2, max_size=4),
+    st.lists(st.floats(-0.3, 0.3), min_size=18, max_size=18),
+    st.lists(st.floats(-0.2, 0.2), min_size=12, max_size=12),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "energy": st.one_of(st.none(), numbers),
+            "converged": st.booleans(),
+            "conditions": st.lists(st.sampled_from(["EFIELD = 1: an electric field", "a charge of +1"]), max_size=2),
+            "functional": st.sampled_from([None, "PBE", "PBESol", "R2SCAN+U", "PBE at 5 GPa"]),
+            "functionals": st.lists(st.sampled_from(["PBE", "PBE+U", "PBESol"]), max_size=3),
+            "is_dft": st.booleans(),
+        },
+    ),
+    st.sampled_from([None, 0, 1]),
+)
+def test_what_a_relaxation_gives_keeps_the_rules_of_pairs(sites, strains, moves, update, broken):
+    """Any relaxation gives a sound pair or a reason; a sound one is spelled, finite, settled and settles no further."""
+    first, last = (4.5 * np.eye(3) + np.reshape(part, (3, 3)) for part in (strains[:9], strains[9:]))
+    species = ["Ga", "N", "O", "Na"][: len(sites)]
+    initial = Structure(first, species, sites)
+    end = np.array(sites) + np.reshape(moves, (4, 3))[: len(sites)]
+    if broken is not None:
+        end[broken] = math.nan
+    content = {"converged": True, "code": "VASP", "is_dft": True, "functional": "PBE"} | update
+    result = RelaxationResult(initial=initial, relaxed=Structure(last, species, end), **content)
+    sound = (
+        broken is None
+        and (result.energy is None or math.isfinite(result.energy))
+        and result.converged
+        and not result.conditions
+        and (result.functional is not None or not result.is_dft)
+    )
+    mixed = result.is_dft and len({"+U" in name for name in result.functionals}) > 1
+    if not sound or mixed:
+        with pytest.raises(LeftOutError):
+            make_pair(Relaxation(result, initial, Origin("o-1", "test")))
+        return
+    pair = make_pair(Relaxation(result, initial, Origin("o-1", "test")))
+    assert pair.is_finite
+    assert pair.functional == spell_functional(pair.functional)
+    assert pair.pair_id == identify_pair(pair)
+    drift = (pair.relaxed.frac_coords - pair.initial.frac_coords).mean(axis=0)
+    np.testing.assert_allclose(drift, 0, atol=1e-9)
+    again = settle_relaxed(pair.initial, pair.relaxed)
+    np.testing.assert_allclose(again.lattice.matrix, pair.relaxed.lattice.matrix, atol=1e-7)
+    np.testing.assert_allclose(again.frac_coords, pair.relaxed.frac_coords, atol=1e-7)
