@@ -111,7 +111,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     lines = [
         f"incumbent {snapshot['incumbent_id']}, dataset {snapshot['dataset_id']}, holdout {snapshot['holdout_id']}",
         f"pairs: {snapshot['n_train']} to train on ({list_counts(plan['sources'])}; {snapshot['n_replayed']} of them "
-        f"replayed), {snapshot['n_val']} to validate with, {snapshot['n_quarantined']} in quarantine",
+        f"replayed, {snapshot['n_bundled']} from the package), {snapshot['n_val']} to validate with, "
+        f"{snapshot['n_quarantined']} in quarantine",
         f"left out: {list_counts(plan['left_out'])}; functionals: {list_counts(plan['functionals'])}",
         f"about {plan['hours_per_training']:.2g} h for each training on this machine; {plan['launch']}",
         f"jobs, {plan['where']}: {', '.join(plan['jobs'])}",

@@ -276,7 +276,9 @@ def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pai
         raise ConfigError(f"the holdout would have all {n_held} pairs, and none would be left to train on; name fewer")
 
 
-def choose_pairs(dataset: DatasetDoc, old: Collection[str], fraction: float, seed: int) -> set[str]:
+def choose_pairs(
+    dataset: DatasetDoc, old: Collection[str], fraction: float, seed: int, bundled: Collection[str] = ()
+) -> set[str]:
     """Ids of all new pairs of a dataset and of so many old ones that these are `fraction` of the whole.
 
     Where there are fewer old pairs than that, all of them are taken. The choice depends on nothing but ids and seed.
@@ -287,6 +289,8 @@ def choose_pairs(dataset: DatasetDoc, old: Collection[str], fraction: float, see
         New and old pairs together.
     old
         Pair ids that count as old.
+    bundled
+        Ids of pairs beside the dataset that are old, too.
 
     Raises
     ------
@@ -302,12 +306,13 @@ def choose_pairs(dataset: DatasetDoc, old: Collection[str], fraction: float, see
         )
     if fraction == 0:
         return new
-    if new == ids:
+    pool = (ids - new).union(bundled)
+    if not pool:
         raise ConfigError(
             f"{fraction:.0%} of the pairs should be old ones, but none of the {len(ids)} is; import the pairs that the "
             "incumbent was trained on (e3relax data import FILE --source original) and set replay.sources: "
-            "[original], or set replay.fraction: 0"
+            "[original], replay those of the package (replay.bundled: true), or set replay.fraction: 0"
         )
     n_old = round(fraction / (1 - fraction) * len(new))
-    drawn = sorted(ids - new, key=lambda name: (draw_uniform(seed, name), name))[:n_old]
+    drawn = sorted(pool, key=lambda name: (draw_uniform(seed, name), name))[:n_old]
     return new.union(drawn)

@@ -14,6 +14,14 @@ from maggma.core import Store
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.pairs.bundled import (
+    SUITED,
+    add_bundled,
+    choose_bundled,
+    find_all_pairs,
+    list_groups,
+    load_bundled,
+)
 from e3relax_flows.pairs.dataset_store import (
     find_dataset,
     find_holdout,
@@ -22,7 +30,7 @@ from e3relax_flows.pairs.dataset_store import (
     save_dataset,
 )
 from e3relax_flows.pairs.datasets import build_dataset, choose_pairs, explain_leaving_out
-from e3relax_flows.pairs.store import find_pairs, iter_pairs, open_pair_store
+from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 from e3relax_flows.registry.models import register_model, resolve_model
 from e3relax_flows.registry.store import find_alias, find_model_doc
 from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
@@ -91,6 +99,7 @@ def plan_snapshot(
         n_train=len(dataset.train),
         n_val=len(dataset.val),
         n_replayed=n_replayed,
+        n_bundled=len(load_bundled().keys() & set(dataset.train)) if n_replayed else 0,
         n_quarantined=dataset.n_quarantined,
     )
     return snapshot, dataset
@@ -109,16 +118,28 @@ def _choose_dataset(
     everything = build(None)
     if config.method == "scratch":
         return everything, 0
+    bundled = _find_bundled(config, everything, holdouts, pairs)
     old: set[str] = set()
     if config.replay.sources is not None:
         known = (doc for doc in iter_pairs(pairs) if doc.source in (config.replay.sources or ()))
         old = {doc.pair_id for doc in known if explain_leaving_out(doc, wanted.filter) is None}
     elif trained_on:
         old = {*trained_on.train, *trained_on.val}
-    chosen = choose_pairs(everything, old, config.replay.fraction, wanted.seed)
-    dataset = build(chosen)
+    chosen = choose_pairs(everything, old, config.replay.fraction, wanted.seed, bundled)
+    dataset = add_bundled(build(chosen), chosen & bundled)
     counted = {"left_out": everything.left_out, "n_quarantined": everything.n_quarantined}
-    return dataset.model_copy(update=counted), len(old.intersection(dataset.train))
+    return dataset.model_copy(update=counted), len((old | bundled).intersection(dataset.train))
+
+
+def _find_bundled(config: RetrainConfig, everything: DatasetDoc, holdouts: list[HoldoutDoc], pairs: Store) -> set[str]:
+    """Ids of the package's pairs that may be replayed."""
+    replay, wanted = config.replay, config.dataset
+    if replay.fraction == 0 or replay.bundled is False:
+        return set()
+    if replay.bundled == "auto" and (replay.sources is not None or not SUITED.issuperset(everything.functionals)):
+        return set()
+    validated = list_groups(iter_pairs(pairs), set(everything.val), wanted.group_by)
+    return choose_bundled(holdouts, validated, wanted.group_by, wanted.filter)
 
 
 def describe_training(config: RetrainConfig, incumbent: ModelFolder, functionals: list[str]) -> dict[str, Any]:
@@ -203,7 +224,7 @@ def estimate_training(
 
     some = dataset.train[:: max(1, len(dataset.train) // MANY)]
     with open_pair_store(settings) as store:
-        pairs = pack_pairs(find_pairs(store, some).values(), some)
+        pairs = pack_pairs(find_all_pairs(store, some).values(), some)
     parent = resolve_model(snapshot.incumbent_id, settings)
     entries = describe_training(config, parent, sorted(dataset.functionals)) | {"out": "none"}
     entries["data"] |= {"train": [], "val": []}
@@ -228,7 +249,7 @@ def write_shards(dataset: DatasetDoc, settings: E3RelaxSettings) -> Path:
         return folder
     with open_pair_store(settings) as store:
         splits = {
-            name: pack_pairs(find_pairs(store, ids).values(), ids, dataset.group_by)
+            name: pack_pairs(find_all_pairs(store, ids).values(), ids, dataset.group_by)
             for name, ids in (("train", dataset.train), ("val", dataset.val))
         }
     write_snapshot(folder, splits, dataset.dataset_id)

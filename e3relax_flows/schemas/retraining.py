@@ -35,6 +35,11 @@ class ReplayConfig(_Section):
     sources: list[str] | None = Field(
         None, description="old pairs are those of these sources; none: those of the incumbent's dataset"
     )
+    bundled: bool | Literal["auto"] = Field(
+        "auto",
+        description="whether the pairs of the package's replay set are old ones, too; auto: where no sources are named "
+        "and all other pairs are of PBE, PBE+U or a potential for these",
+    )
 
 
 class LaunchConfig(_Section):
@@ -82,6 +87,7 @@ class SnapshotDoc(BaseModel):
     n_train: int
     n_val: int
     n_replayed: int = Field(0, description="old pairs among those trained on")
+    n_bundled: int = Field(0, description="pairs of the package's replay set among these")
     n_quarantined: int = 0
 
 

@@ -47,7 +47,7 @@ def config(settings: E3RelaxSettings, tmp_path: Path) -> Path:
 
 def test_the_example_is_read() -> None:
     example = load_retrain_config(EXAMPLE)
-    assert (example.alias, example.replay.fraction, example.gate.min_stratum) == ("default", 0, 20)
+    assert (example.alias, example.replay.fraction, example.gate.min_stratum) == ("default", 0.5, 20)
     content = yaml.safe_load(EXAMPLE.read_text())
     assert set(content) == set(type(example).model_fields)
     assert set(content["gate"]) == set(type(example.gate).model_fields)

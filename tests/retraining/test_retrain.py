@@ -15,7 +15,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.network import E3RelaxH2
-from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
+from e3relax_flows.pairs.dataset_store import find_dataset, open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
 from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 from e3relax_flows.registry.aliases import promote, rollback
@@ -23,10 +23,12 @@ from e3relax_flows.registry.judgements import find_gates, open_judgements
 from e3relax_flows.registry.models import register_model, resolve_model
 from e3relax_flows.registry.store import find_alias, find_model_doc
 from e3relax_flows.retraining.maker import RetrainMaker
-from e3relax_flows.retraining.training import describe_training, take_snapshot
+from e3relax_flows.retraining.training import describe_training, take_snapshot, write_shards
 from e3relax_flows.schemas.models import Decision
+from e3relax_flows.schemas.pairs import identify_pair
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, name_run_folder
 from e3relax_flows.submit.local import run_flow_locally
+from e3relax_flows.train.dataset import load_pairs
 
 TINY = {"n_layers": 1, "n_scalars": 12, "n_vectors": 4, "n_tensors": 2, "n_densities": 4, "n_hidden": 12, "n_radial": 8}
 TRAINING = {
@@ -205,9 +207,35 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
 
 
 def test_replay_without_old_pairs_says_what_to_do(serving: E3RelaxSettings) -> None:
-    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": 0.5}})
-    with pytest.raises(ConfigError, match=r"replay\.sources"):
+    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": 0.5, "bundled": False}})
+    with pytest.raises(ConfigError, match=r"replay\.sources.*replay\.bundled: true"):
         take_snapshot(config, None, serving)
+
+
+def test_the_pairs_of_the_package_are_replayed_by_default(serving: E3RelaxSettings) -> None:
+    share = 0.1
+    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": share}})
+    snapshot = take_snapshot(config, None, serving)
+    assert snapshot.n_bundled == snapshot.n_replayed
+    n_own = snapshot.n_train + snapshot.n_val - snapshot.n_bundled
+    assert snapshot.n_bundled == pytest.approx(share / (1 - share) * n_own, abs=1)
+    with open_dataset_stores(serving) as stores:
+        dataset = find_dataset(stores, snapshot.dataset_id)
+    assert dataset.functionals == {"PBE": snapshot.n_train - snapshot.n_bundled, "SevenNet-l3i5": snapshot.n_bundled}
+    shards = write_shards(dataset, serving)
+    train, val = load_pairs([shards / "train"]), load_pairs([shards / "val"])
+    assert set(train.ids) == set(dataset.train)
+    assert set(val.functionals) == {"PBE"}
+
+
+def test_the_pairs_of_the_package_are_not_mixed_with_other_functionals(serving: E3RelaxSettings) -> None:
+    pairs = [pair.model_copy(update={"functional": "r2SCAN"}) for pair in make_pairs(OXIDES, "scan", per_system=6)]
+    store_pairs(serving, [pair.model_copy(update={"pair_id": identify_pair(pair)}) for pair in pairs])
+    config = {**CONFIG, "dataset": {"filter": {"functionals": ["r2SCAN"]}}, "replay": {"fraction": 0.1}}
+    with pytest.raises(ConfigError, match=r"replay\.bundled: true"):
+        take_snapshot(RetrainConfig.model_validate(config), None, serving)
+    forced = RetrainConfig.model_validate({**config, "replay": {"fraction": 0.1, "bundled": True}})
+    assert take_snapshot(forced, None, serving).n_bundled > 0
 
 
 def test_entries_that_the_retraining_writes_itself_are_refused(serving: E3RelaxSettings) -> None:
