@@ -1,10 +1,11 @@
 """Is the expected error right, and what does the guard keep out: tables and a figure, on pairs not fitted to.
 
 python benchmarks/trust.py TEST.jsonl.gz --val VAL.jsonl.gz [--model default] [--threads 1]
-    [--figure docs/assets/trust.png]
+    [--figure docs/assets/trust.png] [--shifted OTHER.jsonl.gz] [--second-opinion chgnet [--judged 120]]
 
 The model's own calibration is judged on TEST. VAL, on which that calibration was fitted, gives the curve of the
-threshold and, with one source left out at a time, the coverage on a source that the calibration has not seen.
+threshold and, with one source left out at a time, the coverage on a source that the calibration has not seen. OTHER
+holds pairs of another kind. A second opinion costs single points, so that only so many pairs of a source are judged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from e3relax_flows import Predictor
 from e3relax_flows.core.savings import find_harmed, measure_savings
+from e3relax_flows.predict.trust import OpinionModel, find_log_odds
 from e3relax_flows.train.calibrate import (
     HARM_GOAL,
     NEAR,
@@ -25,11 +27,13 @@ from e3relax_flows.train.calibrate import (
     collect,
     fit_trust,
     judge_by,
+    judge_starts,
     judge_unseen,
     trace_thresholds,
     vary_starts,
 )
 from e3relax_flows.train.dataset import load_pairs
+from e3relax_flows.train.opinions import collect_opinions
 from e3relax_flows.train.pairs import join_pairs
 
 mpl.use("Agg")
@@ -62,8 +66,6 @@ def group(sources):
 def print_tables(data, trust, shifted):
     """Coverage and rank correlation; saving, harm, refusals and errors before and after the guard."""
     expected, holds, accepted = judge(data, trust)
-    harmed, worse = find_harmed(data.before, data.after), data.after > data.before
-    savings = measure_savings(data.before, data.after)
     print(f"\nIntervals of {trust.coverage:.0%}, from {np.exp(trust.interval[0]):.2f} to "
           f"{np.exp(trust.interval[1]):.2f} times the expected error\n")  # fmt: skip
     print("| starts | n | mean error, Å | mean expected, Å | rank correlation | coverage | not in the calibration |")
@@ -78,14 +80,21 @@ def print_tables(data, trust, shifted):
         f"\nGuard: a saving is expected, and the probability of material harm is at most {trust.max_harm:.3f}. Errors "
         "are displacement + 2.5 Å · strain, Å. Saving: of the most, the better of initial and predicted.\n"
     )
-    print("| starts | refused, % | saving | without guard | materially harmed, % | without guard | worse at all, % "
+    print_guard(data, accepted)
+
+
+def print_guard(data, accepted):
+    """What a guard saves, harms and serves."""
+    harmed, worse = find_harmed(data.before, data.after), data.after > data.before
+    savings = measure_savings(data.before, data.after)
+    print("| starts | n | refused, % | saving | without guard | materially harmed, % | without guard | worse at all, % "
           "| error of starts | of predictions | of what is served |")  # fmt: skip
-    print("|" + "---|" * 10)
+    print("|" + "---|" * 11)
     for name, mask in group(data.sources).items():
         served = np.where(accepted, data.after, data.before)[mask]
         most = max(np.maximum(savings[mask], 0.0).sum(), 1e-9)
         print(
-            f"| {name} | {100 * (1 - accepted[mask].mean()):.1f} | {(savings * accepted)[mask].sum() / most:.2f} "
+            f"| {name} | {mask.sum()} | {100 * (1 - accepted[mask].mean()):.1f} | {(savings * accepted)[mask].sum() / most:.2f}"
             f"| {savings[mask].sum() / most:.2f} | {100 * (harmed & accepted)[mask].mean():.1f} "
             f"| {100 * harmed[mask].mean():.1f} | {100 * (worse & accepted)[mask].mean():.1f} "
             f"| {data.before[mask].mean():.3f} | {data.after[mask].mean():.3f} | {served.mean():.3f} |"
@@ -148,12 +157,32 @@ def draw(data, trust, curve, path):
     print(f"\nFigure: {path}")
 
 
+def print_opinions(predictor, paths, arguments):
+    """The guard alone and with a second opinion, on the same pairs."""
+    judge_ = predictor.get_judge(arguments.second_opinion)
+    opinion = OpinionModel.from_calibration(predictor.calibration, judge_.label)
+    for path in paths:
+        pairs = load_pairs([path])
+        places = {source: np.flatnonzero(np.array(pairs.sources) == source) for source in set(pairs.sources)}
+        rng = np.random.default_rng(0)
+        chosen = [rng.permutation(place)[: arguments.judged] for _, place in sorted(places.items())]
+        data = collect_opinions(predictor, pairs.select(np.sort(np.concatenate(chosen)).tolist()), judge_)
+        alone = data.logs[:, 1] <= find_log_odds(predictor.trust.max_harm)
+        print(f"\nOf {path.name} at most {arguments.judged} pairs of a source; the guard's limit on harm alone\n")
+        print_guard(data, alone)
+        print(f"\nWith the second opinion of {judge_.label}\n")
+        print_guard(data, judge_starts(data, np.array(opinion.harm), np.array(opinion.saving)).accept(opinion.max_harm))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("test", type=Path)
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--model", default="default")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--shifted", type=Path)
+    parser.add_argument("--second-opinion")
+    parser.add_argument("--judged", type=int, default=120)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -168,6 +197,12 @@ def main():
     print(f"Model {predictor.model_id}; {len(test.after)} starts of {arguments.test.name}")
     print_tables(test, predictor.trust, leave_one_out(val, test))
     curve = print_curve(val, predictor.trust)
+    if arguments.second_opinion:
+        print_opinions(predictor, [path for path in (arguments.test, arguments.shifted) if path], arguments)
+    elif arguments.shifted:
+        data = collect(predictor, load_pairs([arguments.shifted]))
+        print(f"\nThe same guard on {arguments.shifted.name}\n")
+        print_guard(data, judge(data, predictor.trust)[2])
     if arguments.figure:
         draw(test, predictor.trust, curve, arguments.figure)
 

@@ -14,7 +14,6 @@ STRAIN_WEIGHT_ANGSTROM = 2.5  # of a strain against a displacement, as in the ca
 
 Array = NDArray[np.float64]
 
-STRAIN_WEIGHT_ANGSTROM = 2.5  # of a strain against a displacement in the combined error: a typical atomic spacing
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
 PLANE_STEPS = np.array([(0, 0), *(step for step in itertools.product((-1, 0, 1), repeat=2) if any(step))])
 SHORTER = 1 - 1e-9  # a squared length has to shrink by this factor to count as shorter
