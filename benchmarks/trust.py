@@ -19,7 +19,7 @@ import torch
 
 from e3relax_flows import Predictor
 from e3relax_flows.core.savings import find_harmed, measure_savings
-from e3relax_flows.predict.trust import OpinionModel, find_log_odds
+from e3relax_flows.predict.trust import OpinionModel
 from e3relax_flows.train.calibrate import (
     HARM_GOAL,
     NEAR,
@@ -93,9 +93,10 @@ def print_guard(data, accepted):
     for name, mask in group(data.sources).items():
         served = np.where(accepted, data.after, data.before)[mask]
         most = max(np.maximum(savings[mask], 0.0).sum(), 1e-9)
+        saved, all_saved = (savings * accepted)[mask].sum() / most, savings[mask].sum() / most
         print(
-            f"| {name} | {mask.sum()} | {100 * (1 - accepted[mask].mean()):.1f} | {(savings * accepted)[mask].sum() / most:.2f}"
-            f"| {savings[mask].sum() / most:.2f} | {100 * (harmed & accepted)[mask].mean():.1f} "
+            f"| {name} | {mask.sum()} | {100 * (1 - accepted[mask].mean()):.1f} | {saved:.2f} "
+            f"| {all_saved:.2f} | {100 * (harmed & accepted)[mask].mean():.1f} "
             f"| {100 * harmed[mask].mean():.1f} | {100 * (worse & accepted)[mask].mean():.1f} "
             f"| {data.before[mask].mean():.3f} | {data.after[mask].mean():.3f} | {served.mean():.3f} |"
         )
@@ -157,19 +158,28 @@ def draw(data, trust, curve, path):
     print(f"\nFigure: {path}")
 
 
+def choose_pairs(sources, most):
+    """At most so many indices of every source, drawn by seed."""
+    places = {}
+    for index, source in enumerate(sources):
+        places.setdefault(source, []).append(index)
+    rng = np.random.default_rng(0)
+    for place in places.values():
+        rng.shuffle(place)
+    return sorted(index for place in places.values() for index in place[:most])
+
+
 def print_opinions(predictor, paths, arguments):
     """The guard alone and with a second opinion, on the same pairs."""
     judge_ = predictor.get_judge(arguments.second_opinion)
     opinion = OpinionModel.from_calibration(predictor.calibration, judge_.label)
     for path in paths:
         pairs = load_pairs([path])
-        places = {source: np.flatnonzero(np.array(pairs.sources) == source) for source in set(pairs.sources)}
-        rng = np.random.default_rng(0)
-        chosen = [rng.permutation(place)[: arguments.judged] for _, place in sorted(places.items())]
-        data = collect_opinions(predictor, pairs.select(np.sort(np.concatenate(chosen)).tolist()), judge_)
-        alone = data.logs[:, 1] <= find_log_odds(predictor.trust.max_harm)
-        print(f"\nOf {path.name} at most {arguments.judged} pairs of a source; the guard's limit on harm alone\n")
-        print_guard(data, alone)
+        chosen = choose_pairs(pairs.sources, arguments.judged)
+        data = collect_opinions(predictor, pairs.select(chosen), judge_)
+        own = collect(predictor, pairs.select(chosen))
+        print(f"\nOf {path.name} at most {arguments.judged} pairs of a source; the guard alone\n")
+        print_guard(own, judge(own, predictor.trust)[2])
         print(f"\nWith the second opinion of {judge_.label}\n")
         print_guard(data, judge_starts(data, np.array(opinion.harm), np.array(opinion.saving)).accept(opinion.max_harm))
 

@@ -119,7 +119,8 @@ def list_control_hours(generations: Sequence[GenerationDoc]) -> list[tuple[float
         found: dict[str, dict[StartKind, float]] = {}
         for label in generation.label.labels if generation.label else []:
             if label.state == OutcomeState.SUCCESSFUL and label.hours:
-                found.setdefault(label.structure_id, {})[label.start_kind] = label.hours
+                kind = StartKind.PREDICTED if label.start_kind.is_from_prediction else label.start_kind
+                found.setdefault(label.structure_id, {})[kind] = label.hours
         both = (StartKind.PREDICTED, StartKind.CONTROL)
         pairs += [(hours[both[0]], hours[both[1]]) for hours in found.values() if hours.keys() >= set(both)]
     return pairs
@@ -138,6 +139,6 @@ def measure_saved(generation: GenerationDoc, ratio: float | None) -> float | Non
     begun = [
         label.hours
         for label in generation.label.labels
-        if label.start_kind == StartKind.PREDICTED and label.state == OutcomeState.SUCCESSFUL and label.hours
+        if label.start_kind.is_from_prediction and label.state == OutcomeState.SUCCESSFUL and label.hours
     ]
     return sum(begun) * (1 / ratio - 1)

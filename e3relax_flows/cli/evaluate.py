@@ -14,6 +14,7 @@ from e3relax_flows.cli.options import (
     JsonOption,
     ModelOption,
     PassesOption,
+    PolishOption,
     SecondOpinionOption,
     SymmetryOption,
     build_predict_options,
@@ -30,6 +31,7 @@ def evaluate(
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
     second_opinion: SecondOpinionOption = None,
+    polish: PolishOption = None,
     device: DeviceOption = None,
     file: Annotated[Path | None, typer.Option("--out", "-o", help="Write the figures to this JSON file.")] = None,
     predictions_file: Annotated[
@@ -47,7 +49,7 @@ def evaluate(
     from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
 
-    options = build_predict_options(passes, symmetry, constrain, second_opinion)
+    options = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
     settings = load_settings(MODEL=model, DEVICE=device)
     with make_progress() as progress:
         reading = progress.add_task("reading pairs", total=None, note="")

@@ -64,6 +64,13 @@ SecondOpinionOption = Annotated[
         autocompletion=complete_potential,
     ),
 ]
+PolishOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Steps of the second opinion's potential from an accepted prediction; auto: as calibrated.",
+        metavar="auto|N|0",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 SubmitOption = Annotated[
@@ -151,7 +158,11 @@ def split_settings(inputs: list[str], settings: list[str] | None) -> tuple[list[
 
 
 def build_predict_options(
-    passes: int | None, symmetry: str | None, constrain: list[str] | None, second_opinion: str | None = None
+    passes: int | None,
+    symmetry: str | None,
+    constrain: list[str] | None,
+    second_opinion: str | None = None,
+    polish: str | None = None,
 ) -> PredictOptions:
     """Options of a prediction; what is None stays as usual.
 
@@ -174,6 +185,8 @@ def build_predict_options(
 
         get_potential(second_opinion)  # a name that is unknown is refused before anything is read
         fields["second_opinion"] = second_opinion
+    if polish is not None:
+        fields["polish"] = int(polish) if polish.isdigit() else polish
     try:
         return PredictOptions.model_validate(fields)
     except ValidationError as error:

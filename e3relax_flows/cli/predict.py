@@ -19,6 +19,7 @@ from e3relax_flows.cli.options import (
     ModelOption,
     OutOption,
     PassesOption,
+    PolishOption,
     SecondOpinionOption,
     SymmetryOption,
     build_predict_options,
@@ -48,6 +49,7 @@ def predict(
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
     second_opinion: SecondOpinionOption = None,
+    polish: PolishOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout and nothing else.")] = False,
@@ -61,7 +63,7 @@ def predict(
     Exit code 0: each was accepted or refused; 1: some have no prediction;
     2: nothing was done.
     """
-    options = build_predict_options(passes, symmetry, constrain, second_opinion)
+    options = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
     if dry_run:
         raise typer.Exit(_plan(inputs, model, out, as_json))
     counts: Counter[str] = Counter()

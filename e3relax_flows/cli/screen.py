@@ -21,6 +21,7 @@ from e3relax_flows.cli.options import (
     ModelOption,
     OutOption,
     PassesOption,
+    PolishOption,
     SecondOpinionOption,
     SubmitOption,
     SymmetryOption,
@@ -65,6 +66,7 @@ def screen(
     symmetry: SymmetryOption = None,
     constrain: ConstrainOption = None,
     second_opinion: SecondOpinionOption = None,
+    polish: PolishOption = None,
     on_refuse: Annotated[
         str | None, typer.Option(help="After a refused prediction.", metavar="initial|skip|fail")
     ] = None,
@@ -82,7 +84,7 @@ def screen(
     What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
     remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
     """
-    options = {"passes": passes, "symmetry": symmetry, "constrain": constrain, "judge": second_opinion}
+    options = (passes, symmetry, constrain, second_opinion, polish)
     changes: dict[str, Any] = {
         "engine": engine,
         "control": control,
@@ -92,8 +94,8 @@ def screen(
         "retry_failed": retry_failed or None,
         "out": out,
     }
-    if any(value is not None for value in options.values()):
-        changes["options"] = build_predict_options(passes, symmetry, constrain, second_opinion)
+    if any(value is not None for value in options):
+        changes["options"] = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     inputs, words = split_settings(inputs, engine_setting)
     changes["engine_settings"] = parse_engine_settings(words) or None

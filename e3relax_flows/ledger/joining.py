@@ -143,7 +143,7 @@ def join_outcome(
     EngineError
         When the result does not belong to the prediction.
     """
-    start = prediction.structure if start_kind is StartKind.PREDICTED else prediction.initial
+    start = start_kind.pick(prediction)
     if prediction.initial is None or prediction.structure_id is None or start is None:
         raise EngineError(f"prediction {prediction.prediction_id} has no {start_kind} structure to start from")
     doc = OutcomeDoc(
@@ -182,6 +182,8 @@ def _add_result(doc: OutcomeDoc, prediction: PredictionDoc, start: Structure, re
         doc.initial_errors = measure_errors(prediction.initial, relaxed)
     if prediction.structure is not None:
         doc.prediction_errors = measure_errors(prediction.structure, relaxed)
+        if prediction.polished is not None:
+            doc.polished_errors = measure_errors(prediction.polished, relaxed)
         doc.same_basin = share_basin(prediction.structure, relaxed)
 
 
@@ -205,7 +207,7 @@ def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsS
     whole = [pair for pair in pairs if all(pair)]
     return SavingsSummary(
         n_candidates=len({doc.structure_id for doc in docs}),
-        n_predicted=sum(doc.start_kind is StartKind.PREDICTED for doc in docs),
+        n_predicted=sum(doc.start_kind.is_from_prediction for doc in docs),
         n_initial=sum(doc.start_kind is StartKind.INITIAL for doc in docs),
         n_control=sum(doc.start_kind is StartKind.CONTROL for doc in docs),
         n_unconverged=sum(doc.state is OutcomeState.UNCONVERGED for doc in docs),
@@ -236,7 +238,9 @@ def _list_converged(docs: Iterable[OutcomeDoc], kind: StartKind) -> list[Relaxat
     return [
         doc.result
         for doc in docs
-        if doc.start_kind is kind and doc.state is OutcomeState.SUCCESSFUL and doc.result is not None
+        if (doc.start_kind.is_from_prediction if kind is StartKind.PREDICTED else doc.start_kind is kind)
+        and doc.state is OutcomeState.SUCCESSFUL
+        and doc.result is not None
     ]
 
 
@@ -248,7 +252,8 @@ def _pair(docs: list[OutcomeDoc]) -> list[tuple[list[RelaxationResult], list[Rel
     return [
         (_list_converged(group, StartKind.PREDICTED), _list_converged(group, StartKind.CONTROL))
         for group in groups.values()
-        if {StartKind.PREDICTED, StartKind.CONTROL} <= {doc.start_kind for doc in group}
+        if StartKind.CONTROL in {doc.start_kind for doc in group}
+        and any(doc.start_kind.is_from_prediction for doc in group)
     ]
 
 

@@ -26,6 +26,7 @@ SETTLED = 1e-8  # Å and fractions; nearer than this a structure is not moved ag
 HELD_STRAIN = 1e-6  # norm of the logarithmic strain below which a cell was held; what files lose of it is less
 PAIR_STARTS = {
     StartKind.PREDICTED: PairStart.PREDICTED,
+    StartKind.POLISHED: PairStart.PREDICTED,
     StartKind.INITIAL: PairStart.RAW,
     StartKind.CONTROL: PairStart.CONTROL,
 }
@@ -161,7 +162,7 @@ def pair_outcome(outcome: OutcomeDoc, prediction: PredictionDoc | None, source: 
             LeftOut.START_UNKNOWN,
             f"the outcome is of prediction {outcome.prediction_id}, not {prediction.prediction_id}",
         )
-    is_predicted = outcome.start_kind is StartKind.PREDICTED
+    is_predicted = outcome.start_kind.is_from_prediction
     if prediction is not None and prediction.initial is not None:
         initial = prediction.initial
     elif not is_predicted:  # the engine began at the initial structure itself
@@ -182,7 +183,7 @@ def pair_outcome(outcome: OutcomeDoc, prediction: PredictionDoc | None, source: 
         job_uuids=outcome.job_uuids,
         hosts=outcome.hosts,
     )
-    start = prediction.structure if is_predicted and prediction is not None else initial
+    start = outcome.start_kind.pick(prediction) if is_predicted and prediction is not None else initial
     return make_pair(Relaxation(result, initial, origin, start))
 
 

@@ -188,16 +188,16 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
     for prediction in predictions.linked:
         if held_back and _is_at(prediction.initial, began):
             return _Start(_take(prediction.initial), held_back, prediction=prediction)
-        if prediction.verdict is Verdict.ACCEPT and _is_at(prediction.structure, began):
-            return _Start(_take(prediction.initial), PairStart.PREDICTED, prediction.structure, prediction)
+        if prediction.verdict is Verdict.ACCEPT and (at := _find_at(prediction, began)) is not None:
+            return _Start(_take(prediction.initial), PairStart.PREDICTED, at, prediction)
         if _is_at(prediction.initial, began):
             return _Start(_take(prediction.initial), PairStart.RAW, prediction=prediction)
-    found = [prediction for prediction in predictions.alike if _is_at(prediction.structure, began)]
+    found = [prediction for prediction in predictions.alike if _find_at(prediction, began) is not None]
     starts = {_identify_start(prediction) for prediction in found}
     if len(starts) > 1:
         _refuse(f"it began at what was predicted for {len(starts)} different initial structures")
     if found:
-        return _Start(_take(found[0].initial), PairStart.PREDICTED, found[0].structure, found[0])
+        return _Start(_take(found[0].initial), PairStart.PREDICTED, _find_at(found[0], began), found[0])
     if predictions.missing and not held_back:
         _refuse(f"{predictions.missing}; give the store that holds it as PREDICTION_STORE")
     if predictions.linked:
@@ -219,6 +219,11 @@ def _identify_start(prediction: PredictionDoc) -> str | None:
     kept = {"selective_dynamics": held} if held is not None else None
     symbols = [site.specie.symbol for site in initial]
     return identify_structure(Structure(initial.lattice, symbols, initial.frac_coords, site_properties=kept))
+
+
+def _find_at(prediction: PredictionDoc, began: Structure) -> Structure | None:
+    """The predicted or the polished structure of a prediction, where the relaxation began at it."""
+    return next((each for each in (prediction.structure, prediction.polished) if _is_at(each, began)), None)
 
 
 def _is_at(structure: Structure | None, began: Structure) -> bool:

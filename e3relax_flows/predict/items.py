@@ -29,6 +29,7 @@ from e3relax_flows.predict.guards import (
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
 from e3relax_flows.predict.opinions import Judge
+from e3relax_flows.predict.polish import relax_shortly
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
 from e3relax_flows.predict.trust import Expectation, OpinionModel, TrustModel
 from e3relax_flows.predict.vacuum import describe_objection, find_vacuum
@@ -238,6 +239,22 @@ class Item:
             **(describe_expectation(expectation) if expectation else {}),
             **common,
         )
+
+
+def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int) -> None:
+    """Write some steps of a potential from an accepted prediction into it; what fails leaves it as it is."""
+    journey, start = item.journey, time.perf_counter()
+    if journey is None or prediction.structure is None or steps == 0:
+        return
+    try:
+        positions, lattice, n_steps = relax_shortly(judge, prediction.structure, journey.rules.freedom, steps)
+        if n_steps > 0:
+            geometry = make_move(journey.geometry, positions, lattice, journey.rules)[0]
+            geometry = finish_symmetry(geometry, journey.rules)
+            prediction.polished, prediction.n_polish_steps = rebuild_structure(journey.structure, geometry), n_steps
+    except E3RelaxError as error:
+        prediction.message = f"{item.name}: not polished: {error}"
+    prediction.wall_time_s += time.perf_counter() - start
 
 
 def ask_opinions(items: Sequence[Item], judge: Judge) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.graphs.batching import plan_batches
 from e3relax_flows.schemas.predictions import SecondOpinion
 
 # Atoms in one batch: on a CPU larger ones only leave its caches.
@@ -91,13 +92,10 @@ class Judge:
             except E3RelaxError as error:
                 found[index] = str(error)
         order = sorted(known, key=lambda index: len(structures[index]))
-        batch: list[int] = []
-        for index in [*order, None]:
-            if batch and (index is None or (len(batch) + 1) * len(structures[index]) > self.max_atoms):
-                found |= dict(zip(batch, self._run([structures[i] for i in batch]), strict=True))
-                batch = []
-            if index is not None:
-                batch.append(index)
+        sizes = [(len(structures[index]), 0) for index in order]
+        for places in plan_batches(sizes, self.max_atoms, 1):
+            batch = [order[place] for place in places]
+            found |= dict(zip(batch, self._run([structures[index] for index in batch]), strict=True))
         return [found[index] for index in range(len(structures))]
 
     def _run(self, structures: list[Structure]) -> list[SinglePoint | str]:
@@ -113,7 +111,8 @@ class Judge:
 
     def _evaluate(self, structures: list[Structure]) -> list[SinglePoint]:
         if self.potential.family is not None and self.potential.family.name == "CHGNet":
-            results = self.calculator.model.predict_structure(structures, task="efs", batch_size=len(structures))
+            model: Any = vars(self.calculator)["model"]
+            results = model.predict_structure(structures, task="efs", batch_size=len(structures))
             return [
                 SinglePoint(float(each["e"]), _find_largest(each["f"]), _find_norm(each["s"]) * EV_PER_CUBIC_ANGSTROM)
                 for each in (results if isinstance(results, list) else [results])

@@ -21,10 +21,11 @@ from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import BatchRunner
-from e3relax_flows.predict.items import Item, ask_opinions, start_journey
+from e3relax_flows.predict.items import Item, ask_opinions, polish_item, start_journey
 from e3relax_flows.predict.opinions import Judge
+from e3relax_flows.predict.polish import PolishRule, check_rule, count_steps
 from e3relax_flows.predict.trust import OpinionModel, TrustModel
-from e3relax_flows.schemas.predictions import Prediction, PredictOptions
+from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 
 # Structures are read, predicted and handed out in windows, so that memory does not grow with their number.
 WINDOW_STRUCTURES = 2_048
@@ -147,7 +148,9 @@ class Predictor:
             )
         options = _resolve_options(options, fields)
         if options.second_opinion is not None:
-            self.get_judge(options.second_opinion)
+            judge = self.get_judge(options.second_opinion)
+            if options.polish == "auto":
+                check_rule(PolishRule.from_calibration(self.calibration, judge.label), judge, self.model_id)
         if ids is not None and isinstance(structures, Sized) and len(structures) != len(ids):
             raise ConfigError(f"{len(ids)} ids for {len(structures)} structures; give one per structure")
         wrong = [id for id in ids or () if not isinstance(id, str | None)]
@@ -234,7 +237,18 @@ class Predictor:
             self._settle(item)
         if options.second_opinion is not None:
             ask_opinions([item for item in window if item.has_crystal], self.get_judge(options.second_opinion))
-        return [self._conclude(item, options) for item in window]
+        predictions = [self._conclude(item, options) for item in window]
+        if options.second_opinion is not None and options.polish != 0:
+            self._polish(window, predictions, options)
+        return predictions
+
+    def _polish(self, window: list[Item], predictions: list[Prediction], options: PredictOptions) -> None:
+        """Some steps from every accepted prediction, as many as were asked for or as the calibration decides."""
+        judge = self.get_judge(str(options.second_opinion))
+        rule = PolishRule.from_calibration(self.calibration, judge.label)
+        for item, prediction in zip(window, predictions, strict=True):
+            if prediction.verdict is Verdict.ACCEPT:
+                polish_item(item, prediction, judge, count_steps(options.polish, rule, prediction.expected_error))
 
     def get_judge(self, name: str) -> Judge:
         """The potential of a second opinion, loaded once.

@@ -54,6 +54,8 @@ class PrerelaxMaker(Maker):
     second_opinion
         Potential that judges every prediction by its energies of initial and predicted structure, such as "chgnet";
         None: as `options` say. Not the potential that relaxes afterwards: see `check_judge`.
+    polish
+        Steps of that potential from an accepted prediction, or "auto" for the calibrated rule; None: as `options` say.
 
     Examples
     --------
@@ -66,12 +68,14 @@ class PrerelaxMaker(Maker):
     device: str = DEFAULT_DEVICE
     options: PredictOptions = field(default_factory=lambda: PredictOptions())
     second_opinion: str | None = None
+    polish: str | int | None = None
 
     def __post_init__(self) -> None:
         self.options = PredictOptions.model_validate(self.options or {})
-        if self.second_opinion is not None:
-            self.options = self.options.model_copy(update={"second_opinion": self.second_opinion})
-        self.second_opinion = self.options.second_opinion
+        own = {"second_opinion": self.second_opinion, "polish": self.polish}
+        given = {name: value for name, value in own.items() if value is not None}
+        self.options = PredictOptions.model_validate(self.options.model_dump() | given)
+        self.second_opinion, self.polish = self.options.second_opinion, self.options.polish
 
     def as_dict(self) -> dict[str, Any]:
         """Dictionary with plain options, so that jobflow's `dict_mod` reaches into them."""
@@ -96,7 +100,8 @@ class PrerelaxMaker(Maker):
             When the structure cannot be predicted; the message says why and what to do.
         """
         (document,), _ = predict_stored([structure], [None], model or self.model, self.device, self.options)
-        start = take_start(document, StartKind.PREDICTED if document.verdict == Verdict.ACCEPT else StartKind.INITIAL)
+        own = StartKind.POLISHED if document.is_polished else StartKind.PREDICTED
+        start = take_start(document, own if document.verdict == Verdict.ACCEPT else StartKind.INITIAL)
         return PrerelaxDoc(structure=start, prediction=document, output=PrerelaxOutput(structure=start))
 
     @job(output_schema=ChunkDoc)
@@ -205,6 +210,9 @@ def _hand_to(document: PredictionDoc, asked: Any, name: str | None) -> Predictio
     if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:
         update["initial"], update["structure"] = asked, document.structure.copy()
         update["structure"].properties = copy.deepcopy(asked.properties)
+        if document.polished is not None:
+            update["polished"] = document.polished.copy()
+            update["polished"].properties = copy.deepcopy(asked.properties)
     return document.model_copy(update=update)
 
 

@@ -55,9 +55,10 @@ def choose_starts(prediction: PredictionDoc | CandidateRow, rules: StartRules) -
         return []
     if prediction.verdict == Verdict.REFUSE:
         return [StartKind.INITIAL] if rules.on_refuse == "initial" else []
+    own = StartKind.POLISHED if prediction.is_polished else StartKind.PREDICTED
     if draw_uniform(rules.seed, str(prediction.structure_id)) >= rules.control:
-        return [StartKind.PREDICTED]
-    return [StartKind.PREDICTED, StartKind.CONTROL] if rules.paired_controls else [StartKind.CONTROL]
+        return [own]
+    return [own, StartKind.CONTROL] if rules.paired_controls else [StartKind.CONTROL]
 
 
 def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:
@@ -68,7 +69,7 @@ def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:
     StructureError
         When the prediction is an error, with its reason.
     """
-    structure = prediction.structure if kind == StartKind.PREDICTED else prediction.initial
+    structure = kind.pick(prediction)
     if prediction.verdict == Verdict.ERROR or structure is None:
         reason = prediction.reasons[0] if prediction.reasons else Reason.FAILED
         raise StructureError(reason, prediction.message or f"there is no prediction ({reason})")
@@ -172,4 +173,5 @@ def describe_candidate(name: str, prediction: PredictionDoc | None) -> Candidate
         score=prediction.score,
         expected_error=prediction.expected_error,
         harm_probability=prediction.harm_probability,
+        is_polished=prediction.is_polished,
     )

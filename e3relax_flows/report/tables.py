@@ -113,7 +113,8 @@ def build_table(screen: ScreenDoc, predictions: Iterable[PredictionDoc], outcome
 def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcomes: list[OutcomeDoc]) -> TableRow:
     initial = prediction.initial if prediction else None
     relaxed = choose_relaxed(outcomes)
-    predicted_start = _find_start(candidate.outcomes, StartKind.PREDICTED)
+    rows = candidate.outcomes
+    predicted_start = _find_start(rows, StartKind.POLISHED) or _find_start(rows, StartKind.PREDICTED)
     control = _find_start(candidate.outcomes, StartKind.CONTROL)
     initial_start = control or _find_start(candidate.outcomes, StartKind.INITIAL)
     return TableRow(

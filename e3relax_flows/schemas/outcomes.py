@@ -8,21 +8,38 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
 
 from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 from e3relax_flows.schemas.pairs import Freedom
-from e3relax_flows.schemas.predictions import JsonStructure
+from e3relax_flows.schemas.predictions import JsonStructure, Prediction
 
 
 class StartKind(StrEnum):
-    """Where the relaxation began: predicted; initial because the prediction was refused; initial as a control."""
+    """Where the relaxation began.
+
+    predicted; polished: some steps of a potential from there; initial because the prediction was refused; initial as a
+    control.
+    """
 
     PREDICTED = "predicted"
+    POLISHED = "polished"
     INITIAL = "initial"
     CONTROL = "control"
+
+    @property
+    def is_from_prediction(self) -> bool:
+        """Whether it began at the prediction, polished or not."""
+        return self in (StartKind.PREDICTED, StartKind.POLISHED)
+
+    def pick(self, prediction: Prediction) -> Structure | None:
+        """The structure of a prediction where it began."""
+        return {StartKind.PREDICTED: prediction.structure, StartKind.POLISHED: prediction.polished}.get(
+            self, prediction.initial
+        )
 
 
 class OutcomeState(StrEnum):
@@ -109,6 +126,7 @@ class OutcomeDoc(Displayed, BaseModel):
     message: str | None = Field(None, description="why it failed")
     result: RelaxationResult | None = None
     prediction_errors: StructureErrors | None = Field(None, description="predicted against relaxed")
+    polished_errors: StructureErrors | None = Field(None, description="the polished prediction against relaxed")
     initial_errors: StructureErrors | None = Field(None, description="initial against relaxed")
     same_basin: bool | None = Field(
         None, description="StructureMatcher takes predicted and relaxed for the same structure"

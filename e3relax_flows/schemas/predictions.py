@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from math import exp
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from monty.json import jsanitize
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 from pymatgen.core import Structure
 
@@ -113,12 +114,24 @@ class PredictOptions(BaseModel):
         description="potential whose energies of initial and predicted structure join the guard's judgement: chgnet, "
         "another engine that is a potential, or a name of `find_potential`",
     )
+    polish: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="steps of that potential from an accepted prediction, symmetry and constraints kept; auto: as the "
+        "calibration decides for each crystal",
+    )
+
+    @model_validator(mode="after")
+    def _check_polish(self) -> Self:
+        if self.polish != 0 and self.second_opinion is None:
+            raise ValueError(f"polish is {self.polish!r} and no potential is named; give second_opinion, too")
+        return self
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the options that came later, where they are not used: ids of what was stored before stay the same."""
         content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name != "second_opinion" or value is not None}
+        unused = {name for name, value in (("second_opinion", None), ("polish", 0)) if content.get(name) == value}
+        return {name: value for name, value in content.items() if name not in unused}
 
 
 class SecondOpinion(BaseModel):
@@ -145,6 +158,10 @@ class Prediction(Displayed, BaseModel):
     id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
     initial: JsonStructure | None = Field(None, description="the structure as it was given")
     structure: JsonStructure | None = Field(None, description="the predicted structure")
+    polished: JsonStructure | None = Field(
+        None, description="the predicted structure after some steps of the second opinion's potential"
+    )
+    n_polish_steps: int = 0
     verdict: Verdict
     reasons: list[Reason] = Field(default_factory=list)
     message: str | None = Field(None, description="the reasons in words, and what to do")
@@ -179,6 +196,18 @@ class Prediction(Displayed, BaseModel):
     wall_time_s: float = Field(0.0, description="this structure's share of its batch's time")
 
     @property
+    def is_polished(self) -> bool:
+        """Whether relaxations begin at the polished prediction."""
+        return self.polished is not None and self.verdict is Verdict.ACCEPT
+
+    @property
+    def served(self) -> Structure | None:
+        """Where a relaxation should begin: the prediction, polished or not, or the initial structure where refused."""
+        if self.verdict is not Verdict.ACCEPT:
+            return self.initial
+        return self.polished if self.polished is not None else self.structure
+
+    @property
     def move(self) -> float:
         """Å; displacement + 2.5 Å · strain of the prediction, 0 where there is none."""
         return (self.displacement or 0.0) + STRAIN_WEIGHT_ANGSTROM * (self.strain or 0.0)
@@ -199,6 +228,7 @@ class Prediction(Displayed, BaseModel):
             ("probability of harm", self.harm_probability),
             ("expected error, predicted / initial", exp(-saving) if saving is not None else None),
             *_describe_opinion(self.second_opinion),
+            ("steps of it from the prediction", self.n_polish_steps or None),
             ("score, Å", self.score),
             ("model", self.model_id),
         ]

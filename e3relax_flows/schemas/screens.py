@@ -126,6 +126,7 @@ class CandidateRow(BaseModel):
     reasons: list[Reason] = Field(default_factory=list)
     score: float | None = Field(None, description="Å")
     expected_error: float | None = Field(None, description="Å")
+    is_polished: bool = Field(False, description="whether relaxations begin at the polished prediction")
     harm_probability: float | None = Field(
         None, description="that the prediction is materially further from the relaxed one"
     )

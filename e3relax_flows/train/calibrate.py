@@ -41,8 +41,7 @@ class CalibrationSet(NamedTuple):
 
     def take(self, mask: NDArray[np.bool_]) -> CalibrationSet:
         """Some of the starts."""
-        kept = (values[mask] for values in (self.before, self.after, self.sources))
-        return CalibrationSet(self.logs[mask], self.signals, *kept)
+        return CalibrationSet(self.logs[mask], self.signals, self.before[mask], self.after[mask], self.sources[mask])
 
 
 class Judgement(NamedTuple):

@@ -59,8 +59,9 @@ def evaluate_pairs(
     errors = measure_predictions(predictions, pairs)
     identity = np.array([measure_pair(p.initial_fractions, p.initial_lattice, p) for p in rows])
     accepted = np.array([prediction.verdict == Verdict.ACCEPT for prediction in predictions])
-    served = np.where(accepted[:, None], errors, identity)
-    before, after = combine_errors(identity), combine_errors(errors)
+    served = np.array([_measure_served(prediction, pair) for prediction, pair in zip(predictions, rows, strict=True)])
+    before, after = combine_errors(identity), combine_errors(served)
+    nearer = np.minimum(combine_errors(errors), before)
     evaluation = Evaluation(
         model_id=predictor.model_id,
         options=options,
@@ -71,11 +72,18 @@ def evaluate_pairs(
         refused=_share_by_source(~accepted, pairs.sources),
         harmed=_share_by_source(accepted & (after > before), pairs.sources),
         materially_harmed=_share_by_source(accepted & find_harmed(before, after), pairs.sources),
-        saving=_find_saving_by_source(measure_savings(before, after), accepted, pairs.sources),
+        saving=_find_saving_by_source(measure_savings(before, after), measure_savings(before, nearer), pairs.sources),
         median=summarize_by_source(errors, pairs.sources, np.median),
         seconds_per_structure=sum(p.wall_time_s for p in predictions) / len(predictions),
     )
     return evaluation, predictions
+
+
+def _measure_served(prediction: Prediction, pair: Pair) -> tuple[float, float, float]:
+    """Errors of where a relaxation would start."""
+    if prediction.verdict != Verdict.ACCEPT or prediction.served is None:
+        return measure_pair(pair.initial_fractions, pair.initial_lattice, pair)
+    return measure_pair(prediction.served.frac_coords, prediction.served.lattice.matrix, pair)
 
 
 def make_start(pair: Pair) -> Structure:
@@ -105,7 +113,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: Pair
         for index, (name, prediction) in enumerate(zip(pairs.ids, predictions, strict=True)):
             start = make_start(pairs[index])
             structure = prediction.structure or start
-            served = structure if prediction.verdict == Verdict.ACCEPT else start
+            served = prediction.served or start
             row: dict[str, Any] = {
                 "id": name,
                 "verdict": prediction.verdict,
@@ -120,13 +128,13 @@ def _share_by_source(flags: NDArray[np.bool_], sources: Sequence[str]) -> dict[s
 
 
 def _find_saving_by_source(
-    savings: NDArray[np.float64], accepted: NDArray[np.bool_], sources: Sequence[str]
+    savings: NDArray[np.float64], possible: NDArray[np.float64], sources: Sequence[str]
 ) -> dict[str, float]:
-    """Saving of what is served over that of an oracle, who accepts what is nearer; 0 where nothing can be saved."""
+    """Saving of what is served over that of the better of initial and predicted; 0 where nothing can be saved."""
     shares = {}
     for name, mask in _group(sources).items():
-        most = float(np.maximum(savings[mask], 0.0).sum())
-        shares[name] = float(savings[mask & accepted].sum()) / most if most > 0 else 0.0
+        most = float(possible[mask].sum())
+        shares[name] = float(savings[mask].sum()) / most if most > 0 else 0.0
     return shares
 
 

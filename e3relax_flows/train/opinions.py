@@ -48,14 +48,16 @@ def collect_opinions(
     rows = [pairs[index] for index in range(len(pairs))]
     starts = [make_start(pair) for pair in rows]
     predictions = predictor.predict(starts, (options or PredictOptions()).model_copy(update=changes), ids=pairs.ids)
-    known = [index for index, each in enumerate(predictions) if each.harm_probability is not None and each.structure]
-    opinions = judge.compare([(starts[index], predictions[index].structure) for index in known])
+    known = [
+        (index, each.structure, each.harm_probability)
+        for index, each in enumerate(predictions)
+        if each.structure is not None and each.harm_probability is not None
+    ]
+    opinions = judge.compare([(starts[index], structure) for index, structure, _ in known])
     logs, kept = [], []
-    for index, opinion in zip(known, opinions, strict=True):
-        prediction = predictions[index]
+    for (index, _, harm), opinion in zip(known, opinions, strict=True):
         if opinion.energy_change is not None:
-            energy = weigh_energy(opinion.energy_change, prediction.move)
-            logs.append((1.0, find_log_odds(prediction.harm_probability), energy))
+            logs.append((1.0, find_log_odds(harm), weigh_energy(opinion.energy_change, predictions[index].move)))
             kept.append(index)
     identity = np.array([measure_pair(pair.initial_fractions, pair.initial_lattice, pair) for pair in rows])
     return CalibrationSet(

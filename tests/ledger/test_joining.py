@@ -172,6 +172,31 @@ def test_join_of_a_control_starts_at_the_initial_structure(make_prediction):
         join_outcome(prediction, StartKind.PREDICTED, "vasp", "e-1", result)
 
 
+def test_join_of_a_polished_start_measures_every_start(make_prediction):
+    """Initial, predicted and polished are all kept; the relaxation began at the last of them."""
+    prediction = make_prediction()
+    polished = prediction.structure.copy()
+    polished.apply_strain([0.0, 0.0, 0.01])
+    prediction = prediction.model_copy(update={"polished": polished, "n_polish_steps": 4})
+    start = sort_and_strip(polished)
+    outcome = join_outcome(prediction, StartKind.POLISHED, "fake", "e-1", make_result(start, start))
+    assert outcome.state == "successful"
+    assert outcome.polished_errors.strain == pytest.approx(0.0, abs=1e-9)
+    assert outcome.prediction_errors.strain == pytest.approx(np.log(1.01))
+    assert outcome.initial_errors.strain > outcome.prediction_errors.strain
+    assert outcome.outcome_id == identify_outcome(prediction.prediction_id, "e-1", StartKind.POLISHED)
+    with pytest.raises(EngineError, match="has no polished structure to start from"):
+        join_outcome(make_prediction(), StartKind.POLISHED, "fake", "e-1", None)
+
+
+def test_a_polished_start_saves_as_a_predicted_one_does(make_outcome):
+    polished = make_outcome(ionic=4, electronic=40).model_copy(update={"start_kind": StartKind.POLISHED})
+    control = make_outcome(kind=StartKind.CONTROL, ionic=8, electronic=80)
+    summary = summarize_savings([polished, control])
+    assert (summary.n_predicted, summary.n_control) == (1, 1)
+    assert (summary.ionic.n_pairs, summary.ionic.ratio) == (1, 0.5)
+
+
 def test_join_tells_unconverged_and_failed_from_successful(make_prediction):
     prediction = make_prediction()
     start = sort_and_strip(prediction.structure)

@@ -215,6 +215,19 @@ def test_a_predicted_start_gives_the_raw_initial_structure(make_prediction, make
     assert not found.free.sites  # the slab has selective dynamics
 
 
+def test_a_polished_start_gives_the_raw_initial_structure(make_prediction, make_outcome):
+    """As a predicted one does: polish is a way to the start, not another structure to learn from."""
+    prediction, outcome = make_prediction(), make_outcome()
+    outcome = outcome.model_copy(update={"start_kind": StartKind.POLISHED})
+    prediction = prediction.model_copy(update={"polished": prediction.structure, "n_polish_steps": 2})
+    found = pair_outcome(outcome, prediction)
+    assert found.start_kind is PairStart.PREDICTED
+    assert found.model_id == "m-1"
+    np.testing.assert_allclose(found.initial.lattice.matrix, prediction.initial.lattice.matrix)
+    with pytest.raises(LeftOutError, match="its initial structure is not known"):
+        pair_outcome(outcome, None)
+
+
 @pytest.mark.parametrize(
     ("kind", "start"), [(StartKind.INITIAL, PairStart.RAW), (StartKind.CONTROL, PairStart.CONTROL)]
 )

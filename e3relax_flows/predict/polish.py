@@ -1,0 +1,110 @@
+"""Polish: some steps of a potential from an accepted prediction, symmetry and constraints kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import ConfigError, E3RelaxError, ModelError
+from e3relax_flows.predict.constraints import Freedom
+from e3relax_flows.predict.opinions import SWAP, Judge, turn_right_handed
+
+Floats = NDArray[np.float64]
+
+CONVERGED = 0.01  # eV/Å; starts that DFT relaxes in one step are below the usual 0.05 already
+MAX_VOLUME_RATIO = 1.5  # larger or smaller than the prediction's, the potential has run away
+
+
+class PolishError(E3RelaxError):
+    """A prediction that a potential could not polish."""
+
+
+@dataclass(frozen=True)
+class PolishRule:
+    """How many steps a potential makes from a prediction, by the error that is expected of it.
+
+    A potential improves what is far off and spoils what is nearer to DFT's minimum than its own minimum is.
+    """
+
+    steps: int
+    min_error: float  # Å; of predictions with a smaller expected error no step is made
+
+    @classmethod
+    def from_calibration(cls, calibration: Mapping[str, Any], potential: str) -> Self | None:
+        """Read the entry "polish" of a model's calibration; None where the potential is not in it.
+
+        Raises
+        ------
+        ModelError
+            When the entry is damaged.
+        """
+        entry = calibration.get("polish", {}).get(potential)
+        if entry is None:
+            return None
+        try:
+            return cls(int(entry["steps"]), float(entry["min_error"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the model's calibration of polish by {potential} is damaged ({error!r})") from error
+
+
+def count_steps(asked: int | Literal["auto"], rule: PolishRule | None, expected_error: float | None) -> int:
+    """How many steps are to be made from one prediction; none where the rule cannot be applied to it."""
+    if asked != "auto":
+        return asked
+    return rule.steps if rule is not None and expected_error is not None and expected_error >= rule.min_error else 0
+
+
+def check_rule(rule: PolishRule | None, judge: Judge, model_id: str) -> None:
+    """Raise where steps are to be decided by a rule that the model does not have."""
+    if rule is None:
+        raise ConfigError(
+            f"model {model_id} has no calibrated number of steps of {judge.label}; give one, such as polish=5, or 0"
+        )
+
+
+def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: int) -> tuple[Floats, Floats, int]:
+    """Make at most so many steps downhill.
+
+    The cell follows where it is free in all directions; where it is free in two, only the atoms move.
+
+    Returns
+    -------
+    positions, lattice
+        [n_atoms, 3] and [3, 3] Å, atoms in the order and the images of the structure.
+    n_steps
+        Fewer where the forces have vanished.
+
+    Raises
+    ------
+    PolishError
+        When the potential fails or runs away.
+    """
+    from ase.constraints import FixAtoms
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    is_left = np.linalg.det(structure.lattice.matrix) < 0
+    atoms = AseAtomsAdaptor.get_atoms(turn_right_handed(structure), msonable=False)
+    atoms.calc = judge.calculator
+    if held := np.flatnonzero(~freedom.atoms.any(axis=1)).tolist():
+        atoms.set_constraint(FixAtoms(held))
+    volume = atoms.get_volume()
+    try:
+        free: Any = FrechetCellFilter(atoms) if len(freedom.axes) == 3 else atoms
+        optimizer = BFGS(free, logfile=None)
+        for _ in optimizer.irun(fmax=CONVERGED, steps=steps):
+            ratio = atoms.get_volume() / volume
+            if not 1 / MAX_VOLUME_RATIO < ratio < MAX_VOLUME_RATIO:
+                raise PolishError(f"{judge.label} runs away from it: its volume becomes {ratio:.2f} times as large")
+    except PolishError:
+        raise
+    except Exception as error:  # the boundary between structures
+        raise PolishError(f"{judge.label} failed on it: {type(error).__name__}: {error}") from error
+    lattice = atoms.cell.array[SWAP] if is_left else atoms.cell.array
+    return np.array(atoms.positions), np.array(lattice), int(optimizer.nsteps)
