@@ -192,12 +192,18 @@ def _check_new_file(name: str, file: Path) -> Finding:
 
 def check_engines() -> list[Finding]:
     """Which engines can run on this machine."""
+    from e3relax_flows.engines.codes import list_codes
     from e3relax_flows.engines.registry import list_engines
 
-    return [
+    engines = [
         Finding(f"engine {info.name}", "ok" if info.available else "missing", info.description, info.hint)
         for info in list_engines()
     ]
+    codes = [
+        Finding(f"code {need.code}", "missing" if need.find_hint() else "ok", need.describe(), need.find_hint())
+        for need in list_codes()
+    ]
+    return [*engines, *codes]
 
 
 def _read_hint(error: Exception) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from jobflow import Maker
@@ -26,6 +30,64 @@ CODES = {
     "atomate2.openmm": "OpenMM",
     "atomate2.qchem": "Q-Chem",
 }
+
+
+@dataclass(frozen=True)
+class CodeNeeds:
+    """What makers of a code need where their jobs run.
+
+    Attributes
+    ----------
+    maker
+        One of them, as it is given to --engine.
+    variable, command
+        Environment variable of its command, and the usual command.
+    package
+        What must be importable beside atomate2.
+    """
+
+    code: str
+    maker: str
+    variable: str
+    command: str
+    package: str = ""
+    install: str = ""
+
+    def describe(self) -> str:
+        """How an engine of the code is named."""
+        return f"any of its makers in atomate2 by path, such as --engine {self.maker}"
+
+    def find_hint(self) -> str:
+        """What to type for what is missing here; empty where nothing is."""
+        if self.package and not _is_installed(self.package):
+            return self.install
+        words = shlex.split(os.path.expandvars(os.environ.get(self.variable, self.command)))
+        if any(shutil.which(word) for word in words):
+            return ""
+        return f"no {words[0] if words else self.variable!r} on this machine; where jobs run, set {self.variable}"
+
+
+def list_codes() -> list[CodeNeeds]:
+    """Codes beside VASP, which has engines by name, whose documents are read."""
+    return [
+        CodeNeeds("CP2K", "atomate2.cp2k.jobs.core:CellOptMaker", "ATOMATE2_CP2K_CMD", "cp2k.psmp"),
+        CodeNeeds(
+            *("ABINIT", "atomate2.abinit.jobs.core:RelaxMaker", "ATOMATE2_ABINIT_CMD", "abinit"),
+            *("abipy", "pip install 'atomate2[abinit]'"),
+        ),
+        CodeNeeds(
+            *("FHI-aims", "atomate2.aims.jobs.core:RelaxMaker", "ATOMATE2_AIMS_CMD", "aims.x"),
+            *("pymatgen.io.aims", "pip install 'atomate2[aims]'"),
+        ),
+        CodeNeeds("JDFTx", "atomate2.jdftx.jobs.core:LatticeMinMaker", "ATOMATE2_JDFTX_CMD", "jdftx"),
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def find_codes(maker: Any) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.cli.app import main
 from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.engines import EngineEntry, get_engine, list_engines, register_engine
+from e3relax_flows.engines.codes import list_codes
+from e3relax_flows.engines.makers import is_maker_path
 from e3relax_flows.engines.registry import recall_settings, unregister_engine
 from e3relax_flows.testing import EMT_ENTRY, EmtEngine, check_engine, check_relaxation
 
@@ -116,6 +119,23 @@ def test_doctor_lists_them_with_what_they_need(monkeypatch, capsys):
     assert found["engine argon"]["state"] == "ok"
     assert (found["engine wanting"]["state"], found["engine wanting"]["hint"]) == ("missing", "pip install xyz")
     assert "cannot be loaded" in found["engine broken"]["hint"]
+
+
+@pytest.mark.parametrize("command", [None, "{python} --version"])
+def test_codes_say_what_they_need(command, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    for name in ("CP2K", "ABINIT", "AIMS", "JDFTX"):
+        monkeypatch.delenv(f"ATOMATE2_{name}_CMD", raising=False)
+    if command is not None:
+        monkeypatch.setenv("ATOMATE2_CP2K_CMD", command.format(python=sys.executable))
+    needs = {need.code: need for need in list_codes()}
+    assert list(needs) == ["CP2K", "ABINIT", "FHI-aims", "JDFTx"]
+    hint = needs["CP2K"].find_hint()
+    assert hint == ("" if command else "no 'cp2k.psmp' on this machine; where jobs run, set ATOMATE2_CP2K_CMD")
+    assert "atomate2.cp2k.jobs.core:CellOptMaker" in needs["CP2K"].describe()
+    if find_spec("abipy") is None:
+        assert needs["ABINIT"].find_hint() == "pip install 'atomate2[abinit]'"
+    assert all(is_maker_path(need.maker) for need in needs.values())
 
 
 def test_a_name_is_given_once_and_can_be_taken_back():
