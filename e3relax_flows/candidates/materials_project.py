@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monty.json import jsanitize
-from pymatgen.core import SETTINGS, Structure
+from pymatgen.core import SETTINGS
 
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.errors import E3RelaxError, StructureError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.records import build_structure
 from e3relax_flows.schemas.candidates import MPQuery
 
 MP_CACHE = "materials_project"  # in DATA_DIR
@@ -175,7 +176,11 @@ def _hide_key(error: Exception) -> str:
 
 def _convert(entry: dict[str, Any]) -> ReadItem:
     try:
-        return ReadItem(entry["id"], Structure.from_dict(entry["structure"]), None)
+        if entry["structure"] is None:
+            return ReadItem(entry["id"], None, f"{entry['id']}: its 'structure' is missing")
+        return ReadItem(entry["id"], build_structure(entry["structure"], "structure"), None)
+    except StructureError as error:
+        return ReadItem(entry["id"], None, f"{entry['id']}: {error}")
     except Exception as error:  # the boundary between materials
         return ReadItem(entry["id"], None, f"{entry['id']}: {type(error).__name__}: {error}")
 

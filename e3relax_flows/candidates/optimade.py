@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 from pymatgen.io.optimade import OptimadeStructureAdapter
 
-from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.candidates.reading import MARK, ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text
 
 PATTERNS = tuple(f"*{kind}{packed}" for kind in (".json", ".jsonl") for packed in ("", *COMPRESSIONS))
+INCOMPLETE = {"assemblies", "implicit_atoms", "site_attachments"}  # features of structures
 HEADER = "x-optimade"  # key of the first line of OPTIMADE's JSON lines
 
 
@@ -42,15 +43,23 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
     ValueError
         When it is no crystal with one element on each site.
     """
-    attributes = dict(resource["attributes"])
+    attributes = {key: value for key, value in (resource.get("attributes") or {}).items() if value is not None}
     if attributes.get("dimension_types", [1, 1, 1]) != [1, 1, 1]:
         raise ValueError(f"it is periodic along {attributes['dimension_types']} of its vectors, not along three")
     for field in ("lattice_vectors", "cartesian_site_positions", "species_at_sites"):
         if not attributes.get(field):
             raise ValueError(f"its {field!r} is missing; ask the server for it in response_fields")
+        if (place := _find_null(attributes[field], field)) is not None:
+            raise ValueError(f"its {place} is null; leave it out, or complete it")
+    if missing := sorted(INCOMPLETE & set(attributes.get("structure_features", []))):
+        raise ValueError(f"it has {', '.join(missing)}, so that its sites are not its atoms; leave it out")
     # the adapter takes the names of species for elements and does not look at what they stand for
-    elements = {species["name"]: _name_element(species) for species in attributes.get("species") or []}
+    if (place := _find_null(attributes.get("species", []), "species")) is not None:
+        raise ValueError(f"its {place} is null; leave it out, or complete it")
+    elements = {species["name"]: _name_element(species) for species in attributes.get("species", [])}
     at_sites = [elements.get(name, name) for name in attributes["species_at_sites"]]
+    if unknown := sorted({name for name in at_sites if not Element.is_valid_symbol(name)}):
+        raise ValueError(f"its 'species' do not say what {', '.join(unknown)} is; ask for them in response_fields")
     core = {
         "lattice_vectors": attributes["lattice_vectors"],
         "cartesian_site_positions": attributes["cartesian_site_positions"],
@@ -62,11 +71,22 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
 
 
 def _name_element(species: dict[str, Any]) -> str:
+    for field in ("chemical_symbols", "concentration"):
+        if not species.get(field) or None in species[field]:
+            raise ValueError(f"the {field!r} of its species {species['name']!r} is missing; leave it out")
     symbols, concentrations = species["chemical_symbols"], species["concentration"]
     if len(symbols) != 1 or abs(concentrations[0] - 1) > 1e-6 or symbols[0] in ("vacancy", "X"):
         content = ", ".join(f"{x:g} {symbol}" for symbol, x in zip(symbols, concentrations, strict=True))
         raise ValueError(f"its species {species['name']!r} is {content}; only ordered structures can be relaxed")
     return symbols[0]
+
+
+def _find_null(value: Any, place: str) -> str | None:
+    """Where in a list there is a null."""
+    if not isinstance(value, list):
+        return place if value is None else None
+    found = (_find_null(item, f"{place}[{index}]") for index, item in enumerate(value))
+    return next((name for name in found if name is not None), None)
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -89,7 +109,7 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
             with open_text(path) as stream:
                 for number, line in enumerate(stream, start=1):
                     if line.strip():
-                        yield from _read_resource(json.loads(line), f"{name}-{number}", path)
+                        yield from _read_resource(json.loads(line.lstrip(MARK)), f"{name}-{number}", path)
             return
         with open_text(path) as stream:
             content = json.load(stream)
@@ -108,9 +128,12 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
 
 def _read_resource(resource: Any, fallback_id: str, path: Path) -> Iterator[ReadItem]:
     """The structure of one resource; nothing of the header and of other types."""
-    if isinstance(resource, dict) and (HEADER in resource or resource.get("type", "structures") != "structures"):
+    if isinstance(resource, dict) and (HEADER in resource or (resource.get("type") or "structures") != "structures"):
         return
     id = str(resource.get("id") or fallback_id) if isinstance(resource, dict) else fallback_id
+    if not isinstance(resource, dict):
+        yield ReadItem(id, None, f"{path}, {id}: it is {json.dumps(resource)[:40]}, not a resource")
+        return
     try:
         yield ReadItem(id, convert_resource(resource), None)
     except Exception as error:  # the boundary between entries: servers write anything

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
 from e3relax_flows.candidates.cif import read_cif
@@ -17,6 +17,7 @@ from e3relax_flows.core.ase_atoms import convert_atoms
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
+from e3relax_flows.core.records import build_side, build_structure, find_nulls, find_structure, is_structure
 from e3relax_flows.core.text_files import cut_compression, open_text, unpack_file
 
 ASE_ENDINGS = (".xyz", ".extxyz", ".traj")
@@ -54,9 +55,9 @@ def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
 
     Files may be packed (.gz, .bz2, .xz, .z) and begin with a byte-order mark. A folder gives its structure files and
     those of its folders, sorted by name. Lists and dictionaries of structures (.json, .jsonl) may hold pymatgen
-    dictionaries, documents with a `structure` (as the Materials Project's and our own predictions), and pairs with an
-    `initial` side, which is taken. Ids are the documents' own, the keys of a dictionary or the names of files, with a
-    number added to those that repeat.
+    dictionaries, documents with a `structure` (as the Materials Project's and our own predictions) or, where there is
+    none, an `initial_structure` and its like, pairs with an `initial` side, which is taken, and tables of pandas. Ids
+    are the documents' own, the keys of a dictionary or the names of files, with a number added to those that repeat.
     """
     known: dict[str, int] = {}
     for path in map(Path, inputs):
@@ -171,29 +172,52 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
 
 
 def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
-    """Items of a JSON file: one structure, a list of them, or a dictionary whose keys are ids."""
-    if isinstance(content, list):
-        for number, entry in enumerate(content, start=1):
-            yield _read_entry(entry, f"{stem}-{number}", f"{path}, entry {number}")
-    elif isinstance(content, dict) and not _find_structure(content):
+    """Items of a JSON file: one structure, a list of them, a table, or a dictionary whose keys are ids."""
+    if isinstance(content, dict) and not _find_structure(content):
         if not content:
             yield ReadItem(stem, None, f"{path}: it is empty; {ADVICE}")
-        for key, entry in content.items():
-            yield _read_entry(entry, key, f"{path}, key {key!r}", keep_id=True)
+        rows = _list_rows(content)
+        for key, entry in (rows or content).items():
+            if isinstance(entry, list) and any(isinstance(item, dict) for item in entry):
+                for number, item in enumerate(entry, start=1):
+                    yield _read_entry(item, f"{stem}-{number}", f"{path}, key {key!r}, entry {number}")
+            elif not _is_remark(entry, content):
+                yield _read_entry(entry, str(key), f"{path}, key {key!r}", keep_id=not rows)
+    elif isinstance(content, list):
+        for number, entry in enumerate(content, start=1):
+            yield _read_entry(entry, f"{stem}-{number}", f"{path}, entry {number}")
     else:
         yield _read_entry(content, stem, str(path))
+
+
+def _list_rows(content: dict[str, Any]) -> dict[str, Any]:
+    """Rows of a table that pandas wrote by columns, or with the names of columns apart; empty where it is none."""
+    columns, data = content.get("columns"), content.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        names = content.get("index") or range(1, len(data) + 1)
+        return {str(name): dict(zip(columns, row, strict=False)) for name, row in zip(names, data, strict=False)}
+    cells = {name: column for name, column in content.items() if isinstance(column, dict)}
+    keys = dict.fromkeys(key for column in cells.values() for key in column)
+    rows = {key: {name: column.get(key) for name, column in cells.items()} for key in keys}
+    return rows if any(find_structure(row) for row in rows.values()) else {}
+
+
+def _is_remark(entry: Any, content: dict[str, Any]) -> bool:
+    """Whether something beside a list of structures is no structure, and not meant as one."""
+    return not isinstance(entry, dict) and any(isinstance(value, list) for value in content.values())
 
 
 def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False) -> ReadItem:
     """One structure, document or pair; its own id wins over `fallback_id` unless that is kept."""
     kind = _find_structure(entry) if isinstance(entry, dict) else None
     if kind is None:
-        found = f"keys {sorted(entry)[:6]}" if isinstance(entry, dict) else f"{type(entry).__name__}"
+        found = f"keys {sorted(map(str, entry))[:6]}" if isinstance(entry, dict) else json.dumps(entry)[:40]
+        nulls = "; ".join(f"{name!r} is null" for name in find_nulls(entry)) if isinstance(entry, dict) else ""
         return ReadItem(
             fallback_id,
             None,
-            f"{place}: no structure ({found}); give pymatgen dictionaries, documents with a `structure`, or pairs "
-            "with `numbers` and an `initial` side",
+            f"{place}: no structure ({nulls or found}); give pymatgen dictionaries, documents with a `structure`, or "
+            "pairs with `numbers` and an `initial` side",
         )
     own = next((entry[key] for key in ID_KEYS if isinstance(entry.get(key), str | int)), None)
     id = fallback_id if keep_id or own is None or kind == "structure" else str(own)
@@ -207,20 +231,18 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
 
 def _find_structure(entry: dict[str, Any]) -> str | None:
     """Where the structure of a dictionary is: it is one, a document holds one, or a pair."""
-    if "lattice" in entry and "sites" in entry:
+    if is_structure(entry):
         return "structure"
     if isinstance(entry.get("initial"), dict) and "frac" in entry["initial"] and "numbers" in entry:
         return "pair"
-    if isinstance(entry.get("structure"), dict) and "sites" in entry["structure"]:
-        return "document"
-    return None
+    return "document" if find_structure(entry) is not None else None
 
 
 def _build_structure(entry: dict[str, Any], kind: str) -> Structure:
     if kind == "pair":
-        side = entry["initial"]
-        return Structure(Lattice(side["lattice"]), entry["numbers"], side["frac"])
-    return Structure.from_dict(entry["structure"] if kind == "document" else entry)
+        return build_side(entry["initial"], entry["numbers"], "initial")
+    name, content = ("", entry) if kind == "structure" else find_structure(entry) or ("", entry)
+    return build_structure(content, name)
 
 
 def _cut_name(path: Path) -> str:

@@ -12,7 +12,8 @@ from pymatgen.core import Structure
 from pymongo.errors import PyMongoError
 
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.core.errors import StoreError
+from e3relax_flows.core.errors import E3RelaxError, StoreError
+from e3relax_flows.core.records import build_structure
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.stores.opening import build_store, describe_store
 from e3relax_flows.stores.sqlite import SQLiteStore
@@ -49,7 +50,11 @@ def read_store(
             try:
                 yield ReadItem(id, _read(_follow(document, structure_field), structure_field), None)
             except Exception as error:  # the boundary between documents
-                reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+                reason = (
+                    str(error)
+                    if isinstance(error, E3RelaxError) or type(error) is ValueError
+                    else f"{type(error).__name__}: {error}"
+                )
                 yield ReadItem(id, None, f"{place}, {id}: {reason}")
 
 
@@ -76,7 +81,7 @@ def _read(value: Any, field: str) -> Structure:
         return value
     if not isinstance(value, dict) or "sites" not in value:
         raise ValueError(f"its {field!r} is {type(value).__name__}, not a structure; name the field that holds it")
-    return Structure.from_dict(value)
+    return build_structure(value, field)
 
 
 def _follow(document: Any, field: str) -> Any:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.functionals import read_pressure
+from e3relax_flows.core.records import build_side, build_structure
 from e3relax_flows.core.residues import measure_force
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text, unpack_file
 from e3relax_flows.pairs.making import LeftOutError
@@ -206,12 +207,7 @@ def _is_structure(entry: Any) -> bool:
 
 
 def _build_structure(side: Mapping[str, Any], entry: Mapping[str, Any]) -> Structure:
-    if _is_structure(side):
-        return Structure.from_dict(dict(side))
-    numbers, fractions = entry["numbers"], np.asarray(side["frac"], dtype=float)
-    if fractions.shape != (len(numbers), 3):
-        raise ConfigError(f"{fractions.shape} coordinates for {len(numbers)} atoms")
-    return Structure(Lattice(side["lattice"]), numbers, fractions)
+    return build_structure(side) if _is_structure(side) else build_side(side, entry.get("numbers"), "side")
 
 
 def _make_result(initial: Structure, relaxed: Structure, entry: Mapping[str, Any], stated: Stated) -> RelaxationResult:
