@@ -22,28 +22,34 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
+from e3relax_flows import (
+    COMMON,
+    INTERSTITIAL,
+    PairFilter,
+    PredictOptions,
+    Predictor,
+    PrerelaxMaker,
+    RetrainConfig,
+    ScreenMaker,
+    enumerate_candidates,
+    find_outcomes,
+    find_predictions,
+    get_engine,
+    load_settings,
+    resolve_model,
+    run_screen,
+)
 from e3relax_flows.campaigns.selection import Pool, choose_candidates, estimate_costs
-from e3relax_flows.candidates.enumerations import COMMON, INTERSTITIAL, enumerate_candidates
 from e3relax_flows.cli import console
-from e3relax_flows.cli.screen_run import run_screen
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.core.model_folders import read_model_folder
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.judging.assess import assess_pairs
 from e3relax_flows.judging.bootstrap import draw_sums, read_errors
-from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
+from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.pairs.datasets import build_dataset
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
-from e3relax_flows.predict.predictor import Predictor
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.retraining.training import describe_training
 from e3relax_flows.schemas.campaigns import Mix
-from e3relax_flows.schemas.datasets import PairFilter
-from e3relax_flows.schemas.predictions import PredictOptions
-from e3relax_flows.schemas.retraining import RetrainConfig
-from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.train.config import TrainConfig
 from e3relax_flows.train.export import export_model
 from e3relax_flows.train.launch import launch_training

@@ -35,9 +35,8 @@ from accuracy_metrics import (
 from accuracy_tables import LABELS, NOTES, format_goals, format_methods, format_starts
 from pymatgen.core import Structure
 
+from e3relax_flows import PredictOptions, Predictor, Verdict
 from e3relax_flows.core.run_information import collect_versions, now
-from e3relax_flows.predict.predictor import Predictor
-from e3relax_flows.schemas.predictions import PredictOptions, Verdict
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.evaluate import combine_errors
 from e3relax_flows.train.metrics import METRICS, measure_pair

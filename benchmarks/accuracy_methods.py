@@ -18,11 +18,9 @@ from pymatgen.core import Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.engines import get_engine
 from e3relax_flows.engines.guards import StoppedError, guard_optimizer
-from e3relax_flows.predict.predictor import Predictor
-from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 
 # rows without a potential, quick enough for all pairs
 NETWORK_ROWS = (

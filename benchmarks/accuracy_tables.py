@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from accuracy_metrics import SYMPRECS, Goal, Record, Timings
 
-from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows import PredictOptions
 
 LABELS = {
     "identity": "identity",

@@ -31,9 +31,8 @@ from pymatgen.core import Element, Lattice, Structure
 from rich.console import Console
 from rich.table import Table
 
+from e3relax_flows import CandidateList, ReadItem
 from e3relax_flows.candidates.duplicates import DUPLICATE_TOLERANCES
-from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.spool import CandidateList
 
 COLUMNS = ("method", "candidates", "kept", "take (s)", "compare (s)", "give (s)", "ms each", "memory (MB)", "disk (MB)")
 ELEMENTS = [element.symbol for element in Element if 2 < element.Z < 80 and not element.is_noble_gas]

@@ -35,13 +35,10 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
+from e3relax_flows import Engine, PredictOptions, RelaxationResult, Verdict, run_flow_locally
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.core.run_information import collect_versions
-from e3relax_flows.engines.base import Engine
-from e3relax_flows.schemas.outcomes import RelaxationResult
-from e3relax_flows.schemas.predictions import PredictOptions, Verdict
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.train.dataset import iter_pair_rows
 
 ARMS = ("initial", "chgnet", "predicted")
@@ -183,7 +180,7 @@ def _has_failed(path: Path) -> bool:
 
 def predict_starts(cases: list[Case], model: str) -> dict[str, dict[str, Any]]:
     """Predictions of all cases in one batch, as a flow makes them; refused ones have no start."""
-    from e3relax_flows.predict.predictor import Predictor
+    from e3relax_flows import Predictor
 
     predictions = Predictor.load(model, device="cpu").predict([case.initial for case in cases])
     return {
@@ -241,7 +238,7 @@ def work_on(job: Path) -> None:
 
 def relax_with_chgnet(structure: Structure, folder: Path) -> tuple[Structure, dict[str, Any]]:
     """CHGNet's relaxed structure, and what it took; one that did not converge counts as far as it came."""
-    from e3relax_flows.engines import get_engine
+    from e3relax_flows import get_engine
 
     engine = get_engine("chgnet", **CHGNET, time_limit_s=None)
     result = run_engine(engine, structure, folder)
@@ -256,7 +253,7 @@ def relax_with_gpaw(
     structure: Structure, settings: dict[str, Any], time_limit_s: float, folder: Path
 ) -> dict[str, Any]:
     """Numbers of one relaxation with GPAW's engine."""
-    from e3relax_flows.engines import get_engine
+    from e3relax_flows import get_engine
 
     engine = get_engine(
         "gpaw",

@@ -24,9 +24,7 @@ from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from rich.table import Table
 
-from e3relax_flows.engines.task_reader import TaskReader
-from e3relax_flows.pairs.builder import PairBuilder
-from e3relax_flows.stores.sqlite import SQLiteStore
+from e3relax_flows import PairBuilder, SQLiteStore, TaskReader
 
 COLUMNS = ("build", "documents", "pairs", "seconds", "CPU s", "CPU ms per document", "memory MB", "growth MB")
 ELEMENTS = ("Li", "Mg", "Al", "Ti", "Fe", "Zn", "O", "S", "Cl", "N")

@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows import (
+    CandidateRow,
+    CandidateState,
+    OutcomeDoc,
+    OutcomeRow,
+    PredictionDoc,
+    PredictOptions,
+    Reason,
+    RelaxationResult,
+    ScreenDoc,
+    StartKind,
+    Verdict,
+)
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.ledger.joining import join_outcome
 from e3relax_flows.report.screen_page import ScreenDocuments
-from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
-from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
-from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
 METALS = ["Li", "Mg", "Al", "Ca", "Ti", "V", "Mn", "Fe", "Co", "Ni", "Zn", "Sr", "Zr", "Ba", "La"]
 ANIONS = ["O", "S", "F", "Cl", "N", "Se"]

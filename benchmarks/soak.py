@@ -24,15 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from soak_parts import NotedEngine, Place, count_relaxations, make_candidates
 
-from e3relax_flows.core.settings import load_settings
+from e3relax_flows import ScreenLimits, ScreenMaker, load_settings, open_job_store
 from e3relax_flows.ledger.claims import find_claims, open_claim_store
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
-from e3relax_flows.schemas.screens import ScreenLimits
 from e3relax_flows.screening.control import resume_screen
-from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import ScreenStores, count_rows, load_screen, open_screen_stores
-from e3relax_flows.stores.opening import open_job_store
 
 LOOK_EVERY_S = 10.0
 PATIENCE_S = 60.0  # without an outcome, after which a user would look

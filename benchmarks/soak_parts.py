@@ -21,7 +21,7 @@ from jobflow import CURRENT_JOB
 from jobflow import Maker as JobflowMaker
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows import ReadItem
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 LOG_VARIABLE = "E3RELAX_SOAK_LOG"

@@ -28,7 +28,7 @@ from maggma.stores import MemoryStore, MontyStore
 from rich.console import Console
 from rich.table import Table
 
-from e3relax_flows.stores.sqlite import SQLiteStore
+from e3relax_flows import SQLiteStore
 
 COLUMNS = ("store", "documents", "insert (s)", "get (ms)", "update (ms)", "scan (s)", "disk (MB)")
 

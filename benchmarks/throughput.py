@@ -48,11 +48,10 @@ from throughput_parts import (
     watch_parts,
 )
 
+from e3relax_flows import PredictOptions, Predictor
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.model.released import ReleasedConfig
-from e3relax_flows.predict.predictor import Predictor
-from e3relax_flows.schemas.predictions import PredictOptions
 from e3relax_flows.train.dataset import load_pairs
 
 SECTIONS = ("stream", "rivals", "parts", "precisions", "sizes")  # first what looks at the memory

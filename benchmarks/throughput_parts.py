@@ -21,7 +21,7 @@ from pymatgen.core import Structure
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from e3relax_flows.candidates.builtin import build_candidates
+from e3relax_flows import build_candidates
 from e3relax_flows.graphs.batching import Crystal, CrystalBatch, pack_crystals
 from e3relax_flows.graphs.convert import structure_to_arrays
 from e3relax_flows.model.interface import RelaxationNetwork
@@ -285,7 +285,7 @@ def relax_with_chgnet(structures: Sequence[Structure]) -> tuple[float, float, in
     """
     from accuracy_methods import Relaxation, relax_structure
 
-    from e3relax_flows.engines import get_engine
+    from e3relax_flows import get_engine
 
     maker: Any = get_engine("chgnet").maker
     maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}

@@ -42,13 +42,9 @@ from rich.console import Console
 from rich.table import Table
 from soak_parts import Place
 
-from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.engines.base import Engine
-from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows import Engine, ReadItem, RelaxationResult, ScreenMaker, load_settings
 from e3relax_flows.screening import launchpad  # noqa: F401  a worker's import, not the submission's
 from e3relax_flows.screening.control import start_screen
-from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import open_screen_stores
 from e3relax_flows.testing import TablePredictor

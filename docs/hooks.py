@@ -138,8 +138,8 @@ def describe_parameter(parameter: Any) -> tuple[str, str]:
 
 def describe_settings() -> str:
     """Every setting."""
+    from e3relax_flows import E3RelaxSettings
     from e3relax_flows.core.roles import WorkerConfig
-    from e3relax_flows.core.settings import E3RelaxSettings
 
     rows = [
         [f"`E3RELAX_{name}`", show_default(field), clean(field.description)]
@@ -238,7 +238,7 @@ def show_default(field: FieldInfo) -> str:
 
 def describe_engines() -> str:
     """Every engine that has a name."""
-    from e3relax_flows.engines import list_engines
+    from e3relax_flows import list_engines
 
     rows = [[f"`{info.name}`", "yes" if info.is_dft else "no", clean(info.description)] for info in list_engines()]
     lines = [

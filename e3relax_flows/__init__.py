@@ -1,6 +1,7 @@
 """Structure relaxation workflows: one-shot prediction with E3Relax-H2 in front of DFT.
 
-Names are imported when they are first used, so that `import e3relax_flows` needs neither torch nor a database.
+What is listed here is what users import; everything else may move. A name is loaded when it is first used, so that
+`import e3relax_flows` needs neither torch nor a database.
 """
 
 from __future__ import annotations
@@ -11,30 +12,283 @@ from typing import TYPE_CHECKING, Any
 from e3relax_flows.core.moved import find_moved_modules
 
 if TYPE_CHECKING:
-    from e3relax_flows.ledger.frames import outcomes_dataframe, predictions_dataframe
-    from e3relax_flows.predict.predictor import Predictor
-    from e3relax_flows.schemas.predictions import Constraints, GuardLimits, Prediction, PredictOptions
+    from e3relax_flows.campaigns.control import build_maker as build_campaign_maker
+    from e3relax_flows.campaigns.control import read_candidates as read_pool
+    from e3relax_flows.campaigns.control import register_campaign as register_campaign
+    from e3relax_flows.campaigns.control import resume_campaign as resume_campaign
+    from e3relax_flows.campaigns.control import start_campaign as start_campaign
+    from e3relax_flows.campaigns.maker import CampaignMaker as CampaignMaker
+    from e3relax_flows.campaigns.results import build_pairs as build_campaign_pairs
+    from e3relax_flows.campaigns.store import find_campaign as find_campaign
+    from e3relax_flows.campaigns.store import load_generations as load_generations
+    from e3relax_flows.campaigns.store import open_campaign_stores as open_campaign_stores
+    from e3relax_flows.candidates.builtin import build_candidates as build_candidates
+    from e3relax_flows.candidates.enumerations import COMMON as COMMON
+    from e3relax_flows.candidates.enumerations import INTERSTITIAL as INTERSTITIAL
+    from e3relax_flows.candidates.enumerations import enumerate_candidates as enumerate_candidates
+    from e3relax_flows.candidates.reading import ReadItem as ReadItem
+    from e3relax_flows.candidates.reading import read_structures as read_structures
+    from e3relax_flows.candidates.sources import read_sources as read_sources
+    from e3relax_flows.candidates.spool import CandidateList as CandidateList
+    from e3relax_flows.cli.campaign import show_campaign as show_campaign
+    from e3relax_flows.cli.retrain import run_retraining as run_retraining
+    from e3relax_flows.cli.retrain import show_retraining as show_retraining
+    from e3relax_flows.cli.screen_run import ScreenReport as ScreenReport
+    from e3relax_flows.cli.screen_run import has_errors as has_errors
+    from e3relax_flows.cli.screen_run import run_candidates as run_candidates
+    from e3relax_flows.cli.screen_run import run_screen as run_screen
+    from e3relax_flows.cli.screen_run import show_screen as show_screen
+    from e3relax_flows.cli.table import rank_screen as rank_screen
+    from e3relax_flows.core.errors import ConfigError as ConfigError
+    from e3relax_flows.core.errors import E3RelaxError as E3RelaxError
+    from e3relax_flows.core.errors import MissingDependencyError as MissingDependencyError
+    from e3relax_flows.core.settings import E3RelaxSettings as E3RelaxSettings
+    from e3relax_flows.core.settings import load_settings as load_settings
+    from e3relax_flows.engines.ase_documents import read_ase_documents as read_ase_documents
+    from e3relax_flows.engines.base import Engine as Engine
+    from e3relax_flows.engines.registry import EngineEntry as EngineEntry
+    from e3relax_flows.engines.registry import get_engine as get_engine
+    from e3relax_flows.engines.registry import list_engines as list_engines
+    from e3relax_flows.engines.registry import register_engine as register_engine
+    from e3relax_flows.engines.task_reader import TaskReader as TaskReader
+    from e3relax_flows.engines.vasp import VaspEngine as VaspEngine
+    from e3relax_flows.ledger.frames import outcomes_dataframe as outcomes_dataframe
+    from e3relax_flows.ledger.frames import predictions_dataframe as predictions_dataframe
+    from e3relax_flows.ledger.joining import summarize_savings as summarize_savings
+    from e3relax_flows.ledger.store import find_outcomes as find_outcomes
+    from e3relax_flows.ledger.store import find_predictions as find_predictions
+    from e3relax_flows.ledger.workspace import Workspace as Workspace
+    from e3relax_flows.ledger.workspace import open_workspace as open_workspace
+    from e3relax_flows.pairs.builder import PairBuilder as PairBuilder
+    from e3relax_flows.pairs.dataset_store import find_same_holdout as find_same_holdout
+    from e3relax_flows.pairs.dataset_store import list_holdouts as list_holdouts
+    from e3relax_flows.pairs.dataset_store import open_dataset_stores as open_dataset_stores
+    from e3relax_flows.pairs.dataset_store import save_holdout as save_holdout
+    from e3relax_flows.pairs.datasets import freeze_holdout as freeze_holdout
+    from e3relax_flows.pairs.sources import OutcomeDocuments as OutcomeDocuments
+    from e3relax_flows.pairs.store import CURRENT as CURRENT_PAIRS
+    from e3relax_flows.pairs.store import iter_pairs as iter_pairs
+    from e3relax_flows.pairs.store import open_pair_store as open_pair_store
+    from e3relax_flows.pairs.store import open_pair_stores as open_pair_stores
+    from e3relax_flows.pairs.store import save_pairs as save_pairs
+    from e3relax_flows.places.local import run_flow_locally as run_flow_locally
+    from e3relax_flows.places.submission import identify_flow as identify_flow
+    from e3relax_flows.places.submission import submit as submit
+    from e3relax_flows.places.submission import submit_many as submit_many
+    from e3relax_flows.predict.predictor import Predictor as Predictor
+    from e3relax_flows.prerelax.flow import PrerelaxFlowMaker as PrerelaxFlowMaker
+    from e3relax_flows.prerelax.predict import PrerelaxMaker as PrerelaxMaker
+    from e3relax_flows.registry.aliases import promote as promote
+    from e3relax_flows.registry.aliases import rollback as rollback
+    from e3relax_flows.registry.judgements import find_gates as find_gates
+    from e3relax_flows.registry.judgements import open_judgements as open_judgements
+    from e3relax_flows.registry.models import register_model as register_model
+    from e3relax_flows.registry.models import resolve_model as resolve_model
+    from e3relax_flows.registry.store import find_alias as find_alias
+    from e3relax_flows.report.ranked import RankedRow as RankedRow
+    from e3relax_flows.report.tables import describe_savings as describe_savings
+    from e3relax_flows.retraining.maker import RetrainMaker as RetrainMaker
+    from e3relax_flows.schemas.campaigns import CampaignConfig as CampaignConfig
+    from e3relax_flows.schemas.campaigns import CampaignState as CampaignState
+    from e3relax_flows.schemas.candidates import MaterialsProjectSource as MaterialsProjectSource
+    from e3relax_flows.schemas.candidates import SubstitutionSource as SubstitutionSource
+    from e3relax_flows.schemas.datasets import HoldoutDoc as HoldoutDoc
+    from e3relax_flows.schemas.datasets import PairFilter as PairFilter
+    from e3relax_flows.schemas.models import GateDoc as GateDoc
+    from e3relax_flows.schemas.outcomes import OutcomeDoc as OutcomeDoc
+    from e3relax_flows.schemas.outcomes import RelaxationResult as RelaxationResult
+    from e3relax_flows.schemas.outcomes import StartKind as StartKind
+    from e3relax_flows.schemas.pairs import PairDoc as PairDoc
+    from e3relax_flows.schemas.pairs import identify_pair as identify_pair
+    from e3relax_flows.schemas.predictions import Constraints as Constraints
+    from e3relax_flows.schemas.predictions import GuardLimits as GuardLimits
+    from e3relax_flows.schemas.predictions import Prediction as Prediction
+    from e3relax_flows.schemas.predictions import PredictionDoc as PredictionDoc
+    from e3relax_flows.schemas.predictions import PredictOptions as PredictOptions
+    from e3relax_flows.schemas.predictions import Reason as Reason
+    from e3relax_flows.schemas.predictions import Verdict as Verdict
+    from e3relax_flows.schemas.retraining import RetrainConfig as RetrainConfig
+    from e3relax_flows.schemas.retraining import RetrainDoc as RetrainDoc
+    from e3relax_flows.schemas.screens import CandidateRow as CandidateRow
+    from e3relax_flows.schemas.screens import CandidateState as CandidateState
+    from e3relax_flows.schemas.screens import OutcomeRow as OutcomeRow
+    from e3relax_flows.schemas.screens import ScreenConfig as ScreenConfig
+    from e3relax_flows.schemas.screens import ScreenDoc as ScreenDoc
+    from e3relax_flows.schemas.screens import ScreenLimits as ScreenLimits
+    from e3relax_flows.screening.maker import ScreenMaker as ScreenMaker
+    from e3relax_flows.stores.opening import open_job_store as open_job_store
+    from e3relax_flows.stores.sqlite import SQLiteStore as SQLiteStore
 
-__all__ = [
-    "Constraints",
-    "GuardLimits",
-    "PredictOptions",
-    "Prediction",
-    "Predictor",
-    "outcomes_dataframe",
-    "predictions_dataframe",
-]
-
-_HOMES = {
-    "Constraints": "e3relax_flows.schemas.predictions",
-    "GuardLimits": "e3relax_flows.schemas.predictions",
-    "PredictOptions": "e3relax_flows.schemas.predictions",
-    "Prediction": "e3relax_flows.schemas.predictions",
-    "Predictor": "e3relax_flows.predict.predictor",
-    "outcomes_dataframe": "e3relax_flows.ledger.frames",
-    "predictions_dataframe": "e3relax_flows.ledger.frames",
+# public names by module; name=other: what is called name there
+_PUBLIC = {
+    "core.errors": "ConfigError E3RelaxError MissingDependencyError",
+    "core.settings": "E3RelaxSettings load_settings",
+    "schemas.campaigns": "CampaignConfig CampaignState",
+    "schemas.candidates": "MaterialsProjectSource SubstitutionSource",
+    "schemas.datasets": "HoldoutDoc PairFilter",
+    "schemas.models": "GateDoc",
+    "schemas.outcomes": "OutcomeDoc RelaxationResult StartKind",
+    "schemas.pairs": "PairDoc identify_pair",
+    "schemas.predictions": "Constraints GuardLimits Prediction PredictionDoc PredictOptions Reason Verdict",
+    "schemas.retraining": "RetrainConfig RetrainDoc",
+    "schemas.screens": "CandidateRow CandidateState OutcomeRow ScreenConfig ScreenDoc ScreenLimits",
+    "stores.opening": "open_job_store",
+    "stores.sqlite": "SQLiteStore",
+    "engines.ase_documents": "read_ase_documents",
+    "engines.base": "Engine",
+    "engines.registry": "EngineEntry get_engine list_engines register_engine",
+    "engines.task_reader": "TaskReader",
+    "engines.vasp": "VaspEngine",
+    "candidates.builtin": "build_candidates",
+    "candidates.enumerations": "COMMON INTERSTITIAL enumerate_candidates",
+    "candidates.reading": "ReadItem read_structures",
+    "candidates.sources": "read_sources",
+    "candidates.spool": "CandidateList",
+    "ledger.frames": "outcomes_dataframe predictions_dataframe",
+    "ledger.joining": "summarize_savings",
+    "ledger.store": "find_outcomes find_predictions",
+    "ledger.workspace": "Workspace open_workspace",
+    "registry.aliases": "promote rollback",
+    "registry.judgements": "find_gates open_judgements",
+    "registry.models": "register_model resolve_model",
+    "registry.store": "find_alias",
+    "predict.predictor": "Predictor",
+    "pairs.builder": "PairBuilder",
+    "pairs.dataset_store": "find_same_holdout list_holdouts open_dataset_stores save_holdout",
+    "pairs.datasets": "freeze_holdout",
+    "pairs.sources": "OutcomeDocuments",
+    "pairs.store": "CURRENT=CURRENT_PAIRS iter_pairs open_pair_store open_pair_stores save_pairs",
+    "submit.local": "run_flow_locally",
+    "submit.places": "identify_flow submit submit_many",
+    "prerelax.flow": "PrerelaxFlowMaker",
+    "prerelax.predict": "PrerelaxMaker",
+    "report.ranked": "RankedRow",
+    "report.tables": "describe_savings",
+    "screening.maker": "ScreenMaker",
+    "retraining.maker": "RetrainMaker",
+    "campaigns.control": "build_maker=build_campaign_maker read_candidates=read_pool "
+    "register_campaign resume_campaign start_campaign",
+    "campaigns.maker": "CampaignMaker",
+    "campaigns.results": "build_pairs=build_campaign_pairs",
+    "campaigns.store": "find_campaign load_generations open_campaign_stores",
+    "cli.campaign": "show_campaign",
+    "cli.retrain": "run_retraining show_retraining",
+    "cli.screen_run": "ScreenReport has_errors run_candidates run_screen show_screen",
+    "cli.table": "rank_screen",
 }
-
+_HOMES = {
+    name.split("=")[-1]: (f"{__name__}.{module}", name.split("=")[0])
+    for module, names in _PUBLIC.items()
+    for name in names.split()
+}
+__all__ = [  # noqa: RUF022 - as editors and type checkers read it
+    "build_campaign_maker",
+    "build_campaign_pairs",
+    "build_candidates",
+    "CampaignConfig",
+    "CampaignMaker",
+    "CampaignState",
+    "CandidateList",
+    "CandidateRow",
+    "CandidateState",
+    "COMMON",
+    "ConfigError",
+    "Constraints",
+    "CURRENT_PAIRS",
+    "describe_savings",
+    "E3RelaxError",
+    "E3RelaxSettings",
+    "Engine",
+    "EngineEntry",
+    "enumerate_candidates",
+    "find_alias",
+    "find_campaign",
+    "find_gates",
+    "find_outcomes",
+    "find_predictions",
+    "find_same_holdout",
+    "freeze_holdout",
+    "GateDoc",
+    "get_engine",
+    "GuardLimits",
+    "has_errors",
+    "HoldoutDoc",
+    "identify_flow",
+    "identify_pair",
+    "INTERSTITIAL",
+    "iter_pairs",
+    "list_engines",
+    "list_holdouts",
+    "load_generations",
+    "load_settings",
+    "MaterialsProjectSource",
+    "MissingDependencyError",
+    "open_campaign_stores",
+    "open_dataset_stores",
+    "open_job_store",
+    "open_judgements",
+    "open_pair_store",
+    "open_pair_stores",
+    "open_workspace",
+    "OutcomeDoc",
+    "OutcomeDocuments",
+    "OutcomeRow",
+    "outcomes_dataframe",
+    "PairBuilder",
+    "PairDoc",
+    "PairFilter",
+    "Prediction",
+    "PredictionDoc",
+    "predictions_dataframe",
+    "PredictOptions",
+    "Predictor",
+    "PrerelaxFlowMaker",
+    "PrerelaxMaker",
+    "promote",
+    "rank_screen",
+    "RankedRow",
+    "read_ase_documents",
+    "read_pool",
+    "read_sources",
+    "read_structures",
+    "ReadItem",
+    "Reason",
+    "register_campaign",
+    "register_engine",
+    "register_model",
+    "RelaxationResult",
+    "resolve_model",
+    "resume_campaign",
+    "RetrainConfig",
+    "RetrainDoc",
+    "RetrainMaker",
+    "rollback",
+    "run_candidates",
+    "run_flow_locally",
+    "run_retraining",
+    "run_screen",
+    "save_holdout",
+    "save_pairs",
+    "ScreenConfig",
+    "ScreenDoc",
+    "ScreenLimits",
+    "ScreenMaker",
+    "ScreenReport",
+    "show_campaign",
+    "show_retraining",
+    "show_screen",
+    "SQLiteStore",
+    "start_campaign",
+    "StartKind",
+    "submit",
+    "submit_many",
+    "SubstitutionSource",
+    "summarize_savings",
+    "TaskReader",
+    "VaspEngine",
+    "Verdict",
+    "Workspace",
+]
 
 find_moved_modules()
 
@@ -42,7 +296,8 @@ find_moved_modules()
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

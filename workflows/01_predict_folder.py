@@ -10,11 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from e3relax_flows import PredictOptions, Predictor
-from e3relax_flows.candidates.reading import read_structures
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.registry.models import resolve_model
-from e3relax_flows.schemas.predictions import Verdict
+from e3relax_flows import PredictOptions, Predictor, Verdict, load_settings, read_structures, resolve_model
 
 
 def main() -> int:

@@ -9,16 +9,21 @@ Every candidate is a control here, too, relaxed from its initial structure as we
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from e3relax_flows.candidates.builtin import build_candidates
-from e3relax_flows.cli.console import print_error
-from e3relax_flows.cli.screen_run import has_errors, run_screen, show_screen
-from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.engines.registry import get_engine, list_engines
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows import (
+    E3RelaxError,
+    PrerelaxMaker,
+    ScreenMaker,
+    build_candidates,
+    get_engine,
+    has_errors,
+    list_engines,
+    load_settings,
+    run_screen,
+    show_screen,
+)
 
 N_WITH_DFT = 3
 
@@ -56,5 +61,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

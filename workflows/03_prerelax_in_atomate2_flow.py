@@ -12,6 +12,7 @@ that computes them, so that their slot `bulk_relax_maker` gets a double relaxati
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from atomate2.vasp.flows.core import DoubleRelaxMaker
@@ -20,13 +21,15 @@ from atomate2.vasp.jobs.core import RelaxMaker, TightRelaxMaker
 from jobflow import Flow, Maker
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.builtin import build_candidates
-from e3relax_flows.cli.console import print_error
-from e3relax_flows.core.errors import E3RelaxError, MissingDependencyError
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import run_flow_locally
+from e3relax_flows import (
+    E3RelaxError,
+    MissingDependencyError,
+    PrerelaxMaker,
+    build_candidates,
+    load_settings,
+    open_job_store,
+    run_flow_locally,
+)
 
 KINDS = ("double", "elastic", "phonon")
 
@@ -82,5 +85,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from operator import attrgetter
@@ -25,31 +26,48 @@ from typing import Any
 from maggma.utils import grouper
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.enumerations import COMMON, INTERSTITIAL, enumerate_candidates
-from e3relax_flows.cli.console import hide_warnings, print_error
-from e3relax_flows.cli.retrain import run_retraining, show_retraining
-from e3relax_flows.cli.screen_run import run_screen
-from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.engines.registry import get_engine, list_engines
-from e3relax_flows.ledger.store import open_stores
-from e3relax_flows.pairs.builder import PairBuilder
-from e3relax_flows.pairs.dataset_store import list_holdouts, open_dataset_stores, save_holdout
-from e3relax_flows.pairs.datasets import freeze_holdout
-from e3relax_flows.pairs.sources import OutcomeDocuments
-from e3relax_flows.pairs.store import CURRENT, iter_pairs, open_pair_store, open_pair_stores, save_pairs
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.registry.aliases import promote, rollback
-from e3relax_flows.registry.judgements import find_gates, open_judgements
-from e3relax_flows.registry.models import register_model, resolve_model
-from e3relax_flows.registry.store import find_alias
-from e3relax_flows.retraining.maker import RetrainMaker
-from e3relax_flows.schemas.datasets import PairFilter
-from e3relax_flows.schemas.models import GateDoc
-from e3relax_flows.schemas.pairs import PairDoc, identify_pair
-from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
-from e3relax_flows.schemas.screens import ScreenDoc
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows import (
+    COMMON,
+    CURRENT_PAIRS,
+    INTERSTITIAL,
+    E3RelaxError,
+    E3RelaxSettings,
+    GateDoc,
+    OutcomeDocuments,
+    PairBuilder,
+    PairDoc,
+    PairFilter,
+    PrerelaxMaker,
+    RetrainConfig,
+    RetrainDoc,
+    RetrainMaker,
+    ScreenDoc,
+    ScreenMaker,
+    enumerate_candidates,
+    find_alias,
+    find_gates,
+    freeze_holdout,
+    get_engine,
+    identify_pair,
+    iter_pairs,
+    list_engines,
+    list_holdouts,
+    load_settings,
+    open_dataset_stores,
+    open_judgements,
+    open_pair_store,
+    open_pair_stores,
+    open_workspace,
+    promote,
+    register_model,
+    resolve_model,
+    rollback,
+    run_retraining,
+    run_screen,
+    save_holdout,
+    save_pairs,
+    show_retraining,
+)
 
 ALIAS = "proof"
 NEW, ORIGINAL, CORRUPTED = "interstitial", "original", "corrupted"  # sources of pairs; holdouts of the first two
@@ -114,7 +132,7 @@ def screen(maker: ScreenMaker, candidates: list[tuple[str, Structure]], out: Pat
 def build_pairs(screen: ScreenDoc, settings: E3RelaxSettings) -> Mapping[str, int]:
     """Make pairs of the outcomes of a screen, and of no other's; counts by what became of them."""
     wanted = {outcome.outcome_id for row in screen.candidates for outcome in row.outcomes}
-    with open_stores(settings) as stores, open_pair_stores(settings) as targets, hide_warnings():
+    with open_workspace(settings) as stores, open_pair_stores(settings) as targets:
         builder = PairBuilder(
             targets.pairs,
             targets.records,
@@ -175,8 +193,7 @@ def retrain(
     """Run the flow and show what the gate says."""
     print(f"\nretraining {config.name}", flush=True)
     flow = RetrainMaker(config=config).make(incumbent)
-    with hide_warnings():
-        document = run_retraining(flow, settings, arguments.out / config.name)
+    document = run_retraining(flow, settings, arguments.out / config.name)
     show_retraining(document)
     with open_judgements(settings) as stores:
         (gate,) = find_gates(stores, {"gate_id": document.gate_id})
@@ -208,7 +225,7 @@ def tabulate(gate: GateDoc) -> Iterable[str]:
 def corrupt_pairs(settings: E3RelaxSettings) -> None:
     """Write the new pairs again, each with a relaxed lattice that is too long."""
     with open_pair_store(settings) as store:
-        save_pairs(store, [stretch_pair(pair) for pair in iter_pairs(store, {"source": NEW, **CURRENT})])
+        save_pairs(store, [stretch_pair(pair) for pair in iter_pairs(store, {"source": NEW, **CURRENT_PAIRS})])
 
 
 def stretch_pair(pair: PairDoc) -> PairDoc:
@@ -261,5 +278,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

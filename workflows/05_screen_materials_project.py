@@ -12,21 +12,30 @@ are, and say less about the hull than those of DFT with the Materials Project's 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.candidates.sources import read_sources
-from e3relax_flows.candidates.spool import CandidateList
-from e3relax_flows.cli.console import format_number, print_error
-from e3relax_flows.cli.screen_run import ScreenReport, has_errors, run_candidates, show_screen
-from e3relax_flows.cli.table import rank_screen
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
-from e3relax_flows.report.ranked import RankedRow
-from e3relax_flows.schemas.candidates import MaterialsProjectSource, SubstitutionSource
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows import (
+    CandidateList,
+    ConfigError,
+    E3RelaxError,
+    E3RelaxSettings,
+    MaterialsProjectSource,
+    RankedRow,
+    ReadItem,
+    ScreenMaker,
+    ScreenReport,
+    SubstitutionSource,
+    find_outcomes,
+    get_engine,
+    has_errors,
+    load_settings,
+    open_workspace,
+    rank_screen,
+    read_sources,
+    run_candidates,
+    show_screen,
+)
 
 
 def main() -> int:
@@ -43,7 +52,7 @@ def main() -> int:
     report = run_candidates(maker, items, settings, arguments.out)
     show_screen(report)
     for row in rank(report, arguments.hull, settings):
-        above = format_number(row.energy_above_hull, 3)
+        above = "–" if row.energy_above_hull is None else f"{row.energy_above_hull:.3f}"
         print(f"{row.rank or '-':>4}  {above:>7} eV/atom above hull  {row.formula or '':<12} {row.id}")
     return int(has_errors(report.screen))
 
@@ -81,8 +90,8 @@ def find_candidates(arguments: argparse.Namespace, settings: E3RelaxSettings) ->
 def rank(report: ScreenReport, hull: str, settings: E3RelaxSettings) -> list[RankedRow]:
     """Candidates by their energy above the hull of the entries that are named."""
     ids = [outcome.outcome_id for row in report.screen.candidates for outcome in row.outcomes]
-    with open_outcome_store(settings) as store:
-        outcomes = find_outcomes(store, ids)
+    with open_workspace(settings) as workspace:
+        outcomes = find_outcomes(workspace.outcomes, ids)
     return rank_screen(report.screen, outcomes, hull, None, settings)
 
 
@@ -108,5 +117,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

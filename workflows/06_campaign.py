@@ -14,37 +14,47 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from monty.json import jsanitize
 from pymatgen.core import Structure
 
-from e3relax_flows.campaigns.control import (
-    build_maker,
-    read_candidates,
+from e3relax_flows import (
+    INTERSTITIAL,
+    CampaignConfig,
+    CampaignState,
+    E3RelaxError,
+    E3RelaxSettings,
+    HoldoutDoc,
+    PairFilter,
+    PrerelaxMaker,
+    ScreenMaker,
+    build_campaign_maker,
+    build_campaign_pairs,
+    enumerate_candidates,
+    find_alias,
+    find_campaign,
+    find_same_holdout,
+    freeze_holdout,
+    get_engine,
+    iter_pairs,
+    load_generations,
+    load_settings,
+    open_campaign_stores,
+    open_dataset_stores,
+    open_pair_store,
+    promote,
+    read_pool,
     register_campaign,
+    register_model,
+    resolve_model,
     resume_campaign,
+    run_screen,
+    save_holdout,
+    show_campaign,
     start_campaign,
 )
-from e3relax_flows.campaigns.results import build_pairs
-from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
-from e3relax_flows.candidates.enumerations import INTERSTITIAL, enumerate_candidates
-from e3relax_flows.cli.campaign import show_campaign
-from e3relax_flows.cli.console import err, hide_warnings, print_error
-from e3relax_flows.cli.screen_run import run_screen
-from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
-from e3relax_flows.pairs.datasets import freeze_holdout
-from e3relax_flows.pairs.store import iter_pairs, open_pair_store
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.registry.aliases import promote
-from e3relax_flows.registry.models import register_model, resolve_model
-from e3relax_flows.registry.store import find_alias
-from e3relax_flows.schemas.campaigns import CampaignConfig, CampaignState
-from e3relax_flows.schemas.datasets import HoldoutDoc, PairFilter
-from e3relax_flows.screening.maker import ScreenMaker
 
 ALIAS, HOLDOUT = "campaign", "interstitial"
 HELD_OUT = 0.5  # of the chemical systems that are relaxed before the campaign
@@ -83,7 +93,7 @@ def relax_known(
     names, structures = [name for name, _ in candidates], [structure for _, structure in candidates]
     report = run_screen(maker, structures, names, settings, arguments.out / "known")
     ids = [outcome.outcome_id for row in report.screen.candidates for outcome in row.outcomes]
-    build_pairs(ids, "screen", settings)
+    build_campaign_pairs(ids, "screen", settings)
     wanted = PairFilter(dft_only=False)
     with open_pair_store(settings) as pairs, open_dataset_stores(settings) as datasets:
         current = (pair for pair in iter_pairs(pairs) if pair.origin_id in ids)
@@ -125,14 +135,19 @@ def describe_campaign(pool: Path, arguments: argparse.Namespace) -> CampaignConf
 
 def run_campaign(config: CampaignConfig, settings: E3RelaxSettings, out: Path) -> int:
     """Register, run and show the campaign; go on with it where it was interrupted."""
-    with open_campaign_stores(settings) as stores, hide_warnings():
-        items = read_candidates(config, settings)
-        campaign, _ = register_campaign(stores, build_maker(config), items, settings)
+    with open_campaign_stores(settings) as stores:
+        items = read_pool(config, settings)
+        campaign, _ = register_campaign(stores, build_campaign_maker(config), items, settings)
         if campaign.state in (CampaignState.RUNNING, CampaignState.HALTED, CampaignState.STOPPED):
             resume_campaign(stores, campaign)
         if campaign.state != CampaignState.FINISHED:
             start_campaign(
-                stores, campaign, settings, "local", out, lambda job: err.print(f"{job.name}: {job.error or 'done'}")
+                stores,
+                campaign,
+                settings,
+                "local",
+                out,
+                lambda job: print(f"{job.name}: {job.error or 'done'}", file=sys.stderr),
             )
         campaign = find_campaign(stores, campaign.campaign_id)
         show_campaign(campaign, load_generations(stores, campaign.campaign_id))
@@ -160,5 +175,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -11,24 +11,31 @@ continues. On pairs with a known relaxed side, benchmarks/dft_savings.py compare
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.builtin import build_candidates
-from e3relax_flows.candidates.reading import read_structures
-from e3relax_flows.cli.console import print_error
-from e3relax_flows.cli.screen_run import has_errors, run_screen
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.ledger.joining import summarize_savings
-from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
-from e3relax_flows.report.tables import describe_savings
-from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
-from e3relax_flows.schemas.screens import ScreenDoc
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows import (
+    ConfigError,
+    E3RelaxError,
+    E3RelaxSettings,
+    OutcomeDoc,
+    ScreenDoc,
+    ScreenMaker,
+    StartKind,
+    build_candidates,
+    describe_savings,
+    find_outcomes,
+    get_engine,
+    has_errors,
+    load_settings,
+    open_workspace,
+    read_structures,
+    run_screen,
+    summarize_savings,
+)
 
 
 def main() -> int:
@@ -64,7 +71,7 @@ def choose(inputs: Sequence[str], n: int) -> tuple[list[str], list[Structure]]:
     read = [(item.id, item.structure, item.error) for item in read_structures(inputs)] if inputs else []
     for _, _, error in read:
         if error:
-            print_error(error)
+            print(f"error: {error}", file=sys.stderr)
     found = [(name, each) for name, each, _ in read if each is not None] if inputs else build_candidates()
     if not found:
         raise ConfigError(f"{', '.join(inputs)}: no structure; give files that pymatgen reads, or folders of them")
@@ -74,8 +81,10 @@ def choose(inputs: Sequence[str], n: int) -> tuple[list[str], list[Structure]]:
 
 def load_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
     """What the engine said of every start, by id."""
-    with open_outcome_store(settings) as store:
-        return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
+    with open_workspace(settings) as workspace:
+        return find_outcomes(
+            workspace.outcomes, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes]
+        )
 
 
 def describe_costs(starts: dict[StartKind, OutcomeDoc]) -> str:
@@ -94,5 +103,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -11,14 +11,18 @@ Everything that can be checked is checked first; typed twice, a flow is submitte
 from __future__ import annotations
 
 import argparse
+import sys
 
-from e3relax_flows.candidates.reading import read_structures
-from e3relax_flows.cli.console import hide_warnings, print_error
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.prerelax.flow import PrerelaxFlowMaker
-from e3relax_flows.submit.places import identify_flow, submit_many
+from e3relax_flows import (
+    ConfigError,
+    E3RelaxError,
+    PrerelaxFlowMaker,
+    get_engine,
+    identify_flow,
+    load_settings,
+    read_structures,
+    submit_many,
+)
 
 
 def main() -> int:
@@ -31,24 +35,22 @@ def main() -> int:
 
     engine = get_engine(arguments.engine)
     flows, samples, n_unread = {}, [], 0
-    with hide_warnings():
-        for item in read_structures(arguments.inputs):
-            if item.structure is None:
-                print_error(str(item.error))
-                n_unread += 1
-                continue
-            flow = PrerelaxFlowMaker(name=item.id, engine=engine).make(item.structure)
-            flows[identify_flow(flow)] = flow
-            samples = samples or [engine.make(item.structure)]  # the jobs that will follow, to be checked as well
+    for item in read_structures(arguments.inputs):
+        if item.structure is None:
+            print(f"error: {item.error}", file=sys.stderr)
+            n_unread += 1
+            continue
+        flow = PrerelaxFlowMaker(name=item.id, engine=engine).make(item.structure)
+        flows[identify_flow(flow)] = flow
+        samples = samples or [engine.make(item.structure)]  # the jobs that will follow, to be checked as well
     if not flows:
         raise ConfigError(f"{', '.join(arguments.inputs)}: no structure; give files that pymatgen reads, or folders")
     if arguments.dry_run:
         print(f"{len(flows)} flows would be submitted; nothing was done: that was a dry run")
         return int(n_unread > 0)
-    with hide_warnings():
-        submission = submit_many(flows, arguments.where, settings=load_settings(), samples=samples)
+    submission = submit_many(flows, arguments.where, settings=load_settings(), samples=samples)
     for warning in submission.warnings:
-        print_error(warning)
+        print(f"error: {warning}", file=sys.stderr)
     print(submission.describe())
     return int(n_unread > 0)
 
@@ -57,5 +59,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

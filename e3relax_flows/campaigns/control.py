@@ -29,6 +29,8 @@ from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
+from e3relax_flows.places.local import JobReport
+from e3relax_flows.places.submission import Place, Submission, submit
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.campaigns import (
     CampaignConfig,
@@ -40,8 +42,6 @@ from e3relax_flows.schemas.campaigns import (
 )
 from e3relax_flows.schemas.candidates import FileSource, Source
 from e3relax_flows.stores.decoding import decode_as
-from e3relax_flows.submit.local import JobReport
-from e3relax_flows.submit.places import Place, Submission, submit
 
 SHOWN = 5
 SAMPLES = 5  # candidates that are tried for one that the engine takes

@@ -73,6 +73,14 @@ class CampaignMaker(Maker):
         How to retrain; none: as the configuration says.
     name
         Name of the flow.
+
+    Examples
+    --------
+    >>> from e3relax_flows import CampaignConfig, CampaignMaker
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> config = CampaignConfig(engine="emt", inputs=["pool/"], labels=16, retraining={"holdout": "mine"})
+    >>> [job.name for job, _ in CampaignMaker(config=config, engine=EmtEngine()).make("an id").iterflow()]
+    ['e3r generation']
     """
 
     config: CampaignConfig = field(kw_only=True)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from e3relax_flows.campaigns.maker import CampaignMaker
     from e3relax_flows.campaigns.store import CampaignStores
     from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.places.local import JobReport
     from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc, Interval
-    from e3relax_flows.submit.local import JobReport
 
 campaign_app = typer.Typer(
     help="Active learning: choose candidates, label them, retrain, promote what the gate lets pass; and again.",
@@ -90,7 +90,7 @@ def run(
     from e3relax_flows.campaigns.control import check_start
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.submit.places import check_place
+    from e3relax_flows.places.submission import check_place
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
@@ -142,7 +142,7 @@ def resume(
     from e3relax_flows.campaigns.control import check_resumption, resume_campaign
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.submit.places import check_place
+    from e3relax_flows.places.submission import check_place
 
     settings = load_settings()
     with open_campaign_stores(settings) as stores:
@@ -278,8 +278,8 @@ def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_jso
 def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, way: _Way) -> int:
     from e3relax_flows.campaigns.control import start_campaign
     from e3relax_flows.campaigns.store import find_campaign, load_generations
+    from e3relax_flows.places.submission import check_place
     from e3relax_flows.schemas.campaigns import CampaignState
-    from e3relax_flows.submit.places import check_place
 
     where = check_place(way.place)
 

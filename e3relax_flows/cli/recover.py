@@ -33,7 +33,7 @@ def recover(
 
     Refuses while workers ping, since what they run must not run twice. Afterwards start the workers again.
     """
-    from e3relax_flows.submit.recovery import recover_launchpad
+    from e3relax_flows.places.recovery import recover_launchpad
 
     recovery = recover_launchpad(
         silent_s=None if silent is None else 60 * silent,

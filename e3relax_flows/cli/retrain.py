@@ -131,10 +131,10 @@ def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> Retrai
     E3RelaxError
         When a job failed; nothing was promoted then.
     """
+    from e3relax_flows.places.local import JobReport, run_flow_locally
     from e3relax_flows.retraining.judging import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
     from e3relax_flows.schemas.retraining import RetrainDoc
     from e3relax_flows.stores.opening import open_job_store
-    from e3relax_flows.submit.local import JobReport, run_flow_locally
 
     def note(report: JobReport) -> None:
         if report.error is None:

@@ -135,9 +135,9 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.cli.screen_run import has_errors, run_candidates, show_screen, submit_candidates
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
+    from e3relax_flows.places.submission import check_place
     from e3relax_flows.prerelax.predict import PrerelaxMaker
     from e3relax_flows.screening.maker import ScreenMaker
-    from e3relax_flows.submit.places import check_place
 
     check_place(where)
     settings = load_settings()

@@ -21,6 +21,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.joining import summarize_savings
 from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.places.local import JobReport
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.record import OUTCOME_JOB
 from e3relax_flows.prerelax.relax import CLAIM_JOB
@@ -33,7 +34,6 @@ from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import count_rows, find_rows, find_screen, load_screen, open_screen_stores
-from e3relax_flows.submit.local import JobReport
 
 if TYPE_CHECKING:
     from e3relax_flows.schemas.screens import ScreenConfig
@@ -58,7 +58,27 @@ class ScreenReport:
 def run_screen(
     maker: ScreenMaker, structures: Sequence[Structure], ids: Sequence[str], settings: E3RelaxSettings, out: Path
 ) -> ScreenReport:
-    """Run the screen of some structures; see `run_candidates`."""
+    """Run the screen of some structures; see `run_candidates`.
+
+    Examples
+    --------
+    Two metals in cells that are too large, relaxed from prediction and initial structure:
+
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> metals = [
+    ...     Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [metal], [[0, 0, 0]]).get_primitive_structure()
+    ...     for metal, a in (("Cu", 3.8), ("Ag", 4.3))
+    ... ]
+    >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=1.0)
+    >>> report = run_screen(maker, metals, ["copper", "silver"], load_settings(), Path("runs/metals"))
+    >>> [str(row.state) for row in report.screen.candidates]
+    ['successful', 'successful']
+    >>> report.page.name
+    'report.html'
+    """
     return run_candidates(maker, [ReadItem(*item, None) for item in zip(ids, structures, strict=True)], settings, out)
 
 

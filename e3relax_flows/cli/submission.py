@@ -7,7 +7,7 @@ from typing import Any
 
 from e3relax_flows.cli import console
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.submit.places import submit
+from e3relax_flows.places.submission import submit
 
 
 def submit_shown(flow: Any, where: str, settings: E3RelaxSettings, samples: Sequence[Any] = ()) -> None:

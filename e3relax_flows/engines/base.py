@@ -33,6 +33,26 @@ class Engine(MSONable, ABC):
         The word for it in documents, tables and on the command line.
     maker
         A jobflow maker with `make(structure)` or `make(structure, prev_dir=None)` that gives a job or a flow.
+
+    Examples
+    --------
+    An engine of one's own is a dataclass that says how to read the documents of its maker's jobs:
+
+    >>> from dataclasses import dataclass, field
+    >>> from typing import ClassVar
+    >>> from atomate2.ase.jobs import LennardJonesRelaxMaker
+    >>> from e3relax_flows import Engine, read_ase_documents
+    >>> @dataclass
+    ... class LennardJones(Engine):
+    ...     name: str = "lj"
+    ...     maker: LennardJonesRelaxMaker = field(default_factory=LennardJonesRelaxMaker)
+    ...     is_dft: ClassVar[bool] = False
+    ...     code: ClassVar[str] = "LJ"
+    ...
+    ...     def read(self, documents):
+    ...         return read_ase_documents(documents, self.code, "LJ (not DFT)", is_dft=False)
+    >>> LennardJones().label
+    'LJ'
     """
 
     name: str

@@ -92,7 +92,7 @@ def predictions_dataframe(store: Store, query: dict[str, Any] | None = None) -> 
     Parameters
     ----------
     store
-        Of predictions, connected: `open_stores().predictions`.
+        Of predictions, connected: `open_workspace().predictions`.
     query
         Which ones, in MongoDB's language, such as {"model_id": "30626e97c2b77c72"}; none: all.
 
@@ -100,6 +100,14 @@ def predictions_dataframe(store: Store, query: dict[str, Any] | None = None) -> 
     ------
     StoreError
         When a document is no prediction of this release.
+
+    Examples
+    --------
+    >>> from e3relax_flows import open_workspace, predictions_dataframe
+    >>> with open_workspace() as workspace:
+    ...     frame = predictions_dataframe(workspace.predictions)
+    >>> "expected_error" in frame.columns
+    True
     """
     rows = [
         {"prediction_id": doc.prediction_id, **describe_prediction(doc)}
@@ -116,7 +124,7 @@ def outcomes_dataframe(
     Parameters
     ----------
     store
-        Of outcomes, connected: `open_stores().outcomes`.
+        Of outcomes, connected: `open_workspace().outcomes`.
     query
         Which ones, in MongoDB's language, such as {"start_kind": "predicted"}; none: all.
     predictions
@@ -127,6 +135,14 @@ def outcomes_dataframe(
     ------
     StoreError
         When a document is no outcome of this release.
+
+    Examples
+    --------
+    >>> from e3relax_flows import open_workspace, outcomes_dataframe
+    >>> with open_workspace() as workspace:
+    ...     frame = outcomes_dataframe(workspace.outcomes)
+    >>> "n_ionic_steps" in frame.columns
+    True
     """
     rows = [
         {"outcome_id": doc.outcome_id, **describe_outcome(doc)}

@@ -40,7 +40,7 @@ class PairBuilder(Builder):
     tasks
         jobflow's store or a store of emmet's task documents; none: outcomes only.
     reader
-        Reads task documents, such as `e3relax_flows.engines.task_reader.TaskReader()`; needed with `tasks`.
+        Reads task documents, such as `e3relax_flows.TaskReader()`; needed with `tasks`.
     predictions
         The prediction store; without it, what began at a prediction has no pair.
     outcomes
@@ -57,7 +57,7 @@ class PairBuilder(Builder):
     Examples
     --------
     >>> from maggma.stores import MemoryStore
-    >>> from e3relax_flows.engines.task_reader import TaskReader
+    >>> from e3relax_flows import PairBuilder, TaskReader
     >>> PairBuilder(MemoryStore(), MemoryStore(), tasks=MemoryStore(), reader=TaskReader()).run()
     """
 
@@ -77,7 +77,7 @@ class PairBuilder(Builder):
         if tasks is None and outcomes is None:
             raise ConfigError("there is nothing to build pairs from; give `tasks`, `outcomes` or both")
         if tasks is not None and reader is None:
-            raise ConfigError("task documents need a reader; give e3relax_flows.engines.task_reader.TaskReader()")
+            raise ConfigError("task documents need a reader; give e3relax_flows.TaskReader()")
         self.pairs, self.records = pairs, records
         self.tasks, self.reader = tasks, reader
         self.predictions, self.outcomes = predictions, outcomes

@@ -42,6 +42,16 @@ class PrerelaxFlowMaker(Maker):
         run, and its output is None), or fail.
     retry_failed
         Whether an outcome that failed before is tried again.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxFlowMaker
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.7), ["Cu"], [[0, 0, 0]])
+    >>> flow = PrerelaxFlowMaker(engine=EmtEngine()).make(copper)
+    >>> [job.name for job, _ in flow.iterflow()]
+    ['e3r predict', 'e3r dispatch']
     """
 
     name: str = "e3r candidate"

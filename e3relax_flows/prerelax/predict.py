@@ -59,8 +59,15 @@ class PrerelaxMaker(Maker):
 
     Examples
     --------
+    The prediction, judged by CHGNet too, takes the place of the first relaxation of an atomate2 flow:
+
     >>> from atomate2.vasp.flows.core import DoubleRelaxMaker
-    >>> maker = DoubleRelaxMaker(relax_maker1=PrerelaxMaker(second_opinion="chgnet"))
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker
+    >>> silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.4), ["Si"], [[0, 0, 0]])
+    >>> flow = DoubleRelaxMaker(relax_maker1=PrerelaxMaker(second_opinion="chgnet")).make(silicon)
+    >>> [job.name for job, _ in flow.iterflow()]
+    ['e3r predict', 'relax 2']
     """
 
     name: str = PREDICT_JOB

@@ -46,6 +46,13 @@ class RetrainMaker(Maker):
         What to train on, how, and what the candidate must show; a dictionary of the fields of `RetrainConfig` will do.
     name
         Name of the flow.
+
+    Examples
+    --------
+    >>> from e3relax_flows import RetrainMaker
+    >>> flow = RetrainMaker(config={"holdout": "mine"}).make()
+    >>> [job.name for job, _ in flow.iterflow()]
+    ['e3r snapshot', 'e3r train', 'e3r choose', 'e3r evaluate', 'e3r evaluate', 'e3r gate', 'e3r promote']
     """
 
     config: RetrainConfig = field(kw_only=True)

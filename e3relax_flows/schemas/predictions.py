@@ -79,6 +79,12 @@ class GuardLimits(BaseModel):
 
     The limits on volume and strain only catch what no real substitution does: of 29,260 real pairs initial ->
     relaxed, 99.8 % lie within them. The probability of harm is the guard that knows the network.
+
+    Examples
+    --------
+    >>> from e3relax_flows import GuardLimits, PredictOptions
+    >>> PredictOptions(guards=GuardLimits(max_volume_ratio=2.0)).guards.max_volume_ratio
+    2.0
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,7 +105,15 @@ class GuardLimits(BaseModel):
 
 
 class PredictOptions(BaseModel):
-    """How to predict; part of the id of a prediction."""
+    """How to predict; part of the id of a prediction.
+
+    Examples
+    --------
+    >>> from e3relax_flows import Constraints, GuardLimits, PredictOptions
+    >>> options = PredictOptions(passes=1, constraints=Constraints(fix_cell=True), guards=GuardLimits(max_harm=0.3))
+    >>> options.passes, options.symmetry
+    (1, 'keep')
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

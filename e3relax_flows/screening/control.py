@@ -13,6 +13,10 @@ from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
+from e3relax_flows.places.checks import check_launchpad, check_remote_project, check_remote_store
+from e3relax_flows.places.launchpad import open_launchpad
+from e3relax_flows.places.roles import assign_roles
+from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
 from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
@@ -30,10 +34,6 @@ from e3relax_flows.screening.store import (
     save_rows,
     save_screen,
 )
-from e3relax_flows.submit.checks import check_launchpad, check_remote_project, check_remote_store
-from e3relax_flows.submit.launchpad import open_launchpad
-from e3relax_flows.submit.places import check_flows, judge_problems
-from e3relax_flows.submit.roles import assign_roles
 
 State = CandidateState
 CANCELLED = (State.WAITING, State.PREDICTED, State.PLANNED, State.HELD)  # states that `cancel_screen` ends

@@ -18,6 +18,9 @@ from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.roles import Role
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import hold_submission
+from e3relax_flows.places.launchpad import CONTENT_KEY, FLOW_KEY, Placed, add_workflows, convert_flow, find_placed
+from e3relax_flows.places.local import JobReport
+from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
 from e3relax_flows.screening.advance import Ended, Hand, advance_screen
 from e3relax_flows.screening.flows import (
@@ -31,9 +34,6 @@ from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import relax_here
 from e3relax_flows.screening.store import find_screen, load_row, open_screen_stores
 from e3relax_flows.stores.opening import IDS_PER_QUERY
-from e3relax_flows.submit.launchpad import CONTENT_KEY, FLOW_KEY, Placed, add_workflows, convert_flow, find_placed
-from e3relax_flows.submit.local import JobReport
-from e3relax_flows.submit.roles import assign_roles
 
 ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")

@@ -12,6 +12,7 @@ from jobflow import JobStore
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission, is_process_gone
+from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.advance import Ended, advance_screen
 from e3relax_flows.screening.flows import build_chunk_flow, build_launch_flow
@@ -26,7 +27,6 @@ from e3relax_flows.screening.store import (
     save_screen,
 )
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
 
 OnJob = Callable[[JobReport], None]
 AT_ONCE = 20  # candidates that are taken from the store together

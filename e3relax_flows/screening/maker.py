@@ -80,6 +80,18 @@ class ScreenMaker(Maker):
         On FireWorks, whether all calculations of a candidate are done in one launch, which costs a worker a third of
         the time that a firework for each of them takes, and waits in a queue once. None: for engines that are no DFT.
         Read where the screen is in the store, as `e3relax screen run` has it; `make` builds a job for each.
+
+    Examples
+    --------
+    `run_screen(maker, structures, ids, settings, folder)` runs it here, and `make` gives its flow:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import ScreenMaker
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.7), ["Cu"], [[0, 0, 0]])
+    >>> maker = ScreenMaker(engine=EmtEngine(), control=0.2)
+    >>> [job.name for job, _ in maker.make([copper], ["copper"]).iterflow()]
+    ['e3r predict', 'e3r plan', 'e3r dispatch', 'e3r summary']
     """
 
     name: str = "e3r screen"

@@ -16,13 +16,13 @@ from e3relax_flows.campaigns.store import find_campaign, load_generations, open_
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.places.submission import Submission
 from e3relax_flows.prerelax import relax as claim_jobs
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.registry.store import find_alias, find_model_doc
 from e3relax_flows.schemas.campaigns import Arm, CampaignDoc, CampaignState, GenerationDoc, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.places import Submission
 from e3relax_flows.testing import EmtEngine
 
 

@@ -9,8 +9,8 @@ from emt_campaigns import prepare, register
 from e3relax_flows.campaigns.control import start_campaign
 from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import run_flow_locally
 
 
 def test_a_campaign_is_one_flow_whose_jobs_go_to_their_workers(

@@ -24,11 +24,11 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines import get_engine
 from e3relax_flows.ledger.store import open_prediction_store, save_predictions
 from e3relax_flows.pairs.store import find_pairs, iter_pairs, open_pair_stores
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.schemas.pairs import PairDoc
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Verdict
 from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.train.dataset import load_pairs
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared" / "vasp"

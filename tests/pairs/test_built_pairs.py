@@ -20,11 +20,11 @@ from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.pairs.builder import PairBuilder
 from e3relax_flows.pairs.store import find_records, iter_pairs, open_pair_store, open_record_store
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.pairs import PairDoc
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.stores.opening import build_store, open_job_store
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared" / "vasp"

@@ -17,9 +17,9 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import ConfigError, EngineError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import find_outcomes, open_stores
+from e3relax_flows.places.local import LocalRun, run_flow_locally
 from e3relax_flows.prerelax.flow import PrerelaxFlowMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc
-from e3relax_flows.submit.local import LocalRun, run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 

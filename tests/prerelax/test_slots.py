@@ -19,8 +19,8 @@ from maggma.stores import MemoryStore
 from monty.json import MontyDecoder
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 
 SHARED_VASP = Path(__file__).resolve().parents[2].parent / "shared" / "vasp"

@@ -18,6 +18,7 @@ from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.pairs.dataset_store import find_dataset, open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
 from e3relax_flows.pairs.store import iter_pairs, open_pair_store
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.registry.aliases import promote, rollback
 from e3relax_flows.registry.judgements import find_gates, open_judgements
 from e3relax_flows.registry.models import register_model, resolve_model
@@ -27,7 +28,6 @@ from e3relax_flows.retraining.training import describe_training, take_snapshot, 
 from e3relax_flows.schemas.models import Decision
 from e3relax_flows.schemas.pairs import identify_pair
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, name_run_folder
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.train.dataset import load_pairs
 
 TINY = {"n_layers": 1, "n_scalars": 12, "n_vectors": 4, "n_tensors": 2, "n_densities": 4, "n_hidden": 12, "n_radial": 8}

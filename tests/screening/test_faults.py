@@ -1,4 +1,4 @@
-"""Faults of screens in this process, done; the others are in tests/submit/test_faults_*.py; see docs/faults.md."""
+"""Faults of screens in this process, done; the others are in tests/places/test_faults_*.py; see docs/faults.md."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import register_model
 from e3relax_flows.screening import register as registering
@@ -35,7 +36,6 @@ from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 

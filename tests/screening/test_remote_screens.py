@@ -11,12 +11,12 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import load_screen, open_screen_stores
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 

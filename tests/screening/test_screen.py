@@ -21,12 +21,12 @@ from e3relax_flows.core.ids import draw_uniform, identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines import Engine
 from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
+from e3relax_flows.places.local import LocalRun, run_flow_locally
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.submit.local import LocalRun, run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 METALS = ("Al", "Cu", "Ag", "Ni", "Pd", "Pt")

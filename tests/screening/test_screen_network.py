@@ -14,12 +14,12 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.network import E3RelaxH2, E3RelaxH2Config
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.predictions import PredictOptions
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.submit.local import run_flow_locally
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 TINY = E3RelaxH2Config(

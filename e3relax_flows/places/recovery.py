@@ -16,7 +16,7 @@ from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import find_claims, hold_submission, open_claim_store, release_claims
-from e3relax_flows.submit.launchpad import FLOW_KEY, GONE, find_existing, open_launchpad, remove_workflow
+from e3relax_flows.places.launchpad import FLOW_KEY, GONE, find_existing, open_launchpad, remove_workflow
 
 SHOWN = 5
 WRONG_CLOCK_S = 1e7  # pings of stopped workers may be so far in the future

@@ -18,8 +18,7 @@ from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import hold_submission
-from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.checks import (
+from e3relax_flows.places.checks import (
     Problem,
     check_job_store,
     check_launchpad,
@@ -30,9 +29,10 @@ from e3relax_flows.submit.checks import (
     check_stores,
     list_job_documents,
 )
-from e3relax_flows.submit.launchpad import Placed, add_workflows, convert_flow, find_placed, open_launchpad
-from e3relax_flows.submit.local import JobReport, LocalRun, run_flow_locally
-from e3relax_flows.submit.roles import assign_roles
+from e3relax_flows.places.launchpad import Placed, add_workflows, convert_flow, find_placed, open_launchpad
+from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
+from e3relax_flows.places.roles import assign_roles
+from e3relax_flows.stores.opening import open_job_store
 
 Place = Literal["local", "fireworks", "remote"]
 PLACES: tuple[Place, ...] = ("local", "fireworks", "remote")
@@ -97,6 +97,15 @@ def submit(
         When a check fails; the message has all of them, with what to type. Nothing was submitted.
     StoreError
         When a store or the launchpad cannot be reached.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import submit
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.7), ["Cu"], [[0, 0, 0]])
+    >>> submit(EmtEngine().make(copper), "local").where
+    'local'
     """
     flow = get_flow(flow)
     if where == "local":

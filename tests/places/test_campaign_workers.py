@@ -11,10 +11,10 @@ from launchpads import Campaign
 from e3relax_flows.campaigns.control import resume_campaign, start_campaign
 from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.places.recovery import recover_launchpad
 from e3relax_flows.schemas.campaigns import CampaignState, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.recovery import recover_launchpad
 
 
 def test_workers_carry_a_campaign_and_a_killed_one_costs_nothing(campaign: Campaign, settings: E3RelaxSettings) -> None:

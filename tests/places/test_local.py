@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, JobStore, OnMissing, Response, job
 from maggma.stores import MemoryStore
 
 from e3relax_flows.core.settings import load_settings
-from e3relax_flows.submit.local import JobReport, run_flow_locally
+from e3relax_flows.places.local import JobReport, run_flow_locally
 
 
 @job

@@ -14,7 +14,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.cli.app import main
 from e3relax_flows.engines import register_engine
-from e3relax_flows.submit.recovery import recover_launchpad
+from e3relax_flows.places.recovery import recover_launchpad
 from e3relax_flows.testing import EMT_ENTRY, TablePredictor
 
 

@@ -17,6 +17,8 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import ClaimDoc, find_claims, open_claim_store, take_claim
 from e3relax_flows.ledger.store import find_outcomes, open_stores, save_outcomes
+from e3relax_flows.places.local import run_flow_locally
+from e3relax_flows.places.submission import submit_many
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.prerelax.relax import claim_relaxation
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, RelaxationResult, StartKind, identify_outcome
@@ -24,8 +26,6 @@ from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.local import run_flow_locally
-from e3relax_flows.submit.places import submit_many
 from e3relax_flows.testing import EmtEngine, TablePredictor
 
 

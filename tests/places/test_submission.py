@@ -18,8 +18,8 @@ from launchpads import Campaign
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
-from e3relax_flows.submit import launchpad
-from e3relax_flows.submit.places import identify_flow, submit, submit_many
+from e3relax_flows.places import launchpad
+from e3relax_flows.places.submission import identify_flow, submit, submit_many
 
 
 @job
@@ -194,7 +194,7 @@ def test_jobs_of_vasp_want_potcars(folder: str | None, tmp_path: Path, monkeypat
     from atomate2.vasp.jobs.core import RelaxMaker
     from pymatgen.core import SETTINGS, Lattice, Structure
 
-    from e3relax_flows.submit.checks import check_potcars
+    from e3relax_flows.places.checks import check_potcars
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "filled" / "POT_GGA_PAW_PBE_54").mkdir(parents=True)

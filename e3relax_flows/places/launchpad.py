@@ -90,7 +90,7 @@ def find_existing(pad: Any, fw_ids: Sequence[int]) -> set[int]:
 def convert_flow(flow: Any, content_id: str) -> Any:
     """The workflow of a flow; no store is written into it, workers use their own configuration."""
     convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
-    from e3relax_flows.submit.one_task import run_once  # needs FireWorks
+    from e3relax_flows.places.one_task import run_once  # needs FireWorks
 
     # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that they may be mixed
     return run_once(convert(flow, store=None, metadata={CONTENT_KEY: content_id, FLOW_KEY: flow.uuid}))

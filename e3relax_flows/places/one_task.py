@@ -19,7 +19,7 @@ class OnceJobTask(JobFiretask):
     remove its document from the job store. Jobs that are born while a job runs get the same firetask.
     """
 
-    _fw_name = "{{e3relax_flows.submit.one_task.OnceJobTask}}"
+    _fw_name = "{{e3relax_flows.places.one_task.OnceJobTask}}"
 
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         """Do it, or find it done."""

@@ -21,9 +21,9 @@ from launchpads import Campaign
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.places.recovery import recover_launchpad
 from e3relax_flows.screening.control import refresh_screen, resume_screen, start_screen
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.recovery import recover_launchpad
 
 PATIENCE_S = 120.0
 

@@ -19,9 +19,9 @@ from launchpads import Campaign
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import ClaimDoc, find_claims, open_claim_store, take_claim
+from e3relax_flows.places.recovery import recover_launchpad
+from e3relax_flows.places.submission import identify_flow, submit_many
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.places import identify_flow, submit_many
-from e3relax_flows.submit.recovery import recover_launchpad
 
 PAUSE_S = 0.3
 

@@ -10,8 +10,8 @@ from launchpads import Campaign
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import CLAIM_KEY
+from e3relax_flows.places.submission import submit_many
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.submit.places import submit_many
 
 
 @job(data="big")

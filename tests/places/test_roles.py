@@ -19,8 +19,8 @@ import e3relax_flows
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, WorkerConfig, find_role
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.submit.roles import assign_roles
 from e3relax_flows.testing import EmtEngine
 
 WORKERS = {

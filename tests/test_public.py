@@ -1,0 +1,120 @@
+"""The public API: what is promised is there, typed, shown by examples that run, and enough for all that we publish."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import e3relax_flows
+from e3relax_flows.core.settings import E3RelaxSettings
+
+ROOT = Path(e3relax_flows.__file__).parents[1]
+FIRST = (
+    "Predictor", "PredictOptions", "GuardLimits", "PrerelaxMaker", "PrerelaxFlowMaker", "ScreenMaker", "RetrainMaker",
+    "CampaignMaker", "PairBuilder", "Engine", "get_engine", "open_workspace", "submit", "run_screen",
+    "predictions_dataframe", "outcomes_dataframe",
+)  # fmt: skip
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# rooms whose inside a script may import, with the reason; users have no such need
+EXCEPTIONS = {
+    "docs/hooks.py": ("cli core schemas", "describes every command, setting and document"),
+    "benchmarks/ablation.py": (
+        "campaigns cli core judging ledger pairs retraining schemas train",
+        "replays the choices of campaigns, and trains without a flow",
+    ),
+    "benchmarks/accuracy.py": ("core train", "reads pair files, and measures as training does"),
+    "benchmarks/accuracy_cases.py": ("core train", "reads pair files"),
+    "benchmarks/accuracy_methods.py": ("core engines", "stops a potential's relaxation as the engine does"),
+    "benchmarks/accuracy_metrics.py": ("core train", "measures as training does"),
+    "benchmarks/candidates.py": ("candidates", "compares its own search for duplicates at the same tolerances"),
+    "benchmarks/dft_savings.py": ("core engines train", "reads pair files, and builds engines with other settings"),
+    "benchmarks/dft_savings_cases.py": ("core engines", "chooses crystals by what GPAW's engine will do with them"),
+    "benchmarks/report_pages.py": ("report", "times the writing of a page alone"),
+    "benchmarks/report_screens.py": ("core ledger report", "makes the documents of a page without a screen"),
+    "benchmarks/scaling.py": ("core train", "times steps of training"),
+    "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
+    "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
+    "benchmarks/throughput_parts.py": ("engines graphs model predict", "times parts of a prediction"),
+    "benchmarks/trust.py": ("core train", "fits the calibration again on parts of the pairs"),
+    "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
+}
+
+
+def list_scripts() -> list[str]:
+    files = ["README.md"]
+    for folder, endings in (("docs", "**/*.md"), ("docs", "*.py"), ("workflows", "*.py"), ("benchmarks", "*.py")):
+        files += [str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).glob(endings))]
+    return files
+
+
+def find_inner_rooms(file: str) -> set[str]:
+    """Rooms of ours that a script or the Python of a page imports beside the public names."""
+    text = (ROOT / file).read_text()
+    sources = PYTHON.findall(text) if file.endswith(".md") else [text]
+    rooms = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("e3relax_flows.")}
+    return rooms - {"testing"}
+
+
+@pytest.mark.parametrize("file", list_scripts())
+def test_what_we_publish_uses_public_names(file: str) -> None:
+    allowed, _ = EXCEPTIONS.get(file, ("", ""))
+    assert find_inner_rooms(file) == set(allowed.split())
+
+
+def test_exceptions_exist() -> None:
+    assert set(EXCEPTIONS) <= set(list_scripts())
+
+
+def test_names_are_typed_and_there() -> None:
+    tree = ast.parse(Path(e3relax_flows.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == e3relax_flows._HOMES
+    assert sorted(typed) == sorted(e3relax_flows.__all__)
+    assert set(FIRST) <= set(typed)
+    for name in e3relax_flows.__all__:
+        value = getattr(e3relax_flows, name)
+        assert getattr(importlib.import_module(typed[name][0]), typed[name][1]) is value
+        if callable(value):
+            assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="Predictr"):
+        e3relax_flows.Predictr  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    script = "import sys, e3relax_flows; print(sorted({'torch', 'pymatgen', 'jobflow', 'maggma'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_examples_run(name: str, settings: E3RelaxSettings, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(e3relax_flows, name), name, globs={})
+    assert sum(len(test.examples) for test in examples) > 0
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    with capsys.disabled():
+        pass
+    for test in examples:
+        runner.run(test)
+    report = capsys.readouterr().out
+    assert runner.summarize(verbose=False).failed == 0, report
