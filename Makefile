@@ -64,7 +64,7 @@ docs: $(DOCS)
 # pytest's filters are lifted: old packages warn of what they were changed for
 LOWEST := tests/core tests/schemas tests/graphs tests/predict tests/stores tests/ledger tests/candidates \
   tests/registry tests/prerelax tests/screening/test_screen.py tests/cli/test_app.py tests/cli/test_predict_command.py \
-  tests/engines/test_mlip_engine.py tests/engines/test_registry.py tests/submit/test_local.py tests/submit/test_places.py \
+  tests/engines/test_mlip_engine.py tests/engines/test_registry.py tests/places/test_local.py tests/places/test_submission.py \
   tests/test_imports.py
 
 test-lowest:

@@ -29,7 +29,7 @@ PACKAGES = [
     "judging",
     "retraining",
     "campaigns",
-    "submit",
+    "places",
     "stores",
     "schemas",
     "core",

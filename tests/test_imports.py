@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     room: set(names.split()) for room, names in TABLE.findall((PACKAGE.parent / "CONTRIBUTING.md").read_text())
 }
 WITHOUT_TORCH = (
-    "core", "schemas", "stores", "ledger", "candidates", "pairs", "registry", "submit", "report", "cli", "engines",
+    "core", "schemas", "stores", "ledger", "candidates", "pairs", "registry", "places", "report", "cli", "engines",
 )  # fmt: skip
 OPTIONAL = ("abipy",)  # of the modules whose jobs need it at import
 WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train", "judging")
@@ -106,7 +106,7 @@ def test_imports_point_downwards(room: str) -> None:
         ("schemas", "from e3relax_flows import Predictor"),
         ("predict", "from e3relax_flows.train.evaluate import evaluate_pairs"),
         ("train", "def f():\n    from jobflow import Flow"),
-        ("submit", 'require("e3relax_flows.screening.launchpad", "fireworks", "screens")'),
+        ("places", 'require("e3relax_flows.screening.launchpad", "fireworks", "screens")'),
         ("ledger", 'def f():\n    return importlib.import_module("e3relax_flows.prerelax.record")'),
     ],
 )

@@ -24,7 +24,7 @@ FIRST = (
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # rooms whose inside a script may import, with the reason; users have no such need
 EXCEPTIONS = {
-    "docs/hooks.py": ("cli core schemas", "describes every command, setting and document"),
+    "docs/hooks.py": ("cli core", "describes every command, setting and document"),
     "benchmarks/ablation.py": (
         "campaigns cli core judging ledger pairs retraining schemas train",
         "replays the choices of campaigns, and trains without a flow",
@@ -109,11 +109,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", FIRST)
 def test_examples_run(name: str, settings: E3RelaxSettings, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(e3relax_flows, name), name, globs={})
+    examples = doctest.DocTestFinder(recurse=False).find(
+        getattr(e3relax_flows, name), name, globs={name: getattr(e3relax_flows, name)}
+    )
     assert sum(len(test.examples) for test in examples) > 0
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    with capsys.disabled():
-        pass
     for test in examples:
         runner.run(test)
     report = capsys.readouterr().out

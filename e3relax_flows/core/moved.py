@@ -23,7 +23,7 @@ MOVED = {
     "jobs.outcome": "prerelax.record",
     "jobs.predict": "prerelax.predict",
     "jobs.screening": "screening.jobs",
-    "submit.onetask": "submit.one_task",
+    "submit.onetask": "places.one_task",
 }
 _MODULES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in MOVED.items()}
 _PACKAGES = {f"{PACKAGE}.{old.split('.')[0]}" for old in MOVED}
@@ -46,6 +46,7 @@ class MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of today in the place of the old one; old packages stay empty."""
         if module.__name__ in _MODULES:
+            vars(sys.modules[PACKAGE]).pop("submit", None)  # the public function, not the old package
             sys.modules[module.__name__] = importlib.import_module(_MODULES[module.__name__])
 
 

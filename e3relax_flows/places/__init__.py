@@ -1,1 +1,1 @@
-"""Run flows: on this machine, through FireWorks, through jobflow-remote."""
+"""Places: where jobs run, here, on a launchpad or at workers reached by ssh; submission, checks, recovery."""

@@ -67,7 +67,7 @@ class PrerelaxMaker(Maker):
     >>> silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.4), ["Si"], [[0, 0, 0]])
     >>> flow = DoubleRelaxMaker(relax_maker1=PrerelaxMaker(second_opinion="chgnet")).make(silicon)
     >>> [job.name for job, _ in flow.iterflow()]
-    ['e3r predict', 'relax 2']
+    ['e3r predict 1', 'relax 2']
     """
 
     name: str = PREDICT_JOB

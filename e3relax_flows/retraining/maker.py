@@ -51,7 +51,7 @@ class RetrainMaker(Maker):
     --------
     >>> from e3relax_flows import RetrainMaker
     >>> flow = RetrainMaker(config={"holdout": "mine"}).make()
-    >>> [job.name for job, _ in flow.iterflow()]
+    >>> [job.name for job in flow.jobs]
     ['e3r snapshot', 'e3r train', 'e3r choose', 'e3r evaluate', 'e3r evaluate', 'e3r gate', 'e3r promote']
     """
 

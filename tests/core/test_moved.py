@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from monty.json import MontyDecoder
 
+import e3relax_flows
 from e3relax_flows.core.moved import MOVED, PACKAGE
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.screening.maker import ScreenMaker
@@ -69,6 +70,7 @@ def test_firetasks_of_the_old_layout_are_loaded() -> None:
 
 
 def test_other_old_paths_stay_unknown() -> None:
+    assert callable(e3relax_flows.submit)
     for name in ("data.nothing", "jobs.retrain", "driver.advance"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"{PACKAGE}.{name}")
