@@ -18,7 +18,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 ROOT = Path(e3relax_flows.__file__).parents[1]
 FIRST = (
     "Predictor", "PredictOptions", "GuardLimits", "PrerelaxMaker", "PrerelaxFlowMaker", "ScreenMaker", "RetrainMaker",
-    "CampaignMaker", "PairBuilder", "Engine", "get_engine", "open_workspace", "submit", "run_screen",
+    "CampaignMaker", "PairBuilder", "Engine", "get_engine", "register_engine", "open_workspace", "submit", "run_screen",
     "predictions_dataframe", "outcomes_dataframe",
 )  # fmt: skip
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
