@@ -13,7 +13,7 @@ import spglib
 from pymatgen.core import Composition, Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
+from e3relax_flows import measure_displacements, measure_log_strain
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.engines.gpaw_settings import LAST_DATASET_Z, NO_DATASET, choose_cutoff, choose_kpoints
 

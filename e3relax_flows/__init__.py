@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from e3relax_flows.candidates.reading import read_structures as read_structures
     from e3relax_flows.candidates.sources import read_sources as read_sources
     from e3relax_flows.candidates.spool import CandidateList as CandidateList
+    from e3relax_flows.candidates.substitutions import scale_volume as scale_volume
     from e3relax_flows.cli.campaign import show_campaign as show_campaign
     from e3relax_flows.cli.retrain import run_retraining as run_retraining
     from e3relax_flows.cli.retrain import show_retraining as show_retraining
@@ -42,10 +43,14 @@ if TYPE_CHECKING:
     from e3relax_flows.core.errors import ConfigError as ConfigError
     from e3relax_flows.core.errors import E3RelaxError as E3RelaxError
     from e3relax_flows.core.errors import MissingDependencyError as MissingDependencyError
+    from e3relax_flows.core.geometry import find_nearest_images as find_nearest_images
+    from e3relax_flows.core.geometry import measure_displacements as measure_displacements
+    from e3relax_flows.core.geometry import measure_log_strain as measure_log_strain
     from e3relax_flows.core.settings import E3RelaxSettings as E3RelaxSettings
     from e3relax_flows.core.settings import load_settings as load_settings
     from e3relax_flows.engines.ase_documents import read_ase_documents as read_ase_documents
     from e3relax_flows.engines.base import Engine as Engine
+    from e3relax_flows.engines.potentials import find_potential as find_potential
     from e3relax_flows.engines.registry import EngineEntry as EngineEntry
     from e3relax_flows.engines.registry import get_engine as get_engine
     from e3relax_flows.engines.registry import list_engines as list_engines
@@ -65,6 +70,9 @@ if TYPE_CHECKING:
     from e3relax_flows.pairs.dataset_store import open_dataset_stores as open_dataset_stores
     from e3relax_flows.pairs.dataset_store import save_holdout as save_holdout
     from e3relax_flows.pairs.datasets import freeze_holdout as freeze_holdout
+    from e3relax_flows.pairs.files import write_pair_file as write_pair_file
+    from e3relax_flows.pairs.making import settle_relaxed as settle_relaxed
+    from e3relax_flows.pairs.prototype_label import label_prototype as label_prototype
     from e3relax_flows.pairs.sources import OutcomeDocuments as OutcomeDocuments
     from e3relax_flows.pairs.store import CURRENT as CURRENT_PAIRS
     from e3relax_flows.pairs.store import iter_pairs as iter_pairs
@@ -96,6 +104,7 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.datasets import PairFilter as PairFilter
     from e3relax_flows.schemas.models import GateDoc as GateDoc
     from e3relax_flows.schemas.outcomes import OutcomeDoc as OutcomeDoc
+    from e3relax_flows.schemas.outcomes import OutcomeState as OutcomeState
     from e3relax_flows.schemas.outcomes import RelaxationResult as RelaxationResult
     from e3relax_flows.schemas.outcomes import StartKind as StartKind
     from e3relax_flows.schemas.pairs import PairDoc as PairDoc
@@ -122,12 +131,13 @@ if TYPE_CHECKING:
 # public names by module; name=other: what is called name there
 _PUBLIC = {
     "core.errors": "ConfigError E3RelaxError MissingDependencyError",
+    "core.geometry": "find_nearest_images measure_displacements measure_log_strain",
     "core.settings": "E3RelaxSettings load_settings",
     "schemas.campaigns": "CampaignConfig CampaignState",
     "schemas.candidates": "MaterialsProjectSource SubstitutionSource",
     "schemas.datasets": "HoldoutDoc PairFilter",
     "schemas.models": "GateDoc",
-    "schemas.outcomes": "OutcomeDoc RelaxationResult StartKind",
+    "schemas.outcomes": "OutcomeDoc OutcomeState RelaxationResult StartKind",
     "schemas.pairs": "PairDoc identify_pair",
     "schemas.predictions": "Constraints GuardLimits Prediction PredictionDoc PredictOptions Reason Verdict",
     "schemas.retraining": "RetrainConfig RetrainDoc",
@@ -136,6 +146,7 @@ _PUBLIC = {
     "stores.sqlite": "SQLiteStore",
     "engines.ase_documents": "read_ase_documents",
     "engines.base": "Engine",
+    "engines.potentials": "find_potential",
     "engines.registry": "EngineEntry get_engine list_engines register_engine",
     "engines.task_reader": "TaskReader",
     "engines.vasp": "VaspEngine",
@@ -144,6 +155,7 @@ _PUBLIC = {
     "candidates.reading": "ReadItem read_structures",
     "candidates.sources": "read_sources",
     "candidates.spool": "CandidateList",
+    "candidates.substitutions": "scale_volume",
     "ledger.frames": "outcomes_dataframe predictions_dataframe",
     "ledger.joining": "summarize_savings",
     "ledger.store": "find_outcomes find_predictions",
@@ -156,6 +168,9 @@ _PUBLIC = {
     "pairs.builder": "PairBuilder",
     "pairs.dataset_store": "find_same_holdout list_holdouts open_dataset_stores save_holdout",
     "pairs.datasets": "freeze_holdout",
+    "pairs.files": "write_pair_file",
+    "pairs.making": "settle_relaxed",
+    "pairs.prototype_label": "label_prototype",
     "pairs.sources": "OutcomeDocuments",
     "pairs.store": "CURRENT=CURRENT_PAIRS iter_pairs open_pair_store open_pair_stores save_pairs",
     "places.local": "run_flow_locally",
@@ -204,7 +219,9 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "find_alias",
     "find_campaign",
     "find_gates",
+    "find_nearest_images",
     "find_outcomes",
+    "find_potential",
     "find_predictions",
     "find_same_holdout",
     "freeze_holdout",
@@ -217,11 +234,14 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "identify_pair",
     "INTERSTITIAL",
     "iter_pairs",
+    "label_prototype",
     "list_engines",
     "list_holdouts",
     "load_generations",
     "load_settings",
     "MaterialsProjectSource",
+    "measure_displacements",
+    "measure_log_strain",
     "MissingDependencyError",
     "open_campaign_stores",
     "open_dataset_stores",
@@ -234,6 +254,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "OutcomeDocuments",
     "OutcomeRow",
     "outcomes_dataframe",
+    "OutcomeState",
     "PairBuilder",
     "PairDoc",
     "PairFilter",
@@ -269,11 +290,13 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "run_screen",
     "save_holdout",
     "save_pairs",
+    "scale_volume",
     "ScreenConfig",
     "ScreenDoc",
     "ScreenLimits",
     "ScreenMaker",
     "ScreenReport",
+    "settle_relaxed",
     "show_campaign",
     "show_retraining",
     "show_screen",
@@ -288,6 +311,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "VaspEngine",
     "Verdict",
     "Workspace",
+    "write_pair_file",
 ]
 
 find_moved_modules()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,28 +30,36 @@ import numpy as np
 from maggma.utils import grouper
 from pymatgen.core import Element, Structure
 
-from e3relax_flows.candidates.reading import read_structures
-from e3relax_flows.candidates.substitutions import scale_volume
-from e3relax_flows.cli.console import hide_warnings, print_error
-from e3relax_flows.cli.screen_run import run_screen
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
-from e3relax_flows.core.geometry import find_nearest_images, measure_log_strain
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.engines.base import Engine
-from e3relax_flows.engines.registry import get_engine
-from e3relax_flows.ledger.store import find_outcomes, open_stores
-from e3relax_flows.pairs.builder import PairBuilder
-from e3relax_flows.pairs.files import write_pair_file
-from e3relax_flows.pairs.making import settle_relaxed
-from e3relax_flows.pairs.prototype_label import label_prototype
-from e3relax_flows.pairs.sources import OutcomeDocuments
-from e3relax_flows.pairs.store import iter_pairs, open_pair_store, open_pair_stores
-from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.schemas.outcomes import OutcomeState
-from e3relax_flows.schemas.pairs import PairDoc
-from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
-from e3relax_flows.schemas.screens import ScreenDoc
-from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows import (
+    ConfigError,
+    E3RelaxError,
+    E3RelaxSettings,
+    Engine,
+    GuardLimits,
+    OutcomeDocuments,
+    OutcomeState,
+    PairBuilder,
+    PairDoc,
+    PredictOptions,
+    PrerelaxMaker,
+    ScreenDoc,
+    ScreenMaker,
+    find_nearest_images,
+    find_outcomes,
+    get_engine,
+    iter_pairs,
+    label_prototype,
+    load_settings,
+    measure_log_strain,
+    open_pair_store,
+    open_pair_stores,
+    open_workspace,
+    read_structures,
+    run_screen,
+    scale_volume,
+    settle_relaxed,
+    write_pair_file,
+)
 
 SAME_VOLUME, SAME_SITES, SAME_CELL = 0.03, 0.15, 0.06  # volume ratio - 1; mean displacement, Å; logarithmic strain
 SCATTER, STRAIN, DISPLACEMENTS = 0.12, 0.03, (0.03, 0.08, 0.15)  # ln V, strain, Å: standard deviations
@@ -174,7 +183,7 @@ def distort(structure: Structure, rng: np.random.Generator) -> Structure:
 def build_pairs(screen: ScreenDoc, source: str, settings: E3RelaxSettings) -> list[PairDoc]:
     """Pairs of what a screen relaxed, with the initial structures as their initial sides."""
     wanted = {outcome.outcome_id for row in screen.candidates for outcome in row.outcomes}
-    with open_stores(settings) as stores, open_pair_stores(settings) as targets, hide_warnings():
+    with open_workspace(settings) as stores, open_pair_stores(settings) as targets:
         builder = PairBuilder(
             targets.pairs, targets.records, predictions=stores.predictions, outcomes=stores.outcomes, source=source
         )
@@ -199,7 +208,7 @@ def confirm(
     ids = [pair.pair_id for pair in pairs]
     report = run_screen(screen, [pair.relaxed for pair in pairs], ids, settings, arguments.out / "second")
     names = {outcome.outcome_id: row.id for row in report.screen.candidates for outcome in row.outcomes}
-    with open_stores(settings) as stores:
+    with open_workspace(settings) as stores:
         outcomes = find_outcomes(stores.outcomes, names)
     return {
         str(names[outcome_id]): outcome.result.relaxed
@@ -243,5 +252,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except E3RelaxError as error:
-        print_error(str(error))
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

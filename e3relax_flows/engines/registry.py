@@ -177,6 +177,7 @@ def register_engine(name: str, entry: EngineEntry, overwrite: bool = False) -> N
 
     Examples
     --------
+    >>> from e3relax_flows import EngineEntry, get_engine, register_engine
     >>> from e3relax_flows.testing import EmtEngine
     >>> register_engine("emt", EngineEntry("effective medium theory; not DFT", EmtEngine, is_dft=False), overwrite=True)
     >>> get_engine("emt").label
