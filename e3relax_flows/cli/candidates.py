@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from e3relax_flows.candidates.sources import read_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ConfigError
@@ -52,6 +51,7 @@ def list_candidates(
     Exit code 1 when some could not be read.
     """
     from e3relax_flows.candidates.ranking import build_score
+    from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
     from e3relax_flows.core.settings import load_settings
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.candidates.sources import read_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     BudgetOption,
@@ -132,6 +131,7 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
+    from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.cli.screen_run import has_errors, run_candidates, show_screen, submit_candidates
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
@@ -172,6 +172,7 @@ def _say_what_would_be_done(
     config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool
 ) -> int:
     """Read the candidates, and print what the screen would do."""
+    from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
 
     with console.hide_warnings(), CandidateList() as candidates:
