@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import IStructure, Lattice, Molecule, Structure
 from pymatgen.electronic_structure.core import Magmom
 
+from e3relax_flows.candidates.reading import read_structures
+from e3relax_flows.candidates.spool import CandidateList
+from e3relax_flows.cli.prediction_files import dump_line
 from e3relax_flows.core.errors import ConfigError, ModelError, StructureError
 from e3relax_flows.core.ids import identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings
@@ -239,3 +243,20 @@ def test_keyword_updates_reach_the_options_of_a_job() -> None:
 @pytest.mark.parametrize("word", ["relax", "static"])
 def test_job_names_stay_clear_of_name_filters(word: str) -> None:
     assert word not in PREDICT_JOB
+
+
+@pytest.mark.usefixtures("predictor")
+def test_frames_with_arrays_are_predicted_in_every_path(settings: E3RelaxSettings) -> None:
+    """Stress and virial of extended XYZ are arrays in the properties: list of candidates, job, store and line."""
+    path = Path(__file__).parents[1] / "field" / "info-arrays.extxyz"
+    with CandidateList() as candidates:
+        candidates.add(read_structures([path]))
+        candidates.deduplicate()
+        structures = [candidate.structure for candidate in candidates.iterate()]
+    read = [item.structure for item in read_structures([path])]
+    for given in (structures, read, read):
+        chunk = MontyDecoder().process_decoded(run_job(PrerelaxMaker().make_chunk(given, ["a", "b"])))
+        assert [document.verdict for document in chunk.predictions] == ["accept", "accept"]
+        virial = json.loads(dump_line(chunk.predictions[0]))["structure"]["properties"]["REF_virial"]
+        assert np.allclose(virial, np.arange(9).reshape(3, 3) / 10)
+    assert len(read_predictions(settings)) == 2
