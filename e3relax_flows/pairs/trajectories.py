@@ -67,7 +67,7 @@ def read_trajectory(path: Path, is_claimed: bool = False, pressure: float = 0.0)
     energy = _find(last, "energy")
     for name, value in (("energy", energy), ("forces", _find(last, "forces")), ("stress", _find_stress(last))):
         if value is not None and not np.isfinite(value).all():
-            raise LeftOutError(LeftOut.UNREADABLE, f"{path}: the {name} of the last frame are not all numbers")
+            raise LeftOutError(LeftOut.UNREADABLE, f"{path}: its last frame has {name} that is not a finite number")
     if (left := _explain_unrest(first, last, is_claimed, pressure)) is not None:
         raise LeftOutError(LeftOut.UNCONVERGED, f"{path}: {left}")
     functional = last.info.get("functional")

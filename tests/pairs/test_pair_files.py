@@ -61,7 +61,7 @@ def write_run(path: Path, ends: tuple[float, float] = (4.4, 4.25), constraint: A
     [
         ("md-ref-forces.extxyz", LeftOut.UNCONVERGED, "eV/Å is left in the last frame"),
         ("pressure-left.extxyz", LeftOut.UNCONVERGED, "a stress of 24.03 GPa is left"),
-        ("nan-forces.extxyz", LeftOut.UNREADABLE, "of the last frame are not all numbers"),
+        ("nan-forces.extxyz", LeftOut.UNREADABLE, "its last frame has energy that is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("stated", [PBE, Stated("PBE", converged=True)])
