@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 NAMES = (
     *("LDA", "PW91", "PBE", "PBEsol", "revPBE", "RPBE", "AM05", "BEEF", "optPBE", "optB88", "optB86b"),
@@ -87,9 +84,6 @@ def read_pressure(name: str) -> float:
     """Pressure in GPa that the name of a functional states; 0 where it states none."""
     pressed = PRESSURE.fullmatch(name.strip())
     return float(pressed[2]) if pressed is not None else 0.0
-
-
-FunctionalName = Annotated[str, AfterValidator(spell_functional)]  # of a field: spelled when a document is read
 
 
 def _split(name: str) -> tuple[str, list[str]]:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
+from e3relax_flows.schemas.functionals import FunctionalName
 from e3relax_flows.schemas.pairs import PairStart
 
 GroupBy = Literal["prototype", "chemical_system"]

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
-from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
+from e3relax_flows.schemas.functionals import FunctionalName
 from e3relax_flows.schemas.pairs import Freedom
 from e3relax_flows.schemas.predictions import JsonStructure, Prediction
 

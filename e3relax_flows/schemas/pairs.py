@@ -8,10 +8,10 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from e3relax_flows.core.finite import is_finite_number, is_finite_structure
-from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.core.ids import hash_content, identify_structure
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
+from e3relax_flows.schemas.functionals import FunctionalName
 from e3relax_flows.schemas.predictions import JsonStructure
 
 

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.core.functionals import FunctionalName
 from e3relax_flows.model.losses import LossWeights
+from e3relax_flows.schemas.functionals import FunctionalName
 from e3relax_flows.train.augment import Augmentation
 
 # what may be another one when a run goes on: where it runs and how it is watched, not what is computed; files of
