@@ -89,7 +89,7 @@ def _fill(parent: Structure, name: str, compound: str, source: PrototypeSource) 
     old, new = parent.composition.reduced_composition, Composition(compound).reduced_composition
     if Counter(old.values()) != Counter(new.values()):
         return None
-    places = dict(zip(_order(old), _order(new), strict=True))
+    places: dict[Any, Any] = dict(zip(_order(old), _order(new), strict=True))
     title = f"{new.reduced_formula} in {name}"
     structure = parent.copy()
     structure.replace_species(places)
