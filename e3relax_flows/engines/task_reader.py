@@ -57,7 +57,12 @@ ASE_FIELDS = (
 )
 
 DFT_FIELDS = (
-    *("input.xc", "input.atomic_kind_info", "calcs_reversed.input.cp2k_global", "calcs_reversed.input.cp2k_input"),
+    *(
+        "input.xc",
+        "input.atomic_kind_info",
+        "calcs_reversed.input.cp2k_global",
+        "calcs_reversed.input.cp2k_input.subsections.MOTION",
+    ),
     *("calcs_reversed.output.ionic_steps.E", "calcs_reversed.output.scf", "run_stats.overall.total_time"),
     *("input.abinit_input.abi_args", "n_ionic_steps", "wall_time_s", "output.trajectory.charge"),
     *(f"input.parameters.{name}" for name in ("xc", "relax_geometry", "relax_unit_cell", *AIMS_SETTINGS)),

@@ -1,4 +1,4 @@
-"""Documents of FHI-aims and JDFTx after atomate2's schemas, and of CP2K and ABINIT as their real runs left them."""
+"""Documents of CP2K, FHI-aims and JDFTx after atomate2's schemas, and of ABINIT as its real runs left them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dft_documents import aims_output, jdftx_output
+from dft_documents import aims_output, cp2k_output, jdftx_output
 from task_documents import MINIMUM, build_salt, vasp_output
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
@@ -42,6 +42,21 @@ def test_a_jdftx_relaxation_is_read():
     assert (result.converged, result.free) == (False, Freedom(volume=False, shape=False))
 
 
+def test_a_cp2k_relaxation_is_read():
+    result = read_dft_documents([cp2k_output(RAW, RELAXED, n_steps=6)], "CP2K")
+    assert (result.code, result.functional, result.is_dft, result.converged) == ("CP2K", "PBE", True, True)
+    assert (result.n_ionic_steps, result.n_electronic_steps, result.energy) == (6, 54, -215.25)
+    assert (result.wall_time_s, result.free) == (92.0, Freedom())
+    assert TaskReader().read(cp2k_output(RAW, RELAXED)) == read_dft_documents([cp2k_output(RAW, RELAXED)], "CP2K")
+    angles = cp2k_output(RAW, RAW, motion="    KEEP_ANGLES TRUE\n")
+    assert read_dft_documents([angles], "CP2K").free == Freedom(shape=False)
+    ionic = cp2k_output(RAW, RAW, run_type="GEO_OPT")
+    assert read_dft_documents([ionic], "CP2K").free == Freedom(volume=False, shape=False)
+    # CP2K ends in good order at its last allowed step, 20
+    assert not read_dft_documents([cp2k_output(RAW, RELAXED, n_steps=21)], "CP2K").converged
+    assert TaskReader().read(cp2k_output(RAW, RAW, run_type="ENERGY_FORCE")) is None
+
+
 def test_two_relaxations_are_one_result_and_a_static_gives_its_energy():
     static = aims_output(RELAXED, RELAXED, n_steps=1)
     static["input"]["parameters"].pop("relax_geometry")
@@ -56,6 +71,7 @@ def test_two_relaxations_are_one_result_and_a_static_gives_its_energy():
 def test_codes_are_told_apart():
     assert find_form(aims_output(RAW, RELAXED)).code == "FHI-aims"
     assert find_form(jdftx_output(RAW, RELAXED)).code == "JDFTx"
+    assert find_form(cp2k_output(RAW, RELAXED)).code == "CP2K"
     assert find_form({"input": {"structure": {}}, "output": {}}) is None
     vasp = vasp_output(RAW, RELAXED)
     assert TaskReader().read(vasp).code == "VASP"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from dft_documents import aims_output, jdftx_output
+from dft_documents import aims_output, cp2k_output, jdftx_output
 from task_bench import NEAR, RAW, RELAXED, Bench
 
 
@@ -17,11 +17,13 @@ def test_pairs_are_built_of_their_documents():
     bench.add(jdftx_output(RAW, RELAXED), "j-1", 3, hosts=["g"])
     static = aims_output(RELAXED, RELAXED, relax_geometry="none")
     bench.add(static, "a-3", 4, hosts=["h"])
-    assert bench.build() == {"new": 2, "not_a_relaxation": 1}
+    bench.add(cp2k_output(RAW, RELAXED), "c-1", 5, hosts=["i"])
+    assert bench.build() == {"new": 3, "not_a_relaxation": 1}
     found = {pair.origin_id: pair for pair in bench.list_pairs()}
     assert {key: (pair.code, pair.functional, pair.is_dft) for key, pair in found.items()} == {
         "a-1": ("FHI-aims", "PBEsol", True),
         "j-1": ("JDFTx", "PBE", True),
+        "c-1": ("CP2K", "PBE", True),
     }
     assert found["a-1"].relaxed.volume == pytest.approx(RELAXED.volume)
     assert (found["a-1"].n_ionic_steps, found["j-1"].n_ionic_steps) == (8, 5)
