@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -32,6 +33,8 @@ PATIENCE_S = 60.0
 CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job that claimed the relaxation
 CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax recover` frees what nobody will finish
 
+logger = logging.getLogger(__name__)
+
 
 class ClaimDoc(BaseModel):
     """One claim; found by `claim_id`, the id of what is claimed."""
@@ -58,7 +61,7 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of claims, beside the outcomes, connected, closed at the end.
 
     Where the outcomes are in a store that cannot write atomically, claims are kept in memory and bind this process
-    only.
+    only, which a warning of this module's logger says.
 
     Raises
     ------
@@ -73,6 +76,11 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
         spec = {**spec, "collection_name": collection}
     store = build_store(spec, settings, collection, "claim_id")
     if not isinstance(store, SQLiteStore | MongoStore):
+        logger.warning(
+            "OUTCOME_STORE %s cannot write atomically, so that claims bind this process only: two processes may relax "
+            "the same candidate; use {type: MongoStore, ...} or leave OUTCOME_STORE out for the embedded store",
+            describe_store(store),
+        )
         store = MemoryStore(collection, key="claim_id")
     try:
         with connect_store(store, [], "OUTCOME_STORE"):

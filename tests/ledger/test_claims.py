@@ -95,3 +95,14 @@ def test_of_many_at_the_same_moment_one_has_it(place: E3RelaxSettings) -> None:
         assert {name: claim.owner for name, claim in find_claims(store).items()} == {
             name: winners[0] for name, winners in won.items()
         }
+
+
+def test_a_store_that_cannot_write_atomically_is_named(
+    settings: E3RelaxSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = {"type": "MemoryStore", "collection_name": "inner"}
+    spec = {"type": "AliasingStore", "store": inner, "aliases": {"a": "b"}}
+    with open_claim_store(settings.model_copy(update={"OUTCOME_STORE": spec})) as store:
+        assert take_claim(store, ClaimDoc(claim_id="one", owner="a")) is None
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("e3relax_flows.ledger.claims", "WARNING")
