@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from e3relax_flows.core.errors import StructureError
+from e3relax_flows.core.errors import ModelError, StructureError
 from e3relax_flows.graphs.batching import Crystal, CrystalBatch
 from e3relax_flows.graphs.neighbors import find_neighbors
 from e3relax_flows.model.blocks import (
@@ -109,7 +109,10 @@ class E3RelaxH2(RelaxationNetwork):
         vectors = self._edge_vectors(batch, moved, deformation)
         weights = switch_off(vectors.norm(dim=1) / self._per_edge(batch, batch.cutoffs))
         if batch.reverse is None:
-            raise ValueError("the edges are not those of this network's build_crystal")
+            raise ModelError(
+                f"the batch of {len(batch.numbers)} atoms has no reverse edges; build its crystals with this network's "
+                "build_crystal"
+            )
         table = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
         layers = []
         for layer in self.layers:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from e3relax_flows.core.errors import StructureError
+from e3relax_flows.core.errors import ModelError, StructureError
 from e3relax_flows.graphs.batching import pack_crystals
 from e3relax_flows.model.equivariance import Description, describe_otherwise, measure_disagreement, predict_one
 from e3relax_flows.model.network import E3RelaxH2, E3RelaxH2Config
@@ -196,3 +198,11 @@ def test_expected_errors_are_invariant_and_leave_the_features_alone():
     expected.sum().backward()
     shaped = [n for n, p in NETWORK.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
     assert {name.split(".")[0] for name in shaped} == {"errors"}
+
+
+def test_a_batch_without_reverse_edges_is_refused():
+    crystal = make_crystal(1, 2)
+    built = NETWORK.build_crystal(crystal.numbers, crystal.fractions @ crystal.lattice, crystal.lattice)
+    batch = pack_crystals([built])
+    with pytest.raises(ModelError, match="2 atoms"):
+        NETWORK(replace(batch, reverse=None))
