@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from e3relax_flows.core.errors import ContentError
 
@@ -156,8 +155,8 @@ def _write_enum(value: Enum) -> Any:
 
 def _describe_object(value: Any, place: str) -> Mapping[str, Any]:
     """The dictionary of an object that has one."""
-    if isinstance(value, BaseModel):
-        kind = type(value)
+    kind = type(value)
+    if hasattr(kind, "model_fields"):  # of pydantic, which training nodes do without
         fields = {name: getattr(value, name) for name in kind.model_fields} | (value.model_extra or {})
         return fields | {"@module": kind.__module__, "@class": kind.__name__}
     if callable(getattr(type(value), "as_dict", None)):
