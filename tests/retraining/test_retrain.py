@@ -200,7 +200,7 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
     assert snapshot.incumbent_id == first.candidate_id
     assert snapshot.n_replayed == pytest.approx(0.4 * snapshot.n_train, abs=6)
     assert len({training.model_id for training in ended.trainings}) == 2
-    best = min(ended.trainings, key=lambda training: training.best_score)
+    best = min(ended.trainings, key=lambda training: (training.best_score, training.model_id))
     assert ended.candidate_id == best.model_id
     with open_judgements(serving) as stores:
         gate = find_gates(stores, {"gate_id": ended.gate_id})[0]
