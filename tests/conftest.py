@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from browser import browser, open_page  # noqa: F401
 from fake_vasp import fake_vasp  # noqa: F401
 from made_documents import make_model, make_outcome, make_prediction  # noqa: F401
 from remote_manager import sent  # noqa: F401
@@ -67,6 +69,16 @@ def forget_engines() -> Iterator[None]:
     """The engine "emt" is known for one test only."""
     yield
     unregister_engine("emt")
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """The root logger as it was: maggma's builders give it a handler and a level, and leave them."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

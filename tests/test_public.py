@@ -14,6 +14,7 @@ import pytest
 
 import e3relax_flows
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.engines.registry import list_engines, unregister_engine
 
 ROOT = Path(e3relax_flows.__file__).parents[1]
 FIRST = (
@@ -114,7 +115,11 @@ def test_examples_run(name: str, settings: E3RelaxSettings, capsys: pytest.Captu
     )
     assert sum(len(test.examples) for test in examples) > 0
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    known = {engine.name for engine in list_engines()}
     for test in examples:
         runner.run(test)
+    for engine in list_engines():
+        if engine.name not in known:
+            unregister_engine(engine.name)
     report = capsys.readouterr().out
     assert runner.summarize(verbose=False).failed == 0, report

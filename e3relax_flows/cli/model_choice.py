@@ -25,7 +25,7 @@ def choose_model(spec: str, settings: E3RelaxSettings) -> ModelFolder:
         When the registry cannot be asked.
     """
     from e3relax_flows.core.model_folders import find_model
-    from e3relax_flows.registry.store import find_models_dir, needs_registry
+    from e3relax_flows.registry.location import find_models_dir, needs_registry
 
     if not needs_registry(spec, settings):  # the registry takes a second to load
         return find_model(spec, find_models_dir(settings))

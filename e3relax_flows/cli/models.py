@@ -108,8 +108,8 @@ def import_model(
     from tempfile import TemporaryDirectory
 
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.registry.location import find_models_dir
     from e3relax_flows.registry.models import register_model
-    from e3relax_flows.registry.store import find_models_dir
 
     settings = load_settings()
     with TemporaryDirectory() as scratch:

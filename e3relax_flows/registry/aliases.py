@@ -5,8 +5,9 @@ from __future__ import annotations
 from e3relax_flows.core.errors import ModelError, StoreError
 from e3relax_flows.core.model_folders import ALIASES, MODEL_NAME, find_model, is_model_id, list_model_paths
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.registry.location import find_models_dir
 from e3relax_flows.registry.models import fetch_model
-from e3relax_flows.registry.store import find_alias, find_model_docs, find_models_dir, open_alias_store
+from e3relax_flows.registry.store import find_alias, find_model_docs, open_alias_store
 from e3relax_flows.schemas.models import AliasDoc, AliasMove
 from e3relax_flows.stores.opening import describe_store, dump_document, write_documents
 

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.registry.store import MODEL_COLLECTION, has_collection, name_collections
+from e3relax_flows.registry.location import MODEL_COLLECTION, has_collection, name_collections
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
 from e3relax_flows.stores.opening import (
     describe_store,

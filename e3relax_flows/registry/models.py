@@ -28,14 +28,8 @@ from e3relax_flows.core.model_folders import (
     read_model_folder,
 )
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.registry.store import (
-    find_alias,
-    find_model_doc,
-    find_model_docs,
-    find_models_dir,
-    list_aliases,
-    open_model_store,
-)
+from e3relax_flows.registry.location import find_models_dir
+from e3relax_flows.registry.store import find_alias, find_model_doc, find_model_docs, list_aliases, open_model_store
 from e3relax_flows.registry.weights import open_weights, read_weights
 from e3relax_flows.schemas.models import ModelDoc
 from e3relax_flows.stores.opening import dump_document, write_documents

@@ -29,7 +29,7 @@ from e3relax_flows.core.model_folders import (
     write_model_folder,
 )
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.registry.store import FOLDER_STORE, find_models_dir
+from e3relax_flows.registry.location import FOLDER_STORE, find_models_dir
 from e3relax_flows.schemas.models import ModelDoc
 from e3relax_flows.stores.opening import ACKNOWLEDGED, build_store, describe_store
 

@@ -352,4 +352,8 @@ class CampaignDoc(Displayed, BaseModel):
 def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
     """Id of a campaign: all that it was told but when to stop."""
     plain = {key: value for key, value in maker.items() if key not in ("@version", "config")}
-    return hash_content({"config": config.model_dump(mode="json", exclude={"stop"}), "maker": plain})
+    content = config.model_dump(mode="json", exclude={"stop"})
+    replay = content["retraining"]["replay"]
+    if replay["bundled"] == "auto":  # campaigns begun before there was a choice keep their ids
+        del replay["bundled"]
+    return hash_content({"config": content, "maker": plain})

@@ -17,8 +17,8 @@ from launchpads import Campaign
 
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger import claims as ledger_claims
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
-from e3relax_flows.places import launchpad
 from e3relax_flows.places.submission import identify_flow, submit, submit_many
 
 
@@ -122,7 +122,7 @@ def test_another_submission_is_named(
     campaign: Campaign, settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert campaign
-    monkeypatch.setattr(launchpad, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(ledger_claims, "PATIENCE_S", 0.1)
     with open_claim_store(settings) as claims:
         take_claim(claims, ClaimDoc(claim_id="submission", owner="somebody", host="elsewhere"))
     with pytest.raises(StoreError, match=r"another process is submitting \(somebody on elsewhere since"):

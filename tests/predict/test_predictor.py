@@ -372,5 +372,5 @@ def test_package_imports_without_torch():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "True"]
-    with pytest.raises(AttributeError, match="it has Constraints"):
+    with pytest.raises(AttributeError, match=r"it has .*\bConstraints\b"):
         e3relax_flows.Nonsense  # noqa: B018

@@ -1,3 +1,0 @@
-"""The browser in which pages are opened."""
-
-from browser import browser, open_page  # noqa: F401
