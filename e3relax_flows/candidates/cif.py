@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pymatgen.core import Composition, Element, Structure
+import numpy as np
+from pymatgen.core import Element, Structure
 from pymatgen.io.cif import CifParser, str2float
 
+from e3relax_flows.candidates.formulas import TOLERANCE, find_difference
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.notes import record_warnings
 
 UNKNOWN = ("?", ".")
 OUTSIDE = re.compile(r"^\s*_atom_site_(label|fract_x)[ \t]+\S", re.MULTILINE)
 COORDINATES = tuple(f"_atom_site_fract_{axis}" for axis in "xyz")
-TOLERANCE = 0.01  # relative, of the ratios between formula and sites
+MODULATED = ("_cell_modulation_dimension", "_cell_wave_vector", "_space_group_ssg")  # beginnings of names
+SYMBOL, NUMBER = r"_(symmetry_)?space_group_(symop_)?name_.*", r"_(space_group_IT_number|symmetry_Int_Tables_number)_?"
+TWO_ORIGINS = frozenset(
+    (48, 50, 59, 68, 70, 85, 86, 88, 125, 126, 129, 130, 133, 134, 137, 138, 141, 142, 201, 203, 222, 224, 227, 228)
+)
+WATER = ("Hw", "Ow")  # hydrogen and oxygen of water
 PLACE_DIGITS = 3  # of the coordinates of two atoms in one place
 # pymatgen's notes on what changes no atom
 HARMLESS = re.compile(
@@ -37,8 +44,18 @@ class CifBlock(NamedTuple):
 
 def read_cif(text: str) -> list[CifBlock]:
     """Blocks of a CIF that have sites, in their order; what one lacks costs the others nothing."""
-    blocks = re.split(r"^\s*data_", f"\n{text}", flags=re.MULTILINE | re.IGNORECASE)[1:]
+    blocks = re.split(r"^\s*data_", f"\n{_clear_texts(text)}", flags=re.MULTILINE | re.IGNORECASE)[1:]
     return [found for block in blocks if (found := _read_block(block)) is not None]
+
+
+def _clear_texts(text: str) -> str:
+    """The same with no line in a text between semicolons that looks like the start of a block."""
+    lines, is_text = [], False
+    for line in text.splitlines():
+        if line.startswith(";"):
+            is_text = not is_text
+        lines.append(re.sub(r"^(\s*)data_", r"\1data-", line, flags=re.IGNORECASE) if is_text else line)
+    return "\n".join(lines)
 
 
 def _read_block(text: str) -> CifBlock | None:
@@ -54,9 +71,12 @@ def _read_block(text: str) -> CifBlock | None:
             if not any(key.startswith("_atom_site_") for key in data):
                 return None
             _check_sites(data)
+            _check_setting(data)
             structure = parser.parse_structures(primitive=False, on_error="raise")[0]
         notes = _choose_notes([*parser.warnings, *warned])
-        _check_formula(structure, data, notes)
+        _check_cell(structure, parser.symmetry_operations)
+        if not _check_formula(structure, data, notes):
+            _check_kinds(data)
     except Exception as error:  # the boundary between blocks: pymatgen raises anything on bad input
         reason = re.sub(r"No structure parsed for section \d+ in CIF\.\s*", "", str(error))
         what = reason if isinstance(error, StructureError) else f"cannot be read ({type(error).__name__}: {reason})"
@@ -101,7 +121,9 @@ def _check_sites(data: Mapping[str, Any]) -> None:
         if occupancy == ".":  # the default, which pymatgen takes for zero
             raise StructureError("unreadable", f"the occupancy of site {label} is '.'; write 1 where the site is full")
         share = 1.0 if occupancy == "?" else str2float(occupancy)
-        if share <= 0:
+        if share < 0:
+            raise StructureError("unreadable", f"the occupancy of site {label} is {occupancy}; correct it")
+        if share == 0:
             continue
         if any(value in UNKNOWN for value in xyz):
             raise StructureError(
@@ -117,6 +139,65 @@ def _check_sites(data: Mapping[str, Any]) -> None:
         _check_place(sites)
 
 
+def _check_setting(data: Mapping[str, Any]) -> None:
+    """Refuse what one cell with one set of sites does not describe, and space groups whose origin is not stated."""
+    if any(key.startswith(MODULATED) for key in data) and str(data.get(MODULATED[0])) not in ("0", *UNKNOWN):
+        raise StructureError(
+            "disordered", "its structure is modulated, and the sites are those of its mean; give an approximant"
+        )
+    groups = data.get("_atom_site_disorder_group") or []
+    shares = data.get("_atom_site_occupancy") or ["1"] * len(groups)
+    pairs = zip(groups, shares, strict=True) if groups else ()
+    whole = {group for group, share in pairs if share in UNKNOWN or str2float(share) >= 1} - set(UNKNOWN)
+    if len(whole) > 1:
+        raise StructureError(
+            "disordered", f"its disorder groups {', '.join(sorted(whole))} exclude each other; keep the sites of one"
+        )
+    if any("_xyz" in key or key.startswith("_space_group_magn") for key in data):
+        return
+    symbol = next((str(data[key]) for key in data if re.fullmatch(SYMBOL, key, re.IGNORECASE)), "")
+    numbers = (str(data[key]) for key in data if re.fullmatch(NUMBER, key, re.IGNORECASE))
+    number = next((int(text) for text in numbers if text.isdecimal()), 0)
+    if number in TWO_ORIGINS and ":" not in symbol:
+        raise StructureError(
+            "unreadable",
+            f"space group {number} has two origins, and the file does not say which; add its operations "
+            "(_symmetry_equiv_pos_as_xyz)",
+        )
+
+
+def _check_cell(structure: Structure, operations: Iterable[Any]) -> None:
+    """Refuse a cell that the operations do not leave as it is: rhombohedral axes with operations of hexagonal ones."""
+    metric = structure.lattice.matrix @ structure.lattice.matrix.T
+    for operation in operations:
+        rotation = operation.rotation_matrix
+        if np.abs(rotation.T @ metric @ rotation - metric).max() > 2 * TOLERANCE * metric.max():
+            cell = ", ".join(f"{value:g}" for value in structure.lattice.parameters)
+            raise StructureError(
+                "unreadable",
+                f"the cell ({cell}) is not one of its space group in the setting of its operations; give both in the "
+                "same axes",
+            )
+
+
+def _check_kinds(data: Mapping[str, Any]) -> None:
+    """Refuse atoms that are no elements, of whose names pymatgen would read the beginning: Du as deuterium.
+
+    Raises
+    ------
+    StructureError
+        With the name.
+    """
+    column = "_atom_site_type_symbol" if "_atom_site_type_symbol" in data else "_atom_site_label"
+    shares = data.get("_atom_site_occupancy") or ["1"] * len(data.get(column, ()))
+    for kind, share in zip(data.get(column, ()), shares, strict=True):
+        letters = (re.match(r"[A-Za-z]*", kind) or [""])[0].title()
+        if share != "0" and letters not in WATER and not Element.is_valid_symbol(letters):
+            raise StructureError(
+                "unknown_element", f"a site is of the kind {kind}, which is no element; name its element, or remove it"
+            )
+
+
 def _check_place(sites: list[tuple[str, str, float]]) -> None:
     """Refuse atoms that are all wholly in one place, and hydrogen beside its isotopes, which pymatgen mixes up."""
     isotopes = {kind[:1] for _, kind, _ in sites if re.match(r"[HDT](?![a-z])", kind)}
@@ -128,8 +209,8 @@ def _check_place(sites: list[tuple[str, str, float]]) -> None:
         )
 
 
-def _check_formula(structure: Structure, data: Mapping[str, Any], notes: list[str]) -> None:
-    """Refuse sites that do not make the formula of the block; add a note where that cannot be read.
+def _check_formula(structure: Structure, data: Mapping[str, Any], notes: list[str]) -> bool:
+    """Refuse sites that do not make the formula of the block; False where there is none, or with a note none to read.
 
     Raises
     ------
@@ -138,41 +219,14 @@ def _check_formula(structure: Structure, data: Mapping[str, Any], notes: list[st
     """
     formula = str(data.get("_chemical_formula_sum") or "").strip("'\" ")
     if formula in ("", *UNKNOWN):
-        return
+        return False
     try:
-        stated = _count_elements(Composition(formula))
+        difference = find_difference(structure, formula)
     except ValueError:
         notes.append(f"its formula {formula!r} cannot be read and was not compared with its sites")
-        return
-    found = _count_elements(structure.composition)
-    missing, extra = (_name(these.keys() - those.keys()) for these, those in ((stated, found), (found, stated)))
-    advice = f"correct the file, or take the line of the formula out of it{_append(notes)}"
-    if missing:
-        raise StructureError("unreadable", f"its formula {formula!r} has {missing}, and no site has; {advice}")
-    if extra:
-        raise StructureError("unreadable", f"its sites have {extra}, and its formula {formula!r} has not; {advice}")
-    ratios = [found[number] / stated[number] for number in stated]
-    if structure.is_ordered and max(ratios) > (1 + TOLERANCE) * min(ratios):
-        made = structure.composition.formula
-        raise StructureError(
-            "unreadable",
-            f"its sites make {made}, not its formula {formula!r}: atoms or symmetry operations are missing; {advice}",
-        )
-
-
-def _count_elements(composition: Composition) -> dict[int, float]:
-    """Amount of each element by its atomic number; isotopes count as their element."""
-    counts: dict[int, float] = defaultdict(float)
-    for specie, amount in composition.items():
-        if not Element.is_valid_symbol(specie.symbol):
-            raise ValueError(f"{specie} is no element")
-        counts[specie.Z] += amount
-    return counts
-
-
-def _name(numbers: set[int]) -> str:
-    return ", ".join(Element.from_Z(number).symbol for number in sorted(numbers))
-
-
-def _append(notes: list[str]) -> str:
-    return f" (pymatgen: {'; '.join(notes)})" if notes else ""
+        return False
+    if difference:
+        warned = f" (pymatgen: {'; '.join(notes)})" if notes else ""
+        advice = f"correct the file, or take the line of the formula out of it{warned}"
+        raise StructureError("unreadable", f"{difference}; {advice}")
+    return True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Element, Structure
 from pymatgen.io.optimade import OptimadeStructureAdapter
 
+from e3relax_flows.candidates.formulas import find_difference
 from e3relax_flows.candidates.reading import MARK, ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text
@@ -53,6 +54,7 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
             raise ValueError(f"its {place} is null; leave it out, or complete it")
     if missing := sorted(INCOMPLETE & set(attributes.get("structure_features", []))):
         raise ValueError(f"it has {', '.join(missing)}, so that its sites are not its atoms; leave it out")
+    _check_sites(attributes)
     # the adapter takes the names of species for elements and does not look at what they stand for
     if (place := _find_null(attributes.get("species", []), "species")) is not None:
         raise ValueError(f"its {place} is null; leave it out, or complete it")
@@ -67,7 +69,27 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
         "species_at_sites": at_sites,
         "nsites": len(at_sites),
     }
-    return OptimadeStructureAdapter.get_structure({"id": resource.get("id"), "attributes": core})
+    structure = OptimadeStructureAdapter.get_structure({"id": resource.get("id"), "attributes": core})
+    formula = attributes.get("chemical_formula_reduced")
+    if formula and (difference := find_difference(structure, formula)):
+        raise ValueError(f"{difference}; ask the server again")
+    return structure
+
+
+def _check_sites(attributes: Mapping[str, Any]) -> None:
+    """Refuse atoms that have no sites of their own, and sites that were left out.
+
+    Raises
+    ------
+    ValueError
+        With what the resource says of itself.
+    """
+    attached = [species["name"] for species in attributes.get("species", []) if species.get("attached")]
+    if attached:
+        raise ValueError(f"atoms without sites are attached to {', '.join(attached)}; give them positions")
+    n_sites, sites = attributes.get("nsites"), attributes["species_at_sites"]
+    if n_sites not in (None, len(sites)):
+        raise ValueError(f"it says to have {n_sites} sites and gives {len(sites)}; ask the server again")
 
 
 def _name_element(species: dict[str, Any]) -> str:

@@ -13,8 +13,9 @@ from pymatgen.core import Structure
 from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
 from e3relax_flows.candidates.cif import read_cif
+from e3relax_flows.candidates.formats import check_text
 from e3relax_flows.core.ase_atoms import convert_atoms
-from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.errors import E3RelaxError, StructureError
 from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.records import build_side, build_structure, find_nulls, find_structure, is_structure
@@ -97,6 +98,8 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
             with unpack_file(path, is_text=not name.endswith(".traj")) as plain:
                 parsed = _parse_file(plain, name)
             yield from _name_parsed(parsed, stem, path)
+    except StructureError as error:
+        yield ReadItem(stem, None, f"{path}: {error}")
     except Exception as error:  # the boundary between files: parsers raise anything on bad input
         yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
 
@@ -131,6 +134,8 @@ def _parse_file(path: Path, name: str) -> list[Parsed]:
         ]
     if name.endswith(ASE_ENDINGS):
         return _parse_frames(path)
+    if not name.endswith(".xml"):
+        check_text(name, path.read_text(encoding="utf-8", errors="replace"))
     with record_warnings() as notes:
         # without element names pymatgen would take hydrogen, helium, ... in their place, and .TRUE. for F
         warnings.filterwarnings(
@@ -173,7 +178,7 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
 
 def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
     """Items of a JSON file: one structure, a list of them, a table, or a dictionary whose keys are ids."""
-    if isinstance(content, dict) and not _find_structure(content):
+    if isinstance(content, dict) and not _find_structure(content) and not _is_document(content):
         if not content:
             yield ReadItem(stem, None, f"{path}: it is empty; {ADVICE}")
         rows = _list_rows(content)
@@ -213,6 +218,8 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
     if kind is None:
         found = f"keys {sorted(map(str, entry))[:6]}" if isinstance(entry, dict) else json.dumps(entry)[:40]
         nulls = "; ".join(f"{name!r} is null" for name in find_nulls(entry)) if isinstance(entry, dict) else ""
+        if isinstance(entry, dict) and "@class" in entry:
+            found = f"a {entry['@class']} of {entry.get('@module')}"
         return ReadItem(
             fallback_id,
             None,
@@ -227,6 +234,13 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
         return ReadItem(id, structure, None, f"{place}: {'; '.join(notes)}" if notes else None)
     except Exception as error:  # the boundary between entries
         return ReadItem(id, None, f"{place}: {_describe(error)}; write the structure again with Structure.as_dict()")
+
+
+def _is_document(content: dict[str, Any]) -> bool:
+    """Whether a dictionary is one object or record, and not one of structures by their ids."""
+    return "@class" in content or (
+        bool(content) and not any(isinstance(value, dict | list) for value in content.values())
+    )
 
 
 def _find_structure(entry: dict[str, Any]) -> str | None:

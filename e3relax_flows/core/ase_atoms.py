@@ -37,10 +37,17 @@ def convert_atoms(atoms: Any, switches: NDArray[np.bool_] | None = None) -> Stru
     Raises
     ------
     StructureError
-        When there is no cell, or a constraint that cannot be expressed.
+        When there is no cell, sites are shared, or a constraint cannot be expressed.
     """
     if atoms.cell.rank < 3:
         raise StructureError("not_a_structure", "it has no cell, so it is a molecule; give a crystal with its cell")
+    shares = [share for kind in (atoms.info.get("occupancy") or {}).values() for share in kind.values()]
+    if any(share < 1 for share in shares):
+        raise StructureError(
+            "disordered",
+            f"its info says that sites are shared ({atoms.info['occupancy']}), and each has one element only; order it "
+            "first, or take `occupancy` out of atoms.info",
+        )
     switches = express_constraints(atoms) if switches is None else switches
     bare = atoms.copy()
     bare.set_constraint()  # pymatgen takes Cartesian axes for lattice vectors and the first of two constraints for both

@@ -244,6 +244,11 @@ def check_structures(initial: Structure, result: RelaxationResult) -> None:
     for name, structure in (("initial", initial), ("relaxed", result.relaxed), ("first", result.initial)):
         if not structure.is_ordered or not all(isinstance(e, Element) for e in _list_elements(structure)):
             raise LeftOutError(LeftOut.DISORDERED, f"the {name} structure {structure.formula} is not ordered")
+        if not all(structure.lattice.pbc):
+            periods = tuple(map(bool, structure.lattice.pbc))
+            raise LeftOutError(
+                LeftOut.NOT_PERIODIC, f"the {name} structure is periodic along {periods}, not along three"
+            )
         if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
             raise LeftOutError(LeftOut.UNREADABLE, f"the {name} structure has coordinates that are not finite")
     if _list_elements(result.initial) != _list_elements(result.relaxed):

@@ -23,6 +23,7 @@ LARGEST_FORCE = 0.1  # eV/Å; a trajectory whose last frame has a larger one has
 LARGEST_STRESS = 0.5  # GPa; it is worth 0.5 % of the volume of a crystal with a bulk modulus of 100 GPa
 # who computed what is in the file, where it is not ASE's calculator: REF_forces is a reference, MACE_forces is not
 REFERENCES = ("", "ref", "dft", "vasp", "qm")
+CELL_ADVICE = "write layers with the period of their vacuum (pbc of three vectors)"
 ADVICE = "give a trajectory that holds them, or say --converged where you know that it came to its end"
 
 
@@ -60,6 +61,13 @@ def read_trajectory(path: Path, is_claimed: bool = False, pressure: float = 0.0)
             LeftOut.NOT_A_RELAXATION, f"{path}: {len(frames)} frame; a trajectory of a relaxation has two or more"
         )
     first, last = frames[0], frames[-1]
+    if not all(frame.cell.rank == 3 and all(frame.pbc) for frame in (first, last)):
+        raise LeftOutError(
+            LeftOut.NOT_PERIODIC,
+            f"{path}: it is not periodic along three vectors of a cell, so no crystal; {CELL_ADVICE}",
+        )
+    if len(sizes := {len(frame) for frame in frames}) > 1:
+        raise LeftOutError(LeftOut.SITES_DIFFER, f"{path}: it has frames of {min(sizes)} and of {max(sizes)} atoms")
     try:
         switches = combine_switches(frames)
     except StructureError as error:

@@ -145,6 +145,7 @@ class LeftOut(StrEnum):
     RELABELLED = "relabelled"
     DISORDERED = "disordered"
     CONSTRAINT = "constraint"
+    NOT_PERIODIC = "not_periodic"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"
 

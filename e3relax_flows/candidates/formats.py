@@ -1,0 +1,86 @@
+"""What files say that their parsers do not take: sites beyond the counts, missing periods, partial occupancies."""
+
+from __future__ import annotations
+
+import re
+
+from e3relax_flows.core.errors import StructureError
+
+FULL = 1e-6  # deviation of an occupancy from 1
+SHELX_FIXED = 10.0  # added to an occupancy that is not refined
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse a file whose structure is not all that it holds.
+
+    Parameters
+    ----------
+    name
+        Of the file, in small letters, without the ending of a compression.
+
+    Raises
+    ------
+    StructureError
+        With the line that is not read.
+    """
+    if "poscar" in name or "contcar" in name or name.endswith(".vasp"):
+        _check_poscar(text.splitlines())
+    elif name.endswith(".xsf"):
+        _check_xsf(text)
+    elif name.endswith(".res"):
+        _check_res(text)
+
+
+def _check_poscar(lines: list[str]) -> None:
+    """Refuse more sites than the line of counts has."""
+    counts = next((number for number in range(5, len(lines)) if re.fullmatch(r"[\d\s]+", lines[number])), None)
+    if counts is None:
+        return
+    last = counts
+    while last + 1 < len(lines) and re.fullmatch(r"[\d\s]+", lines[last + 1]) and lines[last + 1].strip():
+        last += 1  # many kinds take several lines
+    n_sites = sum(int(count) for line in lines[counts : last + 1] for count in line.split())
+    has_switches = last + 1 < len(lines) and lines[last + 1].strip()[:1] in ("S", "s")
+    after = last + 2 + has_switches + n_sites
+    if after < len(lines) and len(_read_numbers(lines[after])) >= 3:
+        raise StructureError(
+            "unreadable",
+            f"line {after + 1} holds a site more than the {n_sites} of the line of counts; correct the counts, or put "
+            "an empty line before velocities",
+        )
+
+
+def _check_xsf(text: str) -> None:
+    """Refuse what is periodic along fewer than three directions."""
+    kind = re.search(r"^\s*(MOLECULE|POLYMER|SLAB)\b", text, re.MULTILINE)
+    if kind:
+        raise StructureError(
+            "not_a_structure",
+            f"it is a {kind[1]}, which is not periodic along three vectors; write it as CRYSTAL with its vacuum, and "
+            "keep that of a layer with --constrain vacuum-c",
+        )
+
+
+def _check_res(text: str) -> None:
+    """Refuse sites that are not wholly occupied."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 6 or not re.fullmatch(r"[A-Z][a-z]?\w*", words[0]) or not words[1].isdecimal():
+            continue
+        numbers = _read_numbers(" ".join(words[2:6]))
+        if len(numbers) == 4 and abs(numbers[3] % SHELX_FIXED - 1) > FULL:
+            raise StructureError(
+                "disordered",
+                f"the occupancy of site {words[0]} is {words[5]}; only ordered structures can be relaxed",
+            )
+
+
+def _read_numbers(line: str) -> list[float]:
+    """Numbers at the beginning of a line."""
+    numbers: list[float] = []
+    for word in line.split():
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            break
+    return numbers
