@@ -6,8 +6,7 @@ import re
 
 from e3relax_flows.core.errors import StructureError
 
-FULL = 1e-6  # deviation of an occupancy from 1
-SHELX_FIXED = 10.0  # added to an occupancy that is not refined
+FULL = ("1", "11")  # occupancies of whole sites: 10 is added to what SHELXL does not refine
 
 
 def check_text(name: str, text: str) -> None:
@@ -68,7 +67,7 @@ def _check_res(text: str) -> None:
         if len(words) < 6 or not re.fullmatch(r"[A-Z][a-z]?\w*", words[0]) or not words[1].isdecimal():
             continue
         numbers = _read_numbers(" ".join(words[2:6]))
-        if len(numbers) == 4 and abs(numbers[3] % SHELX_FIXED - 1) > FULL:
+        if len(numbers) == 4 and f"{numbers[3]:g}" not in FULL:
             raise StructureError(
                 "disordered",
                 f"the occupancy of site {words[0]} is {words[5]}; only ordered structures can be relaxed",

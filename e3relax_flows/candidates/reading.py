@@ -28,8 +28,9 @@ PATTERNS = (
     *("*.xyz", "*.extxyz", "*.traj", "*.json", "*.jsonl"),
 )
 HARMLESS = ("Ignoring selective dynamics tag",)  # beginnings of warnings that change no structure
-SHOWN = 3  # reasons why parts of a file cannot be read
 MARK = "\ufeff"  # of byte order
+SWITCHES = "Selective dynamics values must be"  # beginning of a warning
+SHOWN = 3  # reasons why parts of a file cannot be read, and notes of one structure
 ID_KEYS = ("id", "material_id", "structure_id", "entry_id", "task_id", "name")
 ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or .json(.gz)/.jsonl(.gz) of structures"
 
@@ -109,7 +110,7 @@ def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadIt
     good = [each for each in parsed if each.structure is not None]
     ids = [stem] if len(good) == 1 else [f"{stem}-{index}" for index in range(1, len(good) + 1)]
     for id, each in zip(ids, good, strict=True):
-        yield ReadItem(id, each.structure, None, f"{path}: {'; '.join(each.notes)}" if each.notes else None)
+        yield ReadItem(id, each.structure, None, f"{path}: {'; '.join(each.notes[:SHOWN])}" if each.notes else None)
     lost = [each.error for each in parsed if each.error is not None]
     reasons = "; ".join([*lost[:SHOWN], *(["..."] if len(lost) > SHOWN else [])])
     if not good:
@@ -136,15 +137,18 @@ def _parse_file(path: Path, name: str) -> list[Parsed]:
         return _parse_frames(path)
     if not name.endswith(".xml"):
         check_text(name, path.read_text(encoding="utf-8", errors="replace"))
-    with record_warnings() as notes:
-        # without element names pymatgen would take hydrogen, helium, ... in their place, and .TRUE. for F
-        warnings.filterwarnings(
-            "error", message="Elements in POSCAR|Selective dynamics values", category=BadPoscarWarning
-        )
-        if "poscar" in name or "contcar" in name:  # in small letters too, which from_file does not know
-            structure = Poscar.from_file(path, check_for_potcar=False).structure
-        else:
-            structure = Structure.from_file(path)
+    try:
+        with record_warnings() as notes:
+            # without element names pymatgen would take hydrogen, helium, ... in their place, and .TRUE. for F
+            warnings.filterwarnings("error", message=f"Elements in POSCAR|{SWITCHES}", category=BadPoscarWarning)
+            if "poscar" in name or "contcar" in name:  # in small letters too, which from_file does not know
+                structure = Poscar.from_file(path, check_for_potcar=False).structure
+            else:
+                structure = Structure.from_file(path)
+    except BadPoscarWarning as warning:
+        if not str(warning).startswith(SWITCHES):
+            raise
+        raise StructureError("constraint", f"{warning} Write T or F after the three coordinates of each site") from None
     return [Parsed(structure, None, [note for note in notes if not note.startswith(HARMLESS)])]
 
 

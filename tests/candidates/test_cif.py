@@ -41,7 +41,6 @@ REFUSED = {
     ),
     "unknown coordinates": (write(SODIUM, "Cl1 Cl ? ? ? 1"), "site Cl1 has no coordinates (? ? ?)"),
     "one unknown coordinate": (write(SODIUM, "Cl1 Cl 0.5 0.5 ? 1"), "site Cl1 has no coordinates (0.5 0.5 ?)"),
-    "coordinates that do not apply": (write(SODIUM, "Cl1 Cl . . . 1"), "site Cl1 has no coordinates (. . .)"),
     "coordinates that are words": (write(SODIUM, "Cl1 Cl a b c 1"), "could not convert string to float: 'a'"),
     "two atoms in one place": (
         write(SODIUM, "K1 K 0 0 0 1", CHLORINE), "the sites Na1 (Na, 1), K1 (K, 1) are in one place",
@@ -58,6 +57,7 @@ REFUSED = {
         "site O1 has 2 hydrogen atoms without coordinates",
     ),
     "water as one site": (write("Wat1 Wat 0 0 0 1", SODIUM), "Wat"),
+    "ammonia as one site": (write("N1 NH3 0.2 0 0 1", SODIUM), "of the kind NH3, which is no element"),
     "hydroxide as one site": (write("OH1 OH 0.2 0 0 1", SODIUM), "no single atom"),
     "an occupancy of the default": (write(SODIUM, "Cl1 Cl 0.5 0.5 0.5 ."), "occupancy of site Cl1 is '.'"),
     "one site outside of a loop": (
@@ -86,6 +86,11 @@ READ = {
     "mixed occupancy": (
         write("Na1 Na 0 0 0 0.5", "K1 K 0 0 0 0.5", CHLORINE, formula="Cl2 K Na"), "K0.5 Na0.5 Cl1", ()
     ),
+    "coordinates left to their default": (write("Na1 Na . . . 1", "Cl1 Cl .5 .5 . 1", formula="Na Cl"), "Na1 Cl1", ()),
+    "a name of a group without operations": (
+        write(SODIUM, CHLORINE, symmetry="_symmetry_space_group_name_H-M 'P -1'\n"), "Na1 Cl1", (),
+    ),
+    "capitals that the formula confirms": (write("NA1 NA 0 0 0 1", CHLORINE, formula="Na Cl"), "Na1 Cl1", ()),
     "no symmetry at all": (
         write(SODIUM, CHLORINE, symmetry=""), "Na1 Cl1",
         ("No _symmetry_equiv_pos_as_xyz type key found. Defaulting to P1.",),
@@ -119,6 +124,11 @@ def test_each_block_has_its_own_formula():
         ("x", True), ("y", True), ("z", False), ("x", True),
     ]  # fmt: skip
     assert blocks[2].error.startswith("its formula 'K O' has O")
+
+
+def test_a_block_of_question_marks_has_no_sites():
+    blocks = read_cif(write(SODIUM) + write("? ? ? ? ? ?", name="reduced"))
+    assert [(block.name, block.error) for block in blocks] == [("x", None)]
 
 
 def test_items_say_what_is_wrong_with_the_files_of_the_field_trial():
