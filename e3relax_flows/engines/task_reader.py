@@ -42,10 +42,11 @@ VASP_FIELDS = (
     *("output.forces", "output.stress", "orig_inputs.structure", "orig_inputs.poscar", "input.structure"),
     *("custodian.corrections", "run_stats.overall.elapsed_time", "input.xc_override", "input.is_hubbard"),
     *(f"{inputs}.incar" for inputs in VASP_INPUTS),
-    *(f"input.parameters.{name}" for name in SETTINGS),
+    *(f"{inputs}.parameters.{name}" for inputs in ("input", "calcs_reversed.input") for name in SETTINGS),
     *(f"{inputs}.{name}" for inputs in VASP_INPUTS for name in POTCAR_ENTRIES if name != "potcar_spec"),
     *(f"{inputs}.potcar_spec.{name}" for inputs in VASP_INPUTS for name in ("titel", "hash", "functional", "lexch")),
     *("calcs_reversed.input.structure", "calcs_reversed.output.num_electronic_steps"),
+    "calcs_reversed.has_vasp_completed",
     *("calcs_reversed.output.ionic_steps.e_0_energy", "calcs_reversed.output.ionic_steps.num_electronic_steps"),
     "calcs_reversed.output.ionic_steps.electronic_steps.e_0_energy",
 )

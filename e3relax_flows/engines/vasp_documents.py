@@ -168,7 +168,8 @@ def express_freedom(isif: int, run: VaspRun) -> Freedom:
     """What VASP's ISIF leaves free; a lattice vector that is held by another setting is a shape that is held."""
     free = ISIF_FREEDOM.get(int(isif), HELD_CELL)
     held, allowed = run.get("LATTICE_CONSTRAINTS"), run.get("IOPTCELL")
-    holds = (isinstance(held, list | tuple) and not all(held)) or (allowed is not None and is_on(allowed))
+    flags = held.split() if isinstance(held, str) else held if isinstance(held, list | tuple) else ()
+    holds = not all(map(is_on, flags)) or (allowed is not None and is_on(allowed))
     return free.model_copy(update={"shape": False}) if holds else free
 
 
@@ -245,7 +246,9 @@ def _read_energy(document: Any) -> float | None:
 
 def _is_converged(document: Any, run: VaspRun, relaxed: Structure) -> bool:
     """Whether the document claims it and its own numbers do not say otherwise."""
-    claimed = read_plain(document, "state") == "successful" and ended_by_itself(run)
+    calculation = (get_entry(document, "calcs_reversed") or [None])[0]
+    has_ended = read_plain(calculation, "has_vasp_completed") in (None, True, "successful")
+    claimed = read_plain(document, "state") == "successful" and has_ended and ended_by_itself(run)
     forces, stress = (get_entry(document, "output", name) for name in ("forces", "stress"))
     return claimed and is_at_rest_by(run, relaxed, forces, stress)
 

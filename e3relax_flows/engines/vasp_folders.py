@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import iterparse
 
 from emmet.core.vasp.calc_types import run_type
 from monty.io import zopen
@@ -58,7 +59,7 @@ def read_vasp_folder(folder: Path) -> RelaxationResult | None:
         return None
     if not math.isfinite(last.final_energy):
         raise EngineError(f"{paths[-1]} ends with the energy {last.final_energy} eV")
-    potcars = _read_potcars(folder)
+    potcars = _read_potcars(folder, paths[-1])
     label = describe_run(last, potcars)
     functional, unnamed = name_functional(label)
     functionals = [name_functional(describe_run(run, potcars))[0] for run in runs]
@@ -80,10 +81,9 @@ def read_vasp_folder(folder: Path) -> RelaxationResult | None:
     )
 
 
-def describe_run(run: Vasprun, potcars: Sequence[Potcar] = ()) -> VaspRun:
-    """What names the label of a run; `potcars` of its folder win over the titles in vasprun.xml."""
+def describe_run(run: Vasprun, potcars: Sequence[Potcar]) -> VaspRun:
+    """What names the label of a run with these POTCARs."""
     asked, used = tidy_settings(run.incar), tidy_settings(run.parameters)
-    potcars = potcars or [describe_potcar(title) for title in run.potcar_symbols]
     n_neutral, n_electrons = count_electrons(potcars, run.atomic_symbols), used.get("NELECT", asked.get("NELECT"))
     charge = n_neutral - float(n_electrons) if n_neutral is not None and n_electrons is not None else None
     return VaspRun(asked, used, potcars, run_type({**used, **asked}).value, charge)
@@ -96,14 +96,21 @@ def _is_converged(run: Vasprun, label: VaspRun) -> bool:
     return claimed and is_at_rest_by(label, run.final_structure, step.get("forces"), step.get("stress"))
 
 
-def _read_potcars(folder: Path) -> list[Potcar]:
-    """The POTCARs of a folder by their LEXCH; none where only a POTCAR.spec was kept."""
+def _read_potcars(folder: Path, vasprun: Path) -> list[Potcar]:
+    """The POTCARs of a folder by their LEXCH, else by what vasprun.xml says of them."""
     for name in POTCARS:
         path = Path(zpath(str(folder / name)))
         if path.is_file():
             with zopen(str(path), "rt", encoding="utf-8", errors="replace") as stream:
                 return read_potcar_text(str(stream.read()))
-    return []
+    rows: list[list[str]] = []
+    with zopen(str(vasprun), "rb") as stream:
+        for _, element in iterparse(stream):
+            if element.tag == "array" and element.get("name") == "atomtypes":
+                rows = [[(cell.text or "").strip() for cell in row] for row in element.iter("rc")]
+            if element.tag == "atominfo":
+                break
+    return [describe_potcar(row[4], n_valence=float(row[3])) for row in rows if len(row) > 4]
 
 
 def _list_vaspruns(folder: Path) -> list[Path]:

@@ -146,6 +146,7 @@ class OutcomeDoc(Displayed, BaseModel):
             ("relaxed", describe_structure(result.relaxed) if result else None),
             ("code", " ".join(filter(None, (code, result.functional))) if result and code else None),
             ("weights, sha256", result.potential.weights_hash if result and result.potential else None),
+            ("moved also by", result.conditions if result else None),
             ("energy, eV", result.energy if result else None),
             ("ionic steps", result.n_ionic_steps if result else None),
             ("electronic steps", result.n_electronic_steps if result else None),

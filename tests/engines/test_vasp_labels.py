@@ -28,6 +28,7 @@ from e3relax_flows.engines.vasp_labels import (
     tidy_settings,
 )
 from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.pairs import Freedom
 
 RELEASES = ("0.88", "0.87", "0.84", "0.70")
 OPTB88 = {"GGA": "BO", "LUSE_VDW": True, "AGGAC": 0.0, "PARAM1": 0.1833333333, "PARAM2": 0.22}
@@ -230,7 +231,8 @@ def test_a_neutral_number_of_electrons_is_no_charge(tmp_path, monkeypatch):
     unknown = read_document("0.88", {"NELECT": 14.0}, ["PAW_PBE Na 01Jan1900", "PAW_PBE Cl 01Jan1900"])
     assert "valences are not known" in unknown.conditions[0]
     # vasprun.xml of the fake VASP has the valence 4 for every element
-    assert read_vasp_folder(write_folder(tmp_path / "run", {"NELECT": 8.0}, monkeypatch)).conditions != []
+    assert read_vasp_folder(write_folder(tmp_path / "a", {"NELECT": 8.0}, monkeypatch)).conditions == []
+    assert read_vasp_folder(write_folder(tmp_path / "b", {"NELECT": 7.0}, monkeypatch)).conditions == ["a charge of +1"]
 
 
 def test_the_energy_of_a_run_under_other_conditions_is_not_lent():
@@ -259,6 +261,8 @@ def test_the_energy_of_a_run_under_other_conditions_is_not_lent():
         ({"output__stress": (240 * np.eye(3)).tolist(), "input__parameters": {"ISIF": 2}}, True),
         ({"output__stress": (240 * np.eye(3)).tolist(), "input__parameters": {"ISIF": 4}}, True),
         ({"state": "true"}, False),
+        ({"calcs_reversed": [{"vasp_version": "6.4.2", "has_vasp_completed": "failed"}]}, False),
+        ({"calcs_reversed": [{"vasp_version": "6.4.2", "has_vasp_completed": True}]}, True),
         ({"state": None}, False),
     ],
 )
@@ -272,6 +276,12 @@ def test_an_energy_that_is_none_is_an_error(energy):
     start = build_salt()
     with pytest.raises(EngineError, match="has the energy"):
         TaskReader().read(vasp_output(start, relax_salt(start), output__energy=energy))
+
+
+@pytest.mark.parametrize("incar", [{"LATTICE_CONSTRAINTS": ".TRUE. .TRUE. .FALSE."}, {"IOPTCELL": "1 1 0 1 1 0 0 0 0"}])
+def test_a_cell_that_other_settings_hold_is_not_free(incar):
+    assert read_document("0.88", incar).free == Freedom(shape=False)
+    assert read_document("0.88", {"LATTICE_CONSTRAINTS": "T T T"}).free.is_full
 
 
 def test_elastic_constants_are_no_relaxation():
