@@ -149,9 +149,15 @@ def submit_candidates(
     return int(len(unread) > 0)
 
 
-def prepare_again(screen_id: str, settings: E3RelaxSettings, limits: ScreenLimits | None, retry_failed: bool) -> None:
+def prepare_again(
+    screen_id: str,
+    settings: E3RelaxSettings,
+    limits: ScreenLimits | None,
+    retry_failed: bool,
+    error: str | None = None,
+) -> None:
     """Take up what an earlier run has left; nothing where there was none."""
-    for line in resume_screen(screen_id, settings, limits, retry_failed).lines:
+    for line in resume_screen(screen_id, settings, limits, retry_failed, error).lines:
         console.err.print(line, highlight=False, markup=False)
 
 

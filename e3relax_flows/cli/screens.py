@@ -12,6 +12,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, DryRunOption, InFlightOption, JsonOption, OutOption
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
+from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
@@ -71,6 +72,9 @@ def show_status(
 def resume(
     name: ScreenArgument,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
+    error: Annotated[
+        str | None, typer.Option(help="With --retry-failed: only errors that contain this.", metavar="TEXT")
+    ] = None,
     budget: BudgetOption = None,
     core_hours: CoreHoursOption = None,
     max_in_flight: InFlightOption = None,
@@ -87,6 +91,8 @@ def resume(
     from e3relax_flows.screening.control import plan_resume, start_screen
     from e3relax_flows.screening.store import find_screen, open_screen_stores
 
+    if error is not None and not retry_failed:
+        raise ConfigError("--error chooses among the candidates that failed; add --retry-failed")
     settings = load_settings()
     with open_screen_stores(settings) as stores:
         found = find_screen(stores, name)
@@ -94,9 +100,9 @@ def resume(
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     changes = {key: value for key, value in limits.items() if value is not None}
     if dry_run:
-        _say(plan_resume(screen_id, settings, retry_failed), found, settings, as_json)
+        _say(plan_resume(screen_id, settings, retry_failed, error), found, settings, as_json)
         return
-    prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed)
+    prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed, error)
     if found.place == "local":
         report = finish_here(screen_id, settings, out or Path("runs") / screen_id)
         show_screen(report, as_json)
@@ -187,7 +193,7 @@ def _advise(screen: ScreenDoc, counts: dict[str, int]) -> list[str]:
     elif screen.phase in ("predicting", "relaxing"):
         advice.append(f"go on: e3relax screen resume {name}")
     if counts.get("failed"):
-        advice.append(f"try what failed again: e3relax screen resume {name} --retry-failed")
+        advice.append(f"try what failed again: e3relax screen resume {name} --retry-failed (--error TEXT)")
     if counts.get("left") or counts.get("cancelled"):
         advice.append(f"go on with the rest: e3relax screen resume {name} (--budget N, --core-hours HOURS)")
     if screen.phase == "finished":

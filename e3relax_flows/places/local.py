@@ -17,6 +17,7 @@ from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
 from jobflow.core.flow import get_flow
 
 from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.job_errors import collect_job_errors, note_job_error
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import open_claim_store
 
@@ -86,7 +87,7 @@ def run_flow_locally(
     flow = get_flow(flow)
     has_ended = False
     try:
-        with _watch_jobs(store, note), _pin_settings():
+        with collect_job_errors(), _watch_jobs(store, note), _pin_settings():
             run.responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=root_dir)
         has_ended = True
     finally:
@@ -133,6 +134,7 @@ class _JobWatcher(logging.Handler):
         if job is None or job.name != name:
             self.note(JobReport(name, "", 1, error, trace, {}))
         else:
+            note_job_error(job.uuid, error)
             self.note(JobReport(name, job.uuid, job.index, error, trace, dict(job.metadata)))
         CURRENT_JOB.reset()
 

@@ -9,6 +9,7 @@ from jobflow import CURRENT_JOB, Flow, JobConfig, OnMissing, OutputReference, jo
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
+from e3relax_flows.core.job_errors import find_job_error
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import CLAIM_KEY, open_claim_store, release_claims
 from e3relax_flows.ledger.joining import join_outcome
@@ -145,7 +146,7 @@ def _join(
     lost = [uuid for uuid, document in zip(job_uuids, documents, strict=True) if document is None]
     message = None
     if lost:
-        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {', '.join(lost)}"
+        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {', '.join(map(_describe_job, lost))}"
     if len(lost) == len(documents):
         return join_failure(engine, prediction, kind, EngineError(message or "the engine has no jobs"), job_uuids)
     try:
@@ -153,3 +154,9 @@ def _join(
         return join_outcome(prediction, kind, engine.name, engine.engine_id, result, message, job_uuids)
     except Exception as error:  # an unreadable document is this candidate's trouble only
         return join_failure(engine, prediction, kind, error, job_uuids)
+
+
+def _describe_job(uuid: str) -> str:
+    """A job that left no document, with its error where it ran in this process."""
+    error = find_job_error(uuid)
+    return uuid if error is None else f"{uuid} ({error})"

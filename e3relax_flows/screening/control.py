@@ -17,9 +17,9 @@ from e3relax_flows.places.checks import check_launchpad, check_remote_project, c
 from e3relax_flows.places.launchpad import open_launchpad
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.places.submission import check_flows, judge_problems
-from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
 from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
+from e3relax_flows.screening.failures import check_error_text, is_retried, select_retried
 from e3relax_flows.screening.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
 from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import find_lost, give_back
@@ -85,7 +85,11 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
 
 
 def resume_screen(
-    screen_id: str, settings: E3RelaxSettings, limits: ScreenLimits | None = None, retry_failed: bool = False
+    screen_id: str,
+    settings: E3RelaxSettings,
+    limits: ScreenLimits | None = None,
+    retry_failed: bool = False,
+    error: str | None = None,
 ) -> Progress:
     """Take up what was cancelled, left, lost or has no prediction, and with `retry_failed` what has failed.
 
@@ -101,17 +105,26 @@ def resume_screen(
         New ones; none: as they are.
     retry_failed
         Whether failed relaxations are tried again.
+    error
+        Only those whose error contains this text, in capitals or not.
+
+    Raises
+    ------
+    ConfigError
+        When no error contains it; nothing was changed.
     """
     with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
         screen = find_screen(stores, screen_id)
         progress = Progress(screen)
+        states = _list_resumed(retry_failed)
+        rows = find_rows(stores, screen_id, states)
+        check_error_text(rows, error, screen_id)
         if limits is not None:
             screen.limits = limits
         killed = find_lost(stores, screen_id)
         give_back(stores, killed)
         screen.n_submitted -= len(killed)
-        states = _list_resumed(retry_failed)
-        taken_up = [row for row in find_rows(stores, screen_id, states) if _take_up(row)]
+        taken_up = [row for row in select_retried(rows, error) if _take_up(row, error)]
         save_rows(stores, taken_up, states)
         if taken_up:
             progress.lines.append(f"{len(taken_up)} candidates are taken up again")
@@ -124,7 +137,9 @@ def resume_screen(
     return progress
 
 
-def plan_resume(screen_id: str, settings: E3RelaxSettings, retry_failed: bool = False) -> list[str]:
+def plan_resume(
+    screen_id: str, settings: E3RelaxSettings, retry_failed: bool = False, error: str | None = None
+) -> list[str]:
     """What `resume_screen` and running on would take up, in words; nothing is changed.
 
     Parameters
@@ -135,12 +150,15 @@ def plan_resume(screen_id: str, settings: E3RelaxSettings, retry_failed: bool = 
         For the stores.
     retry_failed
         Whether failed relaxations would be tried again.
+    error
+        Only those whose error contains this text.
     """
     with open_screen_stores(settings) as stores:
         place = find_screen(stores, screen_id).place
         counts = count_rows(stores, screen_id)
         rows = find_rows(stores, screen_id, _list_resumed(retry_failed))
-        taken_up = sum(row.chunk is not None for row in rows) + len(find_lost(stores, screen_id))
+        check_error_text(rows, error, screen_id)
+        taken_up = sum(row.chunk is not None for row in select_retried(rows, error)) + len(find_lost(stores, screen_id))
         waiting = sum(counts.get(state.value, 0) for state in CANCELLED if state != State.HELD)
     return [
         f"{taken_up} candidates would be taken up again",
@@ -229,13 +247,13 @@ def _list_resumed(retry_failed: bool) -> list[State]:
     return [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
 
 
-def _take_up(row: ScreenRow) -> bool:
+def _take_up(row: ScreenRow, error: str | None) -> bool:
     """Put a row back to where it can go on; False for those that cannot."""
     if row.chunk is None:  # never read
         return False
     row.attempt += row.state in (State.CANCELLED, State.FAILED)
     for planned in row.outcomes:
-        if planned.state == OutcomeState.FAILED:
+        if is_retried(planned, error):
             planned.superseded = planned.recorded
             planned.state, planned.message, planned.recorded = None, None, None
     row.message = None

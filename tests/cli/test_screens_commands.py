@@ -9,7 +9,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.engines import register_engine
+from e3relax_flows.schemas.screens import CandidateState
 from e3relax_flows.screening import local
+from e3relax_flows.screening.store import find_rows, open_screen_stores
 from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 
@@ -110,3 +112,39 @@ def test_an_unknown_screen_is_one_message(e3relax):
         assert result.code == 2
         assert "there is no screen 'nothing'" in result.stderr
     assert "run" in e3relax("screen", "--help").stdout
+
+
+@pytest.mark.usefixtures("predictor")
+def test_only_what_failed_with_a_text_in_its_error_is_retried(e3relax, metals, settings, tmp_path):
+    for element in ("W", "Mo"):  # EMT has no potential for these, and names the element
+        half = EMT_LATTICES["Cu"] * 1.04 / 2
+        lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        Structure(lattice, [element], [[0, 0, 0]]).to_file(str(metals / f"{element}.json"))
+    ran = e3relax("screen", metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out", "--json")
+    found = json.loads(ran.stdout)
+    assert found["counts"] == {"successful": 2, "failed": 2}
+    screen_id = found["screen_id"]
+
+    def read_rows():
+        with open_screen_stores(settings) as stores:
+            return {row.id: row for row in find_rows(stores, screen_id, list(CandidateState))}
+
+    before = read_rows()
+    assert "for Mo" in before["Mo"].outcomes[0].message
+    resume = ("screen", "resume", screen_id, "--out", tmp_path / "out")
+    alone = e3relax(*resume, "--error", "for Mo")
+    assert (alone.code, "add --retry-failed" in alone.stderr) == (2, True)
+    wrong = e3relax(*resume, "--retry-failed", "--error", "out of memory")
+    assert wrong.code == 2
+    assert "has 'out of memory' in its error (2 failed: 1 × " in wrong.stderr
+    dry = e3relax(*resume, "--retry-failed", "--error", "FOR mo", "--dry-run")
+    assert dry.stdout.startswith("1 candidates would be taken up again")
+    assert read_rows() == before
+    again = e3relax(*resume, "--retry-failed", "--error", "FOR mo")
+    assert (again.code, "1 candidates are taken up again" in again.stderr) == (1, True)
+    after = read_rows()
+    assert {name: row for name, row in after.items() if name != "Mo"} == {
+        name: row for name, row in before.items() if name != "Mo"
+    }
+    assert after["Mo"].state == "failed"
+    assert after["Mo"].outcomes[0].recorded > before["Mo"].outcomes[0].recorded

@@ -171,7 +171,7 @@ def test_failures_are_isolated_and_recorded(screener: Screener) -> None:
     assert "Traceback" in str(failure.traceback)
     outcome = run.outcomes[rows[1].outcomes[0].outcome_id]
     assert outcome.state == "failed"
-    assert outcome.message == f"1 of 1 jobs of the engine left no document: {failure.uuid}"
+    assert outcome.message == f"1 of 1 jobs of the engine left no document: {failure.uuid} ({failure.error})"
     assert len(run.outcomes) == 3
 
     # neither of them is tried again, unless that is asked for
