@@ -15,7 +15,6 @@ from maggma.stores import MemoryStore
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
-from pymongo.errors import PyMongoError
 
 from e3relax_flows.candidates.spool import PackedCandidate, unpack_structure
 from e3relax_flows.core.errors import ConfigError, StoreError
@@ -23,6 +22,7 @@ from e3relax_flows.core.run_information import now
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.schemas.campaigns import CampaignDoc, CampaignState, GenerationDoc, Phase, StopReason
 from e3relax_flows.stores.opening import describe_store, dump_document, open_beside, validate_document, write_documents
+from e3relax_flows.stores.pool import shared
 
 SHORTEST_ID = 4  # digits of an id that are enough to find a campaign
 STOP = "stop"  # in the place of a phase: a person wants an end
@@ -78,6 +78,7 @@ class CampaignStores:
     phases: Store
 
 
+@shared
 @contextmanager
 def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
     """The collections of campaigns, beside the outcomes, connected, closed at the end.
@@ -104,11 +105,7 @@ def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
                 "OUTCOME_STORE is a MemoryStore, and the workers of a campaign would each see another one; leave it "
                 "out for the embedded store, or describe a MongoStore"
             )
-        try:
-            yield CampaignStores(*stores)
-        except PyMongoError as error:
-            where = describe_store(stores[0])
-            raise StoreError(f"{where}: {error}; `e3relax campaign resume` goes on where it stopped") from error
+        yield CampaignStores(*stores)
 
 
 def find_campaign(stores: CampaignStores, name: str) -> CampaignDoc:

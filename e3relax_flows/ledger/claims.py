@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from maggma.core import Store
 from maggma.stores import MemoryStore, MongoStore
 from pydantic import BaseModel, Field
-from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.stores.opening import build_store, connect_store, describe_store, find_by_id, write_documents
+from e3relax_flows.stores.pool import shared
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class ClaimDoc(BaseModel):
         return f"{self.owner} on {self.host} since {since}"
 
 
+@shared
 @contextmanager
 def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of claims, beside the outcomes, connected, closed at the end.
@@ -82,11 +83,8 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
             describe_store(store),
         )
         store = MemoryStore(collection, key="claim_id")
-    try:
-        with connect_store(store, [], "OUTCOME_STORE"):
-            yield store
-    except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; run again, or correct OUTCOME_STORE") from error
+    with connect_store(store, [], "OUTCOME_STORE"):
+        yield store
 
 
 def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimDoc | None:

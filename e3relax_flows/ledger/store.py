@@ -10,7 +10,7 @@ from typing import Any
 from maggma.core import Store
 
 from e3relax_flows.core.finite import find_not_finite
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.stores.opening import (
@@ -22,6 +22,7 @@ from e3relax_flows.stores.opening import (
     validate_document,
     write_documents,
 )
+from e3relax_flows.stores.pool import shared
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Stores:
     outcomes: Store
 
 
+@shared
 @contextmanager
-def open_stores(settings: E3RelaxSettings | None = None) -> Iterator[Stores]:
+def open_stores(settings: E3RelaxSettings) -> Iterator[Stores]:
     """Both stores, connected and closed at the end; `settings` are read anew when None.
 
     Raises
@@ -43,21 +45,26 @@ def open_stores(settings: E3RelaxSettings | None = None) -> Iterator[Stores]:
     StoreError
         When a store cannot be reached.
     """
-    settings = settings or load_settings()
     with open_prediction_store(settings) as predictions, open_outcome_store(settings) as outcomes:
         yield Stores(predictions, outcomes)
 
 
-def open_prediction_store(settings: E3RelaxSettings) -> Store:
-    """The store of predictions, connected, with its indexes; use it in a `with` or close it."""
+@shared
+@contextmanager
+def open_prediction_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of predictions, connected, with its indexes, closed at the end."""
     store = build_store(settings.PREDICTION_STORE, settings, "predictions", "prediction_id")
-    return connect_store(store, ["structure_id"], "PREDICTION_STORE")
+    with connect_store(store, ["structure_id"], "PREDICTION_STORE"):
+        yield store
 
 
-def open_outcome_store(settings: E3RelaxSettings) -> Store:
-    """The store of outcomes, connected, with its indexes; use it in a `with` or close it."""
+@shared
+@contextmanager
+def open_outcome_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of outcomes, connected, with its indexes, closed at the end."""
     store = build_store(settings.OUTCOME_STORE, settings, "outcomes", "outcome_id")
-    return connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE")
+    with connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE"):
+        yield store
 
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:

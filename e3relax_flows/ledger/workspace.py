@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import ContextVar
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 from jobflow import JobStore
 from maggma.core import Store
@@ -14,24 +13,11 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.stores.opening import open_job_store
+from e3relax_flows.stores.pool import StorePool, find_pool, use_pool
 
-Opened = TypeVar("Opened")
 
-
-class Workspace:
-    """Settings with their stores; made by `open_workspace`.
-
-    Parameters
-    ----------
-    settings
-        Where the stores are.
-    """
-
-    def __init__(self, settings: E3RelaxSettings) -> None:
-        self.settings = settings
-        self.n_opened = 0
-        self._opened: dict[Callable[..., Any], Any] = {}
-        self._stack = ExitStack()
+class Workspace(StorePool):
+    """Settings with their stores; made by `open_workspace`."""
 
     @property
     def predictions(self) -> Store:
@@ -53,29 +39,6 @@ class Workspace:
         """The store of the jobs' outputs."""
         return self.get(open_job_store)
 
-    def get(self, opener: Callable[[E3RelaxSettings], AbstractContextManager[Opened]]) -> Opened:
-        """What a function of the settings opens, such as `open_screen_stores`; opened once.
-
-        Raises
-        ------
-        ConfigError
-            When a store is described wrongly.
-        StoreError
-            When it cannot be reached.
-        """
-        if opener not in self._opened:
-            self._opened[opener] = self._stack.enter_context(opener(self.settings))
-            self.n_opened += 1
-        return self._opened[opener]
-
-    def close(self) -> None:
-        """Close what is open; a store that is asked for later is opened anew."""
-        self._opened.clear()
-        self._stack.close()
-
-
-_CURRENT: ContextVar[Workspace | None] = ContextVar("workspace", default=None)
-
 
 @contextmanager
 def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspace]:
@@ -87,7 +50,7 @@ def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspac
     Parameters
     ----------
     settings
-        None: read now, from `~/.e3relax.yaml` and the environment.
+        None: those of the workspace around; without one they are read now, from `~/.e3relax.yaml` and the environment.
 
     Examples
     --------
@@ -100,15 +63,10 @@ def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspac
     >>> len(accepted), len(outcomes)
     (0, 0)
     """
-    settings = settings or load_settings()
-    outer = _CURRENT.get()
-    if outer is not None and outer.settings == settings:
-        yield outer
+    outer = find_pool(settings)
+    if outer is not None:
+        yield cast(Workspace, outer)
         return
-    workspace = Workspace(settings)
-    token = _CURRENT.set(workspace)
-    try:
+    workspace = Workspace(settings or load_settings())
+    with use_pool(workspace):
         yield workspace
-    finally:
-        _CURRENT.reset(token)
-        workspace.close()

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from maggma.core import Store
 from pydantic import BaseModel
-from pymongo.errors import PyMongoError
 
-from e3relax_flows.core.errors import ConfigError, StoreError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.pairs.store import PAIRS
 from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
 from e3relax_flows.stores.opening import (
@@ -23,6 +22,7 @@ from e3relax_flows.stores.opening import (
     validate_document,
     write_documents,
 )
+from e3relax_flows.stores.pool import shared
 
 HOLDOUTS_ENDING, DATASETS_ENDING = "_holdouts", "_datasets"
 HOLDOUT_KEY, DATASET_KEY = "name", "dataset_id"
@@ -38,8 +38,9 @@ class DatasetStores:
     datasets: Store
 
 
+@shared
 @contextmanager
-def open_dataset_stores(settings: E3RelaxSettings | None = None) -> Iterator[DatasetStores]:
+def open_dataset_stores(settings: E3RelaxSettings) -> Iterator[DatasetStores]:
     """Both stores, where PAIR_STORE says; connected and closed at the end. `settings` are read anew when None.
 
     Raises
@@ -49,7 +50,6 @@ def open_dataset_stores(settings: E3RelaxSettings | None = None) -> Iterator[Dat
     StoreError
         When a store cannot be reached.
     """
-    settings = settings or load_settings()
     with (
         open_beside(settings, "PAIR_STORE", PAIRS, HOLDOUTS_ENDING, HOLDOUT_KEY, ["holdout_id"]) as holdouts,
         open_beside(settings, "PAIR_STORE", PAIRS, DATASETS_ENDING, DATASET_KEY, ["created_at"]) as datasets,
@@ -78,7 +78,7 @@ def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | No
     ConfigError
         When the one that is kept is another one: other pairs or groups.
     """
-    raw = _query_one(stores.holdouts, {HOLDOUT_KEY: doc.name})
+    raw = stores.holdouts.query_one({HOLDOUT_KEY: doc.name})
     if raw is None:
         return None
     kept = _restore(raw, HoldoutDoc, stores.holdouts)
@@ -100,7 +100,7 @@ def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
         When there is none.
     """
     for field in (HOLDOUT_KEY, "holdout_id"):
-        if (raw := _query_one(stores.holdouts, {field: name})) is not None:
+        if (raw := stores.holdouts.query_one({field: name})) is not None:
             return _restore(raw, HoldoutDoc, stores.holdouts)
     names = [doc.name for doc in list_holdouts(stores)]
     raise ConfigError(
@@ -130,20 +130,13 @@ def find_dataset(stores: DatasetStores, dataset_id: str) -> DatasetDoc:
     ConfigError
         When there is none.
     """
-    raw = _query_one(stores.datasets, {DATASET_KEY: dataset_id})
+    raw = stores.datasets.query_one({DATASET_KEY: dataset_id})
     if raw is None:
         raise ConfigError(
             f"dataset {dataset_id!r} is not in {describe_store(stores.datasets)}; a retraining keeps its dataset "
             "there: check PAIR_STORE and DATA_DIR"
         )
     return _restore(raw, DatasetDoc, stores.datasets)
-
-
-def _query_one(store: Store, criteria: dict[str, Any]) -> dict[str, Any] | None:
-    try:
-        return store.query_one(criteria)
-    except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; run again when the server answers") from error
 
 
 def _restore(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:

@@ -10,17 +10,14 @@ from typing import Any
 
 from maggma.core import Store
 from maggma.utils import grouper
-from pymongo.errors import PyMongoError
 
-from e3relax_flows.core.errors import StoreError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc
 from e3relax_flows.stores.opening import (
     IDS_PER_QUERY,
     build_store,
     connect_store,
-    describe_store,
     dump_document,
     dump_finite,
     find_by_id,
@@ -28,6 +25,7 @@ from e3relax_flows.stores.opening import (
     validate_document,
     write_documents,
 )
+from e3relax_flows.stores.pool import shared
 
 NEW, REPLACED, UNCHANGED = "new", "replaced", "unchanged"
 
@@ -43,8 +41,9 @@ class PairStores:
     records: Store
 
 
+@shared
 @contextmanager
-def open_pair_stores(settings: E3RelaxSettings | None = None) -> Iterator[PairStores]:
+def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
     """Both stores, connected and closed at the end; `settings` are read anew when None.
 
     Raises
@@ -54,20 +53,26 @@ def open_pair_stores(settings: E3RelaxSettings | None = None) -> Iterator[PairSt
     StoreError
         When a store cannot be reached.
     """
-    settings = settings or load_settings()
     with open_pair_store(settings) as pairs, open_record_store(settings) as records:
         yield PairStores(pairs, records)
 
 
-def open_pair_store(settings: E3RelaxSettings) -> Store:
-    """The store of pairs, connected, with its indexes; use it in a `with` or close it."""
+@shared
+@contextmanager
+def open_pair_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of pairs, connected, with its indexes, closed at the end."""
     store = build_store(settings.PAIR_STORE, settings, PAIRS, "pair_id")
-    return connect_store(store, ["origin_id", "source", "functional"], "PAIR_STORE")
+    with connect_store(store, ["origin_id", "source", "functional"], "PAIR_STORE"):
+        yield store
 
 
-def open_record_store(settings: E3RelaxSettings) -> Store:
-    """The store of build records, a collection beside that of the pairs; use it in a `with` or close it."""
-    return open_beside(settings, "PAIR_STORE", PAIRS, RECORDS_ENDING, "origin_id", ["pair_id", "reason"])
+@shared
+@contextmanager
+def open_record_store(settings: E3RelaxSettings) -> Iterator[Store]:
+    """The store of build records, a collection beside that of the pairs, closed at the end."""
+    indexed = ["pair_id", "reason"]
+    with open_beside(settings, "PAIR_STORE", PAIRS, RECORDS_ENDING, "origin_id", indexed) as store:
+        yield store
 
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
@@ -77,19 +82,19 @@ def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
 
 def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:
     """Write pairs in place of those of the same ids: one is superseded, or another's again."""
-    _update(store, [dump_document(doc) for doc in docs])
+    store.update([dump_document(doc) for doc in docs])
 
 
 def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
     """Mark pairs, as they are kept, as superseded: each by the pair, or the `left_out:REASON`, that `heirs` names."""
     for ids in grouper(list(heirs), IDS_PER_QUERY):
         raws = [{**raw, "superseded_by": heirs[raw["pair_id"]]} for raw in store.query({"pair_id": {"$in": ids}})]
-        _update(store, [{key: value for key, value in raw.items() if key != "_id"} for raw in raws])
+        store.update([{key: value for key, value in raw.items() if key != "_id"} for raw in raws])
 
 
 def save_records(store: Store, docs: Sequence[BuildRecord]) -> None:
     """Write records, each in place of the one of the same calculation."""
-    _update(store, [dump_document(doc) for doc in docs])
+    store.update([dump_document(doc) for doc in docs])
 
 
 def find_pairs(store: Store, ids: Iterable[str]) -> dict[str, PairDoc]:
@@ -109,15 +114,6 @@ def iter_pairs(store: Store, criteria: dict[str, Any] | None = None) -> Iterator
     """
     for raw in store.query(CURRENT if criteria is None else criteria):
         yield validate_document(raw, PairDoc, store)
-
-
-def _update(store: Store, docs: list[dict[str, Any]]) -> None:
-    if not docs:
-        return
-    try:
-        store.update(docs)
-    except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; nothing or a part was written, run again") from error
 
 
 @dataclass

@@ -9,19 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from maggma.core import Store
-from pymongo.errors import PyMongoError
 
-from e3relax_flows.core.errors import StoreError
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.registry.location import MODEL_COLLECTION, has_collection, name_collections
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
 from e3relax_flows.stores.opening import (
-    describe_store,
     dump_document,
     open_beside,
     validate_document,
     write_documents,
 )
+from e3relax_flows.stores.pool import shared
 
 EVALUATIONS_ENDING, GATES_ENDING = "_evaluations", "_gates"
 
@@ -34,8 +32,9 @@ class JudgementStores:
     gates: Store
 
 
+@shared
 @contextmanager
-def open_judgements(settings: E3RelaxSettings | None = None) -> Iterator[JudgementStores]:
+def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
     """Both stores, where MODEL_STORE says; connected and closed at the end.
 
     Raises
@@ -45,7 +44,6 @@ def open_judgements(settings: E3RelaxSettings | None = None) -> Iterator[Judgeme
     StoreError
         When a store cannot be reached.
     """
-    settings = settings or load_settings()
     with (
         open_beside(
             settings, "MODEL_STORE", MODEL_COLLECTION, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]
@@ -69,13 +67,13 @@ def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
 
 def find_evaluation(stores: JudgementStores, evaluation_id: str) -> EvaluationDoc | None:
     """The evaluation of an id, if it was made."""
-    raw = _query(stores.evaluations, {"evaluation_id": evaluation_id})
-    return _restore(raw[0], EvaluationDoc, stores.evaluations) if raw else None
+    raw = stores.evaluations.query_one({"evaluation_id": evaluation_id})
+    return None if raw is None else _restore(raw, EvaluationDoc, stores.evaluations)
 
 
 def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[EvaluationDoc]:
     """Evaluations that match, the oldest first."""
-    docs = [_restore(raw, EvaluationDoc, stores.evaluations) for raw in _query(stores.evaluations, criteria)]
+    docs = [_restore(raw, EvaluationDoc, stores.evaluations) for raw in stores.evaluations.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -86,7 +84,7 @@ def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
 
 def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDoc]:
     """Gates that match, the oldest first."""
-    docs = [_restore(raw, GateDoc, stores.gates) for raw in _query(stores.gates, criteria)]
+    docs = [_restore(raw, GateDoc, stores.gates) for raw in stores.gates.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -94,13 +92,6 @@ def count_looks(stores: JudgementStores, holdout_id: str, candidate_id: str) -> 
     """Different candidates that were judged on a holdout, with this one."""
     gates = find_gates(stores, {"holdout_id": holdout_id})
     return len({candidate_id, *(gate.candidate_id for gate in gates)})
-
-
-def _query(store: Store, criteria: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        return list(store.query(criteria))
-    except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; is the server still there? Run again") from error
 
 
 def _restore(raw: dict[str, Any], model: Any, store: Store) -> Any:

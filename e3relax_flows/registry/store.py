@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from maggma.core import Store
 from maggma.stores import MongoStore
 from pydantic import BaseModel
-from pymongo.errors import PyMongoError
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.model_folders import MODEL_ID
@@ -18,11 +17,13 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.registry.location import find_registry_file, has_collection, name_collections
 from e3relax_flows.schemas.models import AliasDoc, ModelDoc
 from e3relax_flows.stores.opening import build_store, connect_store, describe_store, validate_document
+from e3relax_flows.stores.pool import shared
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 Doc = TypeVar("Doc", bound=BaseModel)
 
 
+@shared
 @contextmanager
 def open_model_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of registered models, connected, closed at the end.
@@ -38,6 +39,7 @@ def open_model_store(settings: E3RelaxSettings) -> Iterator[Store]:
         yield store
 
 
+@shared
 @contextmanager
 def open_alias_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of aliases, connected, closed at the end; errors are those of `open_model_store`."""
@@ -98,11 +100,8 @@ def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[st
             f"MODEL_STORE is a {type(store).__name__}, in which two could move an alias at once; "
             "use {type: MongoStore, ...} or {type: SQLiteStore, path: FILE}, or leave it out"
         )
-    try:
-        with connect_store(store, indexed, "MODEL_STORE"):
-            yield store
-    except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; run again, or correct MODEL_STORE") from error
+    with connect_store(store, indexed, "MODEL_STORE"):
+        yield store
 
 
 def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:

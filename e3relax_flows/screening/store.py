@@ -12,7 +12,6 @@ from maggma.core import Store
 from maggma.stores import MemoryStore
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
-from pymongo.errors import PyMongoError
 
 from e3relax_flows.candidates.spool import unpack_structure
 from e3relax_flows.core.errors import ConfigError, StoreError
@@ -29,6 +28,7 @@ from e3relax_flows.stores.opening import (
     validate_document,
     write_documents,
 )
+from e3relax_flows.stores.pool import shared
 
 ROWS_PER_WRITE = 1000
 RESULT_FIELDS = ("energy", "n_ionic_steps", "n_electronic_steps", "wall_time_s")
@@ -58,6 +58,7 @@ class ScreenStores:
     rows: Store
 
 
+@shared
 @contextmanager
 def open_screen_stores(settings: E3RelaxSettings) -> Iterator[ScreenStores]:
     """The collections of screens, beside the outcomes, connected, closed at the end.
@@ -78,12 +79,7 @@ def open_screen_stores(settings: E3RelaxSettings) -> Iterator[ScreenStores]:
                 ("screen_rows", "row_key", ["screen_id", "group"]),
             )
         ]
-        try:
-            yield ScreenStores(*stores)
-        except PyMongoError as error:
-            raise StoreError(
-                f"{describe_store(stores[0])}: {error}; `e3relax screen resume` goes on where it stopped"
-            ) from error
+        yield ScreenStores(*stores)
 
 
 def _open(stack: ExitStack, settings: E3RelaxSettings, name: str, key: str, indexed: list[str]) -> Store:

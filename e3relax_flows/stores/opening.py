@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC
+from functools import wraps
 from typing import Any, TypeVar
 
 import maggma.stores
@@ -31,6 +33,7 @@ STORE_TYPES: dict[str, type[Store]] = {
 ACKNOWLEDGED = {"w": "majority", "journal": True}  # what MongoDB has acknowledged is then on disk
 IDS_PER_QUERY = 2000
 DUPLICATE_KEY = 11000
+SERVER_METHODS = ("query", "query_one", "count", "distinct", "groupby", "update", "remove_docs", "ensure_index")
 
 logger = logging.getLogger(__name__)
 Doc = TypeVar("Doc", bound=BaseModel)
@@ -193,11 +196,48 @@ def connect_store(store: Store, indexed: list[str], setting: str) -> Store:
             f"{describe_store(store)} cannot be reached ({error}); start the server, correct {setting} in the "
             "settings, or leave it out to use the embedded store"
         ) from error
+    if isinstance(store, MongoStore):
+        _name_errors(store)
     if not store.ensure_index(store.key, unique=True):
         logger.warning("%s has no unique index on %s: not allowed, or ids are there twice", store.name, store.key)
     for field in indexed:
         store.ensure_index(field)
     return store
+
+
+def _name_errors(store: Store) -> None:
+    """Let what the server of a store says come as a StoreError that names the store."""
+
+    def name(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with translate_errors(store):
+                result = method(*arguments, **options)
+            return iterate(result) if isinstance(result, Iterator) else result
+
+        return call
+
+    def iterate(documents: Iterator[Any]) -> Iterator[Any]:
+        with translate_errors(store):
+            yield from documents
+
+    for method in SERVER_METHODS:
+        setattr(store, method, name(getattr(store, method)))
+
+
+@contextmanager
+def translate_errors(store: Store) -> Iterator[None]:
+    """What pymongo raises comes as a StoreError that names the store.
+
+    Raises
+    ------
+    StoreError
+        When the server does not answer, or does not allow something.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise StoreError(f"{describe_store(store)}: {error}; run again when its server answers") from error
 
 
 def _close(store: Store) -> None:

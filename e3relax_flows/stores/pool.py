@@ -1,0 +1,98 @@
+"""StorePool: what functions of the settings open, opened when it is first used and closed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Protocol, TypeVar
+
+from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+
+Opened = TypeVar("Opened")
+Shared = TypeVar("Shared", covariant=True)
+Opener = Callable[[E3RelaxSettings], AbstractContextManager[Opened]]
+
+
+class SharedOpener(Protocol[Shared]):
+    """What `shared` makes of an opener."""
+
+    def __call__(self, settings: E3RelaxSettings | None = None) -> AbstractContextManager[Shared]:
+        """Open, or share what is open; closed at the end unless it is shared."""
+
+
+class StorePool:
+    """Settings, and what was opened by them.
+
+    Parameters
+    ----------
+    settings
+        Where the stores are.
+    """
+
+    def __init__(self, settings: E3RelaxSettings) -> None:
+        self.settings = settings
+        self.n_opened = 0
+        self._opened: dict[Callable[..., Any], Any] = {}
+        self._stack = ExitStack()
+
+    def get(self, opener: Opener[Opened]) -> Opened:
+        """What a function of the settings opens, such as `open_pair_stores`; opened once.
+
+        Raises
+        ------
+        ConfigError
+            When a store is described wrongly.
+        StoreError
+            When it cannot be reached.
+        """
+        opener = getattr(opener, "__wrapped__", opener)
+        if opener not in self._opened:
+            self._opened[opener] = self._stack.enter_context(opener(self.settings))
+            self.n_opened += 1
+        return self._opened[opener]
+
+    def close(self) -> None:
+        """Close what is open; a store that is asked for later is opened anew."""
+        self._opened.clear()
+        self._stack.close()
+
+
+_CURRENT: ContextVar[StorePool | None] = ContextVar("pool", default=None)
+
+
+def find_pool(settings: E3RelaxSettings | None) -> StorePool | None:
+    """The pool around this call, if its settings are these; None: whatever its settings are."""
+    pool = _CURRENT.get()
+    return pool if pool is not None and settings in (None, pool.settings) else None
+
+
+@contextmanager
+def use_pool(pool: StorePool) -> Iterator[None]:
+    """Let functions below this call share the stores of a pool, which is closed at the end."""
+    token = _CURRENT.set(pool)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+        pool.close()
+
+
+def shared(opener: Opener[Opened]) -> SharedOpener[Opened]:
+    """Let an opener, within a pool of equal settings, give what the pool has open, and leave it open.
+
+    Without settings it takes those of the pool around, or reads them now.
+    """
+
+    @wraps(opener)
+    @contextmanager
+    def open_shared(settings: E3RelaxSettings | None = None) -> Iterator[Opened]:
+        pool = find_pool(settings)
+        if pool is not None:
+            yield pool.get(opener)
+            return
+        with opener(settings or load_settings()) as opened:
+            yield opened
+
+    return open_shared
