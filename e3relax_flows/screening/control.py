@@ -19,7 +19,7 @@ from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
 from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
-from e3relax_flows.screening.failures import check_error_text, is_retried, select_retried
+from e3relax_flows.screening.failures import can_go_on, check_error_text, is_retried, select_retried
 from e3relax_flows.screening.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
 from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import find_lost, give_back
@@ -124,7 +124,9 @@ def resume_screen(
         killed = find_lost(stores, screen_id)
         give_back(stores, killed)
         screen.n_submitted -= len(killed)
-        taken_up = [row for row in select_retried(rows, error) if _take_up(row, error)]
+        taken_up = [row for row in select_retried(rows, error) if can_go_on(row, retry_failed)]
+        for row in taken_up:
+            _take_up(row, error)
         save_rows(stores, taken_up, states)
         if taken_up:
             progress.lines.append(f"{len(taken_up)} candidates are taken up again")
@@ -158,7 +160,8 @@ def plan_resume(
         counts = count_rows(stores, screen_id)
         rows = find_rows(stores, screen_id, _list_resumed(retry_failed))
         check_error_text(rows, error, screen_id)
-        taken_up = sum(row.chunk is not None for row in select_retried(rows, error)) + len(find_lost(stores, screen_id))
+        taken_up = sum(can_go_on(row, retry_failed) for row in select_retried(rows, error))
+        taken_up += len(find_lost(stores, screen_id))
         waiting = sum(counts.get(state.value, 0) for state in CANCELLED if state != State.HELD)
     return [
         f"{taken_up} candidates would be taken up again",
@@ -247,10 +250,8 @@ def _list_resumed(retry_failed: bool) -> list[State]:
     return [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
 
 
-def _take_up(row: ScreenRow, error: str | None) -> bool:
-    """Put a row back to where it can go on; False for those that cannot."""
-    if row.chunk is None:  # never read
-        return False
+def _take_up(row: ScreenRow, error: str | None) -> None:
+    """Put a row back to where it can go on."""
     row.attempt += row.state in (State.CANCELLED, State.FAILED)
     for planned in row.outcomes:
         if is_retried(planned, error):
@@ -261,7 +262,6 @@ def _take_up(row: ScreenRow, error: str | None) -> bool:
         row.state = State.WAITING
     else:
         row.state = State.PLANNED if row.outcomes else State.PREDICTED
-    return True
 
 
 def _end_ended(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> ScreenDoc:

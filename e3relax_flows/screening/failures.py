@@ -1,4 +1,4 @@
-"""Which failed candidates of a screen are tried again: all, or those whose error contains a text."""
+"""Which candidates of a screen are tried again: what was lost, and of the failed all or those with a text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ from collections.abc import Iterable, Sequence
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.schemas.predictions import Reason
 from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenRow
 
 MAX_ERRORS = 5  # that a message lists
 MAX_LENGTH = 120  # characters of each
+
+
+def can_go_on(row: ScreenRow, retry_failed: bool) -> bool:
+    """Whether a candidate that has ended, or was never begun, can be tried again.
+
+    An error of its input is final: the same input gives the same error. What a store or a worker has lost left no
+    verdict. Between the two are failures of the network, such as a cell too large for the memory of a GPU: these are
+    tried again where `retry_failed` asks for it.
+    """
+    if row.chunk is None:  # never read
+        return False
+    if row.state != CandidateState.ERROR or row.verdict is None:
+        return True
+    return retry_failed and Reason.FAILED in row.reasons
 
 
 def matches_error(message: str | None, text: str | None) -> bool:

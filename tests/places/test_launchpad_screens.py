@@ -15,11 +15,11 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, open_claim_store
 from e3relax_flows.ledger.store import open_outcome_store
-from e3relax_flows.schemas.screens import ScreenDoc, ScreenLimits
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import load_screen, open_screen_stores
+from e3relax_flows.screening.store import find_rows, load_screen, open_screen_stores, save_rows
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 ELEMENTS = ("Cu", "Ag", "Au", "Pt", "Pd", "Al")
@@ -119,6 +119,34 @@ def test_lost_workflows_are_submitted_again(campaign: Campaign, settings: E3Rela
     assert start_screen(screen_id, settings).lines == ["2 candidates were at no worker and are submitted again"]
     campaign.drain()
     assert refresh_screen(screen_id, settings).counts == {"successful": 6, "duplicate": 1}
+
+
+def test_an_error_of_the_input_is_final_and_a_lost_prediction_is_not(
+    campaign: Campaign, settings: E3RelaxSettings
+) -> None:
+    """What a resume predicts again is what a store or a worker has lost, not what cannot be predicted."""
+    items = [
+        ReadItem("bad", Structure(Lattice.cubic(3.6), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0]]), None),
+        *make_items(["Cu", "Ag"])[:2],
+    ]
+    maker = ScreenMaker(engine=EmtEngine(), control=0)
+    with open_screen_stores(settings) as stores:
+        screen_id = str(register_screen(stores, maker, items, settings, place="fireworks")[0].screen_id)
+    start_screen(screen_id, settings)
+    campaign.drain()
+    assert refresh_screen(screen_id, settings).counts == {"successful": 2, "error": 1}
+    before = count_jobs(campaign)
+    resume_screen(screen_id, settings)
+    assert start_screen(screen_id, settings).lines == []
+    assert count_jobs(campaign) == before
+    with open_screen_stores(settings) as stores:
+        (row,) = find_rows(stores, screen_id, [CandidateState.SUCCESSFUL], {"id": "Cu"})
+        lost = row.model_copy(update={"state": CandidateState.ERROR, "prediction_id": None, "verdict": None, "outcomes": []})
+        save_rows(stores, [lost], [CandidateState.SUCCESSFUL])
+    resume_screen(screen_id, settings)
+    assert start_screen(screen_id, settings).lines == ["1 prediction jobs run again"]
+    campaign.drain()
+    assert refresh_screen(screen_id, settings).counts == {"successful": 2, "error": 1}
 
 
 def test_a_budget_leaves_the_least_promising(campaign: Campaign, settings: E3RelaxSettings) -> None:

@@ -66,6 +66,26 @@ def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings
         assert load_screen(stores, screen_id).counts == {"successful": 2}
 
 
+def test_one_bad_structure_does_not_hold_up_the_others(settings: E3RelaxSettings, sent: list, tmp_path: Path) -> None:
+    """Its error is final: the same command relaxes the rest, and never predicts it again."""
+    bad = ReadItem("bad", Structure(Lattice.cubic(3.6), ["Cu"], [[float("nan"), 0, 0]]), None)
+    maker = ScreenMaker(engine=EmtEngine(), control=0)
+    with open_screen_stores(settings) as stores:
+        items = [make_item("Cu"), bad]
+        screen_id = str(register_screen(stores, maker, items, settings, place="remote")[0].screen_id)
+    start_screen(screen_id, settings)
+    run(sent, settings, tmp_path)
+    for _ in range(2):  # as the command does
+        resume_screen(screen_id, settings)
+        start_screen(screen_id, settings)
+        assert [flow.name for flow in sent] == ["e3r candidate Cu"]
+    run(sent, settings, tmp_path)
+    assert refresh_screen(screen_id, settings).phase == "finished"
+    resume_screen(screen_id, settings, retry_failed=True)
+    with open_screen_stores(settings) as stores:
+        assert load_screen(stores, screen_id).counts == {"successful": 1, "error": 1}
+
+
 def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
     settings: E3RelaxSettings, sent: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
