@@ -153,6 +153,8 @@ class TablePredictor:
         Å³ per atom, by element; of an unknown element the volume stays.
     refused
         Elements whose predictions are refused.
+    unknown
+        Elements that it cannot predict: an error of the input.
 
     Attributes
     ----------
@@ -164,10 +166,13 @@ class TablePredictor:
 
     device = "cpu"
 
-    def __init__(self, model_id: str, volumes: Mapping[str, float], refused: Collection[str] = ()) -> None:
+    def __init__(
+        self, model_id: str, volumes: Mapping[str, float], refused: Collection[str] = (), unknown: Collection[str] = ()
+    ) -> None:
         self.model_id = model_id
         self.volumes = volumes
         self.refused = refused
+        self.unknown = unknown
         self.n_predicted = 0
 
     def predict(
@@ -183,10 +188,10 @@ class TablePredictor:
 
     def _predict_one(self, initial: Any, name: str | None) -> Prediction:
         if not isinstance(initial, Structure):
-            message = f"{type(initial).__name__} is no structure; give a pymatgen Structure"
-            reasons = [Reason.NOT_A_STRUCTURE]
-            return Prediction(id=name, verdict=Verdict.ERROR, reasons=reasons, message=message, model_id=self.model_id)
+            return self._fail(name, Reason.NOT_A_STRUCTURE, f"a {type(initial).__name__}; give a pymatgen Structure")
         element = initial[0].specie.symbol
+        if element in self.unknown:
+            return self._fail(name, Reason.UNKNOWN_ELEMENT, f"{element} is not in the table")
         structure = initial.copy()
         structure.scale_lattice(self.volumes.get(element, initial.volume / len(initial)) * len(initial))
         refused = element in self.refused
@@ -204,3 +209,6 @@ class TablePredictor:
             n_passes=1,
             model_id=self.model_id,
         )
+
+    def _fail(self, name: str | None, reason: Reason, message: str) -> Prediction:
+        return Prediction(id=name, verdict=Verdict.ERROR, reasons=[reason], message=message, model_id=self.model_id)

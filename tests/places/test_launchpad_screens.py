@@ -141,7 +141,9 @@ def test_an_error_of_the_input_is_final_and_a_lost_prediction_is_not(
     assert count_jobs(campaign) == before
     with open_screen_stores(settings) as stores:
         (row,) = find_rows(stores, screen_id, [CandidateState.SUCCESSFUL], {"id": "Cu"})
-        lost = row.model_copy(update={"state": CandidateState.ERROR, "prediction_id": None, "verdict": None, "outcomes": []})
+        lost = row.model_copy(
+            update={"state": CandidateState.ERROR, "prediction_id": None, "verdict": None, "outcomes": []}
+        )
         save_rows(stores, [lost], [CandidateState.SUCCESSFUL])
     resume_screen(screen_id, settings)
     assert start_screen(screen_id, settings).lines == ["1 prediction jobs run again"]
