@@ -105,8 +105,9 @@ def describe_commands() -> str:
     lines = [
         "# Commands",
         "",
-        "Exit codes: 0 done; 1 done, but some items have no result; 2 nothing was done, and why; 75 a training run was "
-        "stopped and can go on. `e3relax --debug ...` shows tracebacks. `e3relax --install-completion` lets the shell "
+        "Exit codes: 0 done; 1 done, but some items have no result; 2 nothing was done, and why; 75 a training was "
+        "stopped by a signal or the walltime, and the same command continues it. "
+        "`e3relax --debug ...` shows tracebacks. `e3relax --install-completion` lets the shell "
         "complete commands and options.",
     ]
     for words, command in iterate_commands():

@@ -45,6 +45,7 @@ SLOW_PLACES = (
     "places/test_faults_server.py",
     "places/test_faults_workers.py",
     "places/test_recovery.py",
+    "places/test_stopped_training.py",
     "test_packaging.py",
     "test_readme.py",
     "train/test_checkpoint.py",

@@ -1,7 +1,7 @@
 """The command `e3relax`: registers the commands and turns our errors into messages.
 
 Exit codes: 0 done; 1 done, but some items failed; 2 nothing was done (usage, settings, something missing).
-`e3relax train` also has 75: stopped by a signal or its walltime, start it again. Ctrl-C ends with 130.
+Trainings also have 75: stopped by a signal or the walltime, the same command continues. Ctrl-C ends with 130.
 Only typer and rich are imported here; what a command needs is imported when it runs.
 """
 
@@ -27,7 +27,7 @@ from e3relax_flows.cli.retrain import retrain
 from e3relax_flows.cli.screens import screen_app
 from e3relax_flows.cli.table import show_table
 from e3relax_flows.cli.train import train
-from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.errors import E3RelaxError, StoppedError
 
 app = typer.Typer(
     name="e3relax",
@@ -97,8 +97,10 @@ def main() -> None:
     except E3RelaxError as error:
         if _debug:
             raise
+        from e3relax_flows.train.stopping import EXIT_CONTINUE
+
         print_error(str(error))
-        sys.exit(2)
+        sys.exit(EXIT_CONTINUE if isinstance(error, StoppedError) else 2)
     except OSError as error:
         if _debug or error.filename is None:
             raise

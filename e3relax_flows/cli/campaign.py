@@ -278,6 +278,7 @@ def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_jso
 def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSettings, way: _Way) -> int:
     from e3relax_flows.campaigns.control import start_campaign
     from e3relax_flows.campaigns.store import find_campaign, load_generations
+    from e3relax_flows.core.errors import StoppedError
     from e3relax_flows.places.submission import check_place
     from e3relax_flows.schemas.campaigns import CampaignState
 
@@ -292,7 +293,7 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
     try:
         with console.hide_warnings(), console.show_log(console.TRAINING_LOG):
             submission = start_campaign(stores, campaign, settings, where, way.folder, note)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
         raise
     for warning in submission.warnings:

@@ -56,5 +56,9 @@ class TooFewPairsError(ConfigError):
     """There are not enough pairs, or no new ones, to train on; there may be later."""
 
 
+class StoppedError(E3RelaxError):
+    """Work that a user stopped by a signal; it is saved, and the same command or job run again continues it."""
+
+
 class MissingDependencyError(E3RelaxError):
     """An optional dependency that is not installed."""

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
 from jobflow.core.flow import get_flow
 
-from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.errors import E3RelaxError, StoppedError
 from e3relax_flows.core.job_errors import collect_job_errors, note_job_error
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import open_claim_store
@@ -59,6 +60,8 @@ def run_flow_locally(
 ) -> LocalRun:
     """Run a flow in new folders below `root_dir`; a failed job costs only those that need it.
 
+    A job that a user stopped ends the run.
+
     Nothing is logged to the terminal; the working directory is what it was before. Relative paths of the settings
     mean the same in the folders of the jobs as they do here.
 
@@ -72,6 +75,11 @@ def run_flow_locally(
         Made where it is missing; each job runs in a folder of its own there.
     on_job_finished
         Called after each job, failed ones too.
+
+    Raises
+    ------
+    StoppedError
+        When a job was stopped by a user.
     """
     root_dir.mkdir(parents=True, exist_ok=True)
     run = LocalRun(responses={})
@@ -112,6 +120,9 @@ class _JobWatcher(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report the end of a job; an error of the callback is shown and costs no job."""
+        # jobflow logs a failure while it handles the exception; what is raised here ends its run
+        if isinstance(stopped := sys.exc_info()[1], StoppedError):
+            raise stopped
         try:
             message = record.getMessage()
             if match := FINISHED.match(message):

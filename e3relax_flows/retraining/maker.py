@@ -98,7 +98,11 @@ class RetrainMaker(Maker):
 
     @job(name=TRAIN_JOB, output_schema=TrainingDoc)
     def train(self, snapshot: SnapshotDoc, seed: int, n_starts: int = 1) -> TrainingDoc | Response[Any]:
-        """Train one run; stopped by its walltime, it is replaced by a job that goes on with it."""
+        """Train one run; stopped by its walltime, it is replaced by a job that continues it.
+
+        Stopped by a user, the job fails with `StoppedError`: a launchpad keeps it for a rerun, which continues the
+        training, and a local run ends.
+        """
         training = train(self.config, snapshot, seed, load_settings())
         training.n_starts = n_starts
         if training.state == "finished":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from maggma.core import Store
 
-from e3relax_flows.core.errors import ConfigError, ModelError
+from e3relax_flows.core.errors import ConfigError, ModelError, StoppedError
 from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.pairs.bundled import (
@@ -51,7 +51,7 @@ FINETUNING: dict[str, Any] = {
     "schedule": {"max_steps": 2000, "learning_rate": 3e-4, "warmup_steps": 100},
     "val_every": 200,
 }
-# in jobs of batch systems SIGTERM means that the time is up, elsewhere that a person wants an end
+# in jobs of batch systems SIGTERM means that the time is up, elsewhere that a user wants an end
 BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
@@ -177,8 +177,8 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
         When the training configuration cannot be used.
     ModelError
         When a process of the training died without saving.
-    KeyboardInterrupt
-        When a person stopped it; what was trained is saved.
+    StoppedError
+        When a user stopped it; what was trained is saved, and the same job run again continues.
     """
     from e3relax_flows.train.launcher import run_training
 
@@ -291,7 +291,10 @@ def _load_trainer(path: Path) -> Trainer:
 def _check_stop(run: Run, before: int, after: int, folder: Path) -> None:
     """Raise unless the run can go on in another allocation with some sense."""
     if run.reason in ("SIGINT", "SIGTERM") and not any(name in os.environ for name in BATCH_VARIABLES):
-        raise KeyboardInterrupt(f"training was stopped by {run.reason} at step {after} and saved in {folder}")
+        raise StoppedError(
+            f"training was stopped by {run.reason} at step {after} and saved in {folder}; run the same command or job "
+            "again to continue"
+        )
     if after <= before:
         raise ConfigError(
             f"training was stopped ({run.reason}) at step {after}, where it had begun: an allocation is too short for "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -150,23 +149,6 @@ def test_a_retraining_is_continued_where_its_walltime_ended_it(
     (training,) = ended.trainings
     assert (len(starts), training.n_starts, training.step, training.state) == (3, 3, 50, "finished")
     assert training.run_id != whole.trainings[0].run_id
-
-
-@pytest.mark.usefixtures("serving")
-def test_a_person_who_stops_a_training_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from e3relax_flows.train import loop
-
-    class Watch(loop.StopRequest):
-        @property
-        def reason(self) -> str | None:
-            return signal.Signals.SIGINT.name
-
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", Watch)
-        with pytest.raises(KeyboardInterrupt, match="saved in"):
-            run(CONFIG, tmp_path / "jobs")
-    assert run(CONFIG, tmp_path / "again").trainings[0].step == 60
 
 
 def test_two_processes_train_inside_the_flow(serving: E3RelaxSettings, tmp_path: Path) -> None:
