@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from forked import Forked, rlaunch
 
 TIMEOUT_S = 240
 
@@ -24,13 +24,9 @@ class Campaign:
 
         return LaunchPad.from_file(str(self.pad_file))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Forked:
         """Start `rlaunch` in a process of its own."""
-        script = "from fireworks.scripts.rlaunch_run import rlaunch; rlaunch()"
-        command = [sys.executable, "-W", "ignore", "-c", script, "-l", str(self.pad_file), *arguments]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        return Forked(rlaunch, "-l", str(self.pad_file), *arguments, folder=self.folder, environment=self.environment)
 
     def drain(self, n_workers: int = 1) -> None:
         """Run what is there to be run, by some workers at once."""

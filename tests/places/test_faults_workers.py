@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from fault_engine import FOLDER, HELD, HOLD, check_ledger, count_relaxations, register
 from fireworks import FWorker
+from forked import Forked
 from launchpads import Campaign
 
 from e3relax_flows.core.errors import StoreError
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def kill(worker: subprocess.Popen[str]) -> None:
+def kill(worker: Forked) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     worker.communicate()
 
