@@ -50,7 +50,7 @@ from e3relax_flows.pairs.datasets import build_dataset
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
 from e3relax_flows.retraining.training import describe_training
 from e3relax_flows.schemas.campaigns import Mix
-from e3relax_flows.train.config import TrainConfig
+from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.export import export_model
 from e3relax_flows.train.launch import launch_training
 from e3relax_flows.train.snapshot import pack_pairs, write_snapshot

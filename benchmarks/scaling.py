@@ -22,7 +22,7 @@ import numpy as np
 
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.core.run_information import now
-from e3relax_flows.train.config import TrainConfig
+from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.loop import LOG_FILE, train_model
 from e3relax_flows.train.pairs import PairSet

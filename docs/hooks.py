@@ -40,7 +40,7 @@ PACKAGES = [
 ]  # in the order of their use; `cli` has a page of its own
 CONFIGURATIONS = {
     "configs/screen.yaml": "e3relax_flows.schemas.screens:ScreenConfig",
-    "configs/train.yaml": "e3relax_flows.train.config:TrainConfig",
+    "configs/train.yaml": "e3relax_flows.schemas.training:TrainConfig",
     "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
     "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",
 }

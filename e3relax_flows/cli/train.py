@@ -13,7 +13,7 @@ from e3relax_flows.cli.options import DryRunOption
 from e3relax_flows.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from e3relax_flows.train.config import TrainConfig
+    from e3relax_flows.schemas.training import TrainConfig
     from e3relax_flows.train.trainer import Trainer
 
 
@@ -30,7 +30,7 @@ def train(
     SIGTERM, SIGUSR1, Ctrl-C and the end of the walltime save the run; the exit code is then 75: start it again.
     On several GPUs: torchrun --nproc-per-node=N -m e3relax_flows.train CONFIG.
     """
-    from e3relax_flows.train.config import load_train_config
+    from e3relax_flows.schemas.training import load_train_config
     from e3relax_flows.train.launch import launch_training
     from e3relax_flows.train.stopping import EXIT_CONTINUE
 

@@ -24,6 +24,7 @@ MOVED = {
     "jobs.predict": "prerelax.predict",
     "jobs.screening": "screening.jobs",
     "submit.onetask": "places.one_task",
+    "train.config": "schemas.training",
 }
 _MODULES = {f"{PACKAGE}.{old}": f"{PACKAGE}.{new}" for old, new in MOVED.items()}
 _PACKAGES = {f"{PACKAGE}.{old.split('.')[0]}" for old in MOVED}

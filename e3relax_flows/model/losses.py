@@ -5,24 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from e3relax_flows.core.geometry import IMAGES, reduce_lattices
 from e3relax_flows.graphs.batching import CrystalBatch
 from e3relax_flows.model.blocks import sum_by
 from e3relax_flows.model.interface import Layer
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class LossWeights:
-    """What an error of 1 Å, of strain 1 and of ln V = 1 costs."""
-
-    displacement: float = 1.0
-    strain: float = 1.0
-    volume: float = 0.5
-    expected: float = 0.1  # of the errors that the network expects: a Laplace likelihood
+from e3relax_flows.schemas.training import LossWeights
 
 
 class Deviations(NamedTuple):

@@ -218,7 +218,7 @@ def estimate_training(
     config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, settings: E3RelaxSettings
 ) -> float:
     """Hours that one training of a planned snapshot takes on this machine; nothing is written."""
-    from e3relax_flows.train.config import TrainConfig
+    from e3relax_flows.schemas.training import TrainConfig
     from e3relax_flows.train.estimate import estimate_hours
     from e3relax_flows.train.snapshot import pack_pairs
 
@@ -233,7 +233,7 @@ def estimate_training(
 
 def _describe_run(entries: dict[str, Any], freeze: list[str]) -> dict[str, Any]:
     """What makes a training another one; not where it runs and how it is watched."""
-    from e3relax_flows.train.config import TrainConfig
+    from e3relax_flows.schemas.training import TrainConfig
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
     return complete.describe({}) | {"freeze": freeze}
@@ -279,7 +279,7 @@ def _read_step(path: Path) -> int:
 
 
 def _load_trainer(path: Path) -> Trainer:
-    from e3relax_flows.train.config import load_train_config
+    from e3relax_flows.schemas.training import load_train_config
     from e3relax_flows.train.trainer import Trainer
 
     trainer = Trainer(load_train_config(path))

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from e3relax_flows.train.config import TrainConfig
+from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.pairs import PairSet
 from e3relax_flows.train.samples import make_sample
 from e3relax_flows.train.trainer import Trainer

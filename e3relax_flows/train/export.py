@@ -11,8 +11,8 @@ from e3relax_flows.core.model_folders import ModelFolder, find_model
 from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.model.files import save_model
 from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.schemas.training import FinetuneConfig
 from e3relax_flows.train.calibrate import calibrate
-from e3relax_flows.train.config import FinetuneConfig
 from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 

@@ -11,8 +11,8 @@ from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.schemas.training import FinetuneConfig, find_changes
 from e3relax_flows.train.checkpoint import complete_weights, read_checkpoint
-from e3relax_flows.train.config import FinetuneConfig, find_changes
 from e3relax_flows.train.validation import Score
 
 SCORE_TOLERANCE = 1e-3  # relative; between devices and batch sizes scores differ by some 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from e3relax_flows.train.config import TrainConfig
+from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.distributed import join_world
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.progress import Listener

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.schemas.training import DataConfig, FinetuneConfig, TrainConfig
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, find_checkpoint
-from e3relax_flows.train.config import DataConfig, FinetuneConfig, TrainConfig
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.distributed import World
 from e3relax_flows.train.finetune import check_start, read_start

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from e3relax_flows.train.config import ScheduleConfig
+from e3relax_flows.schemas.training import ScheduleConfig
 
 
 class RunOptimizer:

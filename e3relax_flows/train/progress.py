@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from e3relax_flows.core.optional import require
-from e3relax_flows.train.config import LogConfig
+from e3relax_flows.schemas.training import LogConfig
 from e3relax_flows.train.metrics import METRICS
 
 LOG_FILE, TENSORBOARD_DIR = "log.jsonl", "tensorboard"

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from e3relax_flows.graphs.batching import CrystalBatch, pack_crystals
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
-from e3relax_flows.train.augment import Augmentation
+from e3relax_flows.schemas.training import Augmentation
+from e3relax_flows.train.augment import vary_pair
 from e3relax_flows.train.pairs import Pair, PairSet
 from e3relax_flows.train.sampler import VARY_STREAM, Share, ShareSampler, make_rng
 
@@ -100,7 +101,7 @@ class SampleSet(Dataset[Sample]):
 
     def __getitem__(self, share: Share) -> Sample:
         varied = [
-            self.augmentation.vary(self.pairs[index], make_rng(VARY_STREAM, self.seed, share.epoch, index))
+            vary_pair(self.pairs[index], self.augmentation, make_rng(VARY_STREAM, self.seed, share.epoch, index))
             for index in share.indices
         ]
         return make_sample(self.network, varied, share)

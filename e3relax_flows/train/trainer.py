@@ -17,6 +17,7 @@ from e3relax_flows.model import network as _network  # noqa: F401  registers its
 from e3relax_flows.model import released as _released  # noqa: F401
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.model.losses import compute_loss, measure_deviations
+from e3relax_flows.schemas.training import TrainConfig, find_changes
 from e3relax_flows.train.checkpoint import (
     CHECKPOINT_FILE,
     FoundCheckpoint,
@@ -24,7 +25,6 @@ from e3relax_flows.train.checkpoint import (
     find_checkpoint,
     write_checkpoint,
 )
-from e3relax_flows.train.config import TrainConfig, find_changes
 from e3relax_flows.train.distributed import World
 from e3relax_flows.train.optimizers import RunOptimizer
 from e3relax_flows.train.samples import Sample

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from e3relax_flows.graphs.batching import plan_batches
 from e3relax_flows.model.interface import RelaxationNetwork
-from e3relax_flows.train.config import DataConfig
+from e3relax_flows.schemas.training import DataConfig
 from e3relax_flows.train.distributed import World
 from e3relax_flows.train.metrics import METRICS, measure_pair, summarize_by_source
 from e3relax_flows.train.pairs import Pair, PairSet, identify_pairs

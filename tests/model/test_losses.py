@@ -7,8 +7,9 @@ import torch
 from e3relax_flows.core.geometry import measure_displacements, measure_log_strain
 from e3relax_flows.graphs.batching import pack_crystals
 from e3relax_flows.model.interface import Layer
-from e3relax_flows.model.losses import LossWeights, compute_loss, measure_deviations
+from e3relax_flows.model.losses import compute_loss, measure_deviations
 from e3relax_flows.model.network import E3RelaxH2
+from e3relax_flows.schemas.training import LossWeights
 
 NETWORK = E3RelaxH2()
 EXACT = 1e-9

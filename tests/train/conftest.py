@@ -6,7 +6,7 @@ import pytest
 import yaml
 from made_halides import Interruption, make_pairs, write_pairs
 
-from e3relax_flows.train.config import TrainConfig, load_train_config
+from e3relax_flows.schemas.training import TrainConfig, load_train_config
 
 
 @pytest.fixture

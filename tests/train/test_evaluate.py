@@ -11,7 +11,7 @@ from pymatgen.core import Structure
 from e3relax_flows import Predictor
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
-from e3relax_flows.train.config import load_train_config
+from e3relax_flows.schemas.training import load_train_config
 from e3relax_flows.train.dataset import Pair, load_pairs
 from e3relax_flows.train.evaluate import evaluate_pairs, measure_predictions, write_predictions
 from e3relax_flows.train.export import export_model

@@ -7,8 +7,8 @@ import torch
 
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.model.files import save_model
+from e3relax_flows.schemas.training import load_train_config
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, write_checkpoint
-from e3relax_flows.train.config import load_train_config
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.progress import LOG_FILE, dump_record
 from e3relax_flows.train.trainer import Trainer

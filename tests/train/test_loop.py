@@ -18,8 +18,8 @@ from made_halides import Interruption, make_pairs, write_pairs
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.optional import MissingDependencyError
 from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.schemas.training import TrainConfig, load_train_config
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
-from e3relax_flows.train.config import TrainConfig, load_train_config
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.progress import LOG_FILE, Meter, format_duration, format_record
 from e3relax_flows.train.stopping import StopRequest, find_deadline

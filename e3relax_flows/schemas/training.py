@@ -1,4 +1,4 @@
-"""What a training run is told: data, network, schedule; read from YAML, unknown keys refused."""
+"""Configuration of a training run: data, network, schedule; read from YAML, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.model.losses import LossWeights
 from e3relax_flows.schemas.functionals import FunctionalName
-from e3relax_flows.train.augment import Augmentation
 
 # what may be another one when a run goes on: where it runs and how it is watched, not what is computed; files of
 # pairs may be moved, since their content is compared
@@ -29,6 +28,31 @@ MAY_CHANGE = {
     "data": {"train", "val", "workers", "functionals"},
     "finetune": {"path", "accept_worse"},
 }
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LossWeights:
+    """What an error of 1 Å, of strain 1 and of ln V = 1 costs."""
+
+    displacement: float = 1.0
+    strain: float = 1.0
+    volume: float = 0.5
+    expected: float = 0.1  # of the errors that the network expects: a Laplace likelihood
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Augmentation:
+    """How starts differ from those in the data, so that good starts are left alone and noisy ones corrected."""
+
+    identity: float = 0.1  # share of samples that start at the relaxed structure
+    near: float = 0.1  # share that start at the relaxed structure with strain and noise
+    near_strain: float = 0.03  # standard deviation of that strain's components
+    near_noise: float = 0.05  # Å, standard deviation of that noise per component
+    jitter_strain: float = 0.01  # the same, for the other samples
+    jitter_noise: float = 0.01  # Å
+    path: float = 0.0  # share of samples whose start is moved along the way to the relaxed structure, or beyond it
+    volume_share: float = 0.0  # share of samples, of those that do not start at the relaxed structure, ...
+    volume_jitter: float = 0.15  # ... whose start is scaled to a volume up to this much smaller or larger
 
 
 class _Section(BaseModel):
