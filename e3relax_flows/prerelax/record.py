@@ -146,7 +146,8 @@ def _join(
     lost = [uuid for uuid, document in zip(job_uuids, documents, strict=True) if document is None]
     message = None
     if lost:
-        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {', '.join(map(_describe_job, lost))}"
+        jobs = ", ".join(map(_describe_job, lost))
+        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {jobs}"
     if len(lost) == len(documents):
         return join_failure(engine, prediction, kind, EngineError(message or "the engine has no jobs"), job_uuids)
     try:
