@@ -17,6 +17,7 @@ from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.places.remote import list_resource_keys
 from e3relax_flows.stores.opening import describe_store, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
 
@@ -194,11 +195,24 @@ def check_remote_project(project: Any, workers: Mapping[Role, WorkerConfig]) -> 
                 f"{', '.join(project.workers) or 'none'}); correct WORKERS in ~/.e3relax.yaml, or see "
                 "`jf project check`"
             )
+        elif worker.resources:
+            yield from _check_resources(project, role, worker)
         if isinstance(worker.exec_config, str) and worker.exec_config not in project.exec_config:
             yield Problem(
                 f"role {role} names exec_config {worker.exec_config!r}, which project {project.name!r} has not "
                 f"(known: {', '.join(project.exec_config) or 'none'}); correct WORKERS in ~/.e3relax.yaml"
             )
+
+
+def _check_resources(project: Any, role: Role, worker: WorkerConfig) -> Iterator[Problem]:
+    known = list_resource_keys(project, worker)
+    unknown = sorted(set(worker.resources or {}) - set(known))
+    if unknown:
+        yield Problem(
+            f"role {role} gives the resources {', '.join(unknown)}, which the scheduler of worker "
+            f"{worker.worker or next(iter(project.workers))!r} of project {project.name!r} does not know (known: "
+            f"{', '.join(known) or 'none'}); correct `resources` of {role} in WORKERS of ~/.e3relax.yaml"
+        )
 
 
 def iterate_jobs(flow: Flow | Job) -> Iterator[Job]:

@@ -15,7 +15,6 @@ from monty.json import MontyEncoder
 
 from e3relax_flows.core.errors import ConfigError, ContentError
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.places.checks import (
@@ -31,6 +30,7 @@ from e3relax_flows.places.checks import (
 )
 from e3relax_flows.places.launchpad import Placed, add_workflows, convert_flow, find_placed, open_launchpad
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
+from e3relax_flows.places.remote import LOST, open_remote
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.stores.opening import open_job_store
 
@@ -72,7 +72,7 @@ def submit(
 ) -> Submission:
     """Run a flow here, or submit it, after everything that can be checked was checked.
 
-    A flow whose like, in content, is on the launchpad and not finished is not submitted again.
+    A flow whose like, in content, is at the place and not finished is not submitted again.
 
     Parameters
     ----------
@@ -128,8 +128,7 @@ def submit_many(
     flows
         By content id, such as `identify_flow` gives it.
     where
-        "fireworks" or "remote". jobflow-remote is not asked what it has: there the claims of the jobs alone see to it
-        that nothing is relaxed twice.
+        "fireworks" or "remote".
     settings
         None: read now.
     samples
@@ -151,7 +150,7 @@ def submit_many(
     problems = check_flows([*flows.values(), *samples], where, settings)
     if where == "fireworks":
         return _submit_to_fireworks(flows, settings, problems, again)
-    return _submit_to_remote(flows, settings, problems, samples)
+    return _submit_to_remote(flows, settings, problems, samples, again)
 
 
 def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
@@ -276,16 +275,21 @@ def _submit_to_fireworks(
 
 
 def _submit_to_remote(
-    flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], samples: Sequence[Flow | Job]
+    flows: Mapping[str, Flow],
+    settings: E3RelaxSettings,
+    problems: list[Problem],
+    samples: Sequence[Flow | Job],
+    again: bool,
 ) -> Submission:
-    remote = require("jobflow_remote", "remote", "--submit remote")
-    project = remote.ConfigManager().get_project()
-    for flow in flows.values():
-        problems += check_sizes(list_job_documents(flow))
-    problems += check_remote_store(project, [*flows.values(), *samples])
-    warnings = judge_problems([*problems, *check_remote_project(project, settings.WORKERS)])
-    ids: list[str] = []
-    for flow in flows.values():
-        ids += remote.submit_flow(flow)
-    hint = f"jf flow list -did {ids[0]}" if ids else "jf flow list"
-    return Submission("remote", n_jobs=len(ids), added=list(flows), warnings=warnings, hint=hint)
+    with hold_submission(settings), open_remote("--submit remote") as place:
+        for flow in flows.values():
+            problems += check_sizes(list_job_documents(flow))
+        problems += check_remote_store(place.project, [*flows.values(), *samples])
+        warnings = judge_problems([*problems, *check_remote_project(place.project, settings.WORKERS)])
+        gone = (LOST, "STOPPED", "COMPLETED") if again else (LOST, "STOPPED")
+        known = {key: flow for key, flow in place.find_placed(list(flows)).items() if flow.state not in gone}
+        new = {key: flow for key, flow in flows.items() if key not in known}
+        ids = [place.send(flow, key, settings.WORKERS) for key, flow in new.items()]
+    first = ids[0][0] if ids else None
+    hint = "jf flow list" if first is None else f"jf flow list -did {first}"
+    return Submission("remote", sum(map(len, ids)), list(new), known, warnings, hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,17 +10,17 @@ from typing import Any
 from jobflow import Flow, Job
 
 from e3relax_flows.core.errors import EngineError
-from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.places.checks import check_launchpad, check_remote_project, check_remote_store
 from e3relax_flows.places.launchpad import open_launchpad
-from e3relax_flows.places.roles import assign_roles
+from e3relax_flows.places.remote import open_remote
 from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
+from e3relax_flows.screening import remote
 from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
 from e3relax_flows.screening.failures import can_go_on, check_error_text, is_retried, select_retried
-from e3relax_flows.screening.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
+from e3relax_flows.screening.flows import build_chunk_flow, name_candidate, name_chunk
 from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import find_lost, give_back
 from e3relax_flows.screening.store import (
@@ -212,6 +212,9 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
                 launchpad.defuse(pad, [name_chunk(screen_id, number) for number in range(screen.n_chunks)])
                 gone = launchpad.defuse(pad, [name_candidate(row) for row in submitted])
             stopped = [row for row in submitted if name_candidate(row) in gone]
+        elif screen.place == "remote":
+            with open_remote("screen cancel") as place:
+                stopped = remote.stop_flows(place, screen, submitted)
         else:
             stopped = find_lost(stores, screen_id)
         for row in (*rows, *stopped):
@@ -240,6 +243,11 @@ def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
     if screen.place == "fireworks" and screen.phase != ScreenPhase.FINISHED:
         with open_launchpad("screen status") as pad:
             screen = _end_ended(pad, screen, settings)
+    elif screen.place == "remote" and screen.phase != ScreenPhase.FINISHED:
+        with open_remote("screen status") as place:
+            remote.end_candidates(place, screen_id, settings)
+            remote.end_chunks(place, screen_id, settings)
+        screen = advance_screen(screen_id, settings)
     with open_screen_stores(settings) as stores:
         screen.counts = count_rows(stores, screen_id)
     return screen
@@ -301,39 +309,28 @@ def _verify(pad: Any, progress: Progress, settings: E3RelaxSettings) -> None:
 
 
 def _start_remote(screen: ScreenDoc, samples: Sequence[Flow | Job], settings: E3RelaxSettings) -> Progress:
-    """Give jobflow-remote what can run now: typed again after the predictions, the relaxations follow."""
-    remote = require("jobflow_remote", "remote", "--submit remote")
-    project, screen_id = remote.ConfigManager().get_project(), str(screen.screen_id)
-    problems = [*check_flows(samples, "remote", settings), *check_remote_store(project, samples)]
-    problems += check_remote_project(project, settings.WORKERS)
-    progress = Progress(screen, warnings=judge_problems(problems))
-
-    def send(flow: Flow) -> None:
-        assign_roles(flow, settings.WORKERS, "remote")
-        remote.submit_flow(flow)
-
-    def hand(rows: list[ScreenRow]) -> None:
-        for row in rows:
-            flow = build_candidate_flow(screen, row)
-            row.flow = flow.uuid
-            send(flow)
-
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-        for number in _mark_sent(stores, screen):
-            send(build_chunk_flow(screen_id, number))
-    progress.screen = advance_screen(screen_id, settings, hand)
-    if progress.screen.phase == ScreenPhase.PREDICTING:
-        progress.lines.append("jobflow-remote's jobs submit none: type the same again when the predictions are done")
+    """Give jobflow-remote what can run now and is not there: typed again after the predictions, relaxations follow."""
+    screen_id = str(screen.screen_id)
+    with open_remote("--submit remote") as place:
+        problems = [*check_flows(samples, "remote", settings), *check_remote_store(place.project, samples)]
+        problems += check_remote_project(place.project, settings.WORKERS)
+        progress = Progress(screen, warnings=judge_problems(problems))
+        advance_screen(screen_id, settings)
+        remote.end_candidates(place, screen_id, settings)
+        with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+            new, again = remote.send_chunks(place, stores, screen_id, settings)
+            lost = remote.plan_lost(place, stores, screen_id, settings)
+        progress.screen = advance_screen(screen_id, settings, remote.hand_to_remote(place, screen, settings))
+    lines = {
+        f"{new} prediction jobs are submitted": new,
+        f"{again} prediction jobs had failed or were lost, and are submitted again": again,
+        f"{lost} candidates were at no worker and are submitted again": lost,
+        "jobflow-remote's jobs submit none: type the same again when the predictions are done": (
+            progress.screen.phase == ScreenPhase.PREDICTING
+        ),
+    }
+    progress.lines += [line for line, count in lines.items() if count]
     return progress
-
-
-def _mark_sent(stores: ScreenStores, screen: ScreenDoc) -> Iterable[int]:
-    """Chunks that wait and were not yet sent to jobflow-remote, which is not asked what it has."""
-    rows = [row for row in find_rows(stores, str(screen.screen_id), [State.WAITING]) if row.flow is None]
-    for row in rows:
-        row.flow = "sent"
-    save_rows(stores, rows, [State.WAITING])
-    return sorted({row.chunk for row in rows if row.chunk is not None})
 
 
 def _make_samples(stores: ScreenStores, screen: ScreenDoc) -> list[Flow | Job]:

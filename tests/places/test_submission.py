@@ -7,13 +7,13 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from jobflow import Flow, job
 from launchpads import Campaign
+from remote_manager import Sent
 
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
@@ -208,28 +208,19 @@ def test_jobs_of_vasp_want_potcars(folder: str | None, tmp_path: Path, monkeypat
     assert list(check_potcars("local", [make_flow()])) == []
 
 
-def test_jobflow_remote_gets_the_flow(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobflow_remote_gets_the_flow(
+    settings: E3RelaxSettings,  # noqa: ARG001
+    sent: Sent,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its calls only: it cannot be installed beside the pymongo of the other packages."""
-    assert campaign
-    given: list[Flow] = []
-    project = SimpleNamespace(name="mine", workers={"cluster": {}}, exec_config={"vasp": {}})
-    project.get_jobstore = lambda: SimpleNamespace(additional_stores={})
-    module = ModuleType("jobflow_remote")
-    module.submit_flow = lambda flow: given.append(flow) or ["7", "8"]  # type: ignore[attr-defined]
-    module.ConfigManager = lambda: SimpleNamespace(get_project=lambda: project)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jobflow_remote", module)
-    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"worker": "cluster", "exec_config": "vasp"}}))
-    assert submit(make_flow(), "remote").describe() == "2 jobs in 1 flows submitted; see: jf flow list -did 7"
-    assert [item.config.manager_config for item in given[0].jobs] == [{"worker": "cluster", "exec_config": "vasp"}] * 2
+    monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"worker": "cpu", "exec_config": "vasp"}}))
+    assert submit(make_flow(), "remote").describe() == "2 jobs in 1 flows submitted; see: jf flow list -did 0"
+    assert [item.config.manager_config for item in sent[0].jobs] == [{"worker": "cpu", "exec_config": "vasp"}] * 2
     monkeypatch.setenv("E3RELAX_WORKERS", json.dumps({"dft": {"worker": "clutser", "exec_config": "gpaw"}}))
-    with pytest.raises(ConfigError, match=r"(?s)'clutser'.*known: cluster.*'gpaw'.*known: vasp"):
+    with pytest.raises(ConfigError, match=r"(?s)'clutser'.*known: gpu, cpu.*'gpaw'.*known: vasp"):
         submit(make_flow(), "remote")
-    assert len(given) == 1
+    assert len(sent) == 1
     monkeypatch.setitem(sys.modules, "jobflow_remote", None)
     with pytest.raises(MissingDependencyError, match=r"e3relax-flows\[remote\]"):
         submit(make_flow(), "remote")
-
-
-def test_other_places_are_unknown() -> None:
-    with pytest.raises(ConfigError, match="'moon' is no place"):
-        submit(make_flow(), "moon")  # type: ignore[arg-type]

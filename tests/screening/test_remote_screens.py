@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from jobflow import Flow
 from pymatgen.core import Lattice, Structure
+from remote_manager import Sent
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
 from e3relax_flows.places.local import run_flow_locally
+from e3relax_flows.places.submission import submit_many
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
@@ -32,16 +36,18 @@ def make_item(element: str) -> ReadItem:
     )
 
 
-def run(flows: list, settings: E3RelaxSettings, folder: Path) -> list[str]:
+def run(flows: Sent, settings: E3RelaxSettings, folder: Path) -> list[str]:
     """Run what was submitted, as workers would; the names of the flows."""
     names = [flow.name for flow in flows]
     with open_job_store(settings) as jobs:
         while flows:
-            run_flow_locally(flows.pop(0), jobs, folder)
+            flow = flows.pop(0)
+            failures = run_flow_locally(flow, jobs, folder).failures
+            flows.set_state(flow.uuid, "FAILED" if failures else "COMPLETED")
     return names
 
 
-def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings, sent: list, tmp_path: Path) -> None:
+def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings, sent: Sent, tmp_path: Path) -> None:
     settings = load_settings()
     maker = ScreenMaker(engine=EmtEngine(), control=0, chunk_size=1)
     with open_screen_stores(settings) as stores:
@@ -56,17 +62,22 @@ def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings
     run(sent, settings, tmp_path)
     assert start_screen(screen_id, settings).lines == []
     assert [flow.name for flow in sent] == ["e3r candidate Cu", "e3r candidate Ag"]
-    cancelled = cancel_screen(screen_id, settings)
-    assert "2 are at workers and end by themselves" in " ".join(cancelled.lines)
+    sent.set_state(sent[0].uuid, "RUNNING")
+    running = sent.pop(0)
+    cancelled = " ".join(cancel_screen(screen_id, settings).lines)
+    assert "1 candidates are cancelled" in cancelled
+    assert "1 are at workers and end by themselves" in cancelled
+    sent[:] = [running]
+    assert run(sent, settings, tmp_path) == ["e3r candidate Cu"]
     resume_screen(screen_id, settings)
     start_screen(screen_id, settings)
-    assert run(sent, settings, tmp_path) == ["e3r candidate Cu", "e3r candidate Ag"]
+    assert run(sent, settings, tmp_path) == ["e3r candidate Ag"]
     assert refresh_screen(screen_id, settings).phase == "finished"
     with open_screen_stores(settings) as stores:
         assert load_screen(stores, screen_id).counts == {"successful": 2}
 
 
-def test_one_bad_structure_does_not_hold_up_the_others(predictor: TablePredictor, sent: list, tmp_path: Path) -> None:
+def test_one_bad_structure_does_not_hold_up_the_others(predictor: TablePredictor, sent: Sent, tmp_path: Path) -> None:
     """Its error is final: the same command relaxes the rest, and never predicts it again."""
     settings = load_settings()
     predictor.unknown = ["Al"]
@@ -87,8 +98,85 @@ def test_one_bad_structure_does_not_hold_up_the_others(predictor: TablePredictor
         assert load_screen(stores, screen_id).counts == {"successful": 1, "error": 1}
 
 
+@pytest.mark.parametrize("state", ["FAILED", "REMOTE_ERROR", "deleted"])
+def test_a_prediction_that_failed_is_sent_again_by_the_same_command(
+    settings: E3RelaxSettings, sent: Sent, tmp_path: Path, state: str
+) -> None:
+    """A worker's error is not the input's: the same command sends its chunk again, and no other."""
+    settings = load_settings()
+    maker = ScreenMaker(engine=EmtEngine(), control=0, chunk_size=1)
+    with open_screen_stores(settings) as stores:
+        items = [make_item("Cu"), make_item("Ag")]
+        screen_id = str(register_screen(stores, maker, items, settings, place="remote")[0].screen_id)
+    start_screen(screen_id, settings)
+    lost = sent.pop(0)
+    if state == "deleted":
+        sent.controller.flows.delete_one({"uuid": lost.uuid})
+    else:
+        sent.set_state(lost.uuid, "FAILED" if state == "FAILED" else "RUNNING", state)
+    counts = refresh_screen(screen_id, settings).counts
+    assert counts == ({"waiting": 2} if state == "deleted" else {"waiting": 1, "error": 1})
+    for expected in (["e3r chunk 1", "e3r chunk 0"], ["e3r chunk 1", "e3r chunk 0"]):  # typed twice
+        resume_screen(screen_id, settings)
+        start_screen(screen_id, settings)
+        assert [flow.name for flow in sent] == expected
+    run(sent, settings, tmp_path)
+    start_screen(screen_id, settings)
+    assert sorted(run(sent, settings, tmp_path)) == ["e3r candidate Ag", "e3r candidate Cu"]
+    assert refresh_screen(screen_id, settings).counts == {"successful": 2}
+
+
+@pytest.mark.parametrize("state", ["REMOTE_ERROR", "deleted"])
+def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
+    settings: E3RelaxSettings, sent: Sent, tmp_path: Path, state: str
+) -> None:
+    settings = load_settings()
+    maker = ScreenMaker(engine=EmtEngine(), control=0)
+    with open_screen_stores(settings) as stores:
+        items = [make_item("Cu"), make_item("Ag")]
+        screen_id = str(register_screen(stores, maker, items, settings, place="remote")[0].screen_id)
+    start_screen(screen_id, settings)
+    run(sent, settings, tmp_path)
+    start_screen(screen_id, settings)
+    lost = sent.pop(0)
+    outcome_id = identify_lost(settings, screen_id)
+    with open_claim_store(settings) as claims:  # its first job has run
+        take_claim(claims, ClaimDoc(claim_id=outcome_id, owner="its claim", flow=lost.uuid, manager="remote"))
+    if state == "deleted":
+        sent.controller.flows.delete_one({"uuid": lost.uuid})
+    else:
+        sent.set_state(lost.uuid, "RUNNING", state)
+    resume_screen(screen_id, settings)
+    assert start_screen(screen_id, settings).lines == ["1 candidates were at no worker and are submitted again"]
+    assert [flow.name for flow in sent] == ["e3r candidate Ag", "e3r candidate Cu"]
+    run(sent, settings, tmp_path)
+    assert refresh_screen(screen_id, settings).counts == {"successful": 2}
+
+
+def identify_lost(settings: E3RelaxSettings, screen_id: str) -> str:
+    """The outcome that the first candidate is to have."""
+    with open_screen_stores(settings) as stores:
+        (row,) = [row for row in load_screen(stores, screen_id).candidates if row.id == "Cu"]
+    return row.outcomes[0].outcome_id
+
+
+def test_resources_that_the_scheduler_does_not_know_are_named_before_anything_is_sent(
+    settings: E3RelaxSettings, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "E3RELAX_WORKERS", '{"dft": {"worker": "cpu", "resources": {"walltime": "1:00", "gres": "gpu"}}}'
+    )
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        maker = ScreenMaker(engine=EmtEngine(), control=0)
+        screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
+    with pytest.raises(ConfigError, match=r"role dft gives the resources walltime.*'cpu'.*known: gres, time"):
+        start_screen(screen_id, settings)
+    assert sent == []
+
+
 def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
-    settings: E3RelaxSettings, sent: list, monkeypatch: pytest.MonkeyPatch
+    settings: E3RelaxSettings, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("E3RELAX_WORKERS", '{"dft": {"worker": "cluster"}}')
     settings = load_settings()
@@ -100,7 +188,7 @@ def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
     assert sent == []
 
 
-def test_a_job_store_without_a_place_for_large_parts_is_told(settings: E3RelaxSettings, sent: list) -> None:
+def test_a_job_store_without_a_place_for_large_parts_is_told(settings: E3RelaxSettings, sent: Sent) -> None:
     sys.modules["jobflow_remote"].ConfigManager().get_project().get_jobstore().additional_stores.clear()
     settings = load_settings()
     with open_screen_stores(settings) as stores:
@@ -111,3 +199,15 @@ def test_a_job_store_without_a_place_for_large_parts_is_told(settings: E3RelaxSe
     ):
         start_screen(screen_id, settings)
     assert sent == []
+
+
+def test_flows_submitted_twice_are_there_once(settings: E3RelaxSettings, sent: Sent) -> None:
+    """Typed again after an interruption, what is missing is added."""
+    settings = load_settings()
+    flows = {name: Flow([EmtEngine().make(make_item(name).structure)]) for name in ("Cu", "Ag")}
+    first = submit_many({"Cu": flows["Cu"]}, "remote", settings=settings)
+    both = submit_many(flows, "remote", settings=settings)
+    assert (first.added, both.added, list(both.known), len(sent)) == (["Cu"], ["Ag"], ["Cu"], 2)
+    assert "1 flows were there already (READY)" in both.describe()
+    sent.set_state(sent[0].uuid, "RUNNING", "REMOTE_ERROR")
+    assert submit_many(flows, "remote", settings=settings).added == ["Cu"]

@@ -1,0 +1,132 @@
+"""jobflow-remote: its project, which of our flows it has and how they stand, flows given to it once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+from jobflow import Flow
+from pymongo.errors import PyMongoError
+
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.optional import require
+from e3relax_flows.core.roles import Role, WorkerConfig
+from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
+from e3relax_flows.places.roles import assign_roles
+
+LOST = "LOST"  # state of a flow of which a job could not be given to its worker or brought back, or was stopped
+ENDED = ("COMPLETED", "FAILED", "STOPPED")  # states of flows
+WAITING = ("READY", "WAITING")  # states of flows of which nothing has begun
+ABANDONED = ("USER_STOPPED", "REMOTE_ERROR")  # states of jobs that go on only if somebody types a command
+OVER = ("COMPLETED", "FAILED", "STOPPED", "WAITING", "PAUSED", *ABANDONED)  # of jobs that do not run
+GENERATED = ("job_name", "qout_path", "qerr_path")  # resources that jobflow-remote writes itself
+
+
+@dataclass(frozen=True)
+class RemotePlace:
+    """A project of jobflow-remote, connected."""
+
+    project: Any
+    controller: Any
+
+    def find_placed(self, content_ids: Sequence[str]) -> dict[str, Placed]:
+        """Flows of the project by content id; of several the last."""
+        found: dict[str, Placed] = {}
+        ids = list(content_ids)
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            query = {f"metadata.{CONTENT_KEY}": {"$in": ids[start : start + IDS_PER_QUERY]}}
+            fields = {"uuid": 1, "state": 1, "metadata": 1, "jobs": 1}
+            documents = list(self.controller.flows.find(query, fields, sort=[("created_on", 1)]))
+            states = self._find_states(documents)
+            for document in documents:
+                content_id, flow = document["metadata"][CONTENT_KEY], document["uuid"]
+                found[content_id] = Placed(content_id, states[flow], tuple(document["jobs"]), True, flow)
+        return found
+
+    def _find_states(self, flows: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """States of flows by uuid: as jobflow-remote has them, LOST, and RUNNING while a job of a failed flow runs."""
+        states = {flow["uuid"]: flow["state"] for flow in flows}
+        query = {
+            "job.hosts": {"$in": list(states)},
+            "state": {"$nin": [word for word in OVER if word not in ABANDONED]},
+        }
+        for job in self.controller.jobs.find(query, {"job.hosts": 1, "state": 1}):
+            for flow in states.keys() & set(job["job"]["hosts"]):
+                if job["state"] in ABANDONED and states[flow] not in ("COMPLETED", "FAILED"):
+                    states[flow] = LOST
+                elif job["state"] not in ABANDONED and states[flow] == "FAILED":
+                    states[flow] = "RUNNING"
+        return states
+
+    def stop(self, placed: Sequence[Placed]) -> set[str]:
+        """Take those of the flows of which nothing has begun from the workers; their content ids."""
+        waiting = [flow for flow in placed if flow.state in WAITING]
+        states = require("jobflow_remote.jobs.state", "remote", "screen cancel").JobState
+        if waiting:
+            flows = [str(flow.flow) for flow in waiting]
+            self.controller.stop_jobs(flow_ids=flows, states=[states.READY], raise_on_error=False)
+        return {flow.content_id for flow in waiting}
+
+    def send(self, flow: Flow, content_id: str, workers: Mapping[Role, WorkerConfig]) -> list[str]:
+        """Give a flow to the project, under its content id; the database ids of its jobs."""
+        assign_roles(flow, workers, "remote")
+        flow.metadata = {**(flow.metadata or {}), CONTENT_KEY: content_id}
+        ids: list[str] = require("jobflow_remote", "remote", "--submit remote").submit_flow(flow)
+        return ids
+
+
+@contextmanager
+def open_remote(purpose: str) -> Iterator[RemotePlace]:
+    """The current project of jobflow-remote, connected, closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        When no project is configured.
+    MissingDependencyError
+        When jobflow-remote is not installed; `purpose` says what for.
+    StoreError
+        When its database cannot be reached.
+    """
+    project = load_project(purpose)
+    try:
+        controller = project.get_job_controller()
+        try:
+            yield RemotePlace(project, controller)
+        finally:
+            controller.close()
+    except PyMongoError as error:
+        raise StoreError(
+            f"the database of project {project.name!r} of jobflow-remote cannot be used ({shorten(str(error), 300)}); "
+            "see `jf project check --errors`, and type the same again"
+        ) from error
+
+
+def load_project(purpose: str) -> Any:
+    """The current project of jobflow-remote, not connected.
+
+    Raises
+    ------
+    ConfigError
+        When none is configured, or its file is wrong.
+    """
+    remote = require("jobflow_remote", "remote", purpose)
+    kinds = require("jobflow_remote.config.base", "remote", purpose)
+    try:
+        return remote.ConfigManager().get_project()
+    except (kinds.ConfigError, kinds.ProjectUndefinedError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"jobflow-remote finds no project ({shorten(str(error), 300)}); write one like "
+            "configs/jobflow_remote/e3relax.yaml into ~/.jfremote, and see `jf project check --errors`"
+        ) from error
+
+
+def list_resource_keys(project: Any, worker: WorkerConfig) -> list[str]:
+    """Keys of resources that the scheduler of a role's worker knows."""
+    config = project.workers[worker.worker or next(iter(project.workers))]
+    template = require("qtoolkit.io.base", "remote", "--submit remote").QTemplate
+    known = template(config.get_scheduler_io().header_template).get_identifiers()
+    return sorted(set(known) - set(GENERATED))
