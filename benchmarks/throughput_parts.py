@@ -256,10 +256,10 @@ class Stopwatch:
 PARTS = {
     "checks of the input": [(items, "check_structure"), (items, "read_types"), (items, "resolve_constraints")],
     "symmetry": [(items, "find_symmetry"), (items, "finish_symmetry")],
-    "graphs": [(items.Journey, "build_crystal"), (batches, "pack_crystals")],
+    "graphs": [(items.Passes, "build_crystal"), (batches, "pack_crystals")],
     "network": [(BatchRunner, "_apply")],
     "moves": [(items, "make_move")],
-    "guards": [(items, "check_exploded"), (items.Journey, "judge")],
+    "guards": [(items, "check_exploded"), (items.Passes, "judge")],
     "documents": [(items.Item, "conclude")],
 }
 

@@ -86,7 +86,7 @@ def check_engine(engine: Engine, structure: Structure) -> None:
 def check_relaxation(
     engine: Engine, structure: Structure, documents: Sequence[Any] | None = None, folder: Path | None = None
 ) -> RelaxationResult:
-    """Check that a converged relaxation is read as what it was, from objects and from what a store gives back.
+    """Check that a converged relaxation is read as what it was, from objects and from what a store returns.
 
     Parameters
     ----------

@@ -205,20 +205,20 @@ def retrain(
 def tabulate(gate: GateDoc) -> Iterable[str]:
     """Lines of Markdown tables of what was judged: errors of the initial structures and both models, and harm."""
     interval = f"{gate.limits.confidence:.0%} interval"
-    yield f"| compared on | pairs (groups) | initial, Å | incumbent, Å | candidate, Å | change | {interval} |"
+    yield f"| compared on | pairs (groups) | initial, Å | incumbent, Å | challenger, Å | change | {interval} |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row in filter(attrgetter("judged"), gate.comparisons):
         yield (
             f"| {row.name} | {row.n} ({row.n_groups or 'singly'}) | {row.identity:.4f} | {row.incumbent:.4f} | "
-            f"{row.candidate:.4f} | {row.change:+.1%} | {row.low:+.1%} to {row.high:+.1%} |"
+            f"{row.challenger:.4f} | {row.change:+.1%} | {row.low:+.1%} to {row.high:+.1%} |"
         )
     yield ""
-    yield f"| served on | pairs | harmed by the incumbent | by the candidate | {interval} of the difference | refused |"
+    yield f"| served on | pairs | harmed by the incumbent | by the challenger | {interval} of difference | refused |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for harm in filter(attrgetter("judged"), gate.harm):
         yield (
-            f"| {harm.name} | {harm.n} | {harm.incumbent:.1%} | {harm.candidate:.1%} | {harm.low:+.1%} to "
-            f"{harm.high:+.1%} | {harm.incumbent_refused:.1%}, {harm.candidate_refused:.1%} |"
+            f"| {harm.name} | {harm.n} | {harm.incumbent:.1%} | {harm.challenger:.1%} | {harm.low:+.1%} to "
+            f"{harm.high:+.1%} | {harm.incumbent_refused:.1%}, {harm.challenger_refused:.1%} |"
         )
 
 

@@ -122,7 +122,7 @@ def register_campaign(
     """Write a campaign and its pool into the store; candidates are on disk all the time, never in memory.
 
     The id is that of the configuration: registered again, the campaign is found with the pool of the first time.
-    Candidates that are written alike are taken once.
+    Candidates that are equal as written are taken once.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def list_samples(stores: CampaignStores, campaign: CampaignDoc, maker: CampaignM
 def resume_campaign(
     stores: CampaignStores, campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None
 ) -> None:
-    """Let a campaign go on, whatever it ended by: a kill, a failed job, a person, a rule.
+    """Let a campaign go on, whatever it ended by: a kill, a failed job, a user, a rule.
 
     Jobs of earlier starts that are still somewhere do nothing more; what they have done is found.
 
@@ -300,7 +300,7 @@ def stop_campaign(stores: CampaignStores, campaign: CampaignDoc) -> str:
         return f"campaign {campaign.campaign_id} is {campaign.state} already: {campaign.message}"
     request_stop(stores, campaign.campaign_id)
     if campaign.state != CampaignState.RUNNING:
-        end_campaign(stores, campaign, CampaignState.STOPPED, "a person stopped it", StopReason.PERSON)
+        end_campaign(stores, campaign, CampaignState.STOPPED, "a user stopped it", StopReason.PERSON)
         return f"campaign {campaign.campaign_id} is stopped"
     return (
         f"campaign {campaign.campaign_id} ends before its next phase: what runs now is finished and kept; go on with: "

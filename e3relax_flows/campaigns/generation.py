@@ -64,7 +64,7 @@ def enter_phase(
 ) -> tuple[CampaignDoc, GenerationDoc] | None:
     """What a phase works on; None when it is not to run.
 
-    That is so when a person stopped the campaign, it was resumed elsewhere, or it has ended; and when the phase before
+    That is so when a user stopped the campaign, it was resumed elsewhere, or it has ended; and when the phase before
     left nothing, which halts the campaign.
 
     Parameters
@@ -78,12 +78,12 @@ def enter_phase(
     if campaign.n_starts != start or campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
         return None
     if is_stop_requested(stores, campaign_id):
-        end_campaign(stores, campaign, CampaignState.STOPPED, "a person stopped it", StopReason.PERSON)
+        end_campaign(stores, campaign, CampaignState.STOPPED, "a user stopped it", StopReason.PERSON)
         return None
     document = load_generation(stores, campaign_id, generation)
     if before is not None and before not in document.phases:
         message = (
-            f"phase {before} of generation {generation} left nothing: look for the error of its jobs, mend the cause "
+            f"phase {before} of generation {generation} left nothing: look for the error of its jobs, fix the cause "
             f"and run `e3relax campaign resume {campaign_id}`"
         )
         end_campaign(stores, campaign, CampaignState.HALTED, message)
@@ -110,7 +110,7 @@ def begin_generation(campaign_id: str, start: int, settings: E3RelaxSettings) ->
         wants_end = is_stop_requested(stores, campaign_id)
         progress = measure_progress(generations, campaign.config.stop, n_left, wants_end)
         stop = decide_stop(campaign.config.stop, progress)
-        # what was begun is brought to its end, unless a person does not want that
+        # what was begun is brought to its end, unless a user stopped it
         if stop is not None and (begun is None or stop.reason == StopReason.PERSON):
             state = CampaignState.STOPPED if stop.reason == StopReason.PERSON else CampaignState.FINISHED
             end_campaign(stores, campaign, state, stop.message, stop.reason)

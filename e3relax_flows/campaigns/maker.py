@@ -57,7 +57,7 @@ class CampaignMaker(Maker):
     generation. Between jobs no process is needed but those of the manager.
 
     What a phase gave is written once, under the campaign and the number of the generation: a job that is launched
-    again, or a flow that is submitted again, finds it and does nothing twice. A phase does not begin when a person has
+    again, or a flow that is submitted again, finds it and does nothing twice. A phase does not begin when a user has
     stopped the campaign or resumed it elsewhere.
 
     The pool and the documents are in the campaign's store, where `e3relax_flows.campaigns.control.register_campaign`

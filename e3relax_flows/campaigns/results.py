@@ -118,7 +118,7 @@ def conclude_generation(
         campaign, document = entered
         if document.retrain is None and retraining is None:
             message = (
-                f"the retraining of generation {generation} failed: look for the error of its jobs, mend the cause and "
+                f"the retraining of generation {generation} failed: look for the error of its jobs, fix the cause and "
                 f"run `e3relax campaign resume {campaign_id}`; no label is lost"
             )
             end_campaign(stores, campaign, CampaignState.HALTED, message)
@@ -137,11 +137,11 @@ def describe_retraining(document: RetrainDoc, settings: E3RelaxSettings) -> Retr
     """What a retraining gave; a promotion counts also when the alias has moved on since."""
     alias = find_alias(document.alias, settings)
     moved = any(
-        move.gate_id == document.gate_id and move.model_id == document.candidate_id
+        move.gate_id == document.gate_id and move.model_id == document.challenger_id
         for move in (alias.history if alias else [])
     )
     return RetrainResult(
-        candidate_id=document.candidate_id,
+        challenger_id=document.challenger_id,
         gate_id=document.gate_id,
         decision=document.decision,
         promoted=document.promoted or moved,
@@ -157,7 +157,7 @@ def measure_generation(
     document, rules = generations[-1], config.stop
     before = document.begin.model_id if document.begin else ""
     retrain = document.retrain
-    after = retrain.candidate_id if retrain and retrain.promoted and retrain.candidate_id else before
+    after = retrain.challenger_id if retrain and retrain.promoted and retrain.challenger_id else before
     error_before, identity = measure_holdout(before, config.retraining, settings)
     error = error_before if after == before else measure_holdout(after, config.retraining, settings)[0]
     random = list_random_labels(document)

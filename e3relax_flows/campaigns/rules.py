@@ -27,13 +27,13 @@ class Progress:
     n_without_promotion: int = 0
     expected_saving: float | None = None  # core hours, of one more generation; None: not known
     expected_cost: float | None = None  # core hours; None: not known
-    is_stopped: bool = False  # by a person
+    is_stopped: bool = False  # by a user
 
 
 def decide_stop(rules: StopRules, progress: Progress) -> Stop | None:
     """The first rule that holds, in the order of `StopReason`; None: go on."""
     if progress.is_stopped:
-        return Stop(StopReason.PERSON, "a person stopped it")
+        return Stop(StopReason.PERSON, "a user stopped it")
     if rules.labels is not None and progress.n_labels >= rules.labels:
         return Stop(StopReason.LABELS, f"{progress.n_labels} labels, the budget is {rules.labels}")
     if rules.core_hours is not None and progress.core_hours >= rules.core_hours:

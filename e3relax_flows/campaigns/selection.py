@@ -108,9 +108,9 @@ def choose_candidates(
 def score_candidates(errors: Floats, costs: Floats, scored_by: ScoredBy) -> Floats:
     """What a label of each is worth, per what is paid for it; the larger the better.
 
-    A label is worth what it mends. Where relaxations are to become shorter, an error of the start is worth hours in
-    proportion to the cost of relaxing such a structure: value = error x cost. What is right then depends on what is
-    scarce:
+    A label is worth the error that it removes. Where relaxations are to become shorter, an error of the start is
+    worth hours in proportion to the cost of relaxing such a structure: value = error x cost. What is right
+    then depends on what is scarce:
 
     * `error`: DFT hours are, and saving DFT hours is the aim. The price of a label is the cost of its relaxation, so
       that value over price = error x cost / cost: the cost cancels. This is the usual choice.

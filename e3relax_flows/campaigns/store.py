@@ -25,7 +25,7 @@ from e3relax_flows.stores.opening import describe_store, dump_document, open_bes
 from e3relax_flows.stores.pool import shared
 
 SHORTEST_ID = 4  # digits of an id that are enough to find a campaign
-STOP = "stop"  # in the place of a phase: a person wants an end
+STOP = "stop"  # in the place of a phase: a user wants an end
 NOT_PACKED = ("chunk_key", "campaign_id", "number", "ids", "structure_ids", "n_electrons")
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -139,7 +139,7 @@ def list_campaigns(stores: CampaignStores) -> list[CampaignDoc]:
 
 
 def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
-    """Write a campaign in place of what is there."""
+    """Write a campaign in place of the stored one."""
     campaign.last_updated = now()
     stores.campaigns.update([dump_document(campaign)])
 

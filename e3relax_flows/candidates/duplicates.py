@@ -57,7 +57,7 @@ def is_comparable(structure: Structure) -> bool:
 
 
 def reduce_cell(structure: Structure) -> Structure:
-    """Primitive cell whose species carry the magnetic moments, which StructureMatcher then tells apart."""
+    """Primitive cell whose species carry the magnetic moments, which StructureMatcher then distinguishes."""
     moments = _list_moments(structure)
     if moments and any(moments):
         structure = structure.copy()
@@ -81,7 +81,7 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
     """Find predictions that an earlier one makes superfluous.
 
     The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
-    charge are compared by StructureMatcher, which takes up to 50 ms for a pair of 20 atoms. Magnetic
+    charge are compared by StructureMatcher, which needs at most 50 ms for a pair of 20 atoms. Magnetic
     moments that are numbers make a difference; candidates with other moments, or with selective dynamics, are never
     taken for one another.
 

@@ -1,4 +1,4 @@
-"""Sources of candidates: what each is told, and one stream of structures from all of them."""
+"""Sources of candidates: one stream of structures from all of them."""
 
 from __future__ import annotations
 

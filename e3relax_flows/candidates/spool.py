@@ -24,7 +24,7 @@ from e3relax_flows.core.ids import identify_structure
 TABLES = """
 CREATE TABLE candidates (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, structure_id TEXT NOT NULL UNIQUE, formula TEXT NOT NULL,
-    structure BLOB NOT NULL, is_comparable INTEGER NOT NULL, score REAL, twin INTEGER
+    structure BLOB NOT NULL, is_comparable INTEGER NOT NULL, score REAL, same_as INTEGER
 );
 CREATE TABLE duplicates (id TEXT NOT NULL, kept TEXT NOT NULL, how TEXT NOT NULL);
 CREATE TABLE cells (number INTEGER PRIMARY KEY, formula TEXT NOT NULL, volume REAL NOT NULL, cell BLOB NOT NULL);
@@ -61,11 +61,11 @@ class Duplicate(NamedTuple):
 
     id: str
     kept: str
-    how: str  # "id": written alike; "structure": StructureMatcher says so
+    how: str  # "id": equal as written; "structure": StructureMatcher says so
 
 
 class CandidateList:
-    """Candidates that are taken one by one and given back without duplicates, ranked where they were scored.
+    """Candidates that are taken one by one and returned without duplicates, ranked where they were scored.
 
     Everything is in an SQLite file that is removed at the end: memory holds some hundred structures at most,
     however many are taken. Use it in a `with`.
@@ -96,7 +96,7 @@ class CandidateList:
         self._place.cleanup()
 
     def add(self, items: Iterable[ReadItem]) -> None:
-        """Take candidates; those written alike are taken once, unreadable ones and those without id go to `errors`."""
+        """Take candidates, equal ones once; unreadable ones and those without id go to `errors`."""
         for item in items:
             if item.structure is None or len(item.structure) == 0:
                 self.errors.append((item.id, item.error or "the structure has no atoms; leave it out"))
@@ -131,24 +131,25 @@ class CandidateList:
         """
         matcher, unpack, n_found = CellMatcher(), lru_cache(CACHED_CELLS)(self._read_cell), 0
         many = (
-            "SELECT formula FROM candidates WHERE is_comparable AND twin IS NULL GROUP BY formula HAVING COUNT(*) > 1"
+            "SELECT formula FROM candidates WHERE is_comparable AND same_as IS NULL GROUP BY formula "
+            "HAVING COUNT(*) > 1"
         )
         for (formula,) in self._file.execute(many).fetchall():
             self._file.execute("DELETE FROM cells")
             unpack.cache_clear()
-            where = "formula = ? AND is_comparable AND twin IS NULL ORDER BY number"
+            where = "formula = ? AND is_comparable AND same_as IS NULL ORDER BY number"
             numbers = self._file.execute(f"SELECT number FROM candidates WHERE {where}", (formula,)).fetchall()
             for (number,) in numbers:
                 cell = reduce_cell(self._read(number))
-                twin = self._find_twin(cell, matcher, unpack)
-                if twin is None:
+                same = self._find_same(cell, matcher, unpack)
+                if same is None:
                     row = (number, _name(cell), cell.volume, _pack(cell))
                     self._file.execute("INSERT INTO cells VALUES (?, ?, ?, ?)", row)
                 else:
                     n_found += 1
-                    self._file.execute("UPDATE candidates SET twin = ? WHERE number = ?", (twin, number))
+                    self._file.execute("UPDATE candidates SET same_as = ? WHERE number = ?", (same, number))
                     (id,) = self._file.execute("SELECT id FROM candidates WHERE number = ?", (number,)).fetchone()
-                    self._note(id, "number = ?", twin, "structure")
+                    self._note(id, "number = ?", same, "structure")
         self._file.execute("DELETE FROM cells")
         self._file.commit()
         return n_found
@@ -176,7 +177,7 @@ class CandidateList:
 
     def iterate_packed(self) -> Iterator[PackedCandidate]:
         """The same as `iterate`, without taking the structures out of their boxes."""
-        order = "SELECT id, structure_id, formula, structure FROM candidates WHERE twin IS NULL "
+        order = "SELECT id, structure_id, formula, structure FROM candidates WHERE same_as IS NULL "
         for row in self._file.execute(order + "ORDER BY score IS NULL, score, number"):
             yield PackedCandidate(*row)
 
@@ -196,7 +197,7 @@ class CandidateList:
             "candidates": self._n - found["structure"],
         }
 
-    def _find_twin(self, cell: Structure, matcher: CellMatcher, unpack: Callable[[int], Structure]) -> int | None:
+    def _find_same(self, cell: Structure, matcher: CellMatcher, unpack: Callable[[int], Structure]) -> int | None:
         """Number of the first kept cell that is the same crystal; only those of like volume are looked at."""
         slack = 1 + DUPLICATE_VOLUME
         near = self._file.execute(
@@ -220,7 +221,7 @@ class CandidateList:
 
     def _iterate(self, order: str) -> Iterator[tuple[int, Candidate]]:
         """Kept candidates with their numbers, whose structures are read as they are reached."""
-        numbers = self._file.execute(f"SELECT number FROM candidates WHERE twin IS NULL ORDER BY {order}")
+        numbers = self._file.execute(f"SELECT number FROM candidates WHERE same_as IS NULL ORDER BY {order}")
         columns = "number, id, structure_id, structure, score"
         while page := [str(number) for (number,) in numbers.fetchmany(PAGE)]:
             chosen = f"SELECT {columns} FROM candidates WHERE number IN ({','.join(page)})"

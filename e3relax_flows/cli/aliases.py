@@ -55,13 +55,13 @@ def _ask_gate(
 ) -> tuple[str | None, str | None]:
     """Id of the last gate that compared both models, and what is to be said of it."""
     from e3relax_flows.core.errors import ModelError
-    from e3relax_flows.registry.judgements import find_gates, has_judgements, open_judgements
+    from e3relax_flows.registry.judgements import find_gates, has_judgements, match_challenger, open_judgements
     from e3relax_flows.schemas.models import Decision
 
     gates = []
     if has_judgements(settings):
         with open_judgements(settings) as stores:
-            gates = find_gates(stores, {"candidate_id": model_id, "incumbent_id": incumbent_id})
+            gates = find_gates(stores, match_challenger(model_id) | {"incumbent_id": incumbent_id})
     if not gates:
         return None, "No gate has compared it with the model before: this is on your word."
     gate = gates[-1]

@@ -87,12 +87,12 @@ app.command("doctor")(doctor)
 
 
 def main() -> None:
-    """Entry point: run the command; an error that the user can mend is one message and exit code 2."""
+    """Entry point: run the command; an error that the user can fix is one message and exit code 2."""
     try:
         app()
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:
-            _say_how_to_go_on(sys.argv[1:])
+            _print_advice(sys.argv[1:])
         raise
     except E3RelaxError as error:
         if _debug:
@@ -104,11 +104,11 @@ def main() -> None:
     except OSError as error:
         if _debug or error.filename is None:
             raise
-        print_error(f"{error.filename}: {error.strerror}; choose another path or mend this one")
+        print_error(f"{error.filename}: {error.strerror}; choose another path or fix this one")
         sys.exit(2)
 
 
-def _say_how_to_go_on(words: list[str]) -> None:
+def _print_advice(words: list[str]) -> None:
     advice = INTERRUPTED.get(
         next((word for word in words if not word.startswith("-")), ""), "the same command starts anew"
     )

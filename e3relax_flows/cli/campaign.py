@@ -97,7 +97,7 @@ def run(
         campaign = find_campaign(stores, name)
         if dry_run:
             check_start(campaign)
-            _say(stores, campaign, [f"it would go on, place: {check_place(submit)}"], as_json)
+            _print_lines(stores, campaign, [f"it would go on, place: {check_place(submit)}"], as_json)
             return
         raise typer.Exit(_go_on(stores, campaign, settings, _Way(submit, folder, as_json)))
 
@@ -151,7 +151,9 @@ def resume(
         if dry_run:
             changed = check_resumption(campaign, labels, core_hours)
             budget = [f"{key}: {value}" for key, value in changed.model_dump().items() if value is not None]
-            _say(stores, campaign, [f"it would go on, place: {where}; stop rules: {', '.join(budget)}"], as_json)
+            _print_lines(
+                stores, campaign, [f"it would go on, place: {where}; stop rules: {', '.join(budget)}"], as_json
+            )
             return
         resume_campaign(stores, campaign, labels, core_hours)
         raise typer.Exit(_go_on(stores, campaign, settings, _Way(where, folder, as_json)))
@@ -167,7 +169,7 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
     with open_campaign_stores(load_settings()) as stores:
         campaign = find_campaign(stores, name)
         if dry_run:
-            _say(stores, campaign, ["it would end before its next phase"], as_json)
+            _print_lines(stores, campaign, ["it would end before its next phase"], as_json)
             return
         text = stop_campaign(stores, campaign)
         if as_json:
@@ -178,7 +180,7 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
 
 
 def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
-    """What a campaign would do and cost; hours are None where nothing is known to tell them from."""
+    """What a campaign would do and cost; hours are None where nothing is known to estimate them from."""
     from e3relax_flows.core.errors import E3RelaxError
     from e3relax_flows.ledger.store import open_outcome_store
     from e3relax_flows.retraining.training import estimate_training, plan_snapshot
@@ -248,7 +250,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     if plan["core_hour_budget"]:
         lines.append(f"budget: {plan['core_hour_budget']:.3g} core hours")
     if plan.get("n_unreadable") or plan.get("n_duplicates"):
-        lines.append(f"left out: {plan['n_unreadable']} unreadable, {plan['n_duplicates']} written alike")
+        lines.append(f"left out: {plan['n_unreadable']} unreadable, {plan['n_duplicates']} equal as written")
     name = plan.get("campaign_id")
     lines.append(f"next: e3relax campaign run {name}" if name else "nothing was kept (--dry-run)")
     for line in lines:
@@ -263,7 +265,7 @@ class _Way(NamedTuple):
     as_json: bool
 
 
-def _say(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
+def _print_lines(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
     """What a dry run would have done."""
     from e3relax_flows.campaigns.store import load_generations
 

@@ -1,4 +1,4 @@
-"""What a campaign is told, read from YAML; unknown keys are refused."""
+"""Configuration of a campaign, read from YAML; unknown keys are refused."""
 
 from __future__ import annotations
 

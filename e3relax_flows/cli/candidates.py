@@ -144,7 +144,7 @@ def _report(
         content = counts | {"scored": n_scored, "written": n_written, "out": None if out is None else str(out)}
         typer.echo(json.dumps(content, indent=1))
         return
-    left_out = f"{counts['equal_ids']} written alike, {counts['equal_structures']} the same crystal"
+    left_out = f"{counts['equal_ids']} equal as written, {counts['equal_structures']} the same crystal"
     text = f"{counts['read']} read: {counts['candidates']} candidates, {left_out}, {counts['unreadable']} unreadable."
     if n_scored is not None:
         text += f" {n_scored} ranked."

@@ -1,4 +1,4 @@
-"""`e3relax data freeze`, `data holdouts`, `data dataset`: pairs held out for ever, and those to train on."""
+"""`e3relax data freeze`, `data holdouts`, `data dataset`: pairs held out of all trainings, and those to train on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def freeze_pairs(
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold whole groups of pairs out of every training, for ever: on them models are judged."""
+    """Hold whole groups of pairs out of every training; models are judged on them."""
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
     from e3relax_flows.pairs.datasets import freeze_holdout

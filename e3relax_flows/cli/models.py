@@ -103,7 +103,7 @@ def import_model(
 ) -> None:
     """Register a model, its files verified, so that it can be named and promoted everywhere.
 
-    Of a checkpoint of the authors' code the EMA weights are taken. Importing a model again mends damaged files.
+    Of a checkpoint of the authors' code the EMA weights are taken. Importing a model again replaces damaged files.
     """
     from tempfile import TemporaryDirectory
 
@@ -178,7 +178,7 @@ def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolde
 
 
 def _check_new_name(name: str, model_id: str, settings: E3RelaxSettings) -> None:
-    """A person gives a name once; retrainings may share one."""
+    """A user gives a name once; retrainings may share one."""
     from e3relax_flows.registry.store import find_model_docs
 
     others = [doc.model_id for doc in find_model_docs({"name": name}, settings) if doc.model_id != model_id]
@@ -232,13 +232,13 @@ def _show_origin(doc: ModelDoc) -> None:
 def _show_gates(model_id: str) -> None:
     """What gates have decided on a model, with their reasons, the oldest first."""
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.registry.judgements import find_gates, has_judgements, open_judgements
+    from e3relax_flows.registry.judgements import find_gates, has_judgements, match_challenger, open_judgements
 
     settings = load_settings()
     if not has_judgements(settings):
         return
     with open_judgements(settings) as stores:
-        gates = find_gates(stores, {"candidate_id": model_id})
+        gates = find_gates(stores, match_challenger(model_id))
     for gate in gates:
         lines = [f"gate {gate.gate_id}, {gate.created_at:%Y-%m-%d}, against {gate.incumbent_id}: {gate.decision}"]
         lines += [f"  {reason}" for reason in gate.reasons]

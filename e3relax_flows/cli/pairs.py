@@ -151,7 +151,7 @@ def _report(counts: Counter[str], n_pairs: int, dry_run: bool, as_json: bool) ->
 
 
 def _count(pairs: Store, records: Store) -> dict[str, Any]:
-    """Current pairs by what tells them apart, and reasons by number."""
+    """Current pairs by what they differ in, and reasons by number."""
     fields = ("source", "functional", "start_kind", "is_dft", "superseded_by", "n_atoms")
     table: Counter[tuple[str, str, str, bool]] = Counter()
     n_superseded = 0

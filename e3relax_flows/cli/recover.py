@@ -1,4 +1,4 @@
-"""`e3relax recover`: mend a launchpad after workers or submissions were killed."""
+"""`e3relax recover`: repair a launchpad after workers or submissions were killed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def recover(
         bool, typer.Option("--workers-stopped", help="No worker runs: every running job is lost.")
     ] = False,
     release_unknown: Annotated[
-        bool, typer.Option("--release-unknown", help="Give back claims of flows that are not on this launchpad, too.")
+        bool, typer.Option("--release-unknown", help="Release claims of flows that are not on this launchpad, too.")
     ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Mend the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
+    """Repair the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
 
     Refuses while workers ping, since what they run must not run twice. Afterwards start the workers again.
     """
@@ -44,7 +44,7 @@ def recover(
     if as_json:
         typer.echo(json.dumps(asdict(recovery) | {"dry_run": dry_run}, indent=1))
         return
-    lines = recovery.describe() or ["nothing was to be mended"]
+    lines = recovery.describe() or ["nothing to recover"]
     if dry_run and recovery.n_mended:
         lines.append("nothing was changed: that was a dry run")
     for line in lines:

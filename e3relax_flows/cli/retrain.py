@@ -34,7 +34,7 @@ def retrain(
     """Train on the pairs in the store, compare with the model in service on a frozen holdout, promote what is better.
 
     Run again after an interruption: the same pairs and configuration are the same training, which goes on.
-    Exit code 1 when the candidate was not promoted.
+    Exit code 1 when the challenger was not promoted.
     """
     from e3relax_flows.core.settings import load_settings
 
@@ -124,7 +124,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
-    """Run the flow of a retraining here, telling of each job when it ends.
+    """Run the flow of a retraining here, and print each job when it ends.
 
     Raises
     ------

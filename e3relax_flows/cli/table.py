@@ -97,7 +97,7 @@ def rank_screen(
     correction: str | None,
     settings: E3RelaxSettings,
 ) -> list[RankedRow]:
-    """Candidates of a screen ranked among the entries that are named, with what is left out told on stderr.
+    """Candidates of a screen ranked among the entries that are named, with what is left out named on stderr.
 
     Raises
     ------

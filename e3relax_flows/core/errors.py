@@ -11,7 +11,7 @@ DRIVER_STATE = re.compile(
 
 
 class E3RelaxError(Exception):
-    """Base of every error that a user can cause or mend; its message shows no passwords."""
+    """Base of every error that a user can cause or fix; its message shows no passwords."""
 
     def __str__(self) -> str:
         return mask_secrets(super().__str__())

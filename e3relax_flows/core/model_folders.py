@@ -170,7 +170,7 @@ def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = Fa
     files
         Contents by name.
     replace
-        Put it in the place of what is there.
+        Replace the present folder.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from typing import IO, Any
 from e3relax_flows.core.errors import E3RelaxError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
-HEAD = 6  # bytes that tell how a file is packed
+HEAD = 6  # bytes that show how a file is packed
 # by the first bytes, since names may say something else
 PACKED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,

@@ -101,8 +101,8 @@ def read_dft_documents(documents: list[Any], code: str) -> RelaxationResult:
         raise EngineError(f"the document of the first {code} run is missing, so the start of the relaxation is unknown")
     last = relaxations[-1]
     label = form.describe_label(last)
-    alike = [document for document in found if form.describe_label(document) == label]
-    energy = get_entry(alike[-1], *form.energy)
+    same = [document for document in found if form.describe_label(document) == label]
+    energy = get_entry(same[-1], *form.energy)
     where = get_entry(last, "dir_name")
     if energy is None or not math.isfinite(energy):
         raise EngineError(f"the {code} document of {where} has the energy {energy} eV")

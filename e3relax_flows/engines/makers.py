@@ -56,7 +56,7 @@ def build_maker_engine(spec: EngineSpec) -> Engine:
     if len(codes) != 1:
         found = ", ".join(codes) or "none"
         raise EngineError(
-            f"{where}: its code cannot be told ({found}); known: {', '.join(ENGINES)}; for another code extend Engine "
+            f"{where}: its code is not known ({found}); known: {', '.join(ENGINES)}; for another code extend Engine "
             "and register it (docs/howto/engines.md)"
         )
     (code,) = codes
@@ -96,7 +96,7 @@ def _make_plain(kind: type, where: str) -> Any:
 
 
 def _make_value(value: Any, present: Any, where: str) -> Any:
-    """What a setting stands for: itself, an object by its path, or what is there with some fields changed."""
+    """What a setting stands for: itself, an object by its path, or the present object with some fields changed."""
     if isinstance(value, str) and is_maker_path(value) and not isinstance(present, str):
         return _make(_load(value, (Maker, MSONable), "a maker or MSONable class", where), {}, value)
     if isinstance(value, Mapping):

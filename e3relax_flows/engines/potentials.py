@@ -219,7 +219,7 @@ def _describe_checkpoint(family: Family, name: str, modal: str | None, kwargs: d
 
 
 def _describe_other(name: str, checkpoint: str | None, kwargs: dict[str, Any]) -> Potential:
-    """What only its keyword arguments tell apart: other names of atomate2, and calculators by path."""
+    """What only its keyword arguments distinguish: other names of atomate2, and calculators by path."""
     if checkpoint is not None:
         raise EngineError(
             f"potential {name!r} takes its weights by a keyword argument of its calculator; give "

@@ -1,4 +1,4 @@
-"""Read any one task document of a job store as a relaxation: DFT codes and force fields, told apart by content."""
+"""Read any one task document of a job store as a relaxation: DFT codes and force fields, recognised by content."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TaskReader(MSONable):
         Raises
         ------
         StartUnknownError
-            When custodian mended a VASP run of which the original input was not kept.
+            When custodian fixed a VASP run of which the original input was not kept.
         EngineError
             When the document is one of a relaxation, but not whole.
         """
@@ -124,7 +124,7 @@ def _read_vasp(document: Mapping[str, Any]) -> RelaxationResult | None:
         return None
     if was_restarted(document) and read_original(document) is None:
         raise StartUnknownError(
-            f"custodian mended the VASP run of {get_entry(document, 'dir_name')}, and its original POSCAR was not kept"
+            f"custodian fixed the VASP run of {get_entry(document, 'dir_name')}, and its original POSCAR was not kept"
         )
     return read_vasp_documents([document])
 

@@ -72,12 +72,12 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
     relaxed = read_structure(last, "structure") or read_structure(last, "output", "structure")
     if relaxed is None:
         raise EngineError(f"the VASP document of {get_entry(last, 'dir_name')} holds no relaxed structure")
-    alike = [document for document in found if _describe_label(document) == label]
+    same = [document for document in found if _describe_label(document) == label]
     names = [name_functional(read_run(document))[0] for document in relaxations]
     return RelaxationResult(
         initial=read_start(relaxations[0]),
         relaxed=relaxed,
-        energy=_read_energy(alike[-1]),
+        energy=_read_energy(same[-1]),
         n_ionic_steps=add_known([_count_ionic_steps(document) for document in relaxations]),
         n_electronic_steps=add_known([_count_electronic_steps(document) for document in relaxations]),
         converged=len(found) == len(documents) and _is_converged(last, run, relaxed),
@@ -89,7 +89,7 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
         conditions=label[1],
         is_dft=True,
         free=read_freedom(run),
-        parameters=read_parameters(alike[-1]),
+        parameters=read_parameters(same[-1]),
         functionals=[name for name in names if name is not None],
     )
 
@@ -148,7 +148,7 @@ def read_start(document: Any) -> Structure:
 
 
 def was_restarted(document: Any) -> bool:
-    """Whether custodian mended the run, so that the frames in the document may begin after its true start."""
+    """Whether custodian fixed the run, so that the frames in the document may begin after its true start."""
     return any(get_entry(job, "corrections") for job in get_entry(document, "custodian") or [])
 
 
@@ -197,7 +197,7 @@ def read_parameters(document: Any) -> dict[str, Any]:
 
 
 def _describe_label(document: Any) -> tuple[str | None, list[str]]:
-    """What tells the labels of two runs apart."""
+    """What the labels of two runs differ by."""
     run = read_run(document)
     return name_functional(run)[0], list_conditions(run)
 

@@ -46,7 +46,7 @@ def read_vasp_folder(folder: Path) -> RelaxationResult | None:
     Raises
     ------
     StartUnknownError
-        When custodian mended the run and the original POSCAR is not there.
+        When custodian fixed the run and the original POSCAR is not there.
     EngineError
         When there is no vasprun.xml, or it cannot be read.
     """
@@ -133,7 +133,7 @@ def _read_start(folder: Path, first: Vasprun) -> Structure:
     found = {match[1]: path for path in folder.iterdir() if (match := POSCAR.fullmatch(path.name))}
     kept = next((kind for kind in POSCAR_ORDER if kind in found), None)
     if kept != ".orig" and _was_mended(folder):
-        raise StartUnknownError(f"{folder}: custodian mended the run, and there is no POSCAR.orig")
+        raise StartUnknownError(f"{folder}: custodian fixed the run, and there is no POSCAR.orig")
     if kept is None:
         return first.initial_structure
     start = Poscar.from_file(str(found[kept]), check_for_potcar=False).structure

@@ -97,7 +97,7 @@ class VaspRun:
     Parameters
     ----------
     asked
-        INCAR. It wins over `used` where both have a setting that tells functionals apart: vasprun.xml mangles these.
+        INCAR. It wins over `used` where both have a setting that distinguishes functionals: vasprun.xml mangles these.
     used
         The parameters of vasprun.xml.
     potcars

@@ -23,18 +23,18 @@ LARGEST_CHANGE = 1e6  # finite, so that documents can hold it
 class PairedErrors:
     """Errors [n], Å, of both models on the same pairs, in the order of the pair ids.
 
-    `candidate` and `incumbent` are those of the predictions themselves; where there is none, the initial structure's.
+    `challenger` and `incumbent` are those of the predictions themselves; where there is none, the initial structure's.
     In the served ones a refused prediction counts as the initial structure, too: where DFT would start.
     """
 
-    candidate: Floats
+    challenger: Floats
     incumbent: Floats
-    served_candidate: Floats
+    served_challenger: Floats
     served_incumbent: Floats
     identity: Floats
-    candidate_accepted: NDArray[np.bool_]
+    challenger_accepted: NDArray[np.bool_]
     incumbent_accepted: NDArray[np.bool_]
-    candidate_valid: NDArray[np.bool_]
+    challenger_valid: NDArray[np.bool_]
     incumbent_valid: NDArray[np.bool_]
     sources: NDArray[np.str_]
     strata: NDArray[np.str_]
@@ -44,9 +44,9 @@ class PairedErrors:
         return len(self.identity)
 
 
-def pair_errors(candidate: EvaluationDoc, incumbent: EvaluationDoc) -> PairedErrors:
+def pair_errors(challenger: EvaluationDoc, incumbent: EvaluationDoc) -> PairedErrors:
     """Put the rows of two evaluations of the same pairs side by side."""
-    rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (candidate, incumbent))
+    rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (challenger, incumbent))
     identity = combine_errors(np.array([(row.identity_displacement, row.identity_strain) for row in rows]))
     own, own_other = (read_errors(part) for part in (rows, others))
     accepted, accepted_other = (
@@ -54,14 +54,14 @@ def pair_errors(candidate: EvaluationDoc, incumbent: EvaluationDoc) -> PairedErr
     )
     groups = [row.group for row in rows]
     return PairedErrors(
-        candidate=np.where(np.isnan(own), identity, own),
+        challenger=np.where(np.isnan(own), identity, own),
         incumbent=np.where(np.isnan(own_other), identity, own_other),
-        served_candidate=np.where(accepted, own, identity),
+        served_challenger=np.where(accepted, own, identity),
         served_incumbent=np.where(accepted_other, own_other, identity),
         identity=identity,
-        candidate_accepted=accepted,
+        challenger_accepted=accepted,
         incumbent_accepted=accepted_other,
-        candidate_valid=np.array([row.valid for row in rows], dtype=bool),
+        challenger_valid=np.array([row.valid for row in rows], dtype=bool),
         incumbent_valid=np.array([row.valid for row in others], dtype=bool),
         sources=np.array([row.source for row in rows]),
         strata=np.array([row.stratum for row in rows]),
@@ -80,7 +80,7 @@ def draw_sums(
 ) -> tuple[Floats, int | None]:
     """Sums of the columns [m, n] over pairs drawn again with replacement: [m, n_resamples], and how many groups.
 
-    All columns see the same draws. Pairs of a group are alike, so that groups are drawn where there are `MIN_GROUPS`
+    All columns see the same draws. Pairs of a group are similar, so that groups are drawn where there are `MIN_GROUPS`
     or more of them, else single pairs (the number is then None).
     """
     n_groups = None

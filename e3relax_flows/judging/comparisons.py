@@ -38,7 +38,7 @@ class MeasuredHarm:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class PairedComparison:
     """Measures comparisons on one holdout."""
 
     prefix: str
@@ -49,7 +49,7 @@ class Yardstick:
     def measure(self, name: str, mask: Mask, judged: bool = True) -> tuple[Measured, Measured]:
         """Compare the pairs of `mask`: predictions themselves, and what is served."""
         errors, limits = self.errors, self.limits
-        own, served = (errors.candidate, errors.incumbent), (errors.served_candidate, errors.served_incumbent)
+        own, served = (errors.challenger, errors.incumbent), (errors.served_challenger, errors.served_incumbent)
         columns = np.stack([*own, *served, errors.identity])[:, mask]
         groups = None if errors.groups is None else errors.groups[mask]
         sums, n_groups = draw_sums(columns, groups, limits.n_resamples, f"{limits.seed}:{self.prefix}{name}")
@@ -63,8 +63,8 @@ class Yardstick:
     def measure_harm(self, name: str, mask: Mask, judged: bool = True) -> MeasuredHarm:
         """Compare, on the pairs of `mask`, how many structures are served materially worse than they came."""
         errors, limits = self.errors, self.limits
-        accepted = np.stack([errors.candidate_accepted, errors.incumbent_accepted])[:, mask]
-        served = np.stack([errors.served_candidate, errors.served_incumbent])[:, mask]
+        accepted = np.stack([errors.challenger_accepted, errors.incumbent_accepted])[:, mask]
+        served = np.stack([errors.served_challenger, errors.served_incumbent])[:, mask]
         harmed = accepted & find_harmed(errors.identity[mask], served)
         worse = (accepted & (served > errors.identity[mask])).mean(axis=1)
         columns = np.vstack([harmed, np.ones(harmed.shape[1])])
@@ -77,13 +77,13 @@ class Yardstick:
             name=self.prefix + name,
             n=int(mask.sum()),
             n_groups=n_groups,
-            candidate=float(shares[0]),
+            challenger=float(shares[0]),
             incumbent=float(shares[1]),
             low=float(np.quantile(differences, tail)),
             high=float(np.quantile(differences, 1 - tail)),
-            candidate_refused=float(refused[0]),
+            challenger_refused=float(refused[0]),
             incumbent_refused=float(refused[1]),
-            candidate_any=float(worse[0]),
+            challenger_any=float(worse[0]),
             incumbent_any=float(worse[1]),
             judged=judged,
         )
@@ -99,7 +99,7 @@ class Yardstick:
         changes, identity_changes = divide_errors(sums[0], sums[1]), divide_errors(sums[0], sums[2])
         comparison = Comparison(
             name=name,
-            candidate=float(means[0]),
+            challenger=float(means[0]),
             incumbent=float(means[1]),
             identity=float(means[2]),
             change=float(divide_errors(means[0], means[1])),
@@ -129,7 +129,7 @@ def describe_comparison(comparison: Comparison, limits: GateLimits) -> str:
     """A comparison on one line, with its numbers."""
     groups = f" in {comparison.n_groups} groups" if comparison.n_groups else ""
     return (
-        f"{comparison.name} ({comparison.n} pairs{groups}): error {comparison.candidate:.4f} Å, the incumbent's "
+        f"{comparison.name} ({comparison.n} pairs{groups}): error {comparison.challenger:.4f} Å, the incumbent's "
         f"{comparison.incumbent:.4f} Å, change {comparison.change:+.1%} "
         f"({limits.confidence:.0%}: {comparison.low:+.1%} to {comparison.high:+.1%})"
     )
@@ -139,10 +139,10 @@ def describe_harm(harm: Harm, limits: GateLimits) -> str:
     """Shares of harmed structures on one line."""
     groups = f" in {harm.n_groups} groups" if harm.n_groups else ""
     any_worse = ""
-    if harm.candidate_any is not None and harm.incumbent_any is not None:
-        any_worse = f"; worse at all {harm.candidate_any:.1%} and {harm.incumbent_any:.1%}"
+    if harm.challenger_any is not None and harm.incumbent_any is not None:
+        any_worse = f"; worse at all {harm.challenger_any:.1%} and {harm.incumbent_any:.1%}"
     return (
-        f"{harm.name} ({harm.n} pairs{groups}): {harm.candidate:.1%} served materially worse than they came, by the "
+        f"{harm.name} ({harm.n} pairs{groups}): {harm.challenger:.1%} served materially worse than they came, by the "
         f"incumbent {harm.incumbent:.1%}, difference {limits.confidence:.0%}: {harm.low:+.1%} to {harm.high:+.1%}"
-        f"{any_worse}; refused {harm.candidate_refused:.1%} and {harm.incumbent_refused:.1%}"
+        f"{any_worse}; refused {harm.challenger_refused:.1%} and {harm.incumbent_refused:.1%}"
     )

@@ -11,24 +11,24 @@ from e3relax_flows.schemas.predictions import Verdict
 SAME_IDENTITY = 1e-4  # Å; the same pairs on another machine
 
 
-def find_gaps(candidate: EvaluationDoc, incumbent: EvaluationDoc, limits: GateLimits) -> list[str]:
+def find_gaps(challenger: EvaluationDoc, incumbent: EvaluationDoc, limits: GateLimits) -> list[str]:
     """Why two evaluations cannot be compared, in words; empty when they can."""
     gaps = [
         f"the evaluations differ in {name}: {new!r} and {old!r}"
         for name, new, old in (
-            ("holdout", candidate.holdout_id, incumbent.holdout_id),
-            ("options", candidate.options.model_dump_json(), incumbent.options.model_dump_json()),
+            ("holdout", challenger.holdout_id, incumbent.holdout_id),
+            ("options", challenger.options.model_dump_json(), incumbent.options.model_dump_json()),
         )
         if new != old
     ]
-    ids, other_ids = ([row.pair_id for row in doc.rows] for doc in (candidate, incumbent))
+    ids, other_ids = ([row.pair_id for row in doc.rows] for doc in (challenger, incumbent))
     if doubles := len(ids) - len(set(ids)) + len(other_ids) - len(set(other_ids)):
         gaps.append(f"{doubles} rows are there twice")
     if lonely := sorted(set(ids) ^ set(other_ids)):
         gaps.append(f"{len(lonely)} pairs are in one evaluation only: {', '.join(lonely[:3])}")
     if len(ids) < limits.min_stratum:
         gaps.append(f"the holdout has {len(ids)} pairs, at least {limits.min_stratum} are needed (min_stratum)")
-    for doc in (candidate, incumbent):
+    for doc in (challenger, incumbent):
         missing = [
             row.pair_id
             for row in doc.rows
@@ -36,15 +36,15 @@ def find_gaps(candidate: EvaluationDoc, incumbent: EvaluationDoc, limits: GateLi
         ]
         if missing:
             gaps.append(f"{len(missing)} predictions of model {doc.model_id} have no error: {', '.join(missing[:3])}")
-    if all(row.verdict == Verdict.ERROR for doc in (candidate, incumbent) for row in doc.rows) and not gaps:
+    if all(row.verdict == Verdict.ERROR for doc in (challenger, incumbent) for row in doc.rows) and not gaps:
         gaps.append("neither model has a single prediction")
-    return gaps or _find_other_data(candidate, incumbent)
+    return gaps or _find_other_data(challenger, incumbent)
 
 
-def _find_other_data(candidate: EvaluationDoc, incumbent: EvaluationDoc) -> list[str]:
+def _find_other_data(challenger: EvaluationDoc, incumbent: EvaluationDoc) -> list[str]:
     """Signs that the same pair ids did not stand for the same pairs, or that the incumbent's numbers are none."""
     gaps = []
-    rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (candidate, incumbent))
+    rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (challenger, incumbent))
     keys = ("source", "group", "stratum")
     unlike = [
         row.pair_id

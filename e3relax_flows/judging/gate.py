@@ -1,6 +1,6 @@
-"""The gate: a candidate against the incumbent on the same frozen pairs. A pure function of two evaluations.
+"""The gate: a challenger against the incumbent on the same frozen pairs. A pure function of two evaluations.
 
-What is compared is the mean error, displacement + 2.5 Å · strain, as relative change candidate/incumbent - 1, with a
+What is compared is the mean error, displacement + 2.5 Å · strain, as relative change challenger/incumbent - 1, with a
 percentile interval from pairs drawn again with replacement, both models on the same draws; whole groups are drawn
 where there are ten or more. On simulated skewed errors one bound is passed by chance in about 3 % of cases from 50
 pairs on and 4 to 6 % at 20, for a nominal 2.5 %; the corrected interval for skewness (BCa) is no better there.
@@ -11,7 +11,7 @@ become worse either, and in no stratum worse than the initial structures: there 
 may it do material harm to more than a few: a mean hides structures that come out worse than they went in. Material is
 a worsening by more than 10 % and 0.02 Å, which costs DFT steps; any worsening is counted beside it and not judged.
 
-Promoted is a candidate of which all of this holds, on the holdout:
+Promoted is a challenger of which all of this holds, on the holdout:
   1. complete: both evaluations have the same pairs, options and data, and every number there;
   2. its errors are finite, and not fewer of its predictions are possible crystals than of the incumbent's;
   3. the upper end of the change is below -margin;
@@ -42,7 +42,7 @@ from e3relax_flows.judging.comparisons import (
     ORIGINAL,
     Measured,
     MeasuredHarm,
-    Yardstick,
+    PairedComparison,
     describe_comparison,
     describe_harm,
     list_strata,
@@ -89,22 +89,22 @@ class Verdicts:
 
 
 def judge(
-    candidate: EvaluationDoc,
+    challenger: EvaluationDoc,
     incumbent: EvaluationDoc,
     limits: GateLimits,
     n_looks: int,
     original: tuple[EvaluationDoc, EvaluationDoc] | None = None,
 ) -> GateDoc:
-    """Decide whether a candidate takes the incumbent's place; the rules are at the top of this module.
+    """Decide whether a challenger takes the incumbent's place; the rules are at the top of this module.
 
     Parameters
     ----------
-    candidate, incumbent
+    challenger, incumbent
         Their evaluations on the holdout.
     n_looks
-        How many different candidates were judged on this holdout, this one included.
+        How many different challengers were judged on this holdout, this one included.
     original
-        Evaluations of candidate and incumbent on the holdout that shows forgetting.
+        Evaluations of challenger and incumbent on the holdout that shows forgetting.
 
     Raises
     ------
@@ -112,28 +112,28 @@ def judge(
         When `n_looks` is not positive.
     """
     if n_looks < 1:
-        raise ConfigError(f"n_looks is {n_looks}; this candidate is a look at the holdout, too: give at least 1")
-    duels = {"": (candidate, incumbent)} | ({ORIGINAL: original} if original else {})
+        raise ConfigError(f"n_looks is {n_looks}; this challenger is a look at the holdout, too: give at least 1")
+    sides = {"": (challenger, incumbent)} | ({ORIGINAL: original} if original else {})
     found = Verdicts()
-    for prefix, (new, old) in duels.items():
+    for prefix, (new, old) in sides.items():
         found.incomplete += [prefix + text for text in find_gaps(new, old, limits)]
-        if (new.model_id, old.model_id) != (candidate.model_id, incumbent.model_id):
+        if (new.model_id, old.model_id) != (challenger.model_id, incumbent.model_id):
             found.incomplete.append(f"{prefix}the evaluations are of models {new.model_id} and {old.model_id}")
         found.reject += [] if found.incomplete else _find_broken(prefix, new)
     if not found.incomplete and not found.reject:
-        _compare(found, {prefix: pair_errors(*duel) for prefix, duel in duels.items()}, limits)
+        _compare(found, {prefix: pair_errors(*side) for prefix, side in sides.items()}, limits)
     if n_looks >= MANY_LOOKS:
         chance = 1 - (1 - (1 - limits.confidence) / 2) ** n_looks
         found.remarks.append(
-            f"{n_looks} candidates were judged on this holdout; of so many that are no better, one passes by chance "
+            f"{n_looks} challengers were judged on this holdout; of so many that are no better, one passes by chance "
             f"with a probability of about {chance:.0%}; freeze another holdout (e3relax data freeze)"
         )
-    evaluation_ids = [each.evaluation_id for duel in duels.values() for each in duel]
+    evaluation_ids = [each.evaluation_id for side in sides.values() for each in side]
     return GateDoc(
         gate_id=identify_gate(evaluation_ids, limits),
-        candidate_id=candidate.model_id,
+        challenger_id=challenger.model_id,
         incumbent_id=incumbent.model_id,
-        holdout_id=candidate.holdout_id,
+        holdout_id=challenger.holdout_id,
         original_holdout_id=original[0].holdout_id if original else None,
         decision=found.decision,
         reasons=found.reasons,
@@ -144,30 +144,30 @@ def judge(
     )
 
 
-def _find_broken(prefix: str, candidate: EvaluationDoc) -> list[str]:
-    broken = list_infinite(candidate)
-    return [f"{prefix}{len(broken)} errors of the candidate are not finite: {', '.join(broken[:3])}"] if broken else []
+def _find_broken(prefix: str, challenger: EvaluationDoc) -> list[str]:
+    broken = list_infinite(challenger)
+    return [f"{prefix}{len(broken)} errors of the challenger are not finite: {', '.join(broken[:3])}"] if broken else []
 
 
-def _compare(found: Verdicts, duels: dict[str, PairedErrors], limits: GateLimits) -> None:
+def _compare(found: Verdicts, sides: dict[str, PairedErrors], limits: GateLimits) -> None:
     """Apply the rules to errors that are all there."""
-    masks = {prefix: list(list_strata(errors, limits.min_stratum)) for prefix, errors in duels.items()}
+    masks = {prefix: list(list_strata(errors, limits.min_stratum)) for prefix, errors in sides.items()}
     n_judged = sum(judged for strata in masks.values() for _, _, judged in strata)
-    for prefix, errors in duels.items():
+    for prefix, errors in sides.items():
         _judge_validity(found, prefix, errors)
-        yardstick = Yardstick(prefix, errors, limits, max(n_judged, 1))
+        paired = PairedComparison(prefix, errors, limits, max(n_judged, 1))
         everything = np.full(len(errors), True)
-        own, served = yardstick.measure(ALL, everything)
+        own, served = paired.measure(ALL, everything)
         (_judge_forgetting if prefix else _judge_main)(found, own, limits)
         _judge_identity(found, own, limits)
         _judge_worse(found, served, limits)
-        harm = yardstick.measure_harm(ALL, everything)
+        harm = paired.measure_harm(ALL, everything)
         _judge_harm(found, harm, limits)
         found.harm.append(harm.harm)
         found.comparisons += [own.comparison, served.comparison]
         for name, mask, judged in masks[prefix]:
-            own, served = yardstick.measure(name, mask, judged)
-            harm = yardstick.measure_harm(name, mask, judged)
+            own, served = paired.measure(name, mask, judged)
+            harm = paired.measure_harm(name, mask, judged)
             found.comparisons += [own.comparison, served.comparison]
             found.harm.append(harm.harm)
             if judged:
@@ -177,7 +177,7 @@ def _compare(found: Verdicts, duels: dict[str, PairedErrors], limits: GateLimits
 
 
 def _judge_validity(found: Verdicts, prefix: str, errors: PairedErrors) -> None:
-    new, old = int(errors.candidate_valid.sum()), int(errors.incumbent_valid.sum())
+    new, old = int(errors.challenger_valid.sum()), int(errors.incumbent_valid.sum())
     text = f"{prefix}{new} of {len(errors)} predictions are possible crystals, of the incumbent's {old}"
     if new < old:
         found.reject.append(f"{text}: fewer")
@@ -215,7 +215,7 @@ def _judge_worse(found: Verdicts, measured: Measured, limits: GateLimits) -> Non
 def _judge_identity(found: Verdicts, measured: Measured, limits: GateLimits) -> None:
     comparison = measured.comparison
     if comparison.identity_low is not None and comparison.identity_low > 0:
-        ratio = float(divide_errors(comparison.candidate, comparison.identity))
+        ratio = float(divide_errors(comparison.challenger, comparison.identity))
         text = (
             f"{describe_comparison(comparison, limits)}: worse than leaving the crystals alone, "
             f"{comparison.identity:.4f} Å, by {ratio:.1%} (at least {comparison.identity_low:.1%})"
@@ -226,9 +226,9 @@ def _judge_identity(found: Verdicts, measured: Measured, limits: GateLimits) -> 
 def _judge_harm(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> None:
     """Over all pairs: to pass, the share itself must be small, whatever its interval."""
     harm, text = measured.harm, describe_harm(measured.harm, limits)
-    if harm.candidate <= limits.max_harmed:
+    if harm.challenger <= limits.max_harmed:
         found.remarks.append(f"{text}: within the limit of {limits.max_harmed:.1%}")
-    elif harm.candidate <= harm.incumbent:
+    elif harm.challenger <= harm.incumbent:
         found.remarks.append(f"{text}: above the limit of {limits.max_harmed:.1%}, and no more than the incumbent")
     elif harm.low > 0:
         found.reject.append(f"{text}: harms more, beyond the limit of {limits.max_harmed:.1%}")
@@ -238,7 +238,7 @@ def _judge_harm(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> 
 
 def _judge_harm_in_part(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> None:
     harm = measured.harm
-    if harm.candidate > limits.max_harmed and harm.low > 0:
+    if harm.challenger > limits.max_harmed and harm.low > 0:
         text = f"{describe_harm(harm, limits)}: harms more, beyond the limit of {limits.max_harmed:.1%}"
         _add_sign(found, text, measured.strict_low)
 

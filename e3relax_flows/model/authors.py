@@ -132,7 +132,7 @@ def infer_config(weights: dict[str, Tensor]) -> ReleasedConfig:
     Raises
     ------
     ModelError
-        When the parameters that tell the sizes are missing or of the wrong rank.
+        When the parameters that give the sizes are missing or of the wrong rank.
     """
     layers = {int(match[1]) for name in weights if (match := re.match(r"layers\.(\d+)\.", name))}
     try:
@@ -141,7 +141,7 @@ def infer_config(weights: dict[str, Tensor]) -> ReleasedConfig:
         return ReleasedConfig(n_channels=n_channels, n_layers=max(layers) + 1, n_radial=n_radial, n_elements=n_elements)
     except (KeyError, ValueError, IndexError) as error:  # pydantic's ValidationError is a ValueError
         raise ModelError(
-            f"the sizes of the network cannot be told from the checkpoint's EMA weights ({error}); "
+            f"the sizes of the network cannot be read from the checkpoint's EMA weights ({error}); "
             "give a checkpoint of the released E3Relax-H2 to `e3relax models import FILE`"
         ) from error
 

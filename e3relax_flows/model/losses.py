@@ -59,7 +59,7 @@ def compute_loss(
     """Weighted errors summed over layers, averaged over crystals; and the last layer's errors.
 
     Where the network expects errors, |error| / b + ln b is added, with b what it expects of the start and of the
-    prediction: least where b is the mean error of crystals that look alike. Errors have no gradient there.
+    prediction: least where b is the mean error of crystals that look the same. Errors have no gradient there.
     """
     total = lattices.new_zeros(())
     for layer in layers:

@@ -44,7 +44,7 @@ class PairBuilder(Builder):
     predictions
         The prediction store; without it, what began at a prediction has no pair.
     outcomes
-        The outcome store; jobs that it tells of are not read again from `tasks`.
+        The outcome store; jobs that it names are not read again from `tasks`.
     source
         What the source of the pairs is to be called; none: screen for outcomes, tasks for others.
     rebuild

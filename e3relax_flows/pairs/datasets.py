@@ -36,7 +36,7 @@ class PairNote(NamedTuple):
 
 
 @dataclass
-class Harvest:
+class Collected:
     """The pairs that a filter takes, and a count of the others."""
 
     notes: list[PairNote]
@@ -103,16 +103,16 @@ def freeze_holdout(
         too few, or nothing would be left to train on.
     """
     filter = filter or PairFilter()
-    harvest = collect_notes(pairs, filter)
+    collected = collect_notes(pairs, filter)
     by_group: dict[str, list[PairNote]] = defaultdict(list)
-    for note in harvest.notes:
+    for note in collected.notes:
         by_group[note.groups[group_by]].append(note)
     if isinstance(take, float | int):
         groups = _draw_groups(by_group, float(take), seed)
     else:
         groups = _check_groups(by_group, sorted({take} if isinstance(take, str) else set(take)), group_by)
     held = [note for group in groups for note in by_group[group]]
-    _check_enough(len(held), len(by_group) - len(groups), take, min_pairs, harvest)
+    _check_enough(len(held), len(by_group) - len(groups), take, min_pairs, collected)
     pair_ids = sorted(note.pair_id for note in held)
     return HoldoutDoc(
         holdout_id=identify_holdout(pair_ids),
@@ -157,12 +157,12 @@ def build_dataset(
         When functionals would be mixed, or the pairs that may be trained on have fewer than two groups.
     """
     filter = filter or PairFilter()
-    harvest = collect_notes(pairs, filter)
+    collected = collect_notes(pairs, filter)
     held_ids = {pair_id for holdout in holdouts for pair_id in holdout.pair_ids}
     held_groups = {(holdout.group_by, group) for holdout in holdouts for group in holdout.groups}
     free: dict[str, list[PairNote]] = defaultdict(list)
     n_quarantined = 0
-    for note in harvest.notes:
+    for note in collected.notes:
         if note.pair_id in held_ids:
             continue
         if held_groups.isdisjoint(note.groups.items()):
@@ -172,8 +172,8 @@ def build_dataset(
     if len(free) < 2:
         raise TooFewPairsError(
             f"{sum(map(len, free.values()))} pairs of {len(free)} groups ({group_by}) may be trained on, at least two "
-            f"groups are needed: {len(harvest.notes)} pairs are wanted, {n_quarantined} of them are of held-out groups "
-            f"and not in a holdout, {harvest.describe()}; build or import more pairs (e3relax data build, "
+            f"groups are needed: {len(collected.notes)} pairs are wanted, {n_quarantined} of them are of held-out "
+            f"groups and not in a holdout, {collected.describe()}; build or import more pairs (e3relax data build, "
             "e3relax data import), or widen the filter"
         )
     validation = _draw_validation(free, val_fraction, seed)
@@ -192,11 +192,11 @@ def build_dataset(
         sources=dict(sorted(Counter(note.source for note in train).items())),
         functionals=dict(sorted(Counter(note.functional for note in train).items())),
         n_quarantined=n_quarantined,
-        left_out=dict(sorted(harvest.left_out.items())),
+        left_out=dict(sorted(collected.left_out.items())),
     )
 
 
-def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Harvest:
+def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Collected:
     """Read pairs one after another and keep a note of each that `filter` takes, once.
 
     Raises
@@ -220,7 +220,7 @@ def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Harvest:
             f"the pairs were relaxed with different functionals: {found}; choose one with filter.functionals: "
             f"[{counts.most_common(1)[0][0]}] (--functional on the command line), or name all that may be mixed"
         )
-    return Harvest(list(notes.values()), left_out)
+    return Collected(list(notes.values()), left_out)
 
 
 def _draw_groups(by_group: dict[str, list[PairNote]], fraction: float, seed: int) -> list[str]:
@@ -264,12 +264,12 @@ def _check_groups(by_group: dict[str, list[PairNote]], names: list[str], group_b
     return names
 
 
-def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pairs: int, harvest: Harvest) -> None:
+def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pairs: int, collected: Collected) -> None:
     more = "a larger --fraction" if isinstance(take, float | int) else "more groups (--group)"
     if n_held < min_pairs:
         raise ConfigError(
-            f"the holdout would have {n_held} of {len(harvest.notes)} pairs, at least {min_pairs} are needed to tell "
-            f"models apart ({harvest.describe()}); give {more}, build or import more pairs (e3relax data build, "
+            f"the holdout would have {n_held} of {len(collected.notes)} pairs, at least {min_pairs} are needed to "
+            f"compare models ({collected.describe()}); give {more}, build or import more pairs (e3relax data build, "
             "e3relax data import), or lower --min-pairs"
         )
     if n_left == 0:

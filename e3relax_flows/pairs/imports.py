@@ -43,7 +43,7 @@ def restate(result: RelaxationResult, functional: str) -> RelaxationResult:
 
 
 class _ResultReader:
-    """Gives back what was read before."""
+    """Returns what was read before."""
 
     fields: tuple[str, ...] = ()
 
@@ -86,8 +86,8 @@ def import_folders(
     for unit in group_tasks(entries):
         mine = {uuid: outputs.pop(uuid) for uuid in unit.uuids}
         volumes = [volume for output in mine.values() if (volume := reader.measure_start(output))]
-        alike = predictions.find_alike(str(unit.entries[0].formula), unit.entries[0].n_sites, volumes)
-        known = Predictions(alike=list(predictions.load(alike).values()))
+        similar = predictions.find_similar(str(unit.entries[0].formula), unit.entries[0].n_sites, volumes)
+        known = Predictions(similar=list(predictions.load(similar).values()))
         documents = TaskDocuments(unit, mine, known, source or IMPORT_SOURCE, unit.fingerprint)
         yield build_task_pairs(documents, reader)
 
@@ -125,8 +125,8 @@ def _check_start(initial: Structure, predictions: PredictionIndex) -> None:
     if not initial.is_ordered:
         return
     formula = initial.composition.element_composition.reduced_formula
-    alike = predictions.load(predictions.find_alike(formula, len(initial), [initial.volume]))
-    for prediction in alike.values():
+    similar = predictions.load(predictions.find_similar(formula, len(initial), [initial.volume]))
+    for prediction in similar.values():
         if prediction.structure is None or prediction.initial is None:
             continue
         if is_same(prediction.structure, initial) and not is_same(prediction.initial, initial):

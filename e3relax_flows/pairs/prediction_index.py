@@ -44,7 +44,7 @@ class PredictionIndex:
         self._around: dict[str, list[str]] = defaultdict(list)
         self.count = 0 if store is None else store.count()
 
-    def find_alike(self, formula: str, n_sites: int, volumes: Iterable[float]) -> list[str]:
+    def find_similar(self, formula: str, n_sites: int, volumes: Iterable[float]) -> list[str]:
         """Ids of accepted predictions of a reduced formula whose predicted volume is one of `volumes`, Å^3."""
         self._read()
         wanted = list(volumes)

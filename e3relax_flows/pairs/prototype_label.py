@@ -51,7 +51,7 @@ def label_prototype(structure: Structure) -> str:
 
 
 def _is_possible(structure: Structure) -> bool:
-    """Whether atoms are apart; moyo may look for the symmetry of others for ever."""
+    """Whether atoms are apart; moyo may never finish with the symmetry of others."""
     if not structure.volume > SMALLEST_VOLUME * len(structure):
         return False
     matrix = structure.lattice.matrix

@@ -108,7 +108,7 @@ def iter_outcomes(
 
 
 def list_covered(outcomes: Store) -> set[str]:
-    """Uuids of the jobs of which outcomes tell."""
+    """Uuids of the jobs that outcomes name."""
     return {uuid for raw in outcomes.query({}, ["job_uuids"]) for uuid in raw.get("job_uuids") or []}
 
 
@@ -235,8 +235,8 @@ class TaskSource:
                 missing = f"its flow predicted, or names, prediction {id}, which is in no store"
         linked = [doc for _, doc in sorted(loaded.items()) if _is_of(doc, formula, n_sites)]
         volumes = [v for output in outputs.values() if output and (v := self._reader.measure_start(output))]
-        alike = [] if linked else self._predictions.find_alike(formula, n_sites, volumes)
-        return Predictions(linked, list(self._predictions.load(alike).values()), missing)
+        similar = [] if linked else self._predictions.find_similar(formula, n_sites, volumes)
+        return Predictions(linked, list(self._predictions.load(similar).values()), missing)
 
     def _read_made(self, maker: TaskEntry) -> dict[str, PredictionDoc]:
         """Predictions in the document of the job that made them."""

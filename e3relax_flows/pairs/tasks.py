@@ -51,14 +51,14 @@ class Predictions:
     ----------
     linked
         Of the same flow, or named in the metadata of the jobs.
-    alike
+    similar
         Others that were accepted and whose predicted structure has the right formula and volume.
     missing
         What is known of predictions of the same flow that no store has; none: nothing is missing.
     """
 
     linked: Sequence[PredictionDoc] = ()
-    alike: Sequence[PredictionDoc] = ()
+    similar: Sequence[PredictionDoc] = ()
     missing: str | None = None
 
 
@@ -192,7 +192,7 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
             return _Start(_take(prediction.initial), PairStart.PREDICTED, at, prediction)
         if _is_at(prediction.initial, began):
             return _Start(_take(prediction.initial), PairStart.RAW, prediction=prediction)
-    found = [prediction for prediction in predictions.alike if _find_at(prediction, began) is not None]
+    found = [prediction for prediction in predictions.similar if _find_at(prediction, began) is not None]
     starts = {_identify_start(prediction) for prediction in found}
     if len(starts) > 1:
         _refuse(f"it began at what was predicted for {len(starts)} different initial structures")

@@ -87,7 +87,7 @@ class TaskForm:
         return self.key != "uuid"
 
     def name_fields(self, fields: Iterable[str]) -> list[str]:
-        """Paths of fields of the calculation, and those that tell documents apart."""
+        """Paths of fields of the calculation, and those that distinguish documents."""
         if self.is_flat:
             return sorted({self.key, "last_updated", *fields})
         return [*JOB_FIELDS, *(f"output.{name}" for name in fields)]

@@ -21,27 +21,29 @@ EXPLODED_VOLUME = 20.0  # times larger or smaller than the initial cell
 EXPLODED_STRAIN = 2.0  # eigenvalue of the logarithmic strain
 
 
-class Objection(NamedTuple):
+class GuardFailure(NamedTuple):
     """A guard's no."""
 
     reason: Reason
     message: str
 
 
-def check_exploded(initial_lattice: Floats, lattice: Floats) -> Objection | None:
+def check_exploded(initial_lattice: Floats, lattice: Floats) -> GuardFailure | None:
     """Object to a cell that is beyond all limits, before anything is computed in it."""
     ratio = _measure_volume_ratio(initial_lattice, lattice)
     if not 1 / EXPLODED_VOLUME <= ratio <= EXPLODED_VOLUME:
-        return Objection(
+        return GuardFailure(
             Reason.VOLUME, f"the cell exploded: {ratio:.3g} times its initial volume (never beyond {EXPLODED_VOLUME:g})"
         )
     largest = _measure_largest_strain(initial_lattice, lattice)
     if largest > EXPLODED_STRAIN:
-        return Objection(Reason.STRAIN, f"the cell exploded: strain {largest:.2f} (never beyond {EXPLODED_STRAIN:g})")
+        return GuardFailure(
+            Reason.STRAIN, f"the cell exploded: strain {largest:.2f} (never beyond {EXPLODED_STRAIN:g})"
+        )
     return None
 
 
-def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) -> list[Objection]:
+def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) -> list[GuardFailure]:
     """Object to a volume or a strain outside the limits.
 
     Parameters
@@ -51,11 +53,11 @@ def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) ->
     limits
         The user's.
     """
-    objections = []
+    failures = []
     ratio = _measure_volume_ratio(initial_lattice, lattice)
     if not limits.min_volume_ratio <= ratio <= limits.max_volume_ratio:
-        objections.append(
-            Objection(
+        failures.append(
+            GuardFailure(
                 Reason.VOLUME,
                 f"the volume becomes {ratio:.3f} times the initial one "
                 f"(limits {limits.min_volume_ratio:g} to {limits.max_volume_ratio:g})",
@@ -63,21 +65,21 @@ def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) ->
         )
     largest = _measure_largest_strain(initial_lattice, lattice)
     if not largest <= limits.max_strain:
-        objections.append(
-            Objection(Reason.STRAIN, f"the largest strain is {largest:.3f} (limit {limits.max_strain:g})")
+        failures.append(
+            GuardFailure(Reason.STRAIN, f"the largest strain is {largest:.3f} (limit {limits.max_strain:g})")
         )
-    return objections
+    return failures
 
 
 def check_distances(
     numbers: NDArray[np.int64], positions: Floats, lattice: Floats, limits: GuardLimits
-) -> list[Objection]:
+) -> list[GuardFailure]:
     """Object to atoms that are nearer than `min_distance` times the sum of their covalent radii."""
     pair = find_close_pair(numbers, positions, lattice, limits.min_distance)
     if pair is None:
         return []
     return [
-        Objection(
+        GuardFailure(
             Reason.CLOSE_ATOMS,
             f"sites {pair.first} and {pair.second} come within {pair.distance:.2f} Å, {pair.ratio:.2f} of the sum of "
             f"their covalent radii (limit {limits.min_distance:g})",
@@ -85,12 +87,12 @@ def check_distances(
     ]
 
 
-def check_score(score: float, limits: GuardLimits) -> list[Objection]:
+def check_score(score: float, limits: GuardLimits) -> list[GuardFailure]:
     """Object to a score, Å, above the user's limit, where there is one."""
     if limits.max_score is None or score <= limits.max_score:
         return []
     return [
-        Objection(
+        GuardFailure(
             Reason.SCORE,
             f"one more application of the network would still move it by {score:.3f} Å (limit {limits.max_score:g} Å)",
         )
@@ -99,7 +101,7 @@ def check_score(score: float, limits: GuardLimits) -> list[Objection]:
 
 def check_trust(
     expectation: Expectation | None, limits: GuardLimits, calibrated: TrustModel | OpinionModel | None
-) -> list[Objection]:
+) -> list[GuardFailure]:
     """Object to a probability of harm above the user's limit, or by the model's calibration: to harm or no saving."""
     if expectation is None or calibrated is None:
         return []
@@ -108,7 +110,7 @@ def check_trust(
     if expectation.harm > limit:
         further = "further" if expectation.saving is None else "more than 10 % and 0.02 Å further"
         return [
-            Objection(
+            GuardFailure(
                 Reason.HARM,
                 f"it may be {further} from the relaxed structure than the initial one is: probability "
                 f"{expectation.harm:.2f} ({source} {limit:.2g})",
@@ -116,7 +118,7 @@ def check_trust(
         ]
     if limits.max_harm is None and expectation.saving is not None and expectation.saving <= 0:
         return [
-            Objection(
+            GuardFailure(
                 Reason.NO_SAVING,
                 "nothing is to be saved: its error is expected to be "
                 f"{np.exp(-expectation.saving):.2f} times that of the initial structure",
@@ -125,7 +127,9 @@ def check_trust(
     return []
 
 
-def check_elements(numbers: NDArray[np.int64], limits: GuardLimits, trained: Collection[int] | None) -> list[Objection]:
+def check_elements(
+    numbers: NDArray[np.int64], limits: GuardLimits, trained: Collection[int] | None
+) -> list[GuardFailure]:
     """Object to elements that are not among those the model was trained on, where these are known."""
     if limits.allow_untrained or trained is None:
         return []
@@ -134,7 +138,7 @@ def check_elements(numbers: NDArray[np.int64], limits: GuardLimits, trained: Col
         return []
     symbols = ", ".join(Element.from_Z(number).symbol for number in unknown)
     return [
-        Objection(
+        GuardFailure(
             Reason.UNTRAINED,
             f"the model has hardly seen {symbols} in training (allow_untrained in the guards accepts it all the same)",
         )

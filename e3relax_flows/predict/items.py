@@ -18,7 +18,7 @@ from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import Output
 from e3relax_flows.predict.constraints import resolve_constraints
 from e3relax_flows.predict.guards import (
-    Objection,
+    GuardFailure,
     check_cell,
     check_distances,
     check_elements,
@@ -32,14 +32,14 @@ from e3relax_flows.predict.opinions import Judge
 from e3relax_flows.predict.polish import relax_shortly
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
 from e3relax_flows.predict.trust import Expectation, OpinionModel, TrustModel
-from e3relax_flows.predict.vacuum import describe_objection, find_vacuum
+from e3relax_flows.predict.vacuum import describe_vacuum, find_vacuum
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, SecondOpinion, Verdict
 
 ADVICE = "start DFT from the initial structure"
 
 
 @dataclass
-class Journey:
+class Passes:
     """A checked structure, the rules of its moves and where it stands."""
 
     structure: Structure
@@ -49,7 +49,7 @@ class Journey:
     n_passes: int = 0
     score: float | None = None
     signals: dict[str, float] = field(default_factory=dict)
-    objections: list[Objection] = field(default_factory=list)
+    failures: list[GuardFailure] = field(default_factory=list)
     is_done: bool = False
     has_exploded: bool = False
 
@@ -59,7 +59,7 @@ class Journey:
 
     def stop(self, error: StructureError) -> None:
         """Refuse what there is, because the next application of the network failed."""
-        self.objections.append(Objection(Reason(error.code), f"application {self.n_passes + 1}: {error}"))
+        self.failures.append(GuardFailure(Reason(error.code), f"application {self.n_passes + 1}: {error}"))
         self.is_done = True
 
     def advance(self, output: Output, options: PredictOptions) -> None:
@@ -79,7 +79,7 @@ class Journey:
             self.signals = expected | {name: self.signals[name] for name in names[:2] if name in self.signals}
         self.geometry, self.n_passes = geometry, self.n_passes + 1
         if exploded := check_exploded(self.rules.initial.lattice, geometry.lattice):
-            self.objections.append(exploded)
+            self.failures.append(exploded)
             self.is_done = self.has_exploded = True
         elif size < options.stop_below:
             self.score, self.is_done = size, True
@@ -90,18 +90,18 @@ class Journey:
         calibration: Mapping[str, Any],
         trust: TrustModel | OpinionModel | None,
         expectation: Expectation | None,
-    ) -> list[Objection]:
+    ) -> list[GuardFailure]:
         """What the guards have against the result, given what is known of the model."""
         initial, final = self.rules.initial, self.geometry
-        objections = list(self.objections)
-        objections += check_elements(self.numbers, options.guards, calibration.get("elements"))
+        failures = list(self.failures)
+        failures += check_elements(self.numbers, options.guards, calibration.get("elements"))
         if not self.has_exploded:
-            objections += check_cell(initial.lattice, final.lattice, options.guards)
-            objections += check_distances(self.numbers, final.positions, final.lattice, options.guards)
+            failures += check_cell(initial.lattice, final.lattice, options.guards)
+            failures += check_distances(self.numbers, final.positions, final.lattice, options.guards)
         if self.score is not None:
-            objections += check_score(self.score, options.guards)
-        objections += check_trust(expectation, options.guards, trust)
-        return objections
+            failures += check_score(self.score, options.guards)
+        failures += check_trust(expectation, options.guards, trust)
+        return failures
 
     def measure(self) -> dict[str, Any]:
         """The numbers of a prediction."""
@@ -136,7 +136,7 @@ def describe_expectation(expectation: Expectation) -> dict[str, Any]:
     }
 
 
-def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Journey:
+def start_passes(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Passes:
     """Check an input and find the rules of its moves.
 
     Raises
@@ -158,24 +158,24 @@ def start_journey(item: Any, options: PredictOptions, keeps_symmetry: bool) -> J
                     Reason.FAILED, f"{error}, and this model does not keep it; try another symprec or symmetry='free'"
                 ) from error
     rules, numbers = Rules(geometry, freedom, types, symmetry), read_numbers(structure)
-    return Journey(structure, numbers, rules, geometry, objections=_check_vacuum(numbers, geometry, options))
+    return Passes(structure, numbers, rules, geometry, failures=_check_vacuum(numbers, geometry, options))
 
 
-def _check_vacuum(numbers: NDArray[np.int64], geometry: Geometry, options: PredictOptions) -> list[Objection]:
+def _check_vacuum(numbers: NDArray[np.int64], geometry: Geometry, options: PredictOptions) -> list[GuardFailure]:
     """Object to vacuum that the options do not keep."""
     vacuum = find_vacuum(numbers, geometry.positions, geometry.lattice)
-    message = describe_objection(vacuum, options.constraints) if vacuum else None
-    return [Objection(Reason.VACUUM, message)] if message else []
+    message = describe_vacuum(vacuum, options.constraints) if vacuum else None
+    return [GuardFailure(Reason.VACUUM, message)] if message else []
 
 
 @dataclass
 class Item:
-    """One entry of the input, with its journey or the error that took its place."""
+    """One entry of the input, with its passes or the error that took its place."""
 
     id: str | None
     name: str  # how messages call it
     given: Structure | None  # what the user gave, where it is a structure
-    journey: Journey | None = None
+    passes: Passes | None = None
     error: StructureError | None = None
     wall_time_s: float = 0.0
     structure: Structure | None = None  # the prediction, once it is settled
@@ -184,23 +184,23 @@ class Item:
     @property
     def has_crystal(self) -> bool:
         """Whether there is a prediction whose neighbours can be looked for."""
-        return self.journey is not None and self.structure is not None and not self.journey.has_exploded
+        return self.passes is not None and self.structure is not None and not self.passes.has_exploded
 
     def settle(self) -> None:
         """Give the prediction its final geometry."""
-        if self.journey is not None:
-            self.journey.geometry = finish_symmetry(self.journey.geometry, self.journey.rules)
-            self.structure = rebuild_structure(self.journey.structure, self.journey.geometry)
+        if self.passes is not None:
+            self.passes.geometry = finish_symmetry(self.passes.geometry, self.passes.rules)
+            self.structure = rebuild_structure(self.passes.structure, self.passes.geometry)
 
     def fail(self, error: Exception) -> None:
         """Note what went wrong: an error, or a refusal where there is a prediction already."""
         if not isinstance(error, StructureError):
             what = str(error) if isinstance(error, E3RelaxError) else f"{type(error).__name__}: {error}"
             error = StructureError(Reason.FAILED, f"{what}; if the structure looks right, please report this with it")
-        if self.journey is not None and (self.journey.n_passes > 0 or self.journey.objections):
-            self.journey.stop(error)
+        if self.passes is not None and (self.passes.n_passes > 0 or self.passes.failures):
+            self.passes.stop(error)
         else:
-            self.journey, self.error = None, error
+            self.passes, self.error = None, error
 
     def conclude(
         self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None
@@ -212,13 +212,13 @@ class Item:
             "model_id": model_id,
             "wall_time_s": self.wall_time_s,
         }
-        journey = self.journey
-        if journey is None:
+        passes = self.passes
+        if passes is None:
             error = self.error or StructureError(Reason.FAILED, "nothing came of it")
             return Prediction(
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
-        measures = journey.measure()
+        measures = passes.measure()
         expectation = trust.expect(measures["signals"]) if trust else None
         calibrated: TrustModel | OpinionModel | None = trust
         if expectation is not None and self.opinion is not None and self.opinion.energy_change is not None:
@@ -227,14 +227,14 @@ class Item:
                 move = measures["displacement"] + STRAIN_WEIGHT_ANGSTROM * measures["strain"]
                 expectation = revised.revise(expectation, self.opinion.energy_change, move)
                 calibrated = revised
-        objections = journey.judge(options, calibration, calibrated, expectation)
-        words = "; ".join(objection.message for objection in objections)
+        failures = passes.judge(options, calibration, calibrated, expectation)
+        words = "; ".join(failure.message for failure in failures)
         return Prediction(
             structure=self.structure,
             second_opinion=self.opinion,
-            verdict=Verdict.REFUSE if objections else Verdict.ACCEPT,
-            reasons=list(dict.fromkeys(objection.reason for objection in objections)),
-            message=f"{self.name}: {words}; {ADVICE}" if objections else None,
+            verdict=Verdict.REFUSE if failures else Verdict.ACCEPT,
+            reasons=list(dict.fromkeys(failure.reason for failure in failures)),
+            message=f"{self.name}: {words}; {ADVICE}" if failures else None,
             **measures,
             **(describe_expectation(expectation) if expectation else {}),
             **common,
@@ -243,15 +243,15 @@ class Item:
 
 def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int) -> None:
     """Write some steps of a potential from an accepted prediction into it; what fails leaves it as it is."""
-    journey, start = item.journey, time.perf_counter()
-    if journey is None or prediction.structure is None or steps == 0:
+    passes, start = item.passes, time.perf_counter()
+    if passes is None or prediction.structure is None or steps == 0:
         return
     try:
-        positions, lattice, n_steps = relax_shortly(judge, prediction.structure, journey.rules.freedom, steps)
+        positions, lattice, n_steps = relax_shortly(judge, prediction.structure, passes.rules.freedom, steps)
         if n_steps > 0:
-            geometry = make_move(journey.geometry, positions, lattice, journey.rules)[0]
-            geometry = finish_symmetry(geometry, journey.rules)
-            prediction.polished, prediction.n_polish_steps = rebuild_structure(journey.structure, geometry), n_steps
+            geometry = make_move(passes.geometry, positions, lattice, passes.rules)[0]
+            geometry = finish_symmetry(geometry, passes.rules)
+            prediction.polished, prediction.n_polish_steps = rebuild_structure(passes.structure, geometry), n_steps
     except E3RelaxError as error:
         prediction.message = f"{item.name}: not polished: {error}"
     prediction.wall_time_s += time.perf_counter() - start
@@ -260,7 +260,7 @@ def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int) ->
 def ask_opinions(items: Sequence[Item], judge: Judge) -> None:
     """Write a potential's opinions into items that have a prediction."""
     start = time.perf_counter()
-    pairs = [(item.journey.structure, item.structure) for item in items if item.journey and item.structure]
+    pairs = [(item.passes.structure, item.structure) for item in items if item.passes and item.structure]
     for item, opinion in zip(items, judge.compare(pairs), strict=True):
         item.opinion = opinion
     share = (time.perf_counter() - start) / max(sum(len(initial) for initial, _ in pairs), 1)

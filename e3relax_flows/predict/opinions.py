@@ -102,7 +102,7 @@ class Judge:
         """One batch; when it fails it is halved until only the guilty structure is left."""
         try:
             points = self._evaluate([turn_right_handed(structure) for structure in structures])
-            return [point if all(map(math.isfinite, point)) else _say_not_finite(self.label) for point in points]
+            return [point if all(map(math.isfinite, point)) else _describe_not_finite(self.label) for point in points]
         except Exception as error:  # the boundary between structures
             if len(structures) == 1:
                 return [f"{self.label} failed on it: {type(error).__name__}: {error}"]
@@ -144,5 +144,5 @@ def _find_norm(stress: Any) -> float:
     return float(np.linalg.norm(np.asarray(stress, dtype=float)))
 
 
-def _say_not_finite(label: str) -> str:
+def _describe_not_finite(label: str) -> str:
     return f"{label} gives numbers that are not finite"

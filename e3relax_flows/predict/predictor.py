@@ -21,13 +21,13 @@ from e3relax_flows.graphs.devices import resolve_device
 from e3relax_flows.model.files import load_network
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import BatchRunner
-from e3relax_flows.predict.items import Item, ask_opinions, polish_item, start_journey
+from e3relax_flows.predict.items import Item, ask_opinions, polish_item, start_passes
 from e3relax_flows.predict.opinions import Judge
 from e3relax_flows.predict.polish import PolishRule, check_rule, count_steps
 from e3relax_flows.predict.trust import OpinionModel, TrustModel
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 
-# Structures are read, predicted and handed out in windows, so that memory does not grow with their number.
+# Structures are read, predicted and returned in windows, so that memory does not grow with their number.
 WINDOW_STRUCTURES = 2_048
 WINDOW_ATOMS = 40_000
 
@@ -210,7 +210,7 @@ class Predictor:
             item = self._start(structure, index, ids, options)
             window.append(item)
             n_read += 1
-            n_atoms += len(item.journey.numbers) if item.journey else 0
+            n_atoms += len(item.passes.numbers) if item.passes else 0
             if len(window) >= WINDOW_STRUCTURES or n_atoms >= WINDOW_ATOMS:
                 yield from self._finish_window(window, options, counter)
                 window, n_atoms = [], 0
@@ -223,8 +223,8 @@ class Predictor:
         id = ids[index] if ids is not None else None
         item = Item(id, id or f"structure {index}", structure if isinstance(structure, Structure) else None)
         try:
-            item.journey = start_journey(structure, options, self.network.keeps_symmetry)
-            item.given = item.journey.structure
+            item.passes = start_passes(structure, options, self.network.keeps_symmetry)
+            item.given = item.passes.structure
         except Exception as error:  # the boundary between items
             item.fail(error)
         item.wall_time_s += time.perf_counter() - start
@@ -281,18 +281,18 @@ class Predictor:
         try:
             item.settle()
         except Exception as error:  # the boundary between items
-            item.journey = None
+            item.passes = None
             item.fail(error)
 
     def _build(self, items: Sequence[Item]) -> tuple[list[Item], list[Crystal]]:
         """Crystals of the items that are on their way, and those items."""
         kept, crystals = [], []
         for item in items:
-            if item.journey is None or item.journey.is_done:
+            if item.passes is None or item.passes.is_done:
                 continue
             start = time.perf_counter()
             try:
-                crystals.append(item.journey.build_crystal(self.network))
+                crystals.append(item.passes.build_crystal(self.network))
                 kept.append(item)
             except Exception as error:  # the boundary between items
                 item.fail(error)
@@ -308,8 +308,8 @@ class Predictor:
                 try:
                     if isinstance(output, StructureError):
                         raise output
-                    if item.journey is not None:
-                        item.journey.advance(output, options)
+                    if item.passes is not None:
+                        item.passes.advance(output, options)
                 except Exception as error:  # the boundary between items
                     item.fail(error)
             share = (time.perf_counter() - start) / n_atoms
@@ -322,7 +322,7 @@ class Predictor:
         try:
             prediction = item.conclude(self.model_id, options, self.calibration, self.trust)
         except Exception as error:  # the boundary between items
-            item.journey = None
+            item.passes = None
             item.fail(error)
             prediction = item.conclude(self.model_id, options, {}, None)
         prediction.wall_time_s += time.perf_counter() - start
@@ -342,10 +342,10 @@ def _resolve_options(options: PredictOptions | None, fields: dict[str, Any]) -> 
 
 
 class _Counter:
-    """Counts what is read and done, and tells."""
+    """Counts what is read and done, and reports it."""
 
     def __init__(self, on_progress: Progress | None, total: int) -> None:
-        self._tell = on_progress
+        self._report = on_progress
         self._total, self._read, self._done = total, 0, 0
 
     def add_read(self, number: int) -> None:
@@ -353,5 +353,5 @@ class _Counter:
 
     def add_done(self, number: int) -> None:
         self._done += number
-        if self._tell and number:
-            self._tell(self._done, max(self._total, self._read))
+        if self._report and number:
+            self._report(self._done, max(self._total, self._read))

@@ -143,7 +143,7 @@ def find_symmetry(lattice: Floats, fractions: Floats, types: Integers, symprec: 
     Raises
     ------
     SymmetryError
-        When there is no telling.
+        When it cannot be determined.
     """
     masks = {(True, True, True)} if freedom.all_atoms else {tuple(row) for row in freedom.atoms.tolist()}
     masks.add((0 in freedom.axes, 1 in freedom.axes, 2 in freedom.axes))

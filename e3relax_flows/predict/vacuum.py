@@ -1,4 +1,4 @@
-"""Recognise cells with vacuum: molecules, chains and layers, told from crystals by the gaps between their atoms.
+"""Recognise cells with vacuum: molecules, chains and layers, found by the gaps between their atoms.
 
 Atoms touch when their covalent spheres are less than a limit apart. In a crystal the way from touching atom to
 touching atom leads to images along three directions: frameworks with pores, stacks of layers, molecular crystals and
@@ -76,7 +76,7 @@ def find_vacuum(numbers: Integers, positions: Floats, lattice: Floats) -> Vacuum
     return Vacuum(rank, across[0] if across else None)
 
 
-def describe_objection(vacuum: Vacuum, constraints: Constraints) -> str | None:
+def describe_vacuum(vacuum: Vacuum, constraints: Constraints) -> str | None:
     """What is to be done about vacuum, in words; None where the constraints keep that of a layer."""
     what = f"the cell holds {KINDS[vacuum.rank]} in vacuum (a gap of more than {VACUUM_GAP:g} Å between atoms)"
     if vacuum.rank < 2:

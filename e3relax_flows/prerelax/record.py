@@ -46,7 +46,7 @@ def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: 
 
     Launched twice, it relaxes twice: `claim_relaxation` makes sure that it is not. The jobs carry the ids in their
     metadata. A job whose predecessor failed is run and fails in its turn, since
-    managers other than the local one would let it wait for ever, and the outcome with it.
+    managers other than the local one would let it wait without end, and the outcome with it.
 
     Raises
     ------

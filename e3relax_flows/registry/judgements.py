@@ -49,7 +49,7 @@ def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
             settings, "MODEL_STORE", MODEL_COLLECTION, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]
         ) as evaluations,
         open_beside(
-            settings, "MODEL_STORE", MODEL_COLLECTION, GATES_ENDING, "gate_id", ["holdout_id", "candidate_id"]
+            settings, "MODEL_STORE", MODEL_COLLECTION, GATES_ENDING, "gate_id", ["holdout_id", "challenger_id"]
         ) as gates,
     ):
         yield JudgementStores(evaluations, gates)
@@ -88,10 +88,15 @@ def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDo
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
-def count_looks(stores: JudgementStores, holdout_id: str, candidate_id: str) -> int:
-    """Different candidates that were judged on a holdout, with this one."""
+def match_challenger(model_id: str) -> dict[str, Any]:
+    """Criteria of the gates that judged a model; older ones call it a candidate."""
+    return {"$or": [{"challenger_id": model_id}, {"candidate_id": model_id}]}
+
+
+def count_looks(stores: JudgementStores, holdout_id: str, challenger_id: str) -> int:
+    """Different challengers that were judged on a holdout, with this one."""
     gates = find_gates(stores, {"holdout_id": holdout_id})
-    return len({candidate_id, *(gate.candidate_id for gate in gates)})
+    return len({challenger_id, *(gate.challenger_id for gate in gates)})
 
 
 def _restore(raw: dict[str, Any], model: Any, store: Store) -> Any:

@@ -59,7 +59,7 @@ def has_collection(settings: E3RelaxSettings, collection: str) -> bool:
             table = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [collection])
             return table.fetchone() is not None
     except sqlite3.Error:
-        return True  # who opens it is told what is wrong
+        return True  # opening it names what is wrong
 
 
 def needs_registry(spec: str, settings: E3RelaxSettings) -> bool:

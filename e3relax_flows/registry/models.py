@@ -146,7 +146,7 @@ def list_models(settings: E3RelaxSettings) -> Inventory:
             problems[path] = str(error)
             continue
         if folder.model_id not in folders or MODEL_ID.fullmatch(folders[folder.model_id].name):
-            folders[folder.model_id] = folder  # of two folders of one model the one that a person has named
+            folders[folder.model_id] = folder  # of two folders of one model the one that a user has named
     models = []
     for model_id in {**folders, **docs}:
         doc, at = docs.get(model_id), folders.get(model_id)
@@ -157,7 +157,7 @@ def list_models(settings: E3RelaxSettings) -> Inventory:
 
 
 def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None, **facts: Any) -> ModelDoc:
-    """Keep a model's files and its document; what is registered already stays, and damaged files are mended.
+    """Keep a model's files and its document; what is registered already stays, and damaged files are replaced.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None,
             write_documents(store, [dump_document(doc)])
         existing = find_model_doc(doc.model_id, settings)
     if existing is None or identify_model(existing.config, weights) != doc.model_id:
-        raise StoreError("the registry does not give back what was written to it; correct MODEL_STORE")
+        raise StoreError("the registry does not return what was written to it; correct MODEL_STORE")
     return existing
 
 

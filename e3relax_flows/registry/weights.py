@@ -138,7 +138,7 @@ class StoredWeights:
                     data = b64encode(part).decode()
                     store.update([{PART_KEY: _name_part(doc, index), "sha256": doc.weights_sha256, "data": data}])
             if self._read(store, doc) != weights:
-                raise StoreError(f"{self.name} does not give back what was written to it; correct WEIGHTS_STORE")
+                raise StoreError(f"{self.name} does not return what was written to it; correct WEIGHTS_STORE")
 
     def load(self, doc: ModelDoc) -> ModelFolder:
         """The copy on this machine; fetched where it is missing or damaged."""

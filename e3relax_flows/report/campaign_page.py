@@ -156,8 +156,8 @@ def describe_lineage(generations: Sequence[GenerationDoc]) -> str:
         return "No model was in service yet."
     words = [begun[0].begin.model_id]
     for one in generations:
-        if one.retrain and one.retrain.promoted and one.retrain.candidate_id:
-            words.append(f"{one.retrain.candidate_id} (generation {one.generation})")
+        if one.retrain and one.retrain.promoted and one.retrain.challenger_id:
+            words.append(f"{one.retrain.challenger_id} (generation {one.generation})")
     return " → ".join(words) if len(words) > 1 else f"{words[0]}; nothing was promoted."
 
 
@@ -245,8 +245,8 @@ def _layout_columns(title: str) -> dict[str, Any]:
 
 def _explain_gates(gates: Sequence[GateDoc]) -> list[str]:
     if not gates:
-        return ["No candidate was judged yet."]
-    return ["Each candidate is compared with the model in service on the frozen holdout before it may take its place."]
+        return ["No challenger was judged yet."]
+    return ["Each challenger is compared with the model in service on the frozen holdout before it may take its place."]
 
 
 def _tabulate_settings(campaign: CampaignDoc) -> TextTable:

@@ -11,7 +11,13 @@ from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
 from e3relax_flows.ledger.frames import outcomes_dataframe
 from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.pairs.store import open_pair_store
-from e3relax_flows.registry.judgements import find_evaluations, find_gates, has_judgements, open_judgements
+from e3relax_flows.registry.judgements import (
+    find_evaluations,
+    find_gates,
+    has_judgements,
+    match_challenger,
+    open_judgements,
+)
 from e3relax_flows.registry.models import locate_model
 from e3relax_flows.registry.store import list_aliases
 from e3relax_flows.report.model_figures import TrustRow
@@ -124,7 +130,7 @@ def _find_judgements(model_id: str, settings: E3RelaxSettings) -> tuple[list[Eva
     if not has_judgements(settings):
         return [], []
     with open_judgements(settings) as stores:
-        gates = find_gates(stores, {"$or": [{"candidate_id": model_id}, {"incumbent_id": model_id}]})
+        gates = find_gates(stores, {"$or": [match_challenger(model_id), {"incumbent_id": model_id}]})
         return find_evaluations(stores, {"model_id": model_id}), gates
 
 

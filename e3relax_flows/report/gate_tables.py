@@ -13,7 +13,7 @@ def tabulate_gates(gates: Sequence[GateDoc]) -> TextTable:
     rows = [
         [
             f"{gate.created_at:%Y-%m-%d %H:%M}",
-            gate.candidate_id,
+            gate.challenger_id,
             gate.incumbent_id,
             gate.holdout_id,
             gate.decision,
@@ -22,7 +22,7 @@ def tabulate_gates(gates: Sequence[GateDoc]) -> TextTable:
         ]
         for gate in gates
     ]
-    columns = ["UTC", "candidate", "incumbent", "holdout", "decision", "why", "judged on it"]
+    columns = ["UTC", "challenger", "incumbent", "holdout", "decision", "why", "judged on it"]
     return list_table(columns, rows, "Decisions")
 
 
@@ -30,10 +30,10 @@ def tabulate_comparisons(gates: Sequence[GateDoc]) -> list[TextTable]:
     """A row per comparison of each gate, errors in Å; no table where nothing was compared."""
     rows = [
         [
-            gate.candidate_id,
+            gate.challenger_id,
             one.name,
             one.n,
-            f"{one.candidate:.4f}",
+            f"{one.challenger:.4f}",
             f"{one.incumbent:.4f}",
             f"{one.identity:.4f}",
             f"{one.change:+.1%} ({one.low:+.1%} to {one.high:+.1%})",
@@ -42,6 +42,6 @@ def tabulate_comparisons(gates: Sequence[GateDoc]) -> list[TextTable]:
         for gate in gates
         for one in gate.comparisons
     ]
-    columns = ["candidate", "pairs of", "pairs", "candidate, Å", "incumbent, Å", "left alone, Å", "change", "judged"]
-    caption = "Errors behind them: candidate against incumbent, with the interval of the change"
+    columns = ["challenger", "pairs of", "pairs", "challenger, Å", "incumbent, Å", "left alone, Å", "change", "judged"]
+    caption = "Errors behind them: challenger against incumbent, with the interval of the change"
     return [list_table(columns, rows, caption)] if rows else []

@@ -1,4 +1,4 @@
-"""Rows and sums of a screen from its documents, for the terminal and for the HTML page alike."""
+"""Rows and sums of a screen from its documents, for the terminal and the HTML page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TableRow:
     """One candidate: initial, predicted and relaxed side by side; None where there is nothing to say.
 
     Volumes are Å³ per atom, displacements Å (mean over atoms, drift removed). The steps from the initial structure are
-    those of a control, or of a candidate whose prediction was refused (`initial_is_control` tells them apart).
+    those of a control, or of a candidate whose prediction was refused (`initial_is_control` distinguishes them).
     """
 
     id: str

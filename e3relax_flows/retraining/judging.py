@@ -1,4 +1,4 @@
-"""The steps of a retraining that judge a candidate: evaluate, compare with the incumbent, move the alias."""
+"""The steps of a retraining that judge a challenger: evaluate, compare with the incumbent, move the alias."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHOOSE_JOB, EVALUATE_JOB, COLLECT_JOB = "e3r choose", "e3r evaluate", "e3r colle
 GATE_JOB, PROMOTE_JOB = "e3r gate", "e3r promote"
 
 
-def choose_candidate(trainings: Sequence[TrainingDoc | None]) -> str:
+def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     """Model id of the finished training with the best score on validation.
 
     Raises
@@ -92,10 +92,10 @@ def collect_rows(
     return document.evaluation_id
 
 
-def judge_candidate(
-    config: RetrainConfig, snapshot: SnapshotDoc, candidate_id: str, settings: E3RelaxSettings
+def judge_challenger(
+    config: RetrainConfig, snapshot: SnapshotDoc, challenger_id: str, settings: E3RelaxSettings
 ) -> GateDoc:
-    """Compare candidate and incumbent on the holdouts, and keep the judgement; the same question has one answer.
+    """Compare challenger and incumbent on the holdouts, and keep the judgement; the same question has one answer.
 
     Raises
     ------
@@ -118,11 +118,11 @@ def judge_candidate(
 
         original = snapshot.original_holdout_id
         document = judge(
-            find(candidate_id, snapshot.holdout_id),
+            find(challenger_id, snapshot.holdout_id),
             find(incumbent_id, snapshot.holdout_id),
             config.gate,
-            count_looks(stores, snapshot.holdout_id, candidate_id),
-            (find(candidate_id, original), find(incumbent_id, original)) if original else None,
+            count_looks(stores, snapshot.holdout_id, challenger_id),
+            (find(challenger_id, original), find(incumbent_id, original)) if original else None,
         )
         save_gate(stores, document)
         return find_gates(stores, {"gate_id": document.gate_id})[0]
@@ -143,13 +143,13 @@ def conclude(
         When there is no judgement.
     """
     if gate is None:
-        raise ModelError("the candidate was not judged; look for the error of the first job that failed")
+        raise ModelError("the challenger was not judged; look for the error of the first job that failed")
     document = RetrainDoc(
         name=config.name,
         alias=config.alias,
         snapshot=snapshot,
         trainings=[training for training in trainings if training],
-        candidate_id=gate.candidate_id,
+        challenger_id=gate.challenger_id,
         gate_id=gate.gate_id,
         decision=gate.decision,
         reasons=gate.reasons,
@@ -159,7 +159,7 @@ def conclude(
         document.message = f"alias {config.alias!r} stays with {gate.incumbent_id}: {gate.decision}"
     elif not config.promote:
         document.message = (
-            f"the gate lets {gate.candidate_id} pass; promote it with: e3relax models promote {gate.candidate_id} "
+            f"the gate lets {gate.challenger_id} pass; promote it with: e3relax models promote {gate.challenger_id} "
             f"--alias {config.alias} --reason 'gate {gate.gate_id}'"
         )
     else:
@@ -170,14 +170,14 @@ def conclude(
 def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, settings: E3RelaxSettings) -> None:
     reason = f"gate {gate.gate_id}: {gate.reasons[0] if gate.reasons else gate.decision}"
     try:
-        promote(alias, gate.candidate_id, reason, gate.gate_id, version, settings)
+        promote(alias, gate.challenger_id, reason, gate.gate_id, version, settings)
     except StoreError as error:  # somebody moved the alias while this was trained
         document.message = f"{error}; the gate compared with {gate.incumbent_id}: run the retraining again"
         return
     document.promoted = True
-    document.message = f"alias {alias!r} means {gate.candidate_id} now, no longer {gate.incumbent_id}"
+    document.message = f"alias {alias!r} means {gate.challenger_id} now, no longer {gate.incumbent_id}"
 
 
 def as_rows(rows: Sequence[EvaluatedPair | dict[str, object]]) -> list[EvaluatedPair]:
-    """Rows as documents, from whatever the job store gave back."""
+    """Rows as documents, from whatever the job store returned."""
     return [EvaluatedPair.model_validate(row) for row in rows]

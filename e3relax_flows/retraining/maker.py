@@ -16,11 +16,11 @@ from e3relax_flows.retraining.judging import (
     GATE_JOB,
     PROMOTE_JOB,
     as_rows,
-    choose_candidate,
+    choose_challenger,
     collect_rows,
     conclude,
     evaluate_chunk,
-    judge_candidate,
+    judge_challenger,
     plan_evaluation,
 )
 from e3relax_flows.retraining.training import SNAPSHOT_JOB, TRAIN_JOB, take_snapshot, train
@@ -35,7 +35,7 @@ TOLERANT = JobConfig(on_missing_references=OnMissing.NONE)
 class RetrainMaker(Maker):
     """Retrain from the pairs in the store, and let the gate decide on the model in service.
 
-    The jobs are `e3r snapshot`, `e3r train` for each seed, `e3r choose`, `e3r evaluate` for candidate and incumbent on
+    The jobs are `e3r snapshot`, `e3r train` for each seed, `e3r choose`, `e3r evaluate` for challenger and incumbent on
     each holdout, which replaces itself by a job per chunk, `e3r gate` and `e3r promote`, whose `RetrainDoc` is the
     output. A training that is stopped by its walltime is continued by a new job with the same run id. Run again, the
     flow finds what it did before: the same dataset, run, evaluations and gate.
@@ -43,7 +43,7 @@ class RetrainMaker(Maker):
     Parameters
     ----------
     config
-        What to train on, how, and what the candidate must show; a dictionary of the fields of `RetrainConfig` will do.
+        What to train on, how, and what the challenger must show; a dictionary of the fields of `RetrainConfig` will do.
     name
         Name of the flow.
 
@@ -116,8 +116,8 @@ class RetrainMaker(Maker):
 
     @job(name=CHOOSE_JOB, config=TOLERANT)
     def choose(self, trainings: list[TrainingDoc | None]) -> str:
-        """Choose the candidate among the trainings by validation."""
-        return choose_candidate(trainings)
+        """Choose the challenger among the trainings by validation."""
+        return choose_challenger(trainings)
 
     @job(name=EVALUATE_JOB)
     def evaluate(self, model_id: str | None, snapshot: SnapshotDoc, which: str) -> str | Response[Any]:
@@ -148,9 +148,9 @@ class RetrainMaker(Maker):
         return holdout_id
 
     @job(name=GATE_JOB, output_schema=GateDoc)
-    def gate(self, snapshot: SnapshotDoc, candidate_id: str, evaluated: list[str]) -> GateDoc:  # noqa: ARG002
-        """Compare candidate and incumbent, once both are evaluated."""
-        return judge_candidate(self.config, snapshot, candidate_id, load_settings())
+    def gate(self, snapshot: SnapshotDoc, challenger_id: str, evaluated: list[str]) -> GateDoc:  # noqa: ARG002
+        """Compare challenger and incumbent, once both are evaluated."""
+        return judge_challenger(self.config, snapshot, challenger_id, load_settings())
 
     @job(name=PROMOTE_JOB, output_schema=RetrainDoc, config=TOLERANT)
     def promote(self, snapshot: SnapshotDoc, trainings: list[TrainingDoc | None], gate: GateDoc | None) -> RetrainDoc:

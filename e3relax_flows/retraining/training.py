@@ -1,4 +1,4 @@
-"""The steps of a retraining that make a candidate: choose pairs, train or go on training; all by ids."""
+"""The steps of a retraining that make a challenger: choose pairs, train or go on training; all by ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from e3relax_flows.train.trainer import Trainer
 
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
-MANY = 200  # pairs that are enough to tell the cost of a step
+MANY = 200  # pairs that are enough to estimate the cost of a step
 NEVER_MOVED = -1  # version of an alias without document
 CONFIG_FILE, SNAPSHOTS = "run.yaml", "snapshots"
 # entries of a training configuration that the retraining writes itself

@@ -13,7 +13,7 @@ from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.engines import EngineSpec
-from e3relax_flows.schemas.models import Decision
+from e3relax_flows.schemas.models import Decision, OnChallenger
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
 from e3relax_flows.schemas.retraining import RetrainConfig, SnapshotDoc
@@ -30,7 +30,7 @@ class Arm(StrEnum):
 
 
 class CampaignState(StrEnum):
-    """new: registered; running: its jobs are somewhere; halted: a job failed; stopped: by a person; finished."""
+    """new: registered; running: its jobs are somewhere; halted: a job failed; stopped: by a user; finished."""
 
     NEW = "new"
     RUNNING = "running"
@@ -228,10 +228,10 @@ class PairsResult(BaseModel):
     last_updated: datetime = Field(default_factory=now)
 
 
-class RetrainResult(BaseModel):
-    """What the retraining gave; without candidate there was nothing new to train on."""
+class RetrainResult(OnChallenger):
+    """What the retraining gave; without challenger there was nothing new to train on."""
 
-    candidate_id: str | None = None
+    challenger_id: str | None = None
     gate_id: str | None = None
     decision: Decision | None = None
     promoted: bool = False
@@ -350,7 +350,7 @@ class CampaignDoc(Displayed, BaseModel):
 
 
 def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
-    """Id of a campaign: all that it was told but when to stop."""
+    """Id of a campaign: its whole configuration except when to stop."""
     plain = {key: value for key, value in maker.items() if key not in ("@version", "config")}
     content = config.model_dump(mode="json", exclude={"stop"})
     replay = content["retraining"]["replay"]

@@ -1,4 +1,4 @@
-"""What sources of candidates and rankings are told."""
+"""Configuration of sources of candidates and of rankings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How documents look in a notebook and when they are printed: a title, and the facts that a person asks for first."""
+"""How documents look in a notebook and when they are printed: a title, and the facts that a user asks for first."""
 
 from __future__ import annotations
 

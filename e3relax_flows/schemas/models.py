@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
@@ -62,7 +63,7 @@ class AliasMove(BaseModel):
 
     model_id: str
     previous_id: str | None = None
-    reason: str = Field(description="what a person said, or the gate")
+    reason: str = Field(description="what the user gave, or the gate")
     gate_id: str | None = None
     rollback: bool = False
     moved_at: datetime = Field(default_factory=now)
@@ -84,7 +85,7 @@ class EvaluatedPair(BaseModel):
 
     pair_id: str
     source: str
-    group: str | None = Field(None, description="pairs of one are alike; they are drawn again together")
+    group: str | None = Field(None, description="pairs of one are similar; they are drawn again together")
     stratum: str = Field(description="chemistry family or whatever the strata are besides the source")
     displacement: float | None = Field(None, description="Å; None when there is no prediction")
     strain: float | None = None
@@ -137,7 +138,7 @@ def identify_evaluation(model_id: str, holdout_id: str, options: PredictOptions)
 
 
 class Decision(StrEnum):
-    """promote: better and nowhere worse; keep: neither better nor worse; reject: worse; incomplete: cannot be told."""
+    """promote: better and nowhere worse; keep: neither; reject: worse; incomplete: cannot be decided."""
 
     PROMOTE = "promote"
     KEEP = "keep"
@@ -146,7 +147,7 @@ class Decision(StrEnum):
 
 
 class GateLimits(BaseModel):
-    """What a candidate must show."""
+    """What a challenger must show."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -169,8 +170,19 @@ class GateLimits(BaseModel):
     seed: int = 0
 
 
-class Comparison(BaseModel):
-    """A mean error of candidate and incumbent on the same pairs."""
+class OnChallenger(BaseModel):
+    """Of a challenger; documents that were written before the release call it a candidate."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        return {re.sub("^candidate", "challenger", key): value for key, value in raw.items()}
+
+
+class Comparison(OnChallenger):
+    """A mean error of challenger and incumbent on the same pairs."""
 
     name: str = Field(
         description='"all", "source: ..." or "stratum: ..."; before it "served: " where refused predictions count as '
@@ -178,17 +190,17 @@ class Comparison(BaseModel):
     )
     n: int
     n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
-    candidate: float = Field(description="Å; mean of displacement + 2.5 Å · strain")
+    challenger: float = Field(description="Å; mean of displacement + 2.5 Å · strain")
     incumbent: float
     identity: float
-    change: float = Field(description="candidate/incumbent - 1")
+    change: float = Field(description="challenger/incumbent - 1")
     low: float = Field(description="ends of the interval of `change`, from groups or pairs drawn again")
     high: float
-    identity_low: float | None = Field(None, description="lower end of the interval of candidate/identity - 1")
+    identity_low: float | None = Field(None, description="lower end of the interval of challenger/identity - 1")
     judged: bool = True
 
 
-class Harm(BaseModel):
+class Harm(OnChallenger):
     """How many structures are worse off: accepted by the guards, and materially further from the relaxed structure.
 
     Material is what costs DFT steps: further by more than 10 % and 0.02 Å (displacement + 2.5 Å · strain).
@@ -197,24 +209,24 @@ class Harm(BaseModel):
     name: str = Field(description="as of a comparison; what is served is meant in any case")
     n: int
     n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
-    candidate: float = Field(description="share of the n")
+    challenger: float = Field(description="share of the n")
     incumbent: float
-    low: float = Field(description="ends of the interval of candidate - incumbent, from groups or pairs drawn again")
+    low: float = Field(description="ends of the interval of challenger - incumbent, from groups or pairs drawn again")
     high: float
-    candidate_refused: float = Field(description="share of the n for which the candidate serves the initial structure")
+    challenger_refused: float = Field(description="share of the n for which it serves the initial structure")
     incumbent_refused: float
-    candidate_any: float | None = Field(None, description="share of the n that is further at all; None: not counted")
+    challenger_any: float | None = Field(None, description="share of the n that is further at all; None: not counted")
     incumbent_any: float | None = None
     judged: bool = True
 
 
-class GateDoc(Displayed, BaseModel):
-    """The judgement on a candidate; found by `gate_id`."""
+class GateDoc(Displayed, OnChallenger):
+    """The judgement on a challenger; found by `gate_id`."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     gate_id: str
-    candidate_id: str
+    challenger_id: str
     incumbent_id: str
     holdout_id: str
     original_holdout_id: str | None = None
@@ -223,14 +235,14 @@ class GateDoc(Displayed, BaseModel):
     comparisons: list[Comparison] = Field(default_factory=list)
     harm: list[Harm] = Field(default_factory=list, description="none in judgements of earlier releases")
     limits: GateLimits
-    n_looks: int = Field(description="different candidates that were judged on this holdout, this one included")
+    n_looks: int = Field(description="different challengers that were judged on this holdout, this one included")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     created_at: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
         """What is shown of it."""
         facts: list[tuple[str, object]] = [
-            ("candidate", self.candidate_id),
+            ("challenger", self.challenger_id),
             ("incumbent", self.incumbent_id),
             ("holdout", self.holdout_id),
             *((f"reason {number}", reason) for number, reason in enumerate(self.reasons, start=1)),
@@ -238,11 +250,11 @@ class GateDoc(Displayed, BaseModel):
                 (one.name, f"{one.change:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {one.n} pairs")
                 for one in self.comparisons
             ),
-            ("candidates judged on it", self.n_looks),
+            ("challengers judged on it", self.n_looks),
         ]
         return Summary(f"gate {self.gate_id}: {self.decision}", keep_known(facts))
 
 
 def identify_gate(evaluation_ids: list[str], limits: GateLimits) -> str:
-    """Id of a gate: evaluations of candidate and incumbent, of both again on the original holdout, and the limits."""
+    """Id of a gate: evaluations of challenger and incumbent, of both again on the original holdout, and the limits."""
     return hash_content({"evaluations": evaluation_ids, "limits": limits.model_dump(mode="json")})

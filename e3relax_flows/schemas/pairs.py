@@ -65,7 +65,7 @@ class PairDoc(Displayed, BaseModel):
     start_kind: PairStart
     model_id: str | None = Field(None, description="model that made the start; None where it was not predicted")
     prediction_id: str | None = None
-    source: str = Field(description="where the pair comes from; errors are told by source")
+    source: str = Field(description="where the pair comes from; errors are reported by source")
     functional: FunctionalName = Field(description="PBE, PBE+U, PBE at 50 GPa, ...; a potential by its name: CHGNet")
     functional_path: list[FunctionalName] = Field(
         default_factory=list,

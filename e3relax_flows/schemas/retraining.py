@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.datasets import GroupBy, PairFilter
-from e3relax_flows.schemas.models import Decision, GateLimits
+from e3relax_flows.schemas.models import Decision, GateLimits, OnChallenger
 from e3relax_flows.schemas.predictions import PredictOptions
 
 
@@ -56,11 +56,11 @@ class RetrainConfig(_Section):
     """A retraining, from the pair store to the alias."""
 
     name: str = Field("retrained", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="name of the model")
-    alias: str = Field("default", description="what moves to the candidate if the gate lets it")
-    holdout: str = Field(description="name of the frozen holdout on which candidate and incumbent are compared")
+    alias: str = Field("default", description="what moves to the challenger if the gate lets it")
+    holdout: str = Field(description="name of the frozen holdout on which challenger and incumbent are compared")
     original_holdout: str | None = Field(None, description="name of the holdout that shows forgetting")
     method: Literal["finetune", "scratch"] = Field("finetune", description="start: the incumbent's weights, or none")
-    seeds: list[int] = Field([0], min_length=1, description="a training for each; validation chooses the candidate")
+    seeds: list[int] = Field([0], min_length=1, description="a training for each; validation chooses the challenger")
     dataset: DatasetConfig = Field(default_factory=lambda: DatasetConfig())
     replay: ReplayConfig = Field(default_factory=lambda: ReplayConfig())
     training: dict[str, Any] = Field(
@@ -111,14 +111,14 @@ class TrainingDoc(BaseModel):
     last_updated: datetime = Field(default_factory=now)
 
 
-class RetrainDoc(BaseModel):
+class RetrainDoc(OnChallenger):
     """How a retraining ended."""
 
     name: str
     alias: str
     snapshot: SnapshotDoc
     trainings: list[TrainingDoc]
-    candidate_id: str
+    challenger_id: str
     gate_id: str
     decision: Decision
     reasons: list[str]

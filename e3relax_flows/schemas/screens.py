@@ -26,7 +26,7 @@ class CandidateState(StrEnum):
     still to run; submitted: its relaxation was handed to workers; held: another flow relaxes it.
     These are final: successful, unconverged, failed: the worst of its outcomes; duplicate: another candidate is relaxed
     in its place; skipped: refused, and the screen skips these; error: there is no prediction; left: the budget was
-    spent before; cancelled: by a person.
+    spent before; cancelled: by a user.
     """
 
     WAITING = "waiting"
@@ -88,7 +88,7 @@ class OutcomeRow(BaseModel):
 
     @field_validator("recorded", "superseded")
     @classmethod
-    def _say_utc(cls, moment: datetime | None) -> datetime | None:
+    def _ensure_utc(cls, moment: datetime | None) -> datetime | None:
         """Stores give UTC without saying so."""
         return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 

@@ -61,7 +61,7 @@ class SQLiteStore(Store):
     collection_name
         The table.
     key
-        Field, or list of fields, that tells documents apart in `update`.
+        Field, or list of fields, that identifies a document in `update`.
     last_updated_field, last_updated_type, validator
         As in every maggma store.
     timeout_s
@@ -246,7 +246,7 @@ class SQLiteStore(Store):
         values = {key: resolve_key(key, document) for key in keys}
         if missing := [key for key, value in values.items() if value is NOTHING]:
             raise StoreError(
-                f"{self.name}: a document has no {missing[0]!r}, by which documents are told apart here "
+                f"{self.name}: a document has no {missing[0]!r}, which identifies documents here "
                 f"(it has {', '.join(sorted(document)[:12])}); add it, or give `key` to update()"
             )
         return {key: {"$eq": value} for key, value in values.items()}

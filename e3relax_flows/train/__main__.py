@@ -2,7 +2,7 @@
 
 Exit codes: 0 trained to the end, 2 not started (configuration, data, checkpoint), 75 stopped by a signal or by its
 walltime: start it again. torchrun itself gives 1 whenever one of its processes does not give 0; whether that was a
-stop or a failure is told by the last line of `log.jsonl`.
+stop or a failure is given by the last line of `log.jsonl`.
 """
 
 from __future__ import annotations

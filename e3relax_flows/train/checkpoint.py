@@ -40,7 +40,7 @@ class FoundCheckpoint(NamedTuple):
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
-    """Write beside, flush to disk, keep what is there as the previous one, then rename.
+    """Write beside, flush to disk, keep the present one as the previous one, then rename.
 
     Whenever the process is killed, a whole checkpoint is there, as the last or as the previous one.
 

@@ -43,7 +43,7 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_pair_lines(path: Path, on_read: Callable[[int], object] | None = None) -> PairSet | None:
-    """Read one file of lines; none where it has no lines. `on_read` is told of each pair, with a 1.
+    """Read one file of lines; none where it has no lines. `on_read` is called for each pair, with a 1.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def load_pairs(paths: Sequence[Path], on_read: Callable[[int], object] | None = 
     paths
         Files and folders.
     on_read
-        Told how many pairs more were read.
+        Called with the number of pairs that were read since.
 
     Raises
     ------

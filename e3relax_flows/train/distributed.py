@@ -68,8 +68,8 @@ class World:
         distributed.all_reduce(summed)
         return summed.cpu()
 
-    def tell(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, for all ranks; an error that a user can mend is raised on all.
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank, for all ranks; an error that a user can fix is raised on all.
 
         Raises
         ------
@@ -87,8 +87,8 @@ class World:
         distributed.broadcast_object_list(word, src=0, device=self.device)
         if word[1] is not None:
             raise word[1]
-        told: T = word[0]
-        return told
+        value: T = word[0]
+        return value
 
 
 def find_place(environ: Mapping[str, str]) -> Place:

@@ -49,7 +49,7 @@ def load_data(config: DataConfig, world: World) -> RunData:
     train, val = load_pairs(config.train), load_pairs(config.val)
     check_functionals(join_pairs([train, val]), config.functionals)
     hashes = {"train": identify_pairs(train), "val": identify_pairs(val)}
-    if (of_first := world.tell(lambda: hashes)) != hashes:
+    if (of_first := world.broadcast(lambda: hashes)) != hashes:
         raise ConfigError(
             f"rank {world.rank} reads other pairs ({hashes}) than the first rank ({of_first}); give all the same files"
         )
@@ -79,7 +79,7 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
     trainer = Trainer(config, world)
     world = trainer.world
     with ExitStack() as held:
-        world.tell(lambda: held.enter_context(lock_run(config.out)))
+        world.broadcast(lambda: held.enter_context(lock_run(config.out)))
         _train(trainer, on_progress)
     return trainer
 
@@ -87,11 +87,11 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
 def _train(trainer: Trainer, on_progress: Listener | None) -> None:
     """Train in a folder that is this run's alone."""
     config, world = trainer.config, trainer.world
-    found = world.tell(lambda: find_checkpoint(config.out))
+    found = world.broadcast(lambda: find_checkpoint(config.out))
     data = load_data(config.data, world)
     trainer.data = dict(data.hashes)
     if found:
-        trainer.take_up(found)
+        trainer.restore(found)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     try:
@@ -187,7 +187,7 @@ class _Run:
 
     def _check_start(self, settings: FinetuneConfig) -> None:
         """Score the weights to start from before they are changed, so that the best is never worse than them."""
-        start = self.world.tell(lambda: read_start(settings, self.trainer.network))
+        start = self.world.broadcast(lambda: read_start(settings, self.trainer.network))
         self.trainer.load_start(start.weights)
         score = self.validation.score(self.trainer.average)
         message = check_start(start, score, self.validation.id, settings.accept_worse)

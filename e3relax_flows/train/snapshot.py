@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
-MEND = "copy the whole folder again, or remove it and run again what wrote it (e3relax retrain)"
+REMEDY = "copy the whole folder again, or remove it and run again what wrote it (e3relax retrain)"
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
         }
         manifest = Manifest(str(raw["dataset_id"]), splits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no manifest of a snapshot ({type(error).__name__}: {error}); {MEND}") from error
+        raise ConfigError(f"{path} is no manifest of a snapshot ({type(error).__name__}: {error}); {REMEDY}") from error
     for name, split in manifest.splits.items():
         _check_paths(folder, name, split)
     return manifest
@@ -192,15 +192,15 @@ def verify_snapshot(folder: Path) -> Manifest:
         for file, stated in split.files.items():
             path = folder / file
             if not path.is_file():
-                raise ConfigError(f"{path} is missing; {MEND}")
+                raise ConfigError(f"{path} is missing; {REMEDY}")
             if path.stat().st_size != stated.n_bytes or (found := _hash_file(path)) != stated.sha256:
                 what = f"{path.stat().st_size} bytes, not {stated.n_bytes}"
                 if path.stat().st_size == stated.n_bytes:
                     what = f"its sha256 is {found[:16]}..., not {stated.sha256[:16]}..."
-                raise ConfigError(f"{path} is damaged: {what}; {MEND}")
+                raise ConfigError(f"{path} is damaged: {what}; {REMEDY}")
         present = {f"{name}/{path.name}" for path in (folder / name).glob(f"*{SUFFIX}")}
         if extra := sorted(present - split.files.keys()):
-            raise ConfigError(f"{folder / extra[0]} does not belong to the snapshot; remove it, or {MEND}")
+            raise ConfigError(f"{folder / extra[0]} does not belong to the snapshot; remove it, or {REMEDY}")
     return manifest
 
 
@@ -240,4 +240,4 @@ def _check_paths(folder: Path, name: str, split: Split) -> None:
         path = PurePosixPath(file)
         inside = path.parts == (name, path.name) and name.isidentifier() and (root / file).resolve() == root / file
         if not inside or path.suffix != SUFFIX:
-            raise ConfigError(f"{folder / MANIFEST_FILE} names {file!r}, which is no shard in {folder / name}; {MEND}")
+            raise ConfigError(f"{folder / MANIFEST_FILE} names {file!r}, not a shard in {folder / name}; {REMEDY}")

@@ -125,7 +125,7 @@ class Trainer:
         self.last_is_damaged = False
 
     def resume(self) -> bool:
-        """Go on from the checkpoint in the run's folder, if there is one; `take_up` on every rank.
+        """Go on from the checkpoint in the run's folder, if there is one; `restore` on every rank.
 
         Raises
         ------
@@ -134,12 +134,12 @@ class Trainer:
         ModelError
             When there are checkpoints but none can be read.
         """
-        found = self.world.tell(lambda: find_checkpoint(self.config.out))
+        found = self.world.broadcast(lambda: find_checkpoint(self.config.out))
         if found:
-            self.take_up(found)
+            self.restore(found)
         return found is not None
 
-    def take_up(self, found: FoundCheckpoint) -> None:
+    def restore(self, found: FoundCheckpoint) -> None:
         """Take over the state of a checkpoint of this configuration.
 
         Raises

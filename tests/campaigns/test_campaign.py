@@ -83,8 +83,8 @@ def test_two_generations_run_to_the_budget(settings: E3RelaxSettings) -> None:
     assert first.retrain is not None
     assert first.retrain.promoted, first.retrain.message
     assert second.begin is not None
-    assert second.begin.model_id == first.retrain.candidate_id
-    model = find_model_doc(str(first.retrain.candidate_id), settings)
+    assert second.begin.model_id == first.retrain.challenger_id
+    model = find_model_doc(str(first.retrain.challenger_id), settings)
     assert model is not None
     assert model.parent_id == untrained
 
@@ -167,7 +167,7 @@ def test_a_campaign_that_is_killed_in_each_phase_does_nothing_twice(
     model = find_model_doc(alias.model_id, settings)
     assert model is not None
     assert only.retrain is not None
-    assert model.model_id == only.retrain.candidate_id
+    assert model.model_id == only.retrain.challenger_id
     assert model.hardware["world_sizes"] == [1]  # the training was begun once
 
 

@@ -157,7 +157,7 @@ def test_damaged_models_are_listed_as_such(e3relax, tiny, settings):
 def test_a_gate_that_has_compared_is_respected(e3relax, tiny, settings, decision):
     gate = GateDoc(
         gate_id="gate-1",
-        candidate_id=tiny,
+        challenger_id=tiny,
         incumbent_id=BUNDLED_ID,
         holdout_id="h",
         decision=decision,

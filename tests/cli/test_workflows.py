@@ -239,7 +239,7 @@ def test_the_loop_of_retraining_runs_and_is_found_again(
     assert [move.model_id for move in alias.history] == [read_model_folder(small_model).model_id]
     with open_judgements(own) as judgements, open_dataset_stores(own) as datasets, open_pair_store(own) as store:
         gates = find_gates(judgements, {})
-        good, bad = (find_model_doc(gate.candidate_id, own) for gate in gates)
+        good, bad = (find_model_doc(gate.challenger_id, own) for gate in gates)
         trained = [find_dataset(datasets, model.dataset_id) for model in (good, bad)]
         (holdout,) = list_holdouts(datasets)
         pairs = list(iter_pairs(store))

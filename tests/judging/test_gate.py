@@ -26,13 +26,13 @@ def better() -> EvaluationDoc:
     return Plot("new", 0.9).evaluate()
 
 
-def test_a_better_candidate_is_promoted_with_its_numbers(better, incumbent):
+def test_a_better_challenger_is_promoted_with_its_numbers(better, incumbent):
     gate = judge(better, incumbent, LIMITS, 1)
     assert gate.decision is Decision.PROMOTE
     total = find(gate, "all")
     assert (total.n, total.n_groups) == (240, 60)
     errors = [np.mean([row.displacement + 2.5 * row.strain for row in doc.rows]) for doc in (better, incumbent)]
-    assert (total.candidate, total.incumbent) == pytest.approx(errors)
+    assert (total.challenger, total.incumbent) == pytest.approx(errors)
     assert total.change == pytest.approx(errors[0] / errors[1] - 1)
     assert total.low < total.change < total.high < 0
     assert total.change == pytest.approx(-0.1, abs=0.02)
@@ -73,7 +73,7 @@ def test_the_margin_must_be_passed_by_the_bound(better, incumbent):
         assert gate.decision is decision
 
 
-def test_a_worse_candidate_is_rejected(incumbent):
+def test_a_worse_challenger_is_rejected(incumbent):
     gate = judge(Plot("new", 1.05).evaluate(), incumbent, LIMITS, 1)
     assert gate.decision is Decision.REJECT
     assert gate.reasons[0].endswith(": worse")
@@ -98,7 +98,7 @@ def test_noise_is_kept_not_judged(incumbent):
 
 
 @pytest.mark.parametrize("stratum", ["pnictides", "gpaw"])
-def test_one_bad_stratum_stops_a_candidate_whose_mean_is_better(incumbent, stratum):
+def test_one_bad_stratum_stops_a_challenger_whose_mean_is_better(incumbent, stratum):
     gate = judge(Plot("new", 0.7, factors={stratum: 2.0}).evaluate(), incumbent, ANY_HARM, 1)
     assert find(gate, "all").high < 0
     assert gate.decision is Decision.REJECT
@@ -108,12 +108,12 @@ def test_one_bad_stratum_stops_a_candidate_whose_mean_is_better(incumbent, strat
 
 
 def test_a_stratum_within_the_tolerance_counts_as_equal(incumbent):
-    candidate = Plot("new", 0.8, factors={"halides": 1.32}).evaluate()
-    gate = judge(candidate, incumbent, LIMITS, 1)
+    challenger = Plot("new", 0.8, factors={"halides": 1.32}).evaluate()
+    gate = judge(challenger, incumbent, LIMITS, 1)
     halides = find(gate, "stratum: halides")
     assert 0 < halides.low < halides.change < LIMITS.tolerance
     assert gate.decision is Decision.PROMOTE
-    strict = judge(candidate, incumbent, LIMITS.model_copy(update={"tolerance": 0.02}), 1)
+    strict = judge(challenger, incumbent, LIMITS.model_copy(update={"tolerance": 0.02}), 1)
     assert strict.decision is Decision.REJECT
 
 
@@ -201,8 +201,8 @@ def test_in_a_stratum_worse_than_the_identity_the_guards_may_refuse():
     guarded = judge(change_rows(new, refused, verdict=Verdict.REFUSE), old, LIMITS, 1)
     assert guarded.decision is Decision.PROMOTE
     served = find(guarded, "served: stratum: pnictides")
-    assert served.candidate == served.identity
-    assert find(guarded, "stratum: pnictides").candidate > served.identity
+    assert served.challenger == served.identity
+    assert find(guarded, "stratum: pnictides").challenger > served.identity
 
 
 def test_refusing_more_is_no_way_to_pass(incumbent):
@@ -297,10 +297,10 @@ def test_the_original_must_be_of_the_same_models(better, incumbent):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_candidate_that_is_not_finite_is_rejected(better, incumbent, value):
+def test_a_challenger_that_is_not_finite_is_rejected(better, incumbent, value):
     gate = judge(change_rows(better, [4, 5], displacement=value), incumbent, LIMITS, 1)
     assert gate.decision is Decision.REJECT
-    assert gate.reasons == ["2 errors of the candidate are not finite: p0004, p0005"]
+    assert gate.reasons == ["2 errors of the challenger are not finite: p0004, p0005"]
 
 
 def test_a_pair_without_prediction_counts_as_the_initial_structure(better, incumbent):
@@ -310,7 +310,7 @@ def test_a_pair_without_prediction_counts_as_the_initial_structure(better, incum
     row = better.rows[4]
     shift = row.identity_displacement + 2.5 * row.identity_strain - row.displacement - 2.5 * row.strain
     full = judge(better, incumbent, LIMITS, 1)
-    assert find(gate, "all").candidate == pytest.approx(find(full, "all").candidate + shift / 240)
+    assert find(gate, "all").challenger == pytest.approx(find(full, "all").challenger + shift / 240)
     lost = judge(change_rows(better, range(0, 240, 2), **gone), incumbent, LIMITS, 1)
     assert lost.decision is Decision.REJECT
 
@@ -319,7 +319,7 @@ def test_many_looks_are_said(better, incumbent):
     assert len(judge(better, incumbent, LIMITS, MANY_LOOKS - 1).reasons) == 2
     gate = judge(better, incumbent, LIMITS, 20)
     assert gate.n_looks == 20
-    assert "20 candidates were judged on this holdout" in gate.reasons[-1]
+    assert "20 challengers were judged on this holdout" in gate.reasons[-1]
     assert "about 40%" in gate.reasons[-1]  # 1 - 0.975^20
     assert gate.decision is Decision.PROMOTE
     with pytest.raises(ConfigError, match="n_looks is 0"):
@@ -329,3 +329,10 @@ def test_many_looks_are_said(better, incumbent):
 def test_judging_needs_no_torch():
     code = "import sys, e3relax_flows.judging.gate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+def test_a_gate_that_calls_the_challenger_a_candidate_is_read(better, incumbent):
+    gate = judge(better, incumbent, LIMITS, 1)
+    text = gate.model_dump_json()
+    assert text.count('"challenger') > 3
+    assert GateDoc.model_validate_json(text.replace('"challenger', '"candidate')) == gate

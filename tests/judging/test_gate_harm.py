@@ -63,8 +63,8 @@ def test_what_is_served_must_not_do_harm(better, incumbent, n_new, n_old, decisi
     gate = judge(harm(better, places[:n_new]), harm(incumbent, places[240 - n_old :]), limits, 1)
     row = find_harm(gate, "all")
     assert (row.n, row.n_groups) == (240, 60)
-    assert (row.candidate, row.incumbent) == (n_new / 240, n_old / 240)
-    assert row.low <= row.candidate - row.incumbent <= row.high
+    assert (row.challenger, row.incumbent) == (n_new / 240, n_old / 240)
+    assert row.low <= row.challenger - row.incumbent <= row.high
     assert (row.low > 0) == (n_new - n_old >= 12)
     (reason,) = [reason for reason in gate.reasons if "served materially worse than they came" in reason]
     assert reason.startswith(f"all (240 pairs in 60 groups): {n_new / 240:.1%} served materially worse than they came")
@@ -77,7 +77,7 @@ def test_what_is_served_must_not_do_harm(better, incumbent, n_new, n_old, decisi
 def test_immaterial_harm_is_counted_and_not_judged(better, incumbent, factor, further):
     """A sixth of the structures, none further than a tenth and 0.02 Å."""
     row = find_harm(gate := judge(harm(better, SPREAD[:40], factor, further), incumbent, LIMITS, 1), "all")
-    assert (row.candidate, row.candidate_any, row.incumbent_any) == (0.0, 40 / 240, 0.0)
+    assert (row.challenger, row.challenger_any, row.incumbent_any) == (0.0, 40 / 240, 0.0)
     assert gate.decision is Decision.PROMOTE
     (reason,) = [reason for reason in gate.reasons if "served materially worse" in reason]
     assert "worse at all 16.7% and 0.0%" in reason
@@ -97,11 +97,11 @@ def test_what_is_refused_does_no_harm(better, incumbent):
     gate = judge(change_rows(bad, places, verdict=Verdict.REFUSE), incumbent, LIMITS, 1)
     assert gate.decision is Decision.PROMOTE
     row = find_harm(gate, "all")
-    assert (row.candidate, row.candidate_refused, row.incumbent_refused) == (0.0, 0.125, 0.0)
+    assert (row.challenger, row.challenger_refused, row.incumbent_refused) == (0.0, 0.125, 0.0)
     assert "refused 12.5% and 0.0%" in gate.reasons[-1]
     gone = {"displacement": None, "strain": None, "verdict": Verdict.ERROR, "valid": False}
     both = [change_rows(doc, {3}, **gone) for doc in (better, incumbent)]
-    assert find_harm(judge(*both, LIMITS, 1), "all").candidate_refused == pytest.approx(1 / 240)
+    assert find_harm(judge(*both, LIMITS, 1), "all").challenger_refused == pytest.approx(1 / 240)
 
 
 def test_a_prediction_as_far_as_its_start_does_no_harm(better, incumbent):
@@ -110,15 +110,15 @@ def test_a_prediction_as_far_as_its_start_does_no_harm(better, incumbent):
         for row in better.rows
     ]
     still = better.model_copy(update={"rows": rows})
-    assert find_harm(judge(still, incumbent, LIMITS, 1), "all").candidate == 0.0
+    assert find_harm(judge(still, incumbent, LIMITS, 1), "all").challenger == 0.0
 
 
 def test_harm_to_one_family_is_found_among_many_others(better, incumbent):
     """4 % of all, but a quarter of the nitrides."""
     places = [index for index, row in enumerate(better.rows) if row.stratum == "pnictides"]
     gate = judge(harm(better, places[1::4]), incumbent, LIMITS, 1)
-    assert find_harm(gate, "all").candidate == 10 / 240
-    assert find_harm(gate, "stratum: pnictides").candidate == 0.25
+    assert find_harm(gate, "all").challenger == 10 / 240
+    assert find_harm(gate, "stratum: pnictides").challenger == 0.25
     assert gate.decision is Decision.REJECT
     assert gate.reasons[0].startswith(
         "stratum: pnictides (40 pairs in 10 groups): 25.0% served materially worse than they came"
@@ -127,7 +127,7 @@ def test_harm_to_one_family_is_found_among_many_others(better, incumbent):
     gate = judge(harm(better, places[1::4]), incumbent, LIMITS.model_copy(update={"min_stratum": 81}), 1)
     assert gate.decision is Decision.PROMOTE
     row = find_harm(gate, "stratum: pnictides")
-    assert (row.candidate, row.judged) == (0.25, False)
+    assert (row.challenger, row.judged) == (0.25, False)
 
 
 def test_harm_on_the_original_holdout_counts_too(better, incumbent):

@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import Constraints, PredictOptions, Predictor
 from e3relax_flows.predict.constraints import Freedom, resolve_constraints
-from e3relax_flows.predict.items import start_journey
+from e3relax_flows.predict.items import start_passes
 from e3relax_flows.schemas.predictions import Reason, Verdict
 
 BREAKER = Predictor(Breaker(size=0.05), "m-1", {}, "cpu")
@@ -100,7 +100,7 @@ def test_fixed_atoms_keep_the_operations_that_map_them_onto_themselves():
 
     def count(*fixed):
         options = PredictOptions(constraints=Constraints(fixed_atoms=fixed))
-        return len(start_journey(cell, options, keeps_symmetry=False).rules.symmetry.loose.rotations)
+        return len(start_passes(cell, options, keeps_symmetry=False).rules.symmetry.loose.rotations)
 
     assert (count(), count(*calcium), count(*fluorine), count(fluorine[0])) == (48, 48, 48, 24)
     assert predict(cell, fixed_atoms=calcium).structure.get_space_group_info(1e-5)[1] == 225

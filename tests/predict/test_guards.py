@@ -47,9 +47,9 @@ def test_volume_within_and_outside():
 def test_strain_is_the_largest_eigenvalue():
     limits = GuardLimits(max_strain=0.1)
     assert check_cell(CUBE, CUBE @ np.diag([np.exp(0.099), np.exp(-0.099), 1.0]), limits) == []
-    (objection,) = check_cell(CUBE, CUBE @ np.diag([1.0, np.exp(-0.101), 1.0]), limits)
-    assert objection.reason == Reason.STRAIN
-    assert "0.101 (limit 0.1)" in objection.message
+    (failure,) = check_cell(CUBE, CUBE @ np.diag([1.0, np.exp(-0.101), 1.0]), limits)
+    assert failure.reason == Reason.STRAIN
+    assert "0.101 (limit 0.1)" in failure.message
 
 
 def test_distances_are_in_covalent_radii_and_periodic():
@@ -57,10 +57,10 @@ def test_distances_are_in_covalent_radii_and_periodic():
     positions = np.array([[0.0, 0, 0.05], [0, 0, 3.2]])
     lattice = np.diag([4.0, 4.0, 4.0])
     assert check_distances(np.array([6, 6]), positions, lattice, limits) == []
-    (objection,) = check_distances(np.array([6, 6]), positions - [[0, 0, 0.15], [0, 0, 0]], lattice, limits)
-    assert objection.reason == Reason.CLOSE_ATOMS
-    assert "0.70 Å" in objection.message
-    assert "0.46 of the sum" in objection.message
+    (failure,) = check_distances(np.array([6, 6]), positions - [[0, 0, 0.15], [0, 0, 0]], lattice, limits)
+    assert failure.reason == Reason.CLOSE_ATOMS
+    assert "0.70 Å" in failure.message
+    assert "0.46 of the sum" in failure.message
     (own_image,) = check_distances(np.array([6]), np.zeros((1, 3)), np.diag([0.7, 4.0, 4.0]), limits)
     assert "sites 0 and 0" in own_image.message
 
@@ -68,9 +68,9 @@ def test_distances_are_in_covalent_radii_and_periodic():
 def test_score_has_a_limit_where_the_user_sets_one():
     assert check_score(0.2, GuardLimits()) == []
     assert check_score(0.2, GuardLimits(max_score=0.3)) == []
-    (objection,) = check_score(0.2, GuardLimits(max_score=0.15))
-    assert objection.reason == Reason.SCORE
-    assert "by 0.200 Å (limit 0.15 Å)" in objection.message
+    (failure,) = check_score(0.2, GuardLimits(max_score=0.15))
+    assert failure.reason == Reason.SCORE
+    assert "by 0.200 Å (limit 0.15 Å)" in failure.message
 
 
 def test_harm_limit_of_the_user_wins_over_the_calibrated_one():
@@ -81,10 +81,10 @@ def test_harm_limit_of_the_user_wins_over_the_calibrated_one():
 
     assert check_trust(None, GuardLimits(max_harm=0.1), trust) == check_trust(None, GuardLimits(), None) == []
     assert check(0.2, GuardLimits(max_harm=0.3)) == check(0.1, GuardLimits()) == []
-    (objection,) = check(0.2, GuardLimits())
-    assert objection.reason == Reason.HARM
-    assert "it may be further from" in objection.message
-    assert "probability 0.20 (the model's calibrated limit 0.1)" in objection.message
+    (failure,) = check(0.2, GuardLimits())
+    assert failure.reason == Reason.HARM
+    assert "it may be further from" in failure.message
+    assert "probability 0.20 (the model's calibrated limit 0.1)" in failure.message
     assert "(limit 0.15)" in check(0.2, GuardLimits(max_harm=0.15))[0].message
     assert "more than 10 % and 0.02 Å further" in check(0.2, GuardLimits(), saving=0.5)[0].message
 
@@ -92,9 +92,9 @@ def test_harm_limit_of_the_user_wins_over_the_calibrated_one():
 def test_what_saves_nothing_is_refused_unless_the_user_sets_the_limit():
     trust = TrustModel.from_calibration(make_trust(max_harm=0.1))
     worse = Expectation(0.1, 0.05, 0.2, 0.05, -np.log(1.25))
-    (objection,) = check_trust(worse, GuardLimits(), trust)
-    assert objection.reason == Reason.NO_SAVING
-    assert "expected to be 1.25 times that of the initial structure" in objection.message
+    (failure,) = check_trust(worse, GuardLimits(), trust)
+    assert failure.reason == Reason.NO_SAVING
+    assert "expected to be 1.25 times that of the initial structure" in failure.message
     assert check_trust(worse, GuardLimits(max_harm=0.1), trust) == []
     assert check_trust(worse._replace(saving=0.01), GuardLimits(), trust) == []
 

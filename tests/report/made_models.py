@@ -76,10 +76,10 @@ def make_evaluation() -> EvaluationDoc:
 
 
 def make_gate(number: int = 1, decision: Decision = Decision.PROMOTE) -> GateDoc:
-    sums = {"n": 100, "candidate": 0.09, "incumbent": 0.1, "identity": 0.3}
+    sums = {"n": 100, "challenger": 0.09, "incumbent": 0.1, "identity": 0.3}
     return GateDoc(
         gate_id=f"g-{number}",
-        candidate_id=f"m-{number + 1}",
+        challenger_id=f"m-{number + 1}",
         incumbent_id=f"m-{number}",
         holdout_id="h",
         decision=decision,
@@ -165,7 +165,7 @@ def _make_generation(campaign: CampaignDoc, number: int) -> GenerationDoc:
         label=LabelResult(labels=labels),
         pairs=PairsResult(pair_ids=[f"p-{number}-{i}" for i in range(9)], counts={}),
         retrain=RetrainResult(
-            candidate_id=f"m-{number + 2}",
+            challenger_id=f"m-{number + 2}",
             gate_id=f"g-{number + 1}",
             decision=Decision.PROMOTE if promoted else Decision.KEEP,
             promoted=promoted,

@@ -186,7 +186,7 @@ def test_a_campaign_that_has_just_begun_has_a_page():
     campaign, _, _ = make_campaign()
     text = render_campaign_page(campaign, [], {})
     assert "No generation is concluded yet" in text
-    assert "No candidate was judged yet." in text
+    assert "No challenger was judged yet." in text
     assert EVIL not in text
     begun = make_campaign(1)[1][0].model_copy(update={"conclude": None, "retrain": None, "label": None, "pairs": None})
     assert "10 scored" not in render_campaign_page(campaign, [begun], {"g-1": make_gate()})

@@ -77,7 +77,7 @@ def test_a_better_model_is_promoted_and_can_be_taken_back(serving: E3RelaxSettin
     assert ended.decision == Decision.PROMOTE, ended.reasons
     assert ended.promoted
     after = resolve_model("serving", serving)
-    assert after.model_id == ended.candidate_id != before.model_id
+    assert after.model_id == ended.challenger_id != before.model_id
     model = find_model_doc(after.model_id, serving)
     assert model is not None
     assert (model.parent_id, model.dataset_id) == (before.model_id, ended.snapshot.dataset_id)
@@ -89,7 +89,7 @@ def test_a_better_model_is_promoted_and_can_be_taken_back(serving: E3RelaxSettin
 
     # the same question again has the same answer and costs no training
     again = run({**CONFIG, "promote": False}, tmp_path / "again", incumbent=before.model_id)
-    assert (again.gate_id, again.candidate_id) == (ended.gate_id, ended.candidate_id)
+    assert (again.gate_id, again.challenger_id) == (ended.gate_id, ended.challenger_id)
     with open_judgements(serving) as stores:
         (gate,) = find_gates(stores, {})
     assert (gate.n_looks, gate.comparisons[0].n) == (1, len(set(list_holdout(serving))))
@@ -114,7 +114,7 @@ def test_a_model_trained_on_corrupted_pairs_is_refused(serving: E3RelaxSettings,
     ended = run(bad, tmp_path / "bad")
     assert ended.decision == Decision.REJECT, ended.reasons
     assert not ended.promoted
-    assert resolve_model("serving", serving).model_id == good.candidate_id
+    assert resolve_model("serving", serving).model_id == good.challenger_id
 
 
 def test_a_retraining_is_continued_where_its_walltime_ended_it(
@@ -179,11 +179,11 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
     }
     ended = run(config, tmp_path / "second")
     snapshot = ended.snapshot
-    assert snapshot.incumbent_id == first.candidate_id
+    assert snapshot.incumbent_id == first.challenger_id
     assert snapshot.n_replayed == pytest.approx(0.4 * snapshot.n_train, abs=6)
     assert len({training.model_id for training in ended.trainings}) == 2
     best = min(ended.trainings, key=lambda training: (training.best_score, training.model_id))
-    assert ended.candidate_id == best.model_id
+    assert ended.challenger_id == best.model_id
     with open_judgements(serving) as stores:
         gate = find_gates(stores, {"gate_id": ended.gate_id})[0]
     assert {c.name for c in gate.comparisons} >= {"all", "original: all"}

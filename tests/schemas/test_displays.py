@@ -96,10 +96,10 @@ def make_model() -> ModelDoc:
 
 
 def make_gate() -> GateDoc:
-    sums = {"n": 100, "candidate": 0.09, "incumbent": 0.1, "identity": 0.3}
+    sums = {"n": 100, "challenger": 0.09, "incumbent": 0.1, "identity": 0.3}
     return GateDoc(
         gate_id="g",
-        candidate_id="m-2",
+        challenger_id="m-2",
         incumbent_id="m-1",
         holdout_id="h",
         decision=Decision.PROMOTE,

@@ -205,6 +205,6 @@ def test_a_process_alone_needs_no_group():
     with join_world("cpu", {}) as world:
         assert world == World(torch.device("cpu"))
         assert world.is_first
-        assert world.tell(lambda: 5) == 5
+        assert world.broadcast(lambda: 5) == 5
         assert world.sum_values(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
         assert not torch.distributed.is_initialized()
