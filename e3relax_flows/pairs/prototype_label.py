@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 from pymatgen.core import Structure
@@ -29,9 +31,7 @@ def label_prototype(structure: Structure) -> str:
     structure
         Ordered; symmetry is looked for within `SYMPREC`.
     """
-    # four seconds, as it reads a library of prototypes; who only looks at pairs does not wait for it
-    from pymatgen.analysis.prototypes import get_protostructure_label, get_prototype_from_protostructure
-
+    prototypes = _load_prototypes()
     anonymous = structure.composition.anonymized_formula
     unknown = f"{anonymous}_{len(structure)}_unknown"
     if not _is_possible(structure):
@@ -40,14 +40,28 @@ def label_prototype(structure: Structure) -> str:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="gcd is deprecated", category=FutureWarning)  # pymatgen's own call
         try:
-            label = get_protostructure_label(structure, "moyopy", raise_errors=True, symprec=SYMPREC)
+            label = prototypes.get_protostructure_label(structure, "moyopy", raise_errors=True, symprec=SYMPREC)
             if label is None:
                 return unknown
             if _count_exchanges(structure) > MOST_EXCHANGES:  # letters as they come
                 return label.partition(":")[0].replace(label.partition("_")[0], anonymous, 1)
-            return get_prototype_from_protostructure(label)
+            return str(prototypes.get_prototype_from_protostructure(label))
         except (ValueError, KeyError, RuntimeError):  # overlapping atoms, cells that are almost flat
             return unknown
+
+
+@cache
+def _load_prototypes() -> ModuleType:
+    """Pymatgen's module, without the seconds in which it parses the references of its own library as BibTeX."""
+    from pymatgen.util import provenance
+
+    check = provenance.is_valid_bibtex
+    provenance.is_valid_bibtex = lambda reference: True  # noqa: ARG005
+    try:
+        from pymatgen.analysis import prototypes
+    finally:
+        provenance.is_valid_bibtex = check
+    return prototypes
 
 
 def _is_possible(structure: Structure) -> bool:

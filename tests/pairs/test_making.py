@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
+from pymatgen.util import provenance
 from scipy.spatial.transform import Rotation
 
 from e3relax_flows.core.functionals import spell_functional
@@ -259,6 +260,7 @@ def test_siblings_have_one_prototype_whatever_their_cells():
     oxide = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["O", "Mg"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     labels = {label_prototype(s) for s in (salt, salt.get_primitive_structure(), oxide, salt * (2, 1, 1))}
     assert labels == {"AB_cF8_225_a_b"}
+    assert not provenance.is_valid_bibtex("no reference")  # not checked while pymatgen's prototypes are loaded, only
     cesium = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert label_prototype(cesium) == "AB_cP2_221_a_b"
     overlapping = Structure(Lattice.cubic(3), ["Na", "Cl", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
