@@ -14,6 +14,7 @@ import pytest
 from browser import browser, open_page  # noqa: F401
 from fake_vasp import fake_vasp  # noqa: F401
 from made_documents import make_model, make_outcome, make_prediction  # noqa: F401
+from pymatgen.symmetry.groups import SpaceGroup
 from remote_manager import sent  # noqa: F401
 
 from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
@@ -24,11 +25,24 @@ from e3relax_flows.testing import EMT_LATTICES, TablePredictor
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would become as narrow
 
 
+SPACE_GROUPS: dict[int, Any] = {}
+_make_space_group = SpaceGroup.__new__
+
+
+def _keep_space_group(*arguments: Any, **options: Any) -> Any:
+    """Keep what pymatgen forgets with its last crystal: finding a group's operations takes up to a second."""
+    group = _make_space_group(*arguments, **options)
+    return SPACE_GROUPS.setdefault(id(group), group)
+
+
+SpaceGroup.__new__ = _keep_space_group
+
 # What starts servers, browsers, trainings or processes by the dozen: `make test-fast` leaves it out.
 SLOW_FIXTURES = {"server", "mongo", "on_server", "browser", "open_page"}
 SLOW_PLACES = (
     "benchmarks",
     "campaigns/test_campaign.py",
+    "campaigns/test_campaign_faults.py",
     "cli/test_campaign_script.py",
     "cli/test_retrain_command.py",
     "cli/test_train_commands.py",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
-from e3relax_flows.candidates.builtin import Cell, Site
+from e3relax_flows.candidates.builtin import Cell, Site, build_known, cubic, hexagonal, tetragonal
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.ids import draw_uniform
 
@@ -36,13 +36,7 @@ class Enumeration:
 
     def build(self) -> list[tuple[str, Structure]]:
         """Build the primitive cells of all combinations of different elements but the known one, with their names."""
-        a, b, c, gamma = self.cell
-        known = Structure.from_spacegroup(
-            self.space_group,
-            Lattice.from_parameters(a, b, c, 90, 90, gamma),
-            [site[0] for site in self.sites],
-            [site[1:] for site in self.sites],
-        ).get_primitive_structure()
+        known = build_known(self.space_group, self.cell, self.sites)
         kept = {site[0] for site in self.sites} - self.choices.keys()
         candidates = []
         for elements in product(*(choice.split() for choice in self.choices.values())):
@@ -72,18 +66,6 @@ def enumerate_candidates(
     return sorted(found, key=lambda candidate: (draw_uniform(seed, candidate[0]), candidate[0]))[:n]
 
 
-def _cubic(a: float) -> Cell:
-    return (a, a, a, 90.0)
-
-
-def _tetragonal(a: float, c: float) -> Cell:
-    return (a, a, c, 90.0)
-
-
-def _hexagonal(a: float, c: float) -> Cell:
-    return (a, a, c, 120.0)
-
-
 _METALS = "Sc Ti V Cr Mn Fe Co Ni Y Zr Nb Mo Ru Rh Pd La Hf Ta W Re Os Ir Pt"
 _THIRD = 1 / 3
 
@@ -91,11 +73,11 @@ _THIRD = 1 / 3
 # Borides, carbides and nitrides of transition metals: hard, refractory, and scarce in the data of the bundled weights.
 INTERSTITIAL = (
     Enumeration(
-        "AlB2-type", "TiB2", "P6/mmm", _hexagonal(3.030, 3.230),
+        "AlB2-type", "TiB2", "P6/mmm", hexagonal(3.030, 3.230),
         (("Ti", 0, 0, 0), ("B", _THIRD, 2 * _THIRD, 1 / 2)), {"Ti": _METALS},
     ),
     Enumeration(
-        "ReB2-type", "ReB2", "P6_3/mmc", _hexagonal(2.900, 7.478),
+        "ReB2-type", "ReB2", "P6_3/mmc", hexagonal(2.900, 7.478),
         (("Re", _THIRD, 2 * _THIRD, 1 / 4), ("B", _THIRD, 2 * _THIRD, 0.548)), {"Re": _METALS},
     ),
     Enumeration(
@@ -107,15 +89,15 @@ INTERSTITIAL = (
         (("Fe", 0.180, 1 / 4, 0.125), ("B", 0.036, 1 / 4, 0.610)), {"Fe": _METALS},
     ),
     Enumeration(
-        "CuAl2-type", "W2B", "I4/mcm", _tetragonal(5.564, 4.740),
+        "CuAl2-type", "W2B", "I4/mcm", tetragonal(5.564, 4.740),
         (("W", 0.169, 0.669, 0), ("B", 0, 0, 1 / 4)), {"W": _METALS},
     ),
     Enumeration(
-        "WC-type", "WC", "P-6m2", _hexagonal(2.906, 2.837),
+        "WC-type", "WC", "P-6m2", hexagonal(2.906, 2.837),
         (("W", 0, 0, 0), ("C", _THIRD, 2 * _THIRD, 1 / 2)), {"W": _METALS, "C": "C N"},
     ),
     Enumeration(
-        "MAX phase", "Ti2AlC", "P6_3/mmc", _hexagonal(3.051, 13.637),
+        "MAX phase", "Ti2AlC", "P6_3/mmc", hexagonal(3.051, 13.637),
         (("Ti", _THIRD, 2 * _THIRD, 0.084), ("Al", _THIRD, 2 * _THIRD, 3 / 4), ("C", 0, 0, 0)),
         {"Ti": "V Cr Nb Mo Ta W", "Al": "Al Si P Ga Ge As In Sn", "C": "C N"},
     ),
@@ -124,48 +106,48 @@ INTERSTITIAL = (
 # Common salts, semiconductors and oxides, of which the bundled weights have seen many.
 COMMON = (
     Enumeration(
-        "rock salt", "NaCl", "Fm-3m", _cubic(5.640),
+        "rock salt", "NaCl", "Fm-3m", cubic(5.640),
         (("Na", 0, 0, 0), ("Cl", 1 / 2, 1 / 2, 1 / 2)), {"Na": "Li Na K Rb", "Cl": "F Cl Br I"},
     ),
     Enumeration(
-        "rock salt", "CaO", "Fm-3m", _cubic(4.811),
+        "rock salt", "CaO", "Fm-3m", cubic(4.811),
         (("Ca", 0, 0, 0), ("O", 1 / 2, 1 / 2, 1 / 2)), {"Ca": "Mg Ca Sr Ba Cd", "O": "O S Se Te"},
     ),
     Enumeration(
-        "zinc blende", "GaAs", "F-43m", _cubic(5.653),
+        "zinc blende", "GaAs", "F-43m", cubic(5.653),
         (("Ga", 0, 0, 0), ("As", 1 / 4, 1 / 4, 1 / 4)), {"Ga": "Al Ga In", "As": "P As Sb"},
     ),
     Enumeration(
-        "wurtzite", "ZnS", "P6_3mc", _hexagonal(3.823, 6.261),
+        "wurtzite", "ZnS", "P6_3mc", hexagonal(3.823, 6.261),
         (("Zn", _THIRD, 2 * _THIRD, 0), ("S", _THIRD, 2 * _THIRD, 0.375)), {"Zn": "Be Mg Zn Cd", "S": "O S Se Te"},
     ),
     Enumeration(
-        "fluorite", "CaF2", "Fm-3m", _cubic(5.463),
+        "fluorite", "CaF2", "Fm-3m", cubic(5.463),
         (("Ca", 0, 0, 0), ("F", 1 / 4, 1 / 4, 1 / 4)), {"Ca": "Ca Sr Ba Cd Pb", "F": "F Cl"},
     ),
     Enumeration(
-        "antifluorite", "Li2S", "Fm-3m", _cubic(5.710),
+        "antifluorite", "Li2S", "Fm-3m", cubic(5.710),
         (("S", 0, 0, 0), ("Li", 1 / 4, 1 / 4, 1 / 4)), {"Li": "Li Na K Rb", "S": "O S Se Te"},
     ),
     Enumeration(
-        "half-Heusler", "LiZnP", "F-43m", _cubic(5.765),
+        "half-Heusler", "LiZnP", "F-43m", cubic(5.765),
         (("Li", 1 / 2, 1 / 2, 1 / 2), ("Zn", 0, 0, 0), ("P", 1 / 4, 1 / 4, 1 / 4)),
         {"Li": "Li Na K", "Zn": "Mg Zn Cd", "P": "P As Sb"},
     ),
     Enumeration(
-        "perovskite", "SrTiO3", "Pm-3m", _cubic(3.905),
+        "perovskite", "SrTiO3", "Pm-3m", cubic(3.905),
         (("Sr", 1 / 2, 1 / 2, 1 / 2), ("Ti", 0, 0, 0), ("O", 1 / 2, 0, 0)), {"Sr": "Ca Sr Ba", "Ti": "Ti Zr Hf Sn"},
     ),
     Enumeration(
-        "CdI2-type", "CdI2", "P-3m1", _hexagonal(4.244, 6.859),
+        "CdI2-type", "CdI2", "P-3m1", hexagonal(4.244, 6.859),
         (("Cd", 0, 0, 0), ("I", _THIRD, 2 * _THIRD, 0.249)), {"Cd": "Mg Ca Zn Cd", "I": "Cl Br I"},
     ),
     Enumeration(
-        "CdI2-type", "TiS2", "P-3m1", _hexagonal(3.407, 5.695),
+        "CdI2-type", "TiS2", "P-3m1", hexagonal(3.407, 5.695),
         (("Ti", 0, 0, 0), ("S", _THIRD, 2 * _THIRD, 0.250)), {"Ti": "Ti Zr Hf Sn", "S": "S Se Te"},
     ),
     Enumeration(
-        "rutile", "MgF2", "P4_2/mnm", _tetragonal(4.621, 3.052),
+        "rutile", "MgF2", "P4_2/mnm", tetragonal(4.621, 3.052),
         (("Mg", 0, 0, 0), ("F", 0.303, 0.303, 0)), {"Mg": "Mg Ca Zn Cd", "F": "F Cl"},
     ),
 )
