@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.campaigns.control import register_campaign
+from e3relax_flows.campaigns.control import register_campaign, resume_campaign, start_campaign
 from e3relax_flows.campaigns.maker import CampaignMaker
-from e3relax_flows.campaigns.store import open_campaign_stores
+from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.model.files import save_model
@@ -20,11 +21,13 @@ from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
 from e3relax_flows.pairs.making import settle_relaxed
 from e3relax_flows.pairs.store import iter_pairs, open_pair_store, save_pairs
+from e3relax_flows.places.submission import Submission
 from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import register_model
-from e3relax_flows.schemas.campaigns import CampaignDoc
+from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc
 from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.pairs import PairDoc, PairStart, identify_pair
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 TINY = {"n_layers": 1, "n_scalars": 8, "n_vectors": 4, "n_tensors": 2, "n_densities": 2, "n_hidden": 8, "n_radial": 6}
@@ -123,3 +126,30 @@ def register(settings: E3RelaxSettings, **changes: Any) -> CampaignDoc:
     maker = CampaignMaker(config=CONFIG | changes, engine=EmtEngine())
     with open_campaign_stores(settings) as stores:
         return register_campaign(stores, maker, make_candidates(), settings)[0]
+
+
+def run(settings: E3RelaxSettings, campaign_id: str) -> Submission:
+    with open_campaign_stores(settings) as stores:
+        campaign = find_campaign(stores, campaign_id)
+        return start_campaign(stores, campaign, settings, "local", settings.DATA_DIR.parent / "run")
+
+
+def resume(settings: E3RelaxSettings, campaign_id: str, **budgets: Any) -> Submission:
+    with open_campaign_stores(settings) as stores:
+        resume_campaign(stores, find_campaign(stores, campaign_id), **budgets)
+    return run(settings, campaign_id)
+
+
+def read(settings: E3RelaxSettings, campaign_id: str) -> tuple[CampaignDoc, list[GenerationDoc]]:
+    with open_campaign_stores(settings) as stores:
+        return find_campaign(stores, campaign_id), load_generations(stores, campaign_id)
+
+
+def count_jobs(settings: E3RelaxSettings) -> Counter[str]:
+    """Documents in the job store by the name of their job, those that were not replaced."""
+    with open_job_store(settings) as jobs:
+        return Counter(raw["name"] for raw in jobs.query({}, ["name", "output"]) if raw.get("output") is not None)
+
+
+def list_labels(generations: list[GenerationDoc]) -> list[Any]:
+    return [label for item in generations if item.label for label in item.label.labels]

@@ -28,6 +28,7 @@ from e3relax_flows.schemas.models import Decision
 from e3relax_flows.schemas.pairs import identify_pair
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, name_run_folder
 from e3relax_flows.train.dataset import load_pairs
+from e3relax_flows.train.launcher import read_last_event
 
 TINY = {"n_layers": 1, "n_scalars": 12, "n_vectors": 4, "n_tensors": 2, "n_densities": 4, "n_hidden": 12, "n_radial": 8}
 TRAINING = {
@@ -71,7 +72,7 @@ def run(config: dict, folder: Path, incumbent: str | None = None) -> RetrainDoc:
     return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
 
 
-def test_a_better_model_is_promoted_and_can_be_taken_back(serving: E3RelaxSettings, tmp_path: Path) -> None:
+def test_a_better_model_is_promoted_a_corrupted_one_rejected(serving: E3RelaxSettings, tmp_path: Path) -> None:
     before = resolve_model("serving", serving)
     ended = run(CONFIG, tmp_path / "jobs")
     assert ended.decision == Decision.PROMOTE, ended.reasons
@@ -94,6 +95,12 @@ def test_a_better_model_is_promoted_and_can_be_taken_back(serving: E3RelaxSettin
         (gate,) = find_gates(stores, {})
     assert (gate.n_looks, gate.comparisons[0].n) == (1, len(set(list_holdout(serving))))
 
+    # the same crystals, each with a relaxed lattice that is 12 % too long
+    store_pairs(serving, make_pairs(RADII, "corrupted", per_system=6, scale=2.46))
+    bad = run({**CONFIG, "name": "bad", "dataset": {"filter": {"sources": ["corrupted"]}}}, tmp_path / "bad")
+    assert (bad.decision, bad.promoted) == (Decision.REJECT, False), bad.reasons
+    assert resolve_model("serving", serving).model_id == ended.challenger_id
+
     rollback("serving", "for this test", serving)
     assert resolve_model("serving", serving).model_id == before.model_id
 
@@ -105,25 +112,10 @@ def list_holdout(settings: E3RelaxSettings) -> list[str]:
         return find_holdout(stores, "halides").pair_ids
 
 
-def test_a_model_trained_on_corrupted_pairs_is_refused(serving: E3RelaxSettings, tmp_path: Path) -> None:
-    good = run(CONFIG, tmp_path / "good")
-    assert good.promoted
-    # the same crystals, each with a relaxed lattice that is 12 % too long
-    store_pairs(serving, make_pairs(RADII, "corrupted", per_system=6, scale=2.46))
-    bad = {**CONFIG, "name": "bad", "dataset": {"filter": {"sources": ["corrupted"]}}}
-    ended = run(bad, tmp_path / "bad")
-    assert ended.decision == Decision.REJECT, ended.reasons
-    assert not ended.promoted
-    assert resolve_model("serving", serving).model_id == good.challenger_id
-
-
-def test_a_retraining_is_continued_where_its_walltime_ended_it(
-    serving: E3RelaxSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("serving")
+def test_a_retraining_is_continued_where_its_walltime_ended_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from e3relax_flows.train import loop
 
-    whole = run({**CONFIG, "promote": False}, tmp_path / "whole")
-    monkeypatch.setenv("E3RELAX_DATA_DIR", str(serving.DATA_DIR))
     starts = []
 
     class Watch(loop.StopRequest):
@@ -143,12 +135,11 @@ def test_a_retraining_is_continued_where_its_walltime_ended_it(
     config = {
         **CONFIG,
         "promote": False,
-        "training": {**TRAINING, "schedule": {**TRAINING["schedule"], "max_steps": 50}},
+        "training": {**TRAINING, "schedule": {**TRAINING["schedule"], "max_steps": 40}},
     }
     ended = run(config, tmp_path / "parts")
     (training,) = ended.trainings
-    assert (len(starts), training.n_starts, training.step, training.state) == (3, 3, 50, "finished")
-    assert training.run_id != whole.trainings[0].run_id
+    assert (len(starts), training.n_starts, training.step, training.state) == (3, 3, 40, "finished")
 
 
 def test_two_processes_train_inside_the_flow(serving: E3RelaxSettings, tmp_path: Path) -> None:
@@ -157,7 +148,10 @@ def test_two_processes_train_inside_the_flow(serving: E3RelaxSettings, tmp_path:
     (done,) = run(config, tmp_path / "jobs").trainings
     assert "--nproc-per-node=2" in done.command
     assert done.hardware["world_sizes"] == [2]
-    assert (name_run_folder(serving.DATA_DIR, done.run_id) / "last.ckpt").exists()
+    assert (done.state, done.step) == ("finished", 20)
+    folder = name_run_folder(serving.DATA_DIR, done.run_id)
+    assert read_last_event(folder / "log.jsonl")["event"] == "end"
+    assert {path.parent for path in folder.rglob("*.safetensors")} == {folder / "halides"}  # exported once, by the flow
 
 
 def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSettings, tmp_path: Path) -> None:
@@ -174,7 +168,7 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
         "original_holdout": "halides",
         "replay": {"fraction": 0.4},
         "seeds": [0, 1],
-        "training": {**TRAINING, "schedule": {**TRAINING["schedule"], "max_steps": 150}},
+        "training": {**TRAINING, "schedule": {**TRAINING["schedule"], "max_steps": 30}},
         "gate": {"n_resamples": 500, "min_stratum": 5, "tolerance": 0.5},
     }
     ended = run(config, tmp_path / "second")

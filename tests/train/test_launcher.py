@@ -80,19 +80,6 @@ def test_launches_that_would_waste_an_allocation_are_refused(tmp_path, launch, a
         compose_command(tmp_path / "run.yaml", LaunchConfig(**launch), allocation)
 
 
-def test_two_processes_give_what_one_gives(rewrite, config_file):
-    config = rewrite(out="alone", schedule={"max_steps": 20})
-    assert run_training(config_file, LaunchConfig()).command == []
-    alone = read_last_event(config.out / "log.jsonl")
-    config = rewrite(out="both")
-    run = run_training(config_file, LaunchConfig(processes=2))
-    assert run.is_finished
-    assert "--nproc-per-node=2" in run.command
-    both = read_last_event(config.out / "log.jsonl")
-    assert (both["event"], both["step"]) == (alone["event"], alone["step"]) == ("end", 20)
-    assert not (config.out / "tiny").exists(), "the flow exports, not the processes"
-
-
 def test_processes_that_get_a_signal_are_continued(rewrite, config_file):
     config = rewrite(out="stopped", schedule={"max_steps": 3000}, log={"every_seconds": 0.01}, val_every=3000)
     log = config.out / "log.jsonl"
