@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from monty.json import jsanitize
 from pymatgen.core import SETTINGS
 
+from e3relax_flows.candidates.page_cache import name_page, read_page, write_page
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import E3RelaxError, StructureError
 from e3relax_flows.core.ids import hash_content
@@ -82,9 +82,9 @@ def fetch_entries(chemsys: str, cache: Path, refresh: bool = False) -> list[dict
                     chemsys.split("-"), additional_criteria={"thermo_types": ["GGA_GGA+U"]}
                 )
             )
-        _write(file, [jsanitize(entry.as_dict()) for entry in entries])
+        write_page(file, [jsanitize(entry.as_dict()) for entry in entries])
         time.sleep(PAUSE_S)
-    return _read(file)
+    return read_page(file)
 
 
 def _iterate_pages(
@@ -100,12 +100,12 @@ def _iterate_pages(
         client = None
         while (n_pages is None or number < n_pages) and (limit is None or n_given < limit):
             number += 1
-            file = folder / f"page-{number:05d}.json.gz"
+            file = name_page(folder, number)
             if not file.exists():
                 client = client or stack.enter_context(_open_client())
-                _write(file, _fetch_page(client, terms, number))
+                write_page(file, _fetch_page(client, terms, number))
                 time.sleep(PAUSE_S)
-            page = _read(file)
+            page = read_page(file)
             if len(page) < PAGE_SIZE and n_pages is None:
                 n_pages = number
                 (folder / COMPLETE_FILE).write_text(json.dumps({"query": terms, "n_pages": n_pages}))
@@ -183,20 +183,3 @@ def _convert(entry: dict[str, Any]) -> ReadItem:
         return ReadItem(entry["id"], None, f"{entry['id']}: {error}")
     except Exception as error:  # the boundary between materials
         return ReadItem(entry["id"], None, f"{entry['id']}: {type(error).__name__}: {error}")
-
-
-def _write(file: Path, content: list[dict[str, Any]]) -> None:
-    """Write a page whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with gzip.open(part, "wt", encoding="utf-8") as stream:
-        json.dump(content, stream)
-    part.replace(file)
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") as stream:
-            return json.load(stream)
-    except (OSError, ValueError, EOFError) as error:
-        raise E3RelaxError(f"{file} cannot be read ({error}); remove it, and it is asked for again") from error

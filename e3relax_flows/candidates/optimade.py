@@ -11,7 +11,7 @@ from pymatgen.core import Element, Structure
 from pymatgen.io.optimade import OptimadeStructureAdapter
 
 from e3relax_flows.candidates.formulas import find_difference
-from e3relax_flows.candidates.reading import MARK, ReadItem
+from e3relax_flows.candidates.items import MARK, ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text
 
@@ -131,12 +131,38 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
             with open_text(path) as stream:
                 for number, line in enumerate(stream, start=1):
                     if line.strip():
-                        yield from _read_resource(json.loads(line.lstrip(MARK)), f"{name}-{number}", path)
+                        yield from read_resource(json.loads(line.lstrip(MARK)), f"{name}-{number}", path)
             return
         with open_text(path) as stream:
             content = json.load(stream)
     except (OSError, ValueError, EOFError) as error:
         yield ReadItem(name, None, f"{path}: {error}; keep the responses of the server as they come")
+        return
+    yield from read_response(content, name, path)
+
+
+def is_response(content: Any) -> bool:
+    """Whether a JSON document is a page of an OPTIMADE server, or one of its resources or headers."""
+    if not isinstance(content, dict):
+        return False
+    meta, data = content.get("meta"), content.get("data")
+    first = data[0] if isinstance(data, list) and data else data
+    return (
+        (isinstance(meta, dict) and "api_version" in meta)
+        or HEADER in content
+        or any(isinstance(each, dict) and _is_resource(each) for each in (content, first))
+    )
+
+
+def _is_resource(content: dict[str, Any]) -> bool:
+    attributes = content.get("attributes")
+    return isinstance(attributes, dict) and (content.get("type") == "structures" or "species_at_sites" in attributes)
+
+
+def read_response(content: Any, name: str, path: Path) -> Iterator[ReadItem]:
+    """Structures of a page, or of one resource."""
+    if isinstance(content, dict) and _is_resource(content):
+        yield from read_resource(content, name, path)
         return
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list | dict):
@@ -145,10 +171,10 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
         yield ReadItem(name, None, f"{path}: {what}; ask for .../v1/structures?filter=...")
         return
     for number, resource in enumerate(data if isinstance(data, list) else [data], start=1):
-        yield from _read_resource(resource, f"{name}-{number}", path)
+        yield from read_resource(resource, f"{name}-{number}", path)
 
 
-def _read_resource(resource: Any, fallback_id: str, path: Path) -> Iterator[ReadItem]:
+def read_resource(resource: Any, fallback_id: str, path: Path | str) -> Iterator[ReadItem]:
     """The structure of one resource; nothing of the header and of other types."""
     if isinstance(resource, dict) and (HEADER in resource or (resource.get("type") or "structures") != "structures"):
         return

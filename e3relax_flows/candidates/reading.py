@@ -14,6 +14,8 @@ from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
 
 from e3relax_flows.candidates.cif import read_cif
 from e3relax_flows.candidates.formats import check_text
+from e3relax_flows.candidates.items import MARK, ReadItem
+from e3relax_flows.candidates.optimade import is_response, read_resource, read_response
 from e3relax_flows.core.ase_atoms import convert_atoms
 from e3relax_flows.core.errors import E3RelaxError, StructureError
 from e3relax_flows.core.notes import record_warnings
@@ -28,20 +30,10 @@ PATTERNS = (
     *("*.xyz", "*.extxyz", "*.traj", "*.json", "*.jsonl"),
 )
 HARMLESS = ("Ignoring selective dynamics tag",)  # beginnings of warnings that change no structure
-MARK = "\ufeff"  # of byte order
 SWITCHES = "Selective dynamics values must be"  # beginning of a warning
 SHOWN = 3  # reasons why parts of a file cannot be read, and notes of one structure
 ID_KEYS = ("id", "material_id", "structure_id", "entry_id", "task_id", "name")
 ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or .json(.gz)/.jsonl(.gz) of structures"
-
-
-class ReadItem(NamedTuple):
-    """One structure, or why there is none."""
-
-    id: str  # unique among the items of one reading
-    structure: Structure | None
-    error: str | None
-    note: str | None = None  # what the parser warned of, where there is a structure
 
 
 class Parsed(NamedTuple):
@@ -177,12 +169,22 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
             except ValueError as error:
                 yield ReadItem(f"{stem}-{number}", None, f"{place}: no JSON ({error}); write one structure per line")
                 continue
-            yield _read_entry(entry, f"{stem}-{number}", place)
+            yield from _read_line(entry, f"{stem}-{number}", place)
+
+
+def _read_line(entry: Any, fallback_id: str, place: str) -> Iterator[ReadItem]:
+    """One entry of a list, which may be a resource of OPTIMADE."""
+    if is_response(entry):
+        yield from read_resource(entry, fallback_id, place)
+    else:
+        yield _read_entry(entry, fallback_id, place)
 
 
 def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
-    """Items of a JSON file: one structure, a list of them, a table, or a dictionary whose keys are ids."""
-    if isinstance(content, dict) and not _find_structure(content) and not _is_document(content):
+    """Items of a JSON file: one structure, a list of them, a table, a dictionary by ids, or an answer of OPTIMADE."""
+    if is_response(content):
+        yield from read_response(content, stem, path)
+    elif isinstance(content, dict) and not _find_structure(content) and not _is_document(content):
         if not content:
             yield ReadItem(stem, None, f"{path}: it is empty; {ADVICE}")
         rows = _list_rows(content)
@@ -194,7 +196,7 @@ def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
                 yield _read_entry(entry, str(key), f"{path}, key {key!r}", keep_id=not rows)
     elif isinstance(content, list):
         for number, entry in enumerate(content, start=1):
-            yield _read_entry(entry, f"{stem}-{number}", f"{path}, entry {number}")
+            yield from _read_line(entry, f"{stem}-{number}", f"{path}, entry {number}")
     else:
         yield _read_entry(content, stem, str(path))
 

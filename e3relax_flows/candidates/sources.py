@@ -12,6 +12,7 @@ from e3relax_flows.candidates.aflow import read_prototypes
 from e3relax_flows.candidates.builtin import build_candidates
 from e3relax_flows.candidates.materials_project import MP_CACHE, read_materials_project
 from e3relax_flows.candidates.optimade import read_optimade
+from e3relax_flows.candidates.optimade_query import OPTIMADE_CACHE, read_optimade_servers
 from e3relax_flows.candidates.reading import ReadItem, make_unique, read_structures
 from e3relax_flows.candidates.store_source import read_store
 from e3relax_flows.candidates.substitutions import substitute
@@ -61,7 +62,11 @@ def read_source(source: Source, settings: E3RelaxSettings) -> Iterator[ReadItem]
         return
     readers: dict[type[BaseModel], Callable[[Any], Iterator[ReadItem]]] = {
         FileSource: lambda files: read_structures(files.paths),
-        OptimadeSource: lambda files: read_optimade(files.paths),
+        OptimadeSource: lambda place: (
+            read_optimade(place.paths)
+            if place.query is None
+            else read_optimade_servers(place.query, settings.DATA_DIR / OPTIMADE_CACHE, place.refresh)
+        ),
         BuiltInSource: lambda _: (ReadItem(name, structure, None) for name, structure in build_candidates()),
         PrototypeSource: read_prototypes,
         MaterialsProjectSource: lambda query: read_materials_project(

@@ -32,11 +32,49 @@ class FileSource(SourceConfig):
     paths: list[Path] = Field(min_length=1, description="anything that pymatgen reads, folders, lists of structures")
 
 
+class OptimadeQuery(BaseModel):
+    """A filter, and the OPTIMADE servers that are asked."""
+
+    filter: str = Field(min_length=1, description='such as elements HAS ALL "Na","Cl" AND nelements=2')
+    servers: list[str] = Field(default_factory=list, description="base URLs, such as https://optimade.odbx.science")
+    providers: list[str] = Field(default_factory=list, description="ids in the register of OPTIMADE, such as odbx")
+    limit: int | None = Field(None, ge=1, description="most structures of each server; none: all")
+
+    @model_validator(mode="after")
+    def _names_servers(self) -> Self:
+        if not self.servers and not self.providers:
+            raise ValueError("a filter needs servers (URLs) or providers (ids in the register of OPTIMADE)")
+        if wrong := [url for url in self.servers if not url.startswith(("http://", "https://"))]:
+            raise ValueError(f"{wrong[0]!r} is not a URL; write https://..., or the id of a provider under providers")
+        return self
+
+
 class OptimadeSource(SourceConfig):
-    """Responses of OPTIMADE servers, kept as files."""
+    """Responses of OPTIMADE servers: kept as files, or asked for by a filter."""
 
     type: Literal["optimade"]
-    paths: list[Path] = Field(min_length=1, description="JSON or JSON lines, also .gz, and folders of them")
+    paths: list[Path] = Field(default_factory=list, description="JSON or JSON lines, also .gz, and folders of them")
+    filter: str | None = Field(None, description="instead of paths: what is asked for")
+    servers: list[str] = Field(default_factory=list, description="with a filter: base URLs")
+    providers: list[str] = Field(default_factory=list, description="with a filter: ids in the register of OPTIMADE")
+    limit: int | None = Field(None, ge=1, description="with a filter: most structures of each server; none: all")
+    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
+
+    @property
+    def query(self) -> OptimadeQuery | None:
+        """What is asked; none where files are read."""
+        if self.filter is None:
+            return None
+        return OptimadeQuery(filter=self.filter, servers=self.servers, providers=self.providers, limit=self.limit)
+
+    @model_validator(mode="after")
+    def _choose_one(self) -> Self:
+        if bool(self.paths) == (self.filter is not None):
+            raise ValueError("give either paths of saved responses, or a filter with servers or providers")
+        if self.paths and (self.servers or self.providers or self.limit):
+            raise ValueError("servers, providers and limit belong to a filter; saved responses are read whole")
+        _ = self.query  # checked now, not when it is asked
+        return self
 
 
 class BuiltInSource(SourceConfig):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.optimade import OptimadeStructureAdapter
 
 from e3relax_flows.candidates.reading import read_structures
 
@@ -219,3 +221,25 @@ def test_advice_is_about_the_file_where_its_name_is_known(tmp_path):
     assert "do the numbers of atoms match" in poscar.error
     assert "is it whole" in cif.error
     assert "give files that pymatgen reads" in notes.error
+
+
+def test_saved_answers_of_optimade_are_read_as_their_source_reads_them(tmp_path):
+    salt = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+    attributes = OptimadeStructureAdapter.get_optimade_structure(salt)["attributes"]
+    good = {"id": "odbx/1", "type": "structures", "attributes": attributes}
+    layer = {"id": "odbx/2", "type": "structures", "attributes": attributes | {"dimension_types": [1, 1, 0]}}
+    page = {"data": [good, layer], "meta": {"api_version": "1.1.0"}}
+    (tmp_path / "page.json").write_text(json.dumps(page))
+    (tmp_path / "one.json").write_text(json.dumps(good))
+    (tmp_path / "list.json").write_text(json.dumps([good, salt.as_dict()]))
+    (tmp_path / "empty.json").write_text(json.dumps({"errors": [{"detail": "no"}], "meta": {"api_version": "1.1.0"}}))
+    lines = [{"x-optimade": {"meta": {"api_version": "1.1.0"}}}, good]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    items = {name: list(read_structures([tmp_path / name])) for name in os.listdir(tmp_path)}
+    first, second = items["page.json"]
+    assert (first.id, first.structure.volume) == ("odbx/1", pytest.approx(64))
+    assert "periodic along [1, 1, 0]" in second.error
+    assert [item.id for name in ("one.json", "lines.jsonl") for item in items[name]] == ["odbx/1"] * 2
+    assert [item.structure.volume for item in items["list.json"]] == pytest.approx([64, 64])
+    (failed,) = items["empty.json"]
+    assert "the server answered with errors: [{'detail': 'no'}]" in failed.error
