@@ -52,7 +52,8 @@ SymmetryOption = Annotated[
 ConstrainOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8 (sites counted from 0); repeatable.",
+        help="fix-cell, free=shape (volume stays), free=volume (shape stays), vacuum-a|b|c, fix-atoms=0,1,5-8 (sites "
+        "counted from 0); repeatable.",
         metavar="CONSTRAINT",
     ),
 ]
@@ -95,7 +96,7 @@ InFlightOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option(help="Folder to write into.", file_okay=False)]
 
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
-CONSTRAINTS = "fix-cell, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"
+CONSTRAINTS = "fix-cell, free=shape, free=volume, vacuum-a, vacuum-b, vacuum-c, fix-atoms=0,1,5-8"
 
 
 def parse_constraints(words: list[str]) -> dict[str, Any]:
@@ -110,6 +111,10 @@ def parse_constraints(words: list[str]) -> dict[str, Any]:
     for word in words:
         if word == "fix-cell":
             fields["fix_cell"] = True
+        elif match := re.fullmatch(r"free=(all|shape|volume|sites)", word):
+            if fields.get("free", match[1]) != match[1]:
+                raise ConfigError(f"--constrain free={fields['free']} and {word} are two; give one")
+            fields["free"] = match[1]
         elif match := re.fullmatch(r"vacuum-([abc])", word):
             if fields.get("vacuum_axis", match[1]) != match[1]:
                 raise ConfigError(f"--constrain vacuum-{fields['vacuum_axis']} and {word}: there is one vacuum axis")

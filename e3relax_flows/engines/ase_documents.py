@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
@@ -14,11 +14,9 @@ from e3relax_flows.core.functionals import add_pressure
 from e3relax_flows.core.residues import GPA
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
 from e3relax_flows.engines.convergence import is_at_rest
+from e3relax_flows.schemas.cells import Free
 from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
-
-# what of a crystal may change beside the atoms: everything; the shape at its volume; the volume at its shape; nothing
-Free = Literal["all", "shape", "volume", "sites"]
 
 
 def read_ase_documents(

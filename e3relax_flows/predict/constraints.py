@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import StructureError
+from e3relax_flows.schemas.cells import Free
 from e3relax_flows.schemas.predictions import Constraints, Reason
 
 AXES = "abc"
@@ -22,6 +23,7 @@ class Freedom:
 
     atoms: NDArray[np.bool_]  # [n_atoms, 3] whether a fractional coordinate may change
     axes: tuple[int, ...]  # lattice vectors that may be strained, within the space they span
+    cell: Free = "all"  # of that strain: all; shape: none of its trace; volume: its trace alone
 
     @cached_property
     def all_atoms(self) -> bool:
@@ -41,6 +43,21 @@ class Freedom:
         from_fixed = np.where(fixed, displacements, 0.0).sum(axis=0) / np.maximum(n_fixed, 1)
         origin = np.where(n_fixed > 0, from_fixed, displacements.mean(axis=0))
         return np.where(self.atoms, displacements - origin, 0.0)
+
+    def constrain_strain(self, strain: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The part of a symmetric strain [n_axes, n_axes] that is free, in the space of the free vectors."""
+        uniform = np.eye(len(strain)) * np.trace(strain) / len(strain)
+        return {"all": strain, "shape": strain - uniform, "volume": uniform}[self.cell]
+
+    def hold_cell(self, lattice: NDArray[np.float64], initial: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The lattice with exactly the volume, or exactly the shape, of the initial one, where these are held."""
+        if self.cell == "all":
+            return lattice
+        axes = list(self.axes)
+        scale = abs(np.linalg.det(lattice) / np.linalg.det(initial)) ** (1 / len(axes))
+        held = lattice.copy()
+        held[axes] = initial[axes] * scale if self.cell == "volume" else lattice[axes] / scale
+        return held
 
     def span(self, lattice: NDArray[np.float64]) -> NDArray[np.float64]:
         """Orthonormal rows [n_axes, 3] that span the lattice vectors that may be strained."""
@@ -71,9 +88,9 @@ def resolve_constraints(structure: Structure, constraints: Constraints) -> Freed
     axes: tuple[int, ...] = (0, 1, 2)
     if constraints.vacuum_axis:
         axes = tuple(axis for axis in axes if axis != AXES.index(constraints.vacuum_axis))
-    if constraints.fix_cell:
+    if constraints.holds_cell:
         axes = ()
-    return Freedom(atoms, axes)
+    return Freedom(atoms, axes, constraints.free if axes else "all")
 
 
 def _read_selective_dynamics(structure: Structure) -> NDArray[np.bool_]:

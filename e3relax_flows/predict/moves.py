@@ -151,13 +151,14 @@ def _strain_lattice(lattice: Floats, form: Floats, rules: Rules) -> tuple[Floats
     vectors = lattice[axes] @ span.T
     inverse = np.linalg.inv(vectors)
     strain = inverse @ form[np.ix_(axes, axes)] @ inverse.T
-    eigenvalues, directions = np.linalg.eigh(0.5 * (strain + strain.T))
+    strain = rules.freedom.constrain_strain(0.5 * (strain + strain.T))
+    eigenvalues, directions = np.linalg.eigh(strain)
     strained = vectors @ (directions * np.exp(eigenvalues)) @ directions.T
     if lattice is not rules.initial.lattice:  # one symmetric strain after another rotates
         strained = _remove_rotation(rules.initial.lattice[axes] @ span.T, strained @ strained.T)
     result = lattice.copy()
     result[axes] = strained @ span
-    return result, math.sqrt(np.square(eigenvalues).sum())
+    return rules.freedom.hold_cell(result, rules.initial.lattice), math.sqrt(np.square(eigenvalues).sum())
 
 
 def _remove_rotation(initial: Floats, metric: Floats) -> Floats:
@@ -182,4 +183,4 @@ def _project(geometry: Geometry, rules: Rules, group: SpaceGroup) -> Geometry:
     metric = group.project_form(metric)[np.ix_(axes, axes)]
     lattice = geometry.lattice.copy()
     lattice[axes] = _remove_rotation(rules.initial.lattice[axes] @ span.T, metric) @ span
-    return Geometry(lattice, fractions)
+    return Geometry(rules.freedom.hold_cell(lattice, rules.initial.lattice), fractions)

@@ -92,11 +92,12 @@ def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: i
     is_left = np.linalg.det(structure.lattice.matrix) < 0
     atoms = AseAtomsAdaptor.get_atoms(turn_right_handed(structure), msonable=False)
     atoms.calc = judge.calculator
-    if held := np.flatnonzero(~freedom.atoms.any(axis=1)).tolist():
-        atoms.set_constraint(FixAtoms(held))
+    if fixed := np.flatnonzero(~freedom.atoms.any(axis=1)).tolist():
+        atoms.set_constraint(FixAtoms(fixed))
     volume = atoms.get_volume()
     try:
-        free: Any = FrechetCellFilter(atoms) if len(freedom.axes) == 3 else atoms
+        held = {"constant_volume": freedom.cell == "shape", "hydrostatic_strain": freedom.cell == "volume"}
+        free: Any = FrechetCellFilter(atoms, **held) if len(freedom.axes) == 3 else atoms
         optimizer = BFGS(free, logfile=None)
         for _ in optimizer.irun(fmax=CONVERGED, steps=steps):
             ratio = atoms.get_volume() / volume

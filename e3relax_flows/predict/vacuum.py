@@ -81,7 +81,7 @@ def describe_vacuum(vacuum: Vacuum, constraints: Constraints) -> str | None:
     what = f"the cell holds {KINDS[vacuum.rank]} in vacuum (a gap of more than {VACUUM_GAP:g} Å between atoms)"
     if vacuum.rank < 2:
         return f"{what}, and the model is for crystals, which repeat along three directions"
-    if constraints.fix_cell or (vacuum.axis is not None and constraints.vacuum_axis == vacuum.axis):
+    if constraints.holds_cell or (vacuum.axis is not None and constraints.vacuum_axis == vacuum.axis):
         return None
     if vacuum.axis is None:
         return (

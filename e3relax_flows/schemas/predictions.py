@@ -22,6 +22,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
+from e3relax_flows.schemas.cells import Free
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
 
 # a structure that `model_dump_json` writes as pymatgen's dictionary and `model_validate_json` reads back
@@ -66,12 +67,38 @@ class Constraints(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fix_cell: bool = Field(False, description="the lattice stays as it is")
+    fix_cell: bool = Field(False, description="the lattice stays as it is; the same as free: sites")
+    free: Free = Field(
+        "all",
+        description="what may change beside the sites: all of the cell; its shape, at its volume; its volume, at its "
+        "shape; sites: nothing. With a vacuum axis it is said of the plane of the other two",
+    )
     vacuum_axis: Literal["a", "b", "c"] | None = Field(
         None, description="2D: this lattice vector keeps its length and direction, the other two stay in their plane"
     )
     fixed_atoms: tuple[int, ...] = Field((), description="indices of sites whose fractional coordinates stay")
     selective_dynamics: bool = Field(True, description="sites with selective_dynamics False along an axis keep it")
+
+    @property
+    def holds_cell(self) -> bool:
+        """Whether nothing but sites may change."""
+        return self.fix_cell or self.free == "sites"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.fix_cell and self.free not in ("all", "sites"):
+            raise ValueError(f"fix_cell holds the whole cell, and free={self.free!r} does not; give one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write_one_spelling(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write what was asked in the words of before `free`, where there are some: ids of predictions hang on it."""
+        content: dict[str, Any] = handler(self)
+        if content.get("free") == "sites":
+            content["fix_cell"] = True
+        if content.get("free") in ("all", "sites"):
+            del content["free"]
+        return content
 
 
 class GuardLimits(BaseModel):

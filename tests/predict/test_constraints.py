@@ -169,3 +169,51 @@ def test_sites_without_switches_are_free():
     assert freedom.atoms.tolist() == [[True] * 3, [False, True, True]]
     assert resolve_constraints(cell, Constraints(fix_cell=True, vacuum_axis="b")).axes == ()
     assert resolve_constraints(cell, Constraints(vacuum_axis="b")).axes == (0, 2)
+
+
+@pytest.mark.parametrize("symmetry", ["keep", "free"])
+@pytest.mark.parametrize("name", ["quartz", "left-handed wurtzite", "fcc, 1x2x3", "triclinic", "rock salt"])
+def test_volume_is_kept_and_the_shape_changes(name, symmetry):
+    cell = build_prototypes()[name]
+    prediction = predict(cell, symmetry, free="shape")
+    assert prediction.structure.volume == pytest.approx(cell.volume, rel=1e-13)
+    is_cubic = cell.get_space_group_info(1e-5)[1] >= 195
+    assert (prediction.strain < 1e-9) == (is_cubic and symmetry == "keep")
+    if symmetry == "keep":
+        assert prediction.structure.get_space_group_info(1e-5) == cell.get_space_group_info(1e-5)
+
+
+@pytest.mark.parametrize("symmetry", ["keep", "free"])
+@pytest.mark.parametrize("name", ["quartz", "left-handed wurtzite", "fcc, 1x2x3", "triclinic"])
+def test_shape_is_kept_and_the_volume_changes(name, symmetry):
+    cell = build_prototypes()[name]
+    prediction = predict(cell, symmetry, free="volume")
+    ratio = prediction.structure.lattice.matrix / np.where(cell.lattice.matrix == 0, np.nan, cell.lattice.matrix)
+    assert np.nanmax(np.abs(ratio - np.nanmean(ratio))) < 1e-14
+    assert abs(prediction.volume_ratio - 1) > 1e-3
+    assert np.nanmean(ratio) ** 3 == pytest.approx(prediction.volume_ratio, rel=1e-12)
+
+
+def test_a_layer_keeps_its_area_or_its_shape_beside_its_vacuum():
+    layer = make_layer()
+    same_area = predict(layer, "free", vacuum_axis="c", free="shape").structure.lattice.matrix
+    before = layer.lattice.matrix
+    assert np.array_equal(same_area[2], before[2])
+    assert np.linalg.det(same_area[:2, :2]) == pytest.approx(np.linalg.det(before[:2, :2]), rel=1e-13)
+    assert np.abs(same_area - before).max() > 0.01
+    scaled = predict(layer, "free", vacuum_axis="c", free="volume").structure.lattice.matrix
+    assert np.array_equal(scaled[2], before[2])
+    assert scaled[0, 0] / before[0, 0] == pytest.approx(scaled[1, 1] / before[1, 1], rel=1e-14)
+    assert abs(scaled[0, 0] - before[0, 0]) > 0.01
+
+
+def test_ids_do_not_depend_on_how_the_cell_is_held():
+    held, sites = Constraints(fix_cell=True), Constraints(free="sites")
+    assert held.model_dump() == sites.model_dump()
+    assert "free" not in Constraints().model_dump()  # ids of predictions from before the word stay
+    assert Constraints.model_validate(sites.model_dump()).holds_cell
+    assert Constraints.model_validate(Constraints(free="shape").model_dump()).free == "shape"
+    with pytest.raises(ValueError, match="fix_cell holds the whole cell, and free='shape' does not"):
+        Constraints(fix_cell=True, free="shape")
+    cell = build_prototypes()["quartz"]
+    assert np.array_equal(predict(cell, free="sites").structure.lattice.matrix, cell.lattice.matrix)
