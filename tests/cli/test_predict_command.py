@@ -129,7 +129,7 @@ def test_constraints_hold(e3relax, small_model, wurtzite, tmp_path):
     ("arguments", "message"),
     [
         (["--model", "nowhere"], "e3relax models list"),
-        (["--constrain", "fix-everything"], "known: fix-cell, vacuum-a"),
+        (["--constrain", "fix-everything"], "known: fix-cell, free=shape, free=volume, vacuum-a"),
         (["--symmetry", "perhaps"], "symmetry: Input should be 'keep' or 'free' (got 'perhaps')"),
         (["--passes", "0"], "--passes"),
         (["--colour"], "No such option"),
