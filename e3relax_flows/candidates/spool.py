@@ -111,7 +111,7 @@ class CandidateList:
             row = (self._n, item.id, structure_id, item.structure.composition.reduced_formula)
             inserted = self._file.execute(
                 "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (*row, _pack(item.structure), is_comparable(item.structure)),
+                (*row, pack_structure(item.structure), is_comparable(item.structure)),
             )
             if inserted.rowcount:
                 self._n += 1
@@ -143,7 +143,7 @@ class CandidateList:
                 cell = reduce_cell(self._read(number))
                 same = self._find_same(cell, matcher, unpack)
                 if same is None:
-                    row = (number, _name(cell), cell.volume, _pack(cell))
+                    row = (number, _name(cell), cell.volume, pack_structure(cell))
                     self._file.execute("INSERT INTO cells VALUES (?, ?, ?, ?)", row)
                 else:
                     n_found += 1
@@ -234,7 +234,8 @@ def _name(cell: Structure) -> str:
     return f"{cell.formula} {cell.charge:g}"
 
 
-def _pack(structure: Structure) -> bytes:
+def pack_structure(structure: Structure) -> bytes:
+    """A structure as few bytes, which `unpack_structure` reads."""
     # only what json does not know is sanitized: all of it would take longer than the rest
     text = json.dumps(structure.as_dict(), default=lambda value: jsanitize(value, recursive_msonable=True))
     return zlib.compress(text.encode(), level=1)

@@ -156,7 +156,7 @@ def prepare_again(
     retry_failed: bool,
     error: str | None = None,
 ) -> None:
-    """Take up what an earlier run has left; nothing where there was none."""
+    """Requeue what an earlier run has left; nothing where there was none."""
     for line in resume_screen(screen_id, settings, limits, retry_failed, error).lines:
         console.err.print(line, highlight=False, markup=False)
 
@@ -248,7 +248,7 @@ def show_screen(report: ScreenReport, as_json: bool = False) -> None:
         console.out.print(f"{reused} outcomes were in the store already and were not computed again.", highlight=False)
     if any(row.state == CandidateState.FAILED for row in report.screen.candidates):
         console.out.print(
-            "What failed is not tried again by itself: mend the cause and run `e3relax screen` with --retry-failed.",
+            "What failed is not tried again by itself: correct the cause and run `e3relax screen` with --retry-failed.",
             highlight=False,
         )
     for text in (describe_medians(table), report.savings):

@@ -82,7 +82,7 @@ def resume(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a screen: what was interrupted, lost, cancelled or left is taken up; what is done stays.
+    """Go on with a screen: what was interrupted, lost, cancelled or left is requeued; what is done stays.
 
     After kills on a launchpad type `e3relax screen recover` first.
     """
@@ -114,7 +114,7 @@ def resume(
 
 @screen_app.command("cancel")
 def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
-    """Let nothing more of a screen begin; what runs ends by itself. `resume` takes it up again."""
+    """Let nothing more of a screen begin; what runs ends by itself. `resume` requeues it."""
     from e3relax_flows.cli.screen_run import show_progress
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.screening.control import cancel_screen, plan_cancel
@@ -166,7 +166,7 @@ def _list(rows: list[tuple[ScreenDoc, dict[str, int]]]) -> None:
 def _show(screen: ScreenDoc, counts: dict[str, int]) -> None:
     limits = screen.limits
     budget = [
-        f"{screen.n_submitted} candidates handed out" + (f" of {limits.candidates}" if limits.candidates else ""),
+        f"{screen.n_submitted} candidates submitted" + (f" of {limits.candidates}" if limits.candidates else ""),
         f"{screen.core_hours:.2f} core hours" + (f" of {limits.core_hours:g}" if limits.core_hours else ""),
         *([f"at most {limits.max_in_flight} at once"] if limits.max_in_flight else []),
     ]

@@ -48,6 +48,10 @@ class StartUnknownError(EngineError):
     """A document of an engine that does not hold the true start of its relaxation."""
 
 
+class StateError(E3RelaxError):
+    """An event that cannot happen to something in the state that it is in."""
+
+
 class ConfigError(E3RelaxError):
     """A setting or configuration file with a wrong or unknown entry."""
 

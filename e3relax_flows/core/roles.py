@@ -22,6 +22,7 @@ ROLE_RULES: tuple[tuple[str, Role], ...] = (
     ("", Role.DFT),  # jobs of the engines are named by their makers
     ("store_inputs", Role.LIGHT),  # jobflow's own, which hands on the output of a flow
     ("e3r ", Role.LIGHT),
+    ("e3r claim", Role.DFT),  # it runs the first calculation, where the manager can
     ("e3r predict", Role.PREDICT),
     ("e3r evaluate", Role.PREDICT),
     ("e3r train", Role.TRAIN),

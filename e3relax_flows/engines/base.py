@@ -124,13 +124,13 @@ class Engine(MSONable, ABC):
         """
 
 
-def iterate_jobs(flow: Flow) -> Iterator[Job]:
-    """Jobs of a flow and of the flows in it, in the order of listing."""
+def iterate_jobs(flow: Flow | Job) -> Iterator[Job]:
+    """Jobs of a flow and of the flows in it, in the order of listing; of a job itself."""
+    if isinstance(flow, Job):
+        yield flow
+        return
     for node in flow.jobs:
-        if isinstance(node, Flow):
-            yield from iterate_jobs(node)
-        else:
-            yield node
+        yield from iterate_jobs(node)
 
 
 def get_entry(document: Any, *path: str) -> Any:

@@ -10,9 +10,9 @@ from jobflow import Flow, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import StructureError
-from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.ledger.store import find_outcomes, open_stores, save_outcomes, save_predictions
+from e3relax_flows.ledger.store import find_outcomes, save_outcomes, save_predictions
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.record import join_failure
@@ -98,15 +98,15 @@ class PrerelaxFlowMaker(Maker):
         if not starts:
             return Response(stop_children=True)
         outcome_id = identify_outcome(prediction.prediction_id, self.engine.engine_id, starts[0])
-        with open_stores(load_settings()) as stores:
+        with open_workspace() as workspace:
             # the worker that predicted may have seen another store
-            save_predictions(stores.predictions, [prediction])
-            outcome = find_outcomes(stores.outcomes, [outcome_id]).get(outcome_id)
+            save_predictions(workspace.predictions, [prediction])
+            outcome = find_outcomes(workspace.outcomes, [outcome_id]).get(outcome_id)
             if outcome is not None and is_reusable(outcome, self.retry_failed):
                 return outcome
             try:
                 self.engine.check(take_start(prediction, starts[0]))
             except Exception as error:  # recorded as in a screen, and seen as a failed job
-                save_outcomes(stores.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
+                save_outcomes(workspace.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
                 raise
         return Response(replace=claim_relaxation(self.engine, prediction, starts[0], self.retry_failed))

@@ -10,10 +10,10 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
 from e3relax_flows.core.job_errors import find_job_error
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.ledger.claims import CLAIM_KEY, open_claim_store, release_claims
+from e3relax_flows.ledger.claims import CLAIM_KEY, END_KEY, ERRORS_KEY, release_claims
 from e3relax_flows.ledger.joining import join_outcome
-from e3relax_flows.ledger.store import find_predictions, open_stores, save_outcomes
+from e3relax_flows.ledger.store import find_predictions, save_outcomes
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.starts import take_start
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc
@@ -61,6 +61,7 @@ def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: 
     )
     both = Flow([flow, outcome], output=outcome.output, name=f"e3r {engine.name} {prediction.id or ''}".rstrip())
     both.update_metadata(describe_relaxation(prediction, kind))
+    outcome.metadata[END_KEY] = True
     return both
 
 
@@ -107,12 +108,12 @@ def record_outcome(
     StoreError
         When the prediction is not in the store.
     """
-    kind, settings = StartKind(kind), load_settings()
-    with open_stores(settings) as stores:
-        prediction = find_predictions(stores.predictions, [prediction_id]).get(prediction_id)
+    kind = StartKind(kind)
+    with open_workspace() as workspace:
+        prediction = find_predictions(workspace.predictions, [prediction_id]).get(prediction_id)
         if prediction is None:
             raise StoreError(
-                f"prediction {prediction_id!r} is not in store {describe_store(stores.predictions)}; workers that "
+                f"prediction {prediction_id!r} is not in store {describe_store(workspace.predictions)}; workers that "
                 "predict and workers that record outcomes must share their stores: compare `e3relax doctor` on both, "
                 "set E3RELAX_DATA_DIR to one absolute path where they run in different folders"
             )
@@ -121,10 +122,9 @@ def record_outcome(
         current = CURRENT_JOB.job
         if current:
             outcome.hosts, outcome.metadata = list(current.hosts), dict(current.metadata)
-        save_outcomes(stores.outcomes, [outcome], replace_failed=True)
-    if CLAIM_KEY in outcome.metadata:
-        with open_claim_store(settings) as claims:
-            release_claims(claims, [outcome.outcome_id])
+        save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
+        if CLAIM_KEY in outcome.metadata:
+            release_claims(workspace.claims, [outcome.outcome_id])
     return outcome
 
 
@@ -146,8 +146,8 @@ def _join(
     lost = [uuid for uuid, document in zip(job_uuids, documents, strict=True) if document is None]
     message = None
     if lost:
-        jobs = ", ".join(map(_describe_job, lost))
-        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {jobs}"
+        described = ", ".join(map(_describe_job, lost))
+        message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {described}"
     if len(lost) == len(documents):
         return join_failure(engine, prediction, kind, EngineError(message or "the engine has no jobs"), job_uuids)
     try:
@@ -158,6 +158,7 @@ def _join(
 
 
 def _describe_job(uuid: str) -> str:
-    """A job that left no document, with its error where it ran in this process."""
-    error = find_job_error(uuid)
+    """A job that left no document, with its error where it ran in this process or in the launch of the claim."""
+    noted = CURRENT_JOB.job.metadata.get(ERRORS_KEY, {}) if CURRENT_JOB.job else {}
+    error = find_job_error(uuid) or noted.get(uuid)
     return uuid if error is None else f"{uuid} ({error})"

@@ -11,9 +11,9 @@ from uuid import UUID, uuid5
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, JobStore, Response, job
 from monty.json import MontyDecoder, MontyEncoder
 
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, is_recorded, open_claim_store, release_claims, take_claim
-from e3relax_flows.ledger.store import find_outcomes, open_outcome_store, open_stores, save_outcomes, save_predictions
+from e3relax_flows.ledger.claims import BEGIN_KEY, CLAIM_KEY, ClaimDoc, is_recorded, release_claims, take_claim
+from e3relax_flows.ledger.store import find_outcomes, save_outcomes, save_predictions
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.record import RelaxationEngine, build_relaxation, describe_relaxation, join_failure
 from e3relax_flows.prerelax.starts import is_reusable
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outcome
@@ -45,6 +45,7 @@ def claim_relaxation(
     """
     claim = relax_once(engine, prediction, kind, retry_failed)
     claim.update_metadata(describe_relaxation(prediction, kind))
+    claim.metadata[BEGIN_KEY] = True
     return claim
 
 
@@ -60,32 +61,32 @@ def claim_and_relax(
     engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool
 ) -> OutcomeDoc | Response[Any] | None:
     """What a claim job does; what the engine cannot treat becomes a failed outcome."""
-    kind, settings = StartKind(kind), load_settings()
+    kind = StartKind(kind)
     outcome_id = identify_outcome(prediction.prediction_id, engine.engine_id, kind)
     current: Job = CURRENT_JOB.job
 
     def find_known() -> tuple[OutcomeDoc | None, str | None]:
         """The outcome if it need not be computed again, and who has recorded one that failed."""
-        outcome = find_outcomes(outcomes, [outcome_id]).get(outcome_id)
+        outcome = find_outcomes(workspace.outcomes, [outcome_id]).get(outcome_id)
         if outcome is None:
             return None, None
         recorded_by = outcome.metadata.get(CLAIM_KEY)
         reusable = recorded_by == current.uuid or is_reusable(outcome, retry_failed)
         return (outcome if reusable else None), recorded_by
 
-    with open_outcome_store(settings) as outcomes, open_claim_store(settings) as claims:
+    with open_workspace() as workspace:
         known, recorded_by = find_known()
         if known is not None:
             return known
         flow = current.hosts[-1] if current.hosts else None
         claim = ClaimDoc(claim_id=outcome_id, owner=current.uuid, flow=flow, manager=find_manager())
-        if take_claim(claims, claim, recorded_by):
+        if take_claim(workspace.claims, claim, recorded_by):
             return None
         known, _ = find_known()  # it may have been recorded, and its claim released, since the first look
         if known is not None:
-            release_claims(claims, [outcome_id], current.uuid)
+            release_claims(workspace.claims, [outcome_id], current.uuid)
             return known
-    return _replace(engine, prediction, kind, current)
+        return _replace(engine, prediction, kind, current)
 
 
 def find_manager() -> str | None:
@@ -136,11 +137,10 @@ def _replace(
     except Exception as error:  # one candidate's trouble is not the others'
         outcome = join_failure(engine, prediction, kind, error)
         outcome.hosts, outcome.metadata = list(current.hosts), {**current.metadata, CLAIM_KEY: current.uuid}
-        with open_stores(load_settings()) as stores:
-            save_predictions(stores.predictions, [prediction])
-            save_outcomes(stores.outcomes, [outcome], replace_failed=True)
-        with open_claim_store(load_settings()) as claims:
-            release_claims(claims, [outcome.outcome_id], current.uuid)
+        with open_workspace() as workspace:
+            save_predictions(workspace.predictions, [prediction])
+            save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
+            release_claims(workspace.claims, [outcome.outcome_id], current.uuid)
         return outcome
     flow = name_jobs(flow, f"{current.uuid}:{current.index}")
     flow.update_metadata({CLAIM_KEY: current.uuid})

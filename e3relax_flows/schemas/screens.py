@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.candidates import CandidatesConfig
@@ -62,6 +62,15 @@ class ScreenLimits(BaseModel):
     candidates: int | None = Field(None, ge=0, description="budget: candidates that are relaxed; none: all")
     core_hours: float | None = Field(None, ge=0, description="budget: core hours of relaxations; none: any number")
     cores: int = Field(1, ge=1, description="cores of one relaxation, by which its hours are counted")
+
+
+class Submitted(BaseModel):
+    """Who predicts or relaxes a candidate: a process of a machine, or a flow at the workers of a place."""
+
+    place: str = Field(description="local, fireworks, remote, or flow: that of a ScreenMaker")
+    flow: str | None = Field(None, description="uuid of the flow; None: a process does it")
+    host: str | None = Field(None, description="of the process")
+    pid: int | None = Field(None, description="of the process")
 
 
 class ChunkDoc(BaseModel):
@@ -144,7 +153,21 @@ class ScreenRow(CandidateRow):
     chunk: int | None = Field(None, description="number of its chunk; None: it is not predicted")
     rank: float = Field(description="the smaller the sooner it is relaxed")
     attempt: int = Field(0, description="how often it was handed to workers anew")
-    flow: str | None = Field(None, description="uuid of the flow that relaxes it")
+    submitted: Submitted | None = Field(None, description="who predicts or relaxes it now, or did the last time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flow(cls, raw: Any) -> Any:
+        """Rows of earlier releases have a text: the uuid of a flow, `sent`, or `process HOST PID`."""
+        if not isinstance(raw, dict) or "flow" not in raw:
+            return raw
+        text = str(raw["flow"] or "")
+        kind, *rest = text.split(" ")
+        row = {key: value for key, value in raw.items() if key != "flow"}
+        if kind == "process" and len(rest) == 2:
+            return row | {"submitted": {"place": "local", "host": rest[0], "pid": int(rest[1])}}
+        place = "remote" if text == "sent" else "fireworks"
+        return row | {"submitted": {"place": place, "flow": text}} if text else row
 
 
 class ScreenDoc(Displayed, BaseModel):

@@ -1,22 +1,26 @@
-"""Advance a screen: settle what has ended, plan when all is predicted, hand out what its limits allow."""
+"""Advance a screen: settle what has ended, plan when all is predicted, submit what its limits allow."""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maggma.core import Store
 
 from e3relax_flows.candidates.duplicates import find_duplicates
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.claims import find_claims, hold_submission, is_live, open_claim_store, release_claims
-from e3relax_flows.ledger.store import find_predictions, open_outcome_store, open_prediction_store
+from e3relax_flows.ledger.claims import find_claims, hold_submission, is_live, release_claims
+from e3relax_flows.ledger.store import find_predictions
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.prerelax.starts import MISSING_OUTCOME, fill_outcomes, plan_outcomes
-from e3relax_flows.schemas.outcomes import OutcomeState
+from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import Verdict
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase
 from e3relax_flows.screening.jobs import read_maker
+from e3relax_flows.screening.place import ScreenPlace
+from e3relax_flows.screening.states import OPEN, Event, advance, end
 from e3relax_flows.screening.store import (
     ScreenStores,
     count_state,
@@ -31,16 +35,14 @@ from e3relax_flows.screening.store import (
     save_rows,
     save_screen,
 )
-from e3relax_flows.stores.opening import validate_document
 
 ROWS_AT_ONCE = 200
 REFILL_BELOW = 0.75  # of max_in_flight: one refill for many ends, since each looks through all that is planned
 SMALL = 8  # limits up to this are kept full
 State = CandidateState
-OPEN = (State.WAITING, State.PREDICTED, State.PLANNED, State.SUBMITTED, State.HELD)
-LOST_CHUNK = "the prediction job of its chunk failed; mend what its error says, and type `e3relax screen resume`"
+LOST_CHUNK = "the prediction job of its chunk failed; correct what its error says, and type `e3relax screen resume`"
 
-Hand = Callable[[list[ScreenRow]], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,18 @@ class Ended:
 
     chunk: int | None = None
     row_keys: tuple[str, ...] = ()
+    start_kind: StartKind | None = None  # of the relaxations that have ended; None: all of these candidates
 
 
 def advance_screen(
     screen_id: str,
     settings: E3RelaxSettings,
-    hand: Hand | None = None,
+    place: ScreenPlace | None = None,
     ended: Ended | None = None,
     at_most: int | None = None,
+    chunk: int | None = None,
 ) -> ScreenDoc:
-    """Take a screen as far as it can go now; whoever calls it, however often, nothing is handed out twice.
+    """Take a screen as far as it can go now; whoever calls it, however often, nothing is submitted twice.
 
     Parameters
     ----------
@@ -66,36 +70,40 @@ def advance_screen(
         Of the screen.
     settings
         For the stores.
-    hand
-        Called with rows to be relaxed; it gives their flows to workers, those that have them already excepted. None:
-        nothing is handed out.
+    place
+        Where candidates are submitted; None: nothing is submitted.
     ended
         Flows of the screen that have ended, whether well or not.
     at_most
-        How many are handed out now.
+        How many are submitted now.
+    chunk
+        Number of the chunk whose candidates are submitted; None: all chunks.
 
     Returns
     -------
     screen
         Without its candidates.
     """
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+        stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
-        with open_outcome_store(settings) as outcomes:
-            if ended is not None and ended.chunk is not None:
-                _end_chunk(stores, screen_id, ended.chunk)
-            settle(stores, screen, outcomes)
-            for row_key in ended.row_keys if ended else ():
-                _end_row(stores, row_key, settings)
-            if screen.phase == ScreenPhase.PREDICTING and not has_rows(stores, screen_id, State.WAITING):
-                plan(stores, screen, outcomes, settings)
-                screen.phase = ScreenPhase.RELAXING
-                save_screen(stores, screen)
-        if screen.phase == ScreenPhase.RELAXING and hand is not None:
-            _hand_out(stores, screen, hand, at_most)
+        phase = screen.phase
+        if ended is not None and ended.chunk is not None:
+            _end_chunk(stores, screen_id, ended.chunk)
+        settle(stores, screen, workspace.outcomes)
+        for row_key in ended.row_keys if ended else ():
+            _end_row(workspace, row_key, ended.start_kind if ended else None)
+        if screen.phase == ScreenPhase.PREDICTING and not has_rows(stores, screen_id, State.WAITING):
+            plan(workspace, screen)
+            screen.phase = ScreenPhase.RELAXING
+            save_screen(stores, screen)
+        if screen.phase == ScreenPhase.RELAXING and place is not None:
+            _submit(stores, screen, place, at_most, chunk)
         if screen.phase == ScreenPhase.RELAXING:
             conclude(stores, screen)
         save_screen(stores, screen)
+        if screen.phase != phase:
+            logger.info("screen %s: %s -> %s", screen_id, phase, screen.phase)
         return screen
 
 
@@ -115,31 +123,38 @@ def settle(stores: ScreenStores, screen: ScreenDoc, outcomes: Store) -> None:
             changed = [row for row in part if any(planned.outcome_id in found for planned in row.outcomes)]
             fill_outcomes(changed, found, reused=state == State.HELD)
             for row in changed:
-                if row.state == State.PLANNED:  # another relaxation of it is to come
-                    row.state = state
+                if end(row):
+                    logger.info("candidate %s: %s", row.row_key, row.state)
             if state == State.SUBMITTED:
                 seconds = sum(row.wall_time_s or 0.0 for row in found.values())
                 screen.core_hours += seconds / 3600 * screen.limits.cores
             save_rows(stores, changed, [state])
 
 
-def plan(stores: ScreenStores, screen: ScreenDoc, outcomes: Store, settings: E3RelaxSettings) -> None:
+def plan(workspace: Workspace, screen: ScreenDoc) -> None:
     """Decide what every predicted candidate is relaxed from; find duplicates, and outcomes that are known."""
-    maker, screen_id = read_maker(screen), str(screen.screen_id)
-    twins = _find_twins(stores, screen_id, settings) if maker.deduplicate else {}
+    stores, screen_id = workspace.get(open_screen_stores), str(screen.screen_id)
+    maker = read_maker(screen)
+    duplicates = _find_duplicates(stores, screen_id, workspace.predictions) if maker.deduplicate else {}
     keys = list_row_keys(stores, screen_id, State.PREDICTED)
     for start in range(0, len(keys), ROWS_AT_ONCE):
         rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
-            row.state = State.PLANNED
-            if row.id in twins:
-                row.state, row.duplicate_of = State.DUPLICATE, twins[row.id]
+            if row.id in duplicates:
+                row.duplicate_of = duplicates[row.id]
             else:
                 plan_outcomes(row, maker.rules, screen.engine_id)
-        known = find_outcome_rows(outcomes, [planned.outcome_id for row in rows for planned in row.outcomes])
+        known = find_outcome_rows(workspace.outcomes, [planned.outcome_id for row in rows for planned in row.outcomes])
         if maker.retry_failed:
             known = {key: row for key, row in known.items() if row.state != OutcomeState.FAILED}
         fill_outcomes(rows, known, reused=True)
+        for row in rows:
+            if row.duplicate_of is not None:
+                advance(row, Event.MATCH)
+            elif not row.outcomes:
+                advance(row, Event.SKIP if maker.on_refuse == "skip" else Event.REJECT)
+            elif not end(row):
+                advance(row, Event.PLAN)
         save_rows(stores, rows, [State.PREDICTED])
 
 
@@ -154,7 +169,7 @@ def conclude(stores: ScreenStores, screen: ScreenDoc) -> None:
             return
         rows = find_rows(stores, screen_id, [State.PLANNED])
         for row in rows:
-            row.state = State.LEFT
+            advance(row, Event.LEAVE)
         save_rows(stores, rows, [State.PLANNED])
         screen.message = reason
     screen.phase = ScreenPhase.FINISHED
@@ -170,24 +185,28 @@ def find_spent(screen: ScreenDoc) -> str | None:
     return None
 
 
-def _hand_out(stores: ScreenStores, screen: ScreenDoc, hand: Hand, at_most: int | None) -> None:
-    """Hand out what is planned, the most promising first, up to the limits."""
+def _submit(
+    stores: ScreenStores, screen: ScreenDoc, place: ScreenPlace, at_most: int | None, chunk: int | None
+) -> None:
+    """Submit what is planned, the most promising first, up to the limits."""
     room = _find_room(stores, screen, at_most)
     if room is not None and room <= 0:
         return
-    keys = list_row_keys(stores, str(screen.screen_id), State.PLANNED, limit=room or 0)
+    criteria = {} if chunk is None else {"chunk": chunk}
+    keys = list_row_keys(stores, str(screen.screen_id), State.PLANNED, criteria, limit=room or 0)
     for start in range(0, len(keys), ROWS_AT_ONCE):
         rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
-            row.state, row.message = State.SUBMITTED, None
-        hand(rows)  # before it is noted: what is at the workers twice is found by its id, what is not would be lost
+            advance(row, Event.SUBMIT)
+        place.submit(screen, rows)  # before it is noted: what is there twice is found by its id, what is not is lost
         save_rows(stores, rows, [State.PLANNED])
         screen.n_submitted += len(rows)
         save_screen(stores, screen)
+        logger.info("screen %s: %d candidates submitted, place %s", screen.screen_id, len(rows), place.name)
 
 
 def _find_room(stores: ScreenStores, screen: ScreenDoc, at_most: int | None) -> int | None:
-    """How many candidates may be handed out now; None: all."""
+    """How many candidates may be submitted now; None: all."""
     limits = screen.limits
     if find_spent(screen):
         return 0
@@ -205,46 +224,50 @@ def _end_chunk(stores: ScreenStores, screen_id: str, number: int) -> None:
     """Rows of a chunk whose job has ended and left them waiting have no prediction."""
     rows = find_rows(stores, screen_id, [State.WAITING], {"chunk": number})
     for row in rows:
-        row.state, row.message = State.ERROR, LOST_CHUNK
-    save_rows(stores, rows, [State.WAITING])
+        advance(row, Event.LOSE_PREDICTION)
+        row.message = LOST_CHUNK
+    if save_rows(stores, rows, [State.WAITING]):
+        logger.info("screen %s: chunk %d has no predictions", screen_id, number)
 
 
-def _end_row(stores: ScreenStores, row_key: str, settings: E3RelaxSettings) -> None:
-    """A candidate whose flow has ended without outcome is relaxed by another flow, or has failed."""
-    raw = stores.rows.query_one({"row_key": row_key})
-    row = None if raw is None else validate_document(raw, ScreenRow, stores.rows)
+def _end_row(workspace: Workspace, row_key: str, kind: StartKind | None) -> None:
+    """A candidate whose relaxations have ended without outcome is relaxed by another flow, or has failed."""
+    stores = workspace.get(open_screen_stores)
+    row = next(iter(load_rows(stores, [row_key])), None)
     if row is None or row.state != State.SUBMITTED:
         return
-    missing = [planned for planned in row.outcomes if planned.state is None]
-    with open_claim_store(settings) as claims:
-        held = find_claims(claims, [planned.outcome_id for planned in missing])
-        own = [key for key, claim in held.items() if claim.flow == row.flow]
-        release_claims(claims, own)
+    missing = [planned for planned in row.outcomes if planned.state is None and kind in (None, planned.start_kind)]
+    held = find_claims(workspace.claims, [planned.outcome_id for planned in missing])
+    flow = row.submitted.flow if row.submitted else None
+    own = [key for key, claim in held.items() if claim.flow == flow]
+    release_claims(workspace.claims, own)
     others = [claim for key, claim in held.items() if key not in own and is_live(claim)]
     if others:
-        row.state = State.HELD
+        advance(row, Event.HOLD)
         row.message = f"is being relaxed by {others[0].describe()}; type `e3relax screen resume` later"
     else:
-        fill_outcomes([row], {}, reused=False, lost=MISSING_OUTCOME)
+        for planned in missing:
+            planned.state, planned.message = OutcomeState.FAILED, planned.message or MISSING_OUTCOME
+        end(row)
+    logger.info("candidate %s: %s", row_key, row.state)
     save_rows(stores, [row], [State.SUBMITTED])
 
 
-def _find_twins(stores: ScreenStores, screen_id: str, settings: E3RelaxSettings) -> dict[str, str]:
+def _find_duplicates(stores: ScreenStores, screen_id: str, predictions: Store) -> dict[str, str]:
     """Ids of duplicates, and of those that are relaxed in their place; one formula after the other."""
     groups: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     fields = ["id", "number", "formula", "prediction_id"]
     accepted = {"group": name_group(screen_id, State.PREDICTED), "verdict": Verdict.ACCEPT.value}
     for raw in stores.rows.query(accepted, fields):
         groups[raw["formula"]].append((raw["number"], raw["id"], raw["prediction_id"]))
-    twins: dict[str, str] = {}
-    with open_prediction_store(settings) as store:
-        for group in groups.values():
-            if len(group) > 1:
-                twins |= _compare(sorted(group), store)
-    return twins
+    found: dict[str, str] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            found |= _compare(sorted(group), predictions)
+    return found
 
 
-def _compare(group: Sequence[tuple[int, str, str]], store: Store) -> dict[str, str]:
-    found = find_predictions(store, [prediction_id for *_, prediction_id in group])
+def _compare(group: Sequence[tuple[int, str, str]], predictions: Store) -> dict[str, str]:
+    found = find_predictions(predictions, [prediction_id for *_, prediction_id in group])
     duplicates = find_duplicates([found.get(prediction_id) for *_, prediction_id in group])
     return {group[place][1]: group[kept][1] for place, kept in duplicates.items()}

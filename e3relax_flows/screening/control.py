@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from jobflow import Flow, Job
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
-from e3relax_flows.places.checks import check_launchpad, check_remote_project, check_remote_store
-from e3relax_flows.places.launchpad import open_launchpad
-from e3relax_flows.places.remote import open_remote
-from e3relax_flows.places.submission import check_flows, judge_problems
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
-from e3relax_flows.screening import remote
-from e3relax_flows.screening.advance import OPEN, Ended, advance_screen
+from e3relax_flows.screening.advance import Ended, advance_screen
 from e3relax_flows.screening.failures import can_go_on, check_error_text, is_retried, select_retried
-from e3relax_flows.screening.flows import build_chunk_flow, name_candidate, name_chunk
+from e3relax_flows.screening.flows import build_chunk_flow
 from e3relax_flows.screening.jobs import read_maker
-from e3relax_flows.screening.local import find_lost, give_back
+from e3relax_flows.screening.local import LocalPlace
+from e3relax_flows.screening.place import ScreenPlace, open_place, release
+from e3relax_flows.screening.states import OPEN, RESUMED, UNDECIDED, Event, advance
 from e3relax_flows.screening.store import (
     ScreenStores,
     count_rows,
@@ -36,10 +32,9 @@ from e3relax_flows.screening.store import (
 )
 
 State = CandidateState
-CANCELLED = (State.WAITING, State.PREDICTED, State.PLANNED, State.HELD)  # states that `cancel_screen` ends
 TRIED = 5  # structures of which the engine has to take one, for the checks
-ENDED, NEVER = ("COMPLETED", "FIZZLED"), ("ARCHIVED", "DEFUSED")  # states of workflows
-GONE: tuple[str, list[int]] = ("ARCHIVED", [])
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,7 +42,7 @@ class Progress:
     """What starting, resuming or cancelling has done."""
 
     screen: ScreenDoc  # without its candidates
-    lines: list[str] = field(default_factory=list)  # for a person
+    lines: list[str] = field(default_factory=list)  # for the terminal
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,19 +63,21 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     StoreError
         When a store or the launchpad cannot be reached.
     """
-    with open_screen_stores(settings) as stores:
+    with open_workspace(settings) as workspace:
+        stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
-        samples = _make_samples(stores, screen)
-    if screen.place == "remote":
-        return _start_remote(screen, samples, settings)
-    with open_launchpad("--submit fireworks") as pad:
-        from e3relax_flows.screening import launchpad  # needs FireWorks
-
-        problems = check_flows(samples, "fireworks", settings)
-        progress = Progress(screen, warnings=judge_problems([*problems, *check_launchpad(pad, settings.WORKERS)]))
-        _end_ended(pad, advance_screen(screen_id, settings), settings)
-        _verify(pad, progress, settings)
-        progress.screen = advance_screen(screen_id, settings, launchpad.hand_to_launchpad(pad, screen, settings))
+        with open_place(screen.place, settings, f"--submit {screen.place}") as place:
+            progress = Progress(screen, warnings=place.check(_make_samples(stores, screen)))
+            _settle_ended(stores, advance_screen(screen_id, settings), place, settings)
+            with hold_submission(settings, f"screen {screen_id}"):
+                progress.lines += place.submit_chunks(screen, list_waiting_chunks(stores, screen_id))
+                lost = place.find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
+                release(stores, lost, workspace.claims if place.frees_claims else None)
+            if lost:
+                progress.lines.append(f"{len(lost)} candidates were at no worker and are submitted again")
+            progress.screen = advance_screen(screen_id, settings, place)
+            if progress.screen.phase == ScreenPhase.PREDICTING and place.advice:
+                progress.lines.append(place.advice)
     return progress
 
 
@@ -91,7 +88,7 @@ def resume_screen(
     retry_failed: bool = False,
     error: str | None = None,
 ) -> Progress:
-    """Take up what was cancelled, left, lost or has no prediction, and with `retry_failed` what has failed.
+    """Requeue what was cancelled, left, lost or has no prediction, and with `retry_failed` what has failed.
 
     Nothing is submitted by this: `start_screen` or `run_screen_here` goes on.
 
@@ -113,7 +110,8 @@ def resume_screen(
     ConfigError
         When no error contains it; nothing was changed.
     """
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+        stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         progress = Progress(screen)
         states = _list_resumed(retry_failed)
@@ -121,18 +119,19 @@ def resume_screen(
         check_error_text(rows, error, screen_id)
         if limits is not None:
             screen.limits = limits
-        killed = find_lost(stores, screen_id)
-        give_back(stores, killed)
+        killed = _find_killed(stores, screen_id)
+        release(stores, killed)
         screen.n_submitted -= len(killed)
-        taken_up = [row for row in select_retried(rows, error) if can_go_on(row, retry_failed)]
-        for row in taken_up:
-            _take_up(row, error)
-        save_rows(stores, taken_up, states)
-        if taken_up:
-            progress.lines.append(f"{len(taken_up)} candidates are taken up again")
-        if any(row.state == State.WAITING for row in taken_up) or screen.phase == ScreenPhase.PREDICTING:
+        requeued = [row for row in select_retried(rows, error) if can_go_on(row, retry_failed)]
+        for row in requeued:
+            _requeue(row, error)
+        save_rows(stores, requeued, states)
+        if requeued:
+            progress.lines.append(f"{len(requeued)} candidates are requeued")
+            logger.info("screen %s: %d candidates are requeued", screen_id, len(requeued))
+        if any(row.state == State.WAITING for row in requeued) or screen.phase == ScreenPhase.PREDICTING:
             screen.phase = ScreenPhase.PREDICTING
-        elif find_rows(stores, screen_id, OPEN, limit=1):
+        elif find_rows(stores, screen_id, list(OPEN), limit=1):
             screen.phase = ScreenPhase.RELAXING
         screen.message = None
         save_screen(stores, screen)
@@ -142,7 +141,7 @@ def resume_screen(
 def plan_resume(
     screen_id: str, settings: E3RelaxSettings, retry_failed: bool = False, error: str | None = None
 ) -> list[str]:
-    """What `resume_screen` and running on would take up, in words; nothing is changed.
+    """What `resume_screen` and running on would requeue, in words; nothing is changed.
 
     Parameters
     ----------
@@ -160,12 +159,12 @@ def plan_resume(
         counts = count_rows(stores, screen_id)
         rows = find_rows(stores, screen_id, _list_resumed(retry_failed))
         check_error_text(rows, error, screen_id)
-        taken_up = sum(can_go_on(row, retry_failed) for row in select_retried(rows, error))
-        taken_up += len(find_lost(stores, screen_id))
-        waiting = sum(counts.get(state.value, 0) for state in CANCELLED if state != State.HELD)
+        requeued = sum(can_go_on(row, retry_failed) for row in select_retried(rows, error))
+        requeued += len(_find_killed(stores, screen_id))
+        waiting = sum(counts.get(state.value, 0) for state in UNDECIDED - {State.HELD})
     return [
-        f"{taken_up} candidates would be taken up again",
-        f"{waiting} that nobody has begun would be predicted and relaxed, place: {place}",
+        f"{requeued} candidates would be requeued",
+        f"{waiting} that no worker has would be predicted and relaxed, place: {place}",
     ]
 
 
@@ -181,10 +180,10 @@ def plan_cancel(screen_id: str, settings: E3RelaxSettings) -> list[str]:
     """
     with open_screen_stores(settings) as stores:
         counts = count_rows(stores, screen_id)
-    waiting = sum(counts.get(state.value, 0) for state in CANCELLED)
+    waiting = sum(counts.get(state.value, 0) for state in UNDECIDED)
     return [
         f"{waiting} candidates would be cancelled",
-        f"{counts.get(State.SUBMITTED.value, 0)} are handed out: those that run would end by themselves",
+        f"{counts.get(State.SUBMITTED.value, 0)} are submitted: those that run would end by themselves",
     ]
 
 
@@ -198,39 +197,29 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     settings
         For the stores.
     """
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+        stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         screen.phase, screen.message = ScreenPhase.CANCELLED, "cancelled"
         progress = Progress(screen)
-        states = list(CANCELLED)
-        rows = find_rows(stores, screen_id, states)
+        rows = find_rows(stores, screen_id, list(UNDECIDED))
         submitted = find_rows(stores, screen_id, [State.SUBMITTED])
-        if screen.place == "fireworks":
-            with open_launchpad("screen cancel") as pad:
-                from e3relax_flows.screening import launchpad  # needs FireWorks
-
-                launchpad.defuse(pad, [name_chunk(screen_id, number) for number in range(screen.n_chunks)])
-                gone = launchpad.defuse(pad, [name_candidate(row) for row in submitted])
-            stopped = [row for row in submitted if name_candidate(row) in gone]
-        elif screen.place == "remote":
-            with open_remote("screen cancel") as place:
-                stopped = remote.stop_flows(place, screen, submitted)
-        else:
-            stopped = find_lost(stores, screen_id)
+        with open_place(screen.place, settings, "screen cancel") as place:
+            stopped = place.withdraw(screen, submitted)
         for row in (*rows, *stopped):
-            row.state = State.CANCELLED
-        save_rows(stores, [*rows, *stopped], [*states, State.SUBMITTED])
+            advance(row, Event.CANCEL)
+        save_rows(stores, [*rows, *stopped], list(OPEN))
         save_screen(stores, screen)
         progress.lines.append(f"{len(rows) + len(stopped)} candidates are cancelled")
+        logger.info("screen %s: %s", screen_id, progress.lines[-1])
         if running := len(submitted) - len(stopped):
             progress.lines.append(f"{running} are at workers and end by themselves; their outcomes are kept")
-        if running and screen.place == "remote":
-            progress.lines.append("jobflow-remote's jobs are stopped with `jf flow list` and `jf job stop`")
+            progress.lines += [place.stopping] if place.stopping else []
     return progress
 
 
 def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
-    """A screen, without its candidates, after what has ended was settled; nothing is handed out.
+    """A screen, without its candidates, after what has ended was settled; nothing is submitted.
 
     Parameters
     ----------
@@ -239,98 +228,51 @@ def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
     settings
         For the stores.
     """
-    screen = advance_screen(screen_id, settings)
-    if screen.place == "fireworks" and screen.phase != ScreenPhase.FINISHED:
-        with open_launchpad("screen status") as pad:
-            screen = _end_ended(pad, screen, settings)
-    elif screen.place == "remote" and screen.phase != ScreenPhase.FINISHED:
-        with open_remote("screen status") as place:
-            remote.end_candidates(place, screen_id, settings)
-            remote.end_chunks(place, screen_id, settings)
+    with open_workspace(settings) as workspace:
+        stores = workspace.get(open_screen_stores)
         screen = advance_screen(screen_id, settings)
-    with open_screen_stores(settings) as stores:
+        if screen.phase != ScreenPhase.FINISHED:
+            with open_place(screen.place, settings, "screen status") as place:
+                screen = _settle_ended(stores, screen, place, settings)
+                waiting = list_waiting_chunks(stores, screen_id)
+                for number in place.find_ended_chunks(screen, waiting):
+                    screen = advance_screen(screen_id, settings, ended=Ended(chunk=number))
         screen.counts = count_rows(stores, screen_id)
     return screen
 
 
 def _list_resumed(retry_failed: bool) -> list[State]:
-    """States of the candidates that `resume_screen` takes up."""
-    return [State.LEFT, State.CANCELLED, State.HELD, State.ERROR, *([State.FAILED] if retry_failed else [])]
+    """States of the candidates that `resume_screen` requeues."""
+    return [state for state in RESUMED if retry_failed or state != State.FAILED]
 
 
-def _take_up(row: ScreenRow, error: str | None) -> None:
+def _requeue(row: ScreenRow, error: str | None) -> None:
     """Put a row back to where it can go on."""
     row.attempt += row.state in (State.CANCELLED, State.FAILED)
     for planned in row.outcomes:
         if is_retried(planned, error):
             planned.superseded = planned.recorded
             planned.state, planned.message, planned.recorded = None, None, None
-    row.message = None
+    row.submitted = None
+    if row.state not in (State.CANCELLED, State.LEFT):  # theirs is that of the prediction
+        row.message = None
     if row.prediction_id is None or row.state == State.ERROR:
-        row.state = State.WAITING
+        advance(row, Event.PREDICT_AGAIN)
     else:
-        row.state = State.PLANNED if row.outcomes else State.PREDICTED
+        advance(row, Event.RELAX_AGAIN if row.outcomes else Event.PLAN_AGAIN)
 
 
-def _end_ended(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> ScreenDoc:
-    """Give a final state to candidates whose workflow has ended without outcome."""
-    from e3relax_flows.screening import launchpad  # needs FireWorks
+def _find_killed(stores: ScreenStores, screen_id: str) -> list[ScreenRow]:
+    """Rows that a process of this machine has taken which does not run any more."""
+    return LocalPlace().find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
 
+
+def _settle_ended(stores: ScreenStores, screen: ScreenDoc, place: ScreenPlace, settings: E3RelaxSettings) -> ScreenDoc:
+    """Give a final state to candidates whose flow has ended without outcome."""
     screen_id = str(screen.screen_id)
-    with open_screen_stores(settings) as stores:
-        submitted = {name_candidate(row): row for row in find_rows(stores, screen_id, [State.SUBMITTED])}
-    states = launchpad.find_states(pad, list(submitted))
-    ended = [row.row_key for name, row in submitted.items() if states.get(name, ("", []))[0] in ENDED]
-    return advance_screen(screen_id, settings, ended=Ended(row_keys=tuple(ended))) if ended else screen
-
-
-def _verify(pad: Any, progress: Progress, settings: E3RelaxSettings) -> None:
-    """Compare a screen with the launchpad: submit chunks that are not there, plan anew candidates that are lost."""
-    from e3relax_flows.screening import launchpad  # needs FireWorks
-
-    screen, screen_id = progress.screen, str(progress.screen.screen_id)
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-        numbers = list_waiting_chunks(stores, screen_id)
-        states = launchpad.find_states(pad, [name_chunk(screen_id, number) for number in numbers])
-        ended = [name for name, (state, _) in states.items() if state in ENDED]
-        launchpad.rerun(pad, ended)
-        launchpad.place_chunks(pad, screen, numbers, settings)
-        new = [name for name in map(partial(name_chunk, screen_id), numbers) if states.get(name, GONE)[0] in NEVER]
-        if new:
-            progress.lines.append(f"{len(new)} prediction jobs are submitted")
-        if ended:
-            progress.lines.append(f"{len(ended)} prediction jobs run again")
-        submitted = find_rows(stores, screen_id, [State.SUBMITTED])
-        states = launchpad.find_states(pad, [name_candidate(row) for row in submitted])
-        lost = [row for row in submitted if states.get(name_candidate(row), GONE)[0] in NEVER]
-        give_back(stores, lost)
-        if lost:
-            progress.lines.append(f"{len(lost)} candidates were at no worker and are submitted again")
-
-
-def _start_remote(screen: ScreenDoc, samples: Sequence[Flow | Job], settings: E3RelaxSettings) -> Progress:
-    """Give jobflow-remote what can run now and is not there: typed again after the predictions, relaxations follow."""
-    screen_id = str(screen.screen_id)
-    with open_remote("--submit remote") as place:
-        problems = [*check_flows(samples, "remote", settings), *check_remote_store(place.project, samples)]
-        problems += check_remote_project(place.project, settings.WORKERS)
-        progress = Progress(screen, warnings=judge_problems(problems))
-        advance_screen(screen_id, settings)
-        remote.end_candidates(place, screen_id, settings)
-        with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-            new, again = remote.send_chunks(place, stores, screen_id, settings)
-            lost = remote.plan_lost(place, stores, screen_id, settings)
-        progress.screen = advance_screen(screen_id, settings, remote.hand_to_remote(place, screen, settings))
-    lines = {
-        f"{new} prediction jobs are submitted": new,
-        f"{again} prediction jobs had failed or were lost, and are submitted again": again,
-        f"{lost} candidates were at no worker and are submitted again": lost,
-        "jobflow-remote's jobs submit none: type the same again when the predictions are done": (
-            progress.screen.phase == ScreenPhase.PREDICTING
-        ),
-    }
-    progress.lines += [line for line, count in lines.items() if count]
-    return progress
+    ended = place.find_ended(find_rows(stores, screen_id, [State.SUBMITTED]))
+    keys = tuple(row.row_key for row in ended)
+    return advance_screen(screen_id, settings, ended=Ended(row_keys=keys)) if keys else screen
 
 
 def _make_samples(stores: ScreenStores, screen: ScreenDoc) -> list[Flow | Job]:

@@ -8,14 +8,16 @@ from jobflow import Job, JobConfig, Maker, Response, job
 
 from e3relax_flows.candidates.ranking import measure_change
 from e3relax_flows.core.errors import ConfigError, StoreError
-from e3relax_flows.core.settings import load_settings
-from e3relax_flows.ledger.store import find_predictions, open_prediction_store
+from e3relax_flows.ledger.claims import BEGIN_KEY
+from e3relax_flows.ledger.store import find_predictions
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.predict import PREDICT_JOB, predict_stored
 from e3relax_flows.prerelax.relax import CLAIM_JOB, claim_and_relax
-from e3relax_flows.prerelax.starts import describe_candidate
+from e3relax_flows.prerelax.starts import describe_prediction
 from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
+from e3relax_flows.screening.states import Event, advance
 from e3relax_flows.screening.store import find_rows, find_screen, open_screen_stores, read_chunk, save_rows
 from e3relax_flows.stores.decoding import decode_as
 from e3relax_flows.stores.opening import describe_store
@@ -40,15 +42,16 @@ def read_maker(screen: ScreenDoc) -> Any:
 @job(name=PREDICT_JOB)
 def predict_chunk(screen_id: str, number: int) -> dict[str, int]:
     """Predict the structures of one chunk, and write into their rows what came of it; gives numbers only."""
-    settings = load_settings()
-    with open_screen_stores(settings) as stores:
-        screen, chunk = find_screen(stores, screen_id), read_chunk(stores, screen_id, number)
-    maker = read_maker(screen)
-    prerelax = maker.prerelax
-    documents, n_reused = predict_stored(
-        chunk.unpack(), chunk.ids, screen.model, prerelax.device, prerelax.options, settings
-    )
-    with open_screen_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_screen_stores)
+        screen = find_screen(stores, screen_id)
+        if number >= screen.n_chunks:  # of structures that were given twice
+            return {"n_predicted": 0, "n_reused": 0}
+        chunk, maker = read_chunk(stores, screen_id, number), read_maker(screen)
+        prerelax = maker.prerelax
+        documents, n_reused = predict_stored(
+            chunk.unpack(), chunk.ids, screen.model, prerelax.device, prerelax.options, workspace.settings
+        )
         rows = {row.id: row for row in find_rows(stores, screen_id, [CandidateState.WAITING], {"chunk": number})}
         changed = [
             _write_prediction(rows[str(document.id)], document, by_change=maker.order == "change")
@@ -60,14 +63,12 @@ def predict_chunk(screen_id: str, number: int) -> dict[str, int]:
 
 
 def _write_prediction(row: ScreenRow, document: PredictionDoc, by_change: bool) -> ScreenRow:
-    seen = describe_candidate(row.id, document)
-    update = {name: getattr(seen, name) for name in seen.model_fields_set}
-    is_error = document.verdict == Verdict.ERROR
-    update["state"] = CandidateState.ERROR if is_error else CandidateState.PREDICTED
+    row = row.model_copy(update=describe_prediction(document))
+    advance(row, Event.LOSE_PREDICTION if document.verdict == Verdict.ERROR else Event.PREDICT)
     if by_change:
         change = measure_change(document)
-        update["rank"] = UNRANKED if change is None else change
-    return row.model_copy(update=update)
+        row.rank = UNRANKED if change is None else change
+    return row
 
 
 def claim_candidate(row: ScreenRow, kind: StartKind, retry_failed: bool) -> Job:
@@ -82,6 +83,7 @@ def claim_candidate(row: ScreenRow, kind: StartKind, retry_failed: bool) -> Job:
             "candidate": row.id,
         }
     )
+    claim.metadata[BEGIN_KEY] = True
     return claim
 
 
@@ -96,15 +98,13 @@ def relax_candidate(
     StoreError
         When the prediction is not in the store.
     """
-    settings = load_settings()
-    with open_screen_stores(settings) as stores:
-        screen = find_screen(stores, screen_id)
-    with open_prediction_store(settings) as predictions:
-        prediction = find_predictions(predictions, [prediction_id]).get(prediction_id)
+    with open_workspace() as workspace:
+        screen = find_screen(workspace.get(open_screen_stores), screen_id)
+        prediction = find_predictions(workspace.predictions, [prediction_id]).get(prediction_id)
         if prediction is None:
             raise StoreError(
-                f"prediction {prediction_id!r} is not in {describe_store(predictions)}; all workers must share their "
-                "stores: compare `e3relax doctor` on them"
+                f"prediction {prediction_id!r} is not in {describe_store(workspace.predictions)}; all workers must "
+                "share their stores: compare `e3relax doctor` on them"
             )
-    prediction = prediction.model_copy(update={"id": name})
-    return claim_and_relax(read_maker(screen).engine, prediction, StartKind(kind), retry_failed)
+        prediction = prediction.model_copy(update={"id": name})
+        return claim_and_relax(read_maker(screen).engine, prediction, StartKind(kind), retry_failed)

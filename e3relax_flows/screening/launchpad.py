@@ -1,28 +1,42 @@
 """Screens on a launchpad: workflows of chunks and candidates, and the firetasks that relax one and advance a screen.
 
-This module needs FireWorks; see `control.load_launchpad`.
+This module needs FireWorks; see `place.open_place`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fireworks import FireTaskBase, Firework, LaunchPad, Workflow
-from jobflow import SETTINGS, Flow
+from fireworks import FireTaskBase, Firework, FWAction, LaunchPad, Workflow
+from jobflow import SETTINGS, Flow, Job
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.roles import Role
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
-from e3relax_flows.places.launchpad import CONTENT_KEY, FLOW_KEY, Placed, add_workflows, convert_flow, find_placed
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
+from e3relax_flows.places.checks import check_launchpad
+from e3relax_flows.places.launchpad import (
+    CONTENT_KEY,
+    FLOW_KEY,
+    Placed,
+    add_workflows,
+    convert_flow,
+    find_placed,
+    open_launchpad,
+)
 from e3relax_flows.places.local import JobReport
+from e3relax_flows.places.one_task import OnceJobTask
 from e3relax_flows.places.roles import assign_roles
-from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
-from e3relax_flows.screening.advance import Ended, Hand, advance_screen
+from e3relax_flows.places.submission import check_flows, judge_problems
+from e3relax_flows.schemas.outcomes import StartKind
+from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
+from e3relax_flows.screening.advance import Ended, advance_screen
 from e3relax_flows.screening.flows import (
     build_candidate_flow,
     build_chunk_flow,
@@ -32,11 +46,14 @@ from e3relax_flows.screening.flows import (
 )
 from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import relax_here
+from e3relax_flows.screening.place import ScreenPlace
 from e3relax_flows.screening.store import find_screen, load_row, open_screen_stores
 from e3relax_flows.stores.opening import IDS_PER_QUERY
 
 ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
+ENDED, NEVER = ("COMPLETED", "FIZZLED"), ("ARCHIVED", "DEFUSED")  # states of workflows
+GONE: tuple[str, list[int]] = ("ARCHIVED", [])
 
 
 class AdvanceTask(FireTaskBase):
@@ -59,7 +76,55 @@ class AdvanceTask(FireTaskBase):
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
         """Do it; without a launchpad (offline) only what has ended is settled."""
         ended = Ended(self.get("chunk"), tuple(filter(None, [self.get("row_key")])))
-        _advance(self["screen_id"], ended, self.launchpad, load_settings())
+        with open_workspace() as workspace:
+            screen = find_screen(workspace.get(open_screen_stores), self["screen_id"])
+            _advance(workspace, screen, ended, self.launchpad)
+
+
+class CandidateJobTask(OnceJobTask):
+    """Run a job of a candidate of a screen, and take its screen on when no job follows.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    row_key
+        Of the candidate's row.
+    """
+
+    _fw_name = "{{e3relax_flows.screening.launchpad.CandidateJobTask}}"
+    optional_params = (*OnceJobTask.optional_params, "screen_id", "row_key")
+
+    launchpad: LaunchPad | None = None  # set by the worker
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        """Do it; whether it fails or not, its screen goes on."""
+        follows = False
+        try:
+            action = super().run_task(fw_spec)
+            for workflow in action.detours:
+                follows = True
+                take_on(workflow, self["screen_id"], self["row_key"])
+        finally:
+            if not follows:
+                self._advance()
+        return action
+
+    def _advance(self) -> None:
+        kind = StartKind(self["job"].metadata["start_kind"])
+        with open_workspace() as workspace:
+            screen = find_screen(workspace.get(open_screen_stores), self["screen_id"])
+            _advance(workspace, screen, Ended(row_keys=(self["row_key"],), start_kind=kind), self.launchpad)
+
+
+def take_on(workflow: Workflow, screen_id: str, row_key: str) -> None:
+    """Let the last jobs of a workflow, in place, take a screen on."""
+    for number in workflow.leaf_fw_ids:
+        firework = workflow.id_fw[number]
+        firework.spec["_add_launchpad_and_fw_id"] = True
+        firework.tasks = [
+            CandidateJobTask({**task, "screen_id": screen_id, "row_key": row_key}) for task in firework.tasks
+        ]
 
 
 class CandidateTask(FireTaskBase):
@@ -74,7 +139,7 @@ class CandidateTask(FireTaskBase):
     row_key
         Of the candidate's row.
     advance
-        Whether more is to be handed out at its end.
+        Whether more is to be submitted at its end.
     """
 
     _fw_name = "{{e3relax_flows.screening.launchpad.CandidateTask}}"
@@ -90,65 +155,127 @@ class CandidateTask(FireTaskBase):
         EngineError
             When an outcome could not be recorded; that a calculation failed is an outcome.
         """
-        settings = load_settings()
-        with open_screen_stores(settings) as stores:
+        with open_workspace() as workspace:
+            stores = workspace.get(open_screen_stores)
             screen, row = find_screen(stores, self["screen_id"]), load_row(stores, self["row_key"])
-        jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
-        jobs.connect()
-        run = relax_here(screen, row, jobs, Path.cwd(), _tell)
-        if self["advance"]:
-            _advance(self["screen_id"], Ended(row_keys=(self["row_key"],)), self.launchpad, settings)
+            jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+            jobs.connect()
+            run = relax_here(screen, row, jobs, Path.cwd(), _print_failure)
+            if self["advance"]:
+                _advance(workspace, screen, Ended(row_keys=(self["row_key"],)), self.launchpad)
         broken = [report for report in run.failures if report.name.startswith("e3r ")]
         if broken:
             raise EngineError(
-                f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); mend that, and type "
+                f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); correct that, and type "
                 "`lpad rerun_fws -s FIZZLED`"
             )
 
 
-def _tell(report: JobReport) -> None:
+def _print_failure(report: JobReport) -> None:
     """Leave what went wrong in the output of the launch."""
     if report.error is not None:
         print(f"{report.name} failed:\n{report.traceback}", file=sys.stderr)
 
 
-def _advance(screen_id: str, ended: Ended, pad: LaunchPad | None, settings: E3RelaxSettings) -> None:
-    with open_screen_stores(settings) as stores:
-        screen = find_screen(stores, screen_id)
-    hand = None if pad is None else hand_to_launchpad(pad, screen, settings)
-    advance_screen(screen_id, settings, hand, ended)
+def _advance(workspace: Workspace, screen: ScreenDoc, ended: Ended, pad: LaunchPad | None) -> None:
+    place = None if pad is None else FireworksPlace(pad, workspace.settings)
+    advance_screen(str(screen.screen_id), workspace.settings, place, ended)
 
 
-def place_chunks(pad: Any, screen: ScreenDoc, numbers: Sequence[int], settings: E3RelaxSettings) -> dict[str, Placed]:
-    """Give the prediction of chunks to the launchpad, those that are there excepted; what is there now."""
-    screen_id = str(screen.screen_id)
+class FireworksPlace(ScreenPlace):
+    """Workers of a launchpad.
 
-    def build(number: int) -> Any:
-        flow = build_chunk_flow(screen_id, number)
-        return _add_end(_convert(flow, name_chunk(screen_id, number), settings), screen_id, {"chunk": number}, settings)
+    Parameters
+    ----------
+    pad
+        The launchpad, connected.
+    settings
+        For the workers of the roles.
+    """
 
-    builders = {name_chunk(screen_id, number): partial(build, number) for number in numbers}
-    return _place(pad, builders, settings)
+    name = "fireworks"
 
+    def __init__(self, pad: LaunchPad, settings: E3RelaxSettings) -> None:
+        self.pad = pad
+        self.settings = settings
 
-def hand_to_launchpad(pad: Any, screen: ScreenDoc, settings: E3RelaxSettings) -> Hand:
-    """The function that gives candidates to the launchpad."""
-    is_whole = read_maker(screen).relaxes_in_one_launch
-    # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
-    is_limited = screen.limits.max_in_flight is not None
+    def check(self, samples: Sequence[Flow | Job]) -> list[str]:
+        """As `ScreenPlace.check`."""
+        problems = check_flows(samples, "fireworks", self.settings)
+        return judge_problems([*problems, *check_launchpad(self.pad, self.settings.WORKERS)])
 
-    def build(row: ScreenRow) -> Any:
-        if is_whole:
-            return _build_launch(row, is_limited, settings)
-        workflow = _convert(build_candidate_flow(screen, row), name_candidate(row), settings)
-        return _add_end(workflow, row.screen_id, {"row_key": row.row_key}, settings) if is_limited else workflow
+    def submit_chunks(self, screen: ScreenDoc, numbers: Sequence[int]) -> list[str]:
+        """As `ScreenPlace.submit_chunks`."""
+        screen_id = str(screen.screen_id)
+        names = {number: name_chunk(screen_id, number) for number in numbers}
+        states = find_states(self.pad, list(names.values()))
+        ended = [name for name, (state, _) in states.items() if state in ENDED]
+        rerun(self.pad, ended)
+        self._add({name: partial(self._build_chunk, screen_id, number) for number, name in names.items()})
+        n_new = sum(states.get(name, GONE)[0] in NEVER for name in names.values())
+        return [
+            *([f"{n_new} prediction jobs are submitted"] if n_new else []),
+            *([f"{len(ended)} prediction jobs run again"] if ended else []),
+        ]
 
-    def hand(rows: list[ScreenRow]) -> None:
-        placed = _place(pad, {name_candidate(row): partial(build, row) for row in rows}, settings)
+    def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:
+        """As `ScreenPlace.submit`."""
+        maker = read_maker(screen)
+        # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
+        is_limited = screen.limits.max_in_flight is not None
+
+        def build(row: ScreenRow) -> Any:
+            if maker.relaxes_in_one_launch:
+                return _build_launch(row, is_limited, self.settings)
+            workflow = self._convert(build_candidate_flow(screen, row), name_candidate(row))
+            if is_limited:
+                take_on(workflow, row.screen_id, row.row_key)
+            return workflow
+
+        placed = self._add({name_candidate(row): partial(build, row) for row in rows})
         for row in rows:
-            row.flow = placed[name_candidate(row)].flow
+            row.submitted = Submitted(place=self.name, flow=placed[name_candidate(row)].flow)
 
-    return hand
+    def find_ended(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
+        """Those whose last workflow has ended."""
+        return self._select(rows, ENDED)
+
+    def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
+        """Those that have no workflow, or one that nobody runs."""
+        return self._select(rows, NEVER)
+
+    def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
+        """As `ScreenPlace.withdraw`."""
+        screen_id = str(screen.screen_id)
+        defuse(self.pad, [name_chunk(screen_id, number) for number in range(screen.n_chunks)])
+        gone = defuse(self.pad, [name_candidate(row) for row in rows])
+        return [row for row in rows if name_candidate(row) in gone]
+
+    def _select(self, rows: Sequence[ScreenRow], wanted: tuple[str, ...]) -> list[ScreenRow]:
+        states = find_states(self.pad, [name_candidate(row) for row in rows])
+        return [row for row in rows if states.get(name_candidate(row), GONE)[0] in wanted]
+
+    def _build_chunk(self, screen_id: str, number: int) -> Any:
+        workflow = self._convert(build_chunk_flow(screen_id, number), name_chunk(screen_id, number))
+        return _add_end(workflow, screen_id, {"chunk": number}, self.settings)
+
+    def _convert(self, flow: Flow, content_id: str) -> Any:
+        assign_roles(flow, self.settings.WORKERS, "fireworks")
+        return convert_flow(flow, content_id)
+
+    def _add(self, builders: Mapping[str, Callable[[], Any]]) -> dict[str, Placed]:
+        """Add the workflows, by content id, that are not there; what is there now."""
+        with hold_submission(self.settings):
+            known = {key: placed for key, placed in find_placed(self.pad, list(builders)).items() if placed.is_whole}
+            workflows = {key: build() for key, build in builders.items() if key not in known}
+            return {**known, **add_workflows(self.pad, workflows)} if workflows else known
+
+
+@contextmanager
+def open_fireworks_place(settings: E3RelaxSettings, purpose: str) -> Iterator[FireworksPlace]:
+    """The launchpad that FireWorks' own configuration names; see `open_launchpad`."""
+    with open_launchpad(purpose) as pad:
+        yield FireworksPlace(pad, settings)
 
 
 def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
@@ -180,19 +307,6 @@ def rerun(pad: Any, names: Sequence[str]) -> None:
         children = {child for all_children in document["links"].values() for child in all_children}
         for node in set(document["nodes"]) - children:
             pad.rerun_fw(node)
-
-
-def _place(pad: Any, builders: Mapping[str, Callable[[], Any]], settings: E3RelaxSettings) -> dict[str, Placed]:
-    """Add the workflows, by content id, that are not there."""
-    with hold_submission(settings):
-        known = {name: placed for name, placed in find_placed(pad, list(builders)).items() if placed.is_whole}
-        workflows = {name: build() for name, build in builders.items() if name not in known}
-        return {**known, **add_workflows(pad, workflows)} if workflows else known
-
-
-def _convert(flow: Flow, content_id: str, settings: E3RelaxSettings) -> Any:
-    assign_roles(flow, settings.WORKERS, "fireworks")
-    return convert_flow(flow, content_id)
 
 
 def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> Any:

@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jobflow import JobStore
+from jobflow import Flow, Job, JobStore
 
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission, is_process_gone
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
+from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
 from e3relax_flows.screening.flows import build_chunk_flow, build_launch_flow
+from e3relax_flows.screening.place import ScreenPlace, release
 from e3relax_flows.screening.store import (
-    ScreenStores,
     count_rows,
-    find_rows,
     find_screen,
     list_waiting_chunks,
     open_screen_stores,
-    save_rows,
     save_screen,
 )
-from e3relax_flows.stores.opening import open_job_store
 
 OnJob = Callable[[JobReport], None]
 AT_ONCE = 20  # candidates that are taken from the store together
-OWNER = "process"  # of rows that are relaxed here: process HOST PID
+
+
+class LocalPlace(ScreenPlace):
+    """The process itself, which relaxes what it has taken."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self.taken: list[ScreenRow] = []
+
+    def check(self, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
+        """Nothing: what is missing here fails by itself."""
+        return []
+
+    def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:  # noqa: ARG002
+        """Take candidates, which `run_screen_here` relaxes."""
+        for row in rows:
+            row.submitted = Submitted(place=self.name, host=platform.node(), pid=os.getpid())
+        self.taken += rows
+
+    def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
+        """Rows that a process of this machine has taken which does not run any more."""
+        owners = [(row, row.submitted) for row in rows]
+        return [
+            row for row, owner in owners if owner and owner.host and is_process_gone(owner.host, int(owner.pid or 0))
+        ]
+
+    def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:  # noqa: ARG002
+        """Those that nobody runs."""
+        return self.find_lost(rows)
 
 
 def run_screen_here(
@@ -57,30 +83,24 @@ def run_screen_here(
     screen
         Without its candidates.
     """
-    with open_job_store(settings) as jobs:
-        with open_screen_stores(settings) as stores:
-            waiting = list_waiting_chunks(stores, screen_id)
-        for number in waiting:
+    with open_workspace(settings) as workspace:
+        jobs = workspace.jobs
+        for number in list_waiting_chunks(workspace.get(open_screen_stores), screen_id):
             run_flow_locally(build_chunk_flow(screen_id, number), jobs, jobs_dir, on_job)
             advance_screen(screen_id, settings, ended=Ended(chunk=number))
         while True:
-            taken: list[ScreenRow] = []
-            screen = advance_screen(screen_id, settings, partial(_take, taken), at_most=AT_ONCE)
-            if not taken:
-                with open_screen_stores(settings) as stores:
-                    screen.counts = count_rows(stores, screen_id)
+            here = LocalPlace()
+            screen = advance_screen(screen_id, settings, here, at_most=AT_ONCE)
+            if not here.taken:
+                screen.counts = count_rows(workspace.get(open_screen_stores), screen_id)
                 return screen
             try:
-                while taken:
-                    relax_here(screen, taken[0], jobs, jobs_dir, on_job)
-                    screen = advance_screen(screen_id, settings, ended=Ended(row_keys=(taken.pop(0).row_key,)))
-            finally:  # interrupted
-                if taken:
-                    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-                        give_back(stores, taken)
-                        screen = find_screen(stores, screen_id)
-                        screen.n_submitted -= len(taken)  # what did not end spends no budget
-                        save_screen(stores, screen)
+                while here.taken:
+                    relax_here(screen, here.taken[0], jobs, jobs_dir, on_job)
+                    screen = advance_screen(screen_id, settings, ended=Ended(row_keys=(here.taken.pop(0).row_key,)))
+            finally:
+                if here.taken:  # interrupted
+                    _release_taken(screen_id, settings, here.taken)
 
 
 def relax_here(
@@ -91,24 +111,10 @@ def relax_here(
     return LocalRun({}) if flow is None else run_flow_locally(flow, jobs, jobs_dir, on_job)
 
 
-def find_lost(stores: ScreenStores, screen_id: str) -> list[ScreenRow]:
-    """Rows that a process of this machine has taken, which is no more."""
-    lost = []
-    for row in find_rows(stores, screen_id, [CandidateState.SUBMITTED]):
-        kind, *place = (row.flow or "").split(" ")
-        if kind == OWNER and len(place) == 2 and is_process_gone(place[0], int(place[1])):
-            lost.append(row)
-    return lost
-
-
-def give_back(stores: ScreenStores, rows: list[ScreenRow]) -> None:
-    """Plan rows anew that were taken and not relaxed."""
-    for row in rows:
-        row.state, row.flow = CandidateState.PLANNED, None
-    save_rows(stores, rows, [CandidateState.SUBMITTED])
-
-
-def _take(taken: list[ScreenRow], rows: list[ScreenRow]) -> None:
-    for row in rows:
-        row.flow = f"{OWNER} {platform.node()} {os.getpid()}"
-    taken += rows
+def _release_taken(screen_id: str, settings: E3RelaxSettings, rows: list[ScreenRow]) -> None:
+    """Plan anew what was taken and did not end; it spends no budget."""
+    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+        release(stores, rows)
+        screen = find_screen(stores, screen_id)
+        screen.n_submitted -= len(rows)
+        save_screen(stores, screen)

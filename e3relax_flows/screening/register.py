@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monty.json import jsanitize
 
@@ -22,9 +22,11 @@ from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.candidates import RankByChange, Ranking
 from e3relax_flows.schemas.predictions import Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
-from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.store import ChunkInput, ScreenStores, name_group, save_rows, save_screen
 from e3relax_flows.stores.opening import dump_document, validate_document, write_documents
+
+if TYPE_CHECKING:
+    from e3relax_flows.screening.maker import ScreenMaker
 
 SHOWN = 5
 
@@ -55,7 +57,7 @@ def register_screen(
     ranking
         Most promising first; none: as they come, or by the maker's own `order`.
     place
-        Where its jobs run: local, fireworks or remote.
+        Where its jobs run: local, fireworks, remote, or flow, that of a ScreenMaker.
 
     Returns
     -------
@@ -129,7 +131,7 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
         digest.update(f"{candidate.id}\n{candidate.structure_id}\n".encode())
     content: list[Any] = [
         maker.name, model_id, maker.engine.engine_id, maker.prerelax.options.model_dump(mode="json"), maker.on_refuse,
-        maker.control, maker.paired_controls, maker.seed, maker.chunk_size, maker.deduplicate, maker.order,
+        maker.control, maker.paired_controls, maker.seed, maker.deduplicate, maker.order,
         sorted(name for name, _ in candidates.errors), digest.hexdigest(),
     ]  # fmt: skip
     return hash_content(content)
@@ -155,8 +157,8 @@ def _write_candidates(stores: ScreenStores, screen_id: str, candidates: Candidat
         save_rows(stores, rows, None)
         number += len(part)
     others = [
-        _make_final(screen_id, twin.id, CandidateState.DUPLICATE, {"duplicate_of": twin.kept})
-        for twin in candidates.iterate_duplicates()
+        _make_final(screen_id, duplicate.id, CandidateState.DUPLICATE, {"duplicate_of": duplicate.kept})
+        for duplicate in candidates.iterate_duplicates()
     ]
     others += [
         _make_final(

@@ -155,9 +155,15 @@ def find_rows(
     return [validate_document(raw, ScreenRow, stores.rows) for raw in raws]
 
 
-def list_row_keys(stores: ScreenStores, screen_id: str, state: CandidateState, limit: int = 0) -> list[str]:
-    """Keys of rows in a state, in the order in which they are to be relaxed; the rows are not kept in memory."""
-    group = {"group": name_group(screen_id, state)}
+def list_row_keys(
+    stores: ScreenStores,
+    screen_id: str,
+    state: CandidateState,
+    criteria: dict[str, Any] | None = None,
+    limit: int = 0,
+) -> list[str]:
+    """Keys of rows in a state that match, in the order in which they are to be relaxed."""
+    group = {"group": name_group(screen_id, state), **(criteria or {})}
     found = [
         (raw["rank"], raw["number"], raw["row_key"]) for raw in stores.rows.query(group, ["rank", "number", "row_key"])
     ]

@@ -12,6 +12,7 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 
 Opened = TypeVar("Opened")
 Shared = TypeVar("Shared", covariant=True)
+UNSHARED = "unshared"  # attribute of a shared opener: what opens
 Opener = Callable[[E3RelaxSettings], AbstractContextManager[Opened]]
 
 
@@ -47,7 +48,7 @@ class StorePool:
         StoreError
             When it cannot be reached.
         """
-        opener = getattr(opener, "__wrapped__", opener)
+        opener = getattr(opener, UNSHARED, opener)
         if opener not in self._opened:
             self._opened[opener] = self._stack.enter_context(opener(self.settings))
             self.n_opened += 1
@@ -95,4 +96,5 @@ def shared(opener: Opener[Opened]) -> SharedOpener[Opened]:
         with opener(settings or load_settings()) as opened:
             yield opened
 
+    setattr(open_shared, UNSHARED, opener)
     return open_shared

@@ -47,9 +47,9 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     told = e3relax("screen", "status", screen_id[:8]).stdout
     assert "finished, the budget of 1 candidates is spent" in told
     assert "2 candidates: 1 successful, 1 left" in told
-    assert "1 candidates handed out of 1" in told
+    assert "1 candidates submitted of 1" in told
     assert f"e3relax screen resume {screen_id} (--budget N" in told
-    for command, words in (("resume", "1 candidates would be taken up again"), ("cancel", "0 candidates would be")):
+    for command, words in (("resume", "1 candidates would be requeued"), ("cancel", "0 candidates would be")):
         dry = e3relax("screen", command, "screen", "--dry-run")
         assert words in dry.stdout
         assert "nothing was done" in dry.stdout
@@ -60,7 +60,7 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     assert (same["phase"], same["counts"]) == (found["phase"], found["counts"])
     result = e3relax("screen", "resume", "screen", "--budget", 2, "--out", tmp_path / "out")
     assert result.code == 0
-    assert "1 candidates are taken up again" in result.stderr
+    assert "1 candidates are requeued" in result.stderr
     assert "2 relaxed" in result.stdout
     assert json.loads(e3relax("screen", "status", screen_id, "--json").stdout)["counts"] == {"successful": 2}
     assert "Cu" in e3relax("table", screen_id).stdout
@@ -102,7 +102,7 @@ def test_a_dry_run_does_not_count_what_was_never_read(e3relax, metals, tmp_path)
     told = json.loads(result.stdout)
     assert told["counts"] == {"successful": 2, "error": 1}
     dry = e3relax("screen", "resume", told["screen_id"], "--dry-run")
-    assert "0 candidates would be taken up again" in dry.stdout
+    assert "0 candidates would be requeued" in dry.stdout
 
 
 @pytest.mark.usefixtures("predictor")
@@ -138,10 +138,10 @@ def test_only_what_failed_with_a_text_in_its_error_is_retried(e3relax, metals, s
     assert wrong.code == 2
     assert "has 'out of memory' in its error (2 failed: 1 × " in wrong.stderr
     dry = e3relax(*resume, "--retry-failed", "--error", "FOR mo", "--dry-run")
-    assert dry.stdout.startswith("1 candidates would be taken up again")
+    assert dry.stdout.startswith("1 candidates would be requeued")
     assert read_rows() == before
     again = e3relax(*resume, "--retry-failed", "--error", "FOR mo")
-    assert (again.code, "1 candidates are taken up again" in again.stderr) == (1, True)
+    assert (again.code, "1 candidates are requeued" in again.stderr) == (1, True)
     after = read_rows()
     assert {name: row for name, row in after.items() if name != "Mo"} == {
         name: row for name, row in before.items() if name != "Mo"

@@ -22,7 +22,7 @@ from pymatgen.core import Lattice, Species, Structure
 from pymatgen.electronic_structure.core import Magmom
 
 from e3relax_flows.candidates.reading import ReadItem, read_structures
-from e3relax_flows.candidates.spool import CandidateList, _pack, unpack_structure
+from e3relax_flows.candidates.spool import CandidateList, pack_structure, unpack_structure
 from e3relax_flows.core.errors import ContentError
 from e3relax_flows.core.ids import canonicalize, hash_content, identify_structure
 from e3relax_flows.engines.base import Engine
@@ -77,7 +77,7 @@ OTHERS = {
     "run": "5c16be609fadcd1c",
     "evaluation": "6691f6bc34a3d081",
     "gate": "3bd36133f887ec75",
-    "screen": "08476e79567d2019",
+    "screen": "cf9fd50792b01c03",
     "campaign": "9ca2209b12feba28",
 }
 
@@ -438,8 +438,8 @@ def write_and_read(structure: Structure) -> Structure:
 def test_ids_are_those_of_what_stores_give_back(site_properties: dict[str, list[Any]]) -> None:
     structure = make_rutile(**site_properties)
     assert identify_structure(write_and_read(structure)) == identify_structure(structure)
-    assert unpack_structure(_pack(structure)) is not structure
-    assert identify_structure(unpack_structure(_pack(structure))) == identify_structure(structure)
+    assert unpack_structure(pack_structure(structure)) is not structure
+    assert identify_structure(unpack_structure(pack_structure(structure))) == identify_structure(structure)
 
 
 @hypothesis_settings(max_examples=100, deadline=None)

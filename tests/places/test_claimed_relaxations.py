@@ -178,7 +178,7 @@ def test_a_screen_leaves_what_another_one_is_at(
 
     names, screen = run()
     assert (names["e3r claim"], names["EMT relax"]) == (2, 1)
-    assert screen.counts == {"planned": 1, "successful": 1}
+    assert screen.counts == {"held": 1, "successful": 1}
     assert str(screen.candidates[0].message).startswith("is being relaxed by another on ")
     with open_claim_store(settings) as claims:
         assert list(find_claims(claims)) == [outcome_id]

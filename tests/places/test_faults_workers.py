@@ -84,7 +84,7 @@ def test_workers_killed_in_a_chunk_and_in_a_relaxation(
         campaign.drain(2)
         assert refresh_screen(screen_id, settings).phase == "finished"
         names = Counter(item["name"] for item in pad.fireworks.find({}, {"name": 1}))
-    counts = {"e3r candidate": 7} if one_launch else {"EMT relax": 7, "e3r outcome": 7}
+    counts = {"e3r candidate" if one_launch else "e3r claim": 7}
     assert {name: names[name] for name in counts} == counts
     screen = check_ledger(settings, folder, screen_id)
     messages = {
@@ -120,7 +120,7 @@ def test_an_outcome_that_could_not_be_stored(
         connection.execute("DROP TRIGGER refuse")
         connection.commit()
     with closing((pad := campaign.open_pad()).connection):
-        name = "e3r candidate" if one_launch else "e3r outcome"
+        name = "e3r candidate" if one_launch else "e3r claim"
         (fizzled,) = pad.fireworks.find({"name": name, "state": "FIZZLED"}, {"fw_id": 1})
         pad.rerun_fw(fizzled["fw_id"])  # lpad rerun_fws -s FIZZLED -n "e3r candidate"
     campaign.drain()

@@ -39,7 +39,9 @@ def test_every_job_of_ours_has_a_role() -> None:
         names |= {name: value for name, value in content.items() if name.endswith("_JOB") and isinstance(value, str)}
     roles = {name: find_role(value) for name, value in names.items()}
     heavy = {name: role for name, role in roles.items() if role != Role.LIGHT}
-    assert heavy == {"PREDICT_JOB": Role.PREDICT, "EVALUATE_JOB": Role.PREDICT, "TRAIN_JOB": Role.TRAIN}
+    assert heavy == {
+        "PREDICT_JOB": Role.PREDICT, "EVALUATE_JOB": Role.PREDICT, "TRAIN_JOB": Role.TRAIN, "CLAIM_JOB": Role.DFT,
+    }  # fmt: skip
     assert len(roles) > 10
     assert find_role("MP GGA relax 1") == find_role("predict bands") == Role.DFT
     assert find_role("store_inputs") == Role.LIGHT
@@ -133,7 +135,7 @@ def test_a_screen_for_jobflow_remote_and_for_this_machine() -> None:
     for place, workers in (("local", WORKERS), ("fireworks", {})):
         flow = maker.make([copper])
         assign_roles(flow, workers, place)
-        assert [(made.config.manager_config, made.config_updates) for made in flow.jobs] == [({}, [])] * 4
+        assert [(made.config.manager_config, made.config_updates) for made in flow.jobs] == [({}, [])] * 5
 
 
 def test_secrets_stay_out_of_fireworks(

@@ -12,11 +12,11 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import StoreError, StructureError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
+from e3relax_flows.prerelax.flow import PrerelaxFlowMaker
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.prerelax.record import build_relaxation, record_outcome
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions
-from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.testing import EmtEngine, TablePredictor
 
 
@@ -95,11 +95,10 @@ def test_workers_with_a_store_of_their_own_may_predict(
     """What a GPU worker has stored elsewhere is in its output, and dispatch stores it where outcomes are joined."""
     jobs = JobStore(MemoryStore())
     jobs.connect()
-    predict, plan, dispatch, _ = ScreenMaker(engine=EmtEngine()).make([copper], ["copper"]).jobs
+    predict, dispatch = PrerelaxFlowMaker(engine=EmtEngine()).make(copper).jobs
     predict.run(jobs)
     monkeypatch.setenv("E3RELAX_DATA_DIR", str(tmp_path / "elsewhere"))
-    prediction_id = jobs.get_output(predict.uuid)["predictions"][0]["prediction_id"]
-    plan.run(jobs)
+    prediction_id = jobs.get_output(predict.uuid)["prediction"]["prediction_id"]
     with open_stores(load_settings()) as stores:
         assert find_predictions(stores.predictions, [prediction_id]) == {}
     dispatch.run(jobs)

@@ -15,14 +15,15 @@ from e3relax_flows.core.ids import draw_uniform, identify_structure
 from e3relax_flows.prerelax.starts import (
     StartRules,
     choose_starts,
+    describe_prediction,
     fill_outcomes,
     is_reusable,
-    plan_candidates,
+    plan_outcomes,
     take_start,
 )
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
-from e3relax_flows.schemas.screens import CandidateState, count_states
+from e3relax_flows.schemas.screens import CandidateRow, CandidateState
 
 
 def make_structure(a: float = 4.0, element: str = "Cu", **properties: list) -> Structure:
@@ -182,39 +183,32 @@ def test_a_small_distortion_is_no_duplicate() -> None:
     assert find_duplicates([make_prediction(make_structure()), make_prediction(make_structure(4.1), shifted)]) == {}
 
 
+def make_row(prediction: PredictionDoc, rules: StartRules) -> CandidateRow:
+    row = CandidateRow(id="a", state=CandidateState.PREDICTED, **describe_prediction(prediction))
+    plan_outcomes(row, rules, "engine")
+    return row
+
+
 def test_rows_say_what_is_planned() -> None:
     accepted, refused = make_prediction(make_structure(4.0)), make_prediction(make_structure(5.0), verdict="refuse")
     error = make_prediction(make_structure(6.0), verdict="error", message="zero volume")
-    names = ["a", "b", "c", "d", "e"]
-    rows = plan_candidates(names, [accepted, accepted, refused, error, None], StartRules("skip"), "engine", True)
-    assert [row.state for row in rows] == ["planned", "duplicate", "skipped", "error", "error"]
+    rows = [make_row(prediction, StartRules("skip")) for prediction in (accepted, refused, error)]
     assert rows[0].outcomes[0].outcome_id == identify_outcome(accepted.prediction_id, "engine", StartKind.PREDICTED)
-    assert [row.duplicate_of for row in rows] == [None, "a", None, None, None]
-    assert [len(row.outcomes) for row in rows] == [1, 0, 0, 0, 0]
-    assert rows[3].message == "zero volume"
-    assert rows[4].verdict is None
-    assert "prediction job" in str(rows[4].message)
+    assert [len(row.outcomes) for row in rows] == [1, 0, 0]
+    assert [row.message for row in rows] == [None, None, "zero volume"]
     assert rows[0].formula == "CuO"
-    assert plan_candidates(["c"], [refused], StartRules("fail"), "engine", True)[0].state == CandidateState.FAILED
-    assert count_states(rows) == {"planned": 1, "duplicate": 1, "skipped": 1, "error": 2}
 
 
-def test_outcomes_fill_rows_and_the_worst_of_a_pair_counts() -> None:
+def test_outcomes_fill_rows() -> None:
     prediction = make_prediction(make_structure())
     rules = StartRules(control=1, paired_controls=True)
-    (row,) = plan_candidates(["a"], [prediction], rules, "engine", True)
+    row = make_row(prediction, rules)
     first, second = (outcome.outcome_id for outcome in row.outcomes)
     fill_outcomes([row], {first: make_outcome(first, OutcomeState.SUCCESSFUL)}, reused=True)
-    assert row.state == CandidateState.PLANNED
-    assert [outcome.reused for outcome in row.outcomes] == [True, False]
+    assert [outcome.state for outcome in row.outcomes] == ["successful", None]
     fill_outcomes([row], {second: make_outcome(second, OutcomeState.UNCONVERGED)}, reused=False)
-    assert row.state == CandidateState.UNCONVERGED
+    assert [outcome.state for outcome in row.outcomes] == ["successful", "unconverged"]
     assert [outcome.reused for outcome in row.outcomes] == [True, False]
-
-    (row,) = plan_candidates(["a"], [prediction], rules, "engine", True)
-    fill_outcomes([row], {first: make_outcome(first, OutcomeState.SUCCESSFUL)}, reused=False, lost="no document")
-    assert row.state == CandidateState.FAILED
-    assert row.outcomes[1].message == "no document"
 
 
 def test_only_failures_are_tried_again() -> None:

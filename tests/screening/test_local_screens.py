@@ -1,9 +1,10 @@
-"""Screens of this process: registered, run, limited, interrupted, cancelled, taken up again."""
+"""Screens of this process: registered, run, limited, interrupted, cancelled, requeued."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.schemas.candidates import RankByTable
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenRow, Submitted
 from e3relax_flows.screening.advance import advance_screen
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen
-from e3relax_flows.screening.local import run_screen_here
+from e3relax_flows.screening.local import LocalPlace, run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import (
@@ -73,6 +74,7 @@ def test_a_screen_is_registered_once_by_its_content(settings: E3RelaxSettings) -
     assert register(settings, control=0.5) != first
     assert register(settings, make_items()[1:]) != first
     assert register(settings, retry_failed=True) == first  # what is tried again decides on no result
+    assert register(settings, chunk_size=3) == first  # nor does how many are predicted by one job
     with open_screen_stores(settings) as stores:
         assert {screen.screen_id for screen in list_screens(stores)} >= {first}
         assert stores.rows.count({"screen_id": first}) == 7
@@ -175,8 +177,8 @@ def test_equal_predictions_are_found_across_chunks(settings: E3RelaxSettings, tm
     screen_id = register(settings, items)
     screen = run_screen_here(screen_id, settings, tmp_path / "jobs")
     assert screen.counts == {"successful": 2, "duplicate": 4}
-    twins = {row.id: row.duplicate_of for row in load(settings, screen_id).candidates if row.duplicate_of}
-    assert twins == {"Cu-0.97": "Cu-1.03", "Cu-1.06": "Cu-1.03", "Ag-0.97": "Ag-1.03", "Ag-1.06": "Ag-1.03"}
+    duplicates = {row.id: row.duplicate_of for row in load(settings, screen_id).candidates if row.duplicate_of}
+    assert duplicates == {"Cu-0.97": "Cu-1.03", "Cu-1.06": "Cu-1.03", "Ag-0.97": "Ag-1.03", "Ag-1.06": "Ag-1.03"}
     apart = register(settings, items, deduplicate=False)
     assert run_screen_here(apart, settings, tmp_path / "jobs").counts == {"successful": 6}
 
@@ -250,15 +252,17 @@ def test_rows_of_a_process_that_is_gone_are_taken_up(settings: E3RelaxSettings, 
     run_screen_here(screen_id, settings, tmp_path / "jobs")
     limit(settings, screen_id)
 
-    def take(rows: list[Any]) -> None:
-        for row, owner in zip(rows, (f"process {platform.node()} {gone.pid}", "process elsewhere 1"), strict=True):
-            row.flow = owner
+    class OtherProcesses(LocalPlace):
+        def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:  # noqa: ARG002
+            for row, host, pid in zip(rows, (platform.node(), "elsewhere"), (gone.pid, 1), strict=True):
+                row.submitted = Submitted(place="local", host=host, pid=pid)
 
-    advance_screen(screen_id, settings, take, at_most=2)
+    advance_screen(screen_id, settings, OtherProcesses(), at_most=2)
     assert load(settings, screen_id).counts["submitted"] == 2
     resume_screen(screen_id, settings)
     with open_screen_stores(settings) as stores:
-        assert [row.flow for row in find_rows(stores, screen_id, [CandidateState.SUBMITTED])] == ["process elsewhere 1"]
+        (row,) = find_rows(stores, screen_id, [CandidateState.SUBMITTED])
+        assert row.submitted == Submitted(place="local", host="elsewhere", pid=1)
     screen = run_screen_here(screen_id, settings, tmp_path / "jobs")
     assert (screen.phase, screen.counts["submitted"], screen.counts["successful"]) == ("relaxing", 1, 4)
 
@@ -291,7 +295,7 @@ def test_cancelled_and_resumed(settings: E3RelaxSettings, tmp_path: Path) -> Non
     assert cancel_screen(screen_id, settings).lines == ["5 candidates are cancelled"]
     screen = run_screen_here(screen_id, settings, tmp_path / "jobs")
     assert (screen.phase, screen.counts["cancelled"]) == ("cancelled", 5)
-    assert resume_screen(screen_id, settings).lines == ["5 candidates are taken up again"]
+    assert resume_screen(screen_id, settings).lines == ["5 candidates are requeued"]
     assert run_screen_here(screen_id, settings, tmp_path / "jobs").counts["successful"] == 5
 
 
@@ -327,6 +331,6 @@ def test_a_failed_prediction_job_costs_its_chunk_and_is_tried_again(
     assert screen.counts == {"successful": 3, "duplicate": 1, "error": 3}
     lost = {row.id: str(row.message) for row in load(settings, screen_id).candidates if row.id in ("Au", "Pt")}
     assert all("the prediction job of its chunk failed" in message for message in lost.values())
-    assert resume_screen(screen_id, settings).lines == ["2 candidates are taken up again"]
+    assert resume_screen(screen_id, settings).lines == ["2 candidates are requeued"]
     screen = run_screen_here(screen_id, settings, tmp_path / "jobs")
     assert screen.counts == {"successful": 5, "duplicate": 1, "error": 1}

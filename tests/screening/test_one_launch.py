@@ -80,7 +80,7 @@ def test_an_interrupted_launch_goes_on_after_its_last_calculation(
     settings: E3RelaxSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    maker = ScreenMaker(engine=TwoStepEngine(), control=1, chunk_size=2)
+    maker = ScreenMaker(engine=TwoStepEngine(), control=1, paired_controls=False, chunk_size=2)
     with open_screen_stores(settings) as stores:
         items = [ReadItem("Cu", make_copper(), None)]
         screen, _ = register_screen(stores, maker, items, load_settings(MODEL="table"))

@@ -83,8 +83,8 @@ def test_six_metals_are_predicted_relaxed_and_joined(screener: Screener, predict
     structures = [make_fcc(element) for element in METALS]
     run = screener.run(maker, structures, list(METALS))
     assert run.names == {
-        "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r claim": 6, "EMT relax": 6, "e3r outcome": 6,
-        "store_inputs": 2, "e3r summary": 1,
+        "e3r register": 1, "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r claim": 6, "EMT relax": 6,
+        "e3r outcome": 6, "store_inputs": 2, "e3r summary": 1,
     }  # fmt: skip
     assert run.local.failures == []
     assert run.screen.counts == {"successful": 6}
@@ -115,13 +115,13 @@ def test_the_same_screen_again_does_nothing(screener: Screener, predictor: Table
     first = screener.run(maker, structures, list(METALS[:3]))
     n_predicted = predictor.n_predicted
     again = screener.run(ScreenMaker.from_dict(maker.as_dict()), structures, list(METALS[:3]))
-    assert again.names == {"e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r summary": 1}
+    assert again.names == {"e3r register": 1, "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r summary": 1}
     assert predictor.n_predicted == n_predicted == 3
     assert again.outcomes == first.outcomes
     assert again.predictions.keys() == first.predictions.keys()
     assert again.screen.counts == first.screen.counts == {"successful": 3}
-    assert all(outcome.reused for row in again.screen.candidates for outcome in row.outcomes)
-    assert not any(outcome.reused for row in first.screen.candidates for outcome in row.outcomes)
+    assert again.screen.screen_id == first.screen.screen_id
+    assert not any(outcome.reused for row in again.screen.candidates for outcome in row.outcomes)
     # one more candidate costs one more relaxation
     more = screener.run(maker, [*structures, make_fcc("Pt")], [*METALS[:3], "Pt"])
     assert predictor.n_predicted == 4
@@ -148,7 +148,11 @@ def test_controls_start_from_the_initial_structure_and_take_more_steps(screener:
 
 
 def test_unpaired_controls_are_relaxed_once(screener: Screener) -> None:
-    run = screener.run(ScreenMaker(engine=EmtEngine(), control=1.0), [make_fcc("Cu"), make_fcc("Ag")], ["Cu", "Ag"])
+    run = screener.run(
+        ScreenMaker(engine=EmtEngine(), control=1.0, paired_controls=False),
+        [make_fcc("Cu"), make_fcc("Ag")],
+        ["Cu", "Ag"],
+    )
     assert [[outcome.start_kind for outcome in row.outcomes] for row in run.screen.candidates] == [["control"]] * 2
     assert run.names["EMT relax"] == 2
 
@@ -159,11 +163,11 @@ def test_failures_are_isolated_and_recorded(screener: Screener) -> None:
     structures = [make_fcc("Cu"), make_fcc("Fe"), water, make_fcc("Ag")]
     run = screener.run(ScreenMaker(engine=EmtEngine(), control=0), structures)
     rows = run.screen.candidates
-    assert [row.id for row in rows] == ["Cu-0", "Fe-1", "item-2", "Ag-3"]
-    assert [row.state for row in rows] == ["successful", "failed", "error", "successful"]
+    assert [row.id for row in rows] == ["Cu-0", "Fe-1", "Ag-3", "item-2"]
+    assert [row.state for row in rows] == ["successful", "failed", "successful", "error"]
     assert run.screen.counts == {"successful": 2, "failed": 1, "error": 1}
-    assert "Molecule is no structure" in str(rows[2].message)
-    assert rows[2].reasons == ["not_a_structure"]
+    assert "Molecule is no structure" in str(rows[3].message)
+    assert rows[3].reasons == ["unreadable"]
     (failure,) = run.local.failures
     assert failure.name == "EMT relax"
     assert failure.error == "NotImplementedError: No EMT-potential for Fe"
@@ -308,14 +312,14 @@ def test_keyword_updates_reach_the_makers_inside(screener: Screener) -> None:
     flow = ScreenMaker(engine=EmtEngine(), control=0).make([make_fcc("Cu")], ["Cu"])
     flow.update_maker_kwargs({"steps": 2}, class_filter=type(EmtEngine().maker))
     flow.update_maker_kwargs({"_set": {"options->passes": 4}}, class_filter=PrerelaxMaker, dict_mod=True)
-    predict, plan, dispatch, _ = flow.jobs
-    assert plan.maker.engine.maker.steps == dispatch.maker.engine.maker.steps == 2
-    assert predict.maker.options.passes == 4
+    register = flow.jobs[0]
+    assert register.maker.engine.maker.steps == 2
+    assert register.maker.prerelax.options.passes == 4
     run_flow_locally(flow, screener.jobs, screener.root)
     with open_stores(screener.settings) as stores:
         (outcome,) = find_outcomes(stores.outcomes).values()
         (prediction,) = find_predictions(stores.predictions, [outcome.prediction_id]).values()
-    assert outcome.engine_id == plan.maker.engine.engine_id != EmtEngine().engine_id
+    assert outcome.engine_id == register.maker.engine.engine_id != EmtEngine().engine_id
     assert outcome.state == "unconverged"
     assert prediction.options.passes == 4
 
@@ -325,12 +329,13 @@ def test_a_pinned_dispatch_does_not_pin_the_relaxations(screener: Screener) -> N
     flow = ScreenMaker(engine=EmtEngine(), control=0).make([make_fcc("Cu")], ["Cu"])
     flow.update_config({"manager_config": {"_fworker": "gpu"}}, name_filter="e3r", dynamic=False)
     flow.update_config({"manager_config": {"_category": "dft"}}, name_filter="EMT relax")
-    predict, plan, dispatch, summary = flow.jobs
+    register, predict, plan, dispatch, summary = flow.jobs
     for job in (plan, dispatch, summary):
         assert job.config.on_missing_references == OnMissing.NONE
-    for job in (predict, plan):
+    for job in (register, predict, plan):
         job.run(screener.jobs)
-    claim, collector = dispatch.run(screener.jobs).replace.jobs
+    candidate, collector = dispatch.run(screener.jobs).replace.jobs
+    (claim,) = candidate.jobs
     assert claim.config.manager_config == {}
     relaxation, outcome = claim.run(screener.jobs).replace.jobs
     assert relaxation.jobs[0].config.manager_config == {"_category": "dft"}
@@ -344,7 +349,7 @@ def test_fireworks_takes_the_flow() -> None:
     workflow = flow_to_workflow(flow, store=None)
     assert workflow.name == "e3r screen"
     assert Counter(firework.name for firework in workflow.fws) == {
-        "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r summary": 1,
+        "e3r register": 1, "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r summary": 1,
     }  # fmt: skip
     spec = json.loads(json.dumps(workflow.to_dict(), default=str))
     by_name = {firework["name"]: firework["spec"] for firework in spec["fws"]}
@@ -352,6 +357,6 @@ def test_fireworks_takes_the_flow() -> None:
     for name in ("e3r plan", "e3r dispatch", "e3r summary"):
         assert by_name[name]["_allow_fizzled_parents"] is True
         assert "_category" not in by_name[name]
-    job = MontyDecoder().process_decoded(by_name["e3r dispatch"]["_tasks"][0]["job"])
+    job = MontyDecoder().process_decoded(by_name["e3r register"]["_tasks"][0]["job"])
     assert job.maker.engine.engine_id == maker.engine.engine_id
     assert not any("relax" in name or "static" in name for name in by_name)

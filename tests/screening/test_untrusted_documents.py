@@ -14,7 +14,7 @@ from pymatgen.core import Lattice, Structure
 
 import e3relax_flows
 from e3relax_flows.candidates import spool as candidates
-from e3relax_flows.candidates.spool import _pack, unpack_structure
+from e3relax_flows.candidates.spool import pack_structure, unpack_structure
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.schemas.screens import ScreenDoc
 from e3relax_flows.screening.jobs import read_maker
@@ -74,7 +74,7 @@ def test_what_is_another_thing_is_refused(stored: dict[str, Any]) -> None:
 
 def test_a_packed_structure_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
     copper = Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
-    packed = _pack(copper)
+    packed = pack_structure(copper)
     assert unpack_structure(packed) == copper
     monkeypatch.setattr(candidates, "LARGEST_STRUCTURE", 2**20)
     with pytest.raises(StoreError, match="takes more than 1 MB"):
