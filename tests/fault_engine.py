@@ -156,10 +156,3 @@ def type_command(place: str) -> None:
         run_screen_here(screen_id, settings, Path(os.environ[FOLDER]) / "jobs")
     else:
         print(*start_screen(screen_id, settings).lines)
-
-
-if __name__ == "__main__":
-    # pickled and stored by its name, not as of __main__
-    import fault_engine
-
-    fault_engine.type_command(sys.argv[1])

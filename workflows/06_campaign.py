@@ -58,7 +58,7 @@ from e3relax_flows import (
 
 ALIAS, HOLDOUT = "campaign", "interstitial"
 HELD_OUT = 0.5  # of the chemical systems that are relaxed before the campaign
-SMOKE = {"n": 14, "known": 8, "labels": 2, "steps": 20, "max_atoms": 3}
+SMOKE = {"n": 9, "known": 5, "labels": 1, "steps": 10, "max_atoms": 2}
 
 
 def main() -> int:

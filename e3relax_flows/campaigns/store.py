@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ STOP = "stop"  # in the place of a phase: a user wants an end
 NOT_PACKED = ("chunk_key", "campaign_id", "number", "ids", "structure_ids", "n_electrons")
 
 Result = TypeVar("Result", bound=BaseModel)
+
+
+logger = logging.getLogger(__name__)
 
 
 class PoolChunk(BaseModel):
@@ -142,6 +146,7 @@ def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
     """Write a campaign in place of the stored one."""
     campaign.last_updated = now()
     stores.campaigns.update([dump_document(campaign)])
+    logger.info("campaign %s is %s: %s", campaign.campaign_id, campaign.state, campaign.message or "no message")
 
 
 def end_campaign(
@@ -234,6 +239,7 @@ def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase:
         "result": dump_document(result),
     }
     if write_documents(stores.phases, [document]):
+        logger.info("campaign %s, generation %d: phase %s is done", campaign_id, generation, phase.value)
         return result
     raw = stores.phases.query_one({"phase_key": document["phase_key"]})
     return type(result).model_validate(raw["result"]) if raw else result
@@ -261,7 +267,8 @@ def load_generation(stores: CampaignStores, campaign_id: str, generation: int) -
 def request_stop(stores: CampaignStores, campaign_id: str) -> None:
     """Ask a campaign to end before its next phase."""
     document = {"phase_key": f"{campaign_id}:{STOP}", "campaign_id": campaign_id, "generation": -1, "phase": STOP}
-    write_documents(stores.phases, [document])
+    if write_documents(stores.phases, [document]):
+        logger.info("campaign %s is to stop before its next phase", campaign_id)
 
 
 def withdraw_stop(stores: CampaignStores, campaign_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ HOLDOUTS_ENDING, DATASETS_ENDING = "_holdouts", "_datasets"
 HOLDOUT_KEY, DATASET_KEY = "name", "dataset_id"
 
 Doc = TypeVar("Doc", bound=BaseModel)
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
         When another holdout has the name.
     """
     if write_documents(stores.holdouts, [dump_document(doc)]):
+        logger.info("holdout %s is frozen: %d pairs in %d groups", doc.name, len(doc.pair_ids), len(doc.groups))
         return doc
     return find_same_holdout(stores, doc) or doc
 
@@ -118,6 +123,7 @@ def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
 def save_dataset(stores: DatasetStores, doc: DatasetDoc) -> DatasetDoc:
     """Keep a dataset, and give it as it is kept: the one of the first time where its id is known already."""
     if write_documents(stores.datasets, [dump_document(doc)]):
+        logger.info("dataset %s: %d pairs, %d of validation", doc.dataset_id, len(doc.train), len(doc.val))
         return doc
     return find_dataset(stores, doc.dataset_id)
 

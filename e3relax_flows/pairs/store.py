@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ NEW, REPLACED, UNCHANGED = "new", "replaced", "unchanged"
 
 PAIRS, RECORDS_ENDING = "pairs", "_records"
 CURRENT: dict[str, Any] = {"superseded_by": None}  # criteria of the pairs that no other has replaced
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class PairWriter:
         save_pairs(self.stores.pairs, list(plan.new.values()))
         replace_pairs(self.stores.pairs, list(plan.rewritten.values()))
         save_records(self.stores.records, list(plan.records.values()))
+        logger.info("pairs: %d new, %d rewritten of %d calculations", len(plan.new), len(plan.rewritten), len(built))
 
     def _decide(self, item: BuiltPair, old: BuildRecord | None, pairs: dict[str, PairDoc], plan: _Plan) -> None:
         record, pair = item.record, item.pair

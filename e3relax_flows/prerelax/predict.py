@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from e3relax_flows.schemas.screens import ChunkDoc
 
 PREDICT_JOB = "e3r predict"
 DEFAULT_MODEL, DEFAULT_DEVICE = "default", "auto"
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -179,8 +183,9 @@ def predict_stored(
                 key, used = prediction_ids[i], str(predictor.device)
                 made[key] = _add_context(prediction, key, structure_ids[i], options, used)
             save_predictions(stores.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
+    logger.info("model %s: %d structures predicted, %d known", folder.model_id, len(made), len(found))
     documents = [
-        _hand_to(found.get(key) or made[key], structure, name)
+        _relabel(found.get(key) or made[key], structure, name)
         for key, structure, name in zip(prediction_ids, structures, ids, strict=True)
     ]
     return documents, sum(key in found for key in prediction_ids)
@@ -211,7 +216,7 @@ def _refuse(error: ContentError, name: str | None, model_id: str) -> Prediction:
     )
 
 
-def _hand_to(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
+def _relabel(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
     """The document with what ids leave out as it was asked for: name, properties and periodic images."""
     update: dict[str, Any] = {"id": name}
     if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,9 @@ from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.stores.opening import describe_store
 
 OUTCOME_JOB = "e3r outcome"
+
+
+logger = logging.getLogger(__name__)
 
 
 class RelaxationEngine(Protocol):
@@ -125,6 +129,7 @@ def record_outcome(
         save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
         if CLAIM_KEY in outcome.metadata:
             release_claims(workspace.claims, [outcome.outcome_id])
+    logger.info("outcome %s of %s is %s", outcome.outcome_id, outcome.id or "a structure", outcome.state)
     return outcome
 
 

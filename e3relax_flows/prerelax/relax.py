@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from e3relax_flows.schemas.predictions import PredictionDoc
 CLAIM_JOB = "e3r claim"
 NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids made of words
 MANAGER_FILES = {"FW.json": "fireworks", "FW.yaml": "fireworks", "jfremote_in.json": "remote"}
+
+
+logger = logging.getLogger(__name__)
 
 
 def claim_relaxation(
@@ -77,15 +81,18 @@ def claim_and_relax(
     with open_workspace() as workspace:
         known, recorded_by = find_known()
         if known is not None:
+            logger.info("outcome %s is in the store, it is not relaxed again", outcome_id)
             return known
         flow = current.hosts[-1] if current.hosts else None
         claim = ClaimDoc(claim_id=outcome_id, owner=current.uuid, flow=flow, manager=find_manager())
         if take_claim(workspace.claims, claim, recorded_by):
+            logger.info("outcome %s is claimed by another job", outcome_id)
             return None
         known, _ = find_known()  # it may have been recorded, and its claim released, since the first look
         if known is not None:
             release_claims(workspace.claims, [outcome_id], current.uuid)
             return known
+        logger.info("outcome %s is claimed: %s relaxes %s", outcome_id, engine.name, prediction.id or "a structure")
         return _replace(engine, prediction, kind, current)
 
 

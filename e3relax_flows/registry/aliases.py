@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from e3relax_flows.core.errors import ModelError, StoreError
 from e3relax_flows.core.model_folders import ALIASES, MODEL_NAME, find_model, is_model_id, list_model_paths
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
@@ -12,6 +14,9 @@ from e3relax_flows.schemas.models import AliasDoc, AliasMove
 from e3relax_flows.stores.opening import describe_store, dump_document, write_documents
 
 NEVER_MOVED = -1  # version of an alias without document
+
+
+logger = logging.getLogger(__name__)
 
 
 def promote(
@@ -105,7 +110,7 @@ def plan_rollback(name: str, reason: str, settings: E3RelaxSettings) -> AliasDoc
     if current is None:
         means = f"it means the bundled model {ALIASES[name]}" if name in ALIASES else "there is no such alias"
         raise ModelError(f"alias {name!r} was never moved, {means}; promote a model with `e3relax models promote`")
-    stack = list_standing(current)
+    stack = list_active(current)
     if not stack:
         raise ModelError(
             f"alias {name!r} is rolled back to the bundled model already, nothing was before it; see "
@@ -121,7 +126,7 @@ def plan_rollback(name: str, reason: str, settings: E3RelaxSettings) -> AliasDoc
     return _move(name, current, AliasMove(model_id=before, previous_id=current.model_id, reason=reason, rollback=True))
 
 
-def list_standing(alias: AliasDoc) -> list[AliasMove]:
+def list_active(alias: AliasDoc) -> list[AliasMove]:
     """The promotions that are not rolled back, oldest first; the last of them says what the alias means."""
     stack: list[AliasMove] = []
     for move in alias.history:
@@ -153,6 +158,9 @@ def _store(document: AliasDoc, settings: E3RelaxSettings) -> None:
                 f"alias {document.name!r} was moved by somebody else at this moment, and not by you; see "
                 f"`e3relax models history --alias {document.name}` and decide again"
             )
+    move = document.history[-1]
+    how = "rolled back" if move.rollback else "promoted"
+    logger.info("alias %s: %s to %s from %s: %s", document.name, how, move.model_id, move.previous_id, move.reason)
 
 
 def _check_reason(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from e3relax_flows.stores.opening import (
 from e3relax_flows.stores.pool import shared
 
 EVALUATIONS_ENDING, GATES_ENDING = "_evaluations", "_gates"
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[
 
 def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
     """Keep a gate; one that is there already stays."""
-    write_documents(stores.gates, [dump_document(doc)])
+    if write_documents(stores.gates, [dump_document(doc)]):
+        logger.info(
+            "gate %s: challenger %s against %s: %s", doc.gate_id, doc.challenger_id, doc.incumbent_id, doc.decision
+        )
 
 
 def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDoc]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from e3relax_flows.schemas.models import ModelDoc
 from e3relax_flows.stores.opening import dump_document, write_documents
 
 OWN_FIELDS = {"model_id", "kind", "config", "weights_sha256", "n_bytes"}  # read from the folder, never given
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None,
     if existing is None:
         with open_model_store(settings) as store:
             write_documents(store, [dump_document(doc)])
+        logger.info("model %s is registered as %s", doc.model_id, doc.name)
         existing = find_model_doc(doc.model_id, settings)
     if existing is None or identify_model(existing.config, weights) != doc.model_id:
         raise StoreError("the registry does not return what was written to it; correct MODEL_STORE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from e3relax_flows.core.errors import ModelError, StoreError
@@ -25,6 +26,9 @@ CHOOSE_JOB, EVALUATE_JOB, COLLECT_JOB = "e3r choose", "e3r evaluate", "e3r colle
 GATE_JOB, PROMOTE_JOB = "e3r gate", "e3r promote"
 
 
+logger = logging.getLogger(__name__)
+
+
 def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     """Model id of the finished training with the best score on validation.
 
@@ -37,6 +41,7 @@ def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     if not finished:
         raise ModelError(f"none of {len(trainings)} trainings was finished; look for the errors of their jobs")
     best = min(finished, key=lambda training: (training.best_score, training.model_id))
+    logger.info("model %s is the challenger, the best of %d trainings", best.model_id, len(finished))
     return str(best.model_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from pathlib import Path
@@ -53,6 +54,9 @@ FINETUNING: dict[str, Any] = {
 }
 # in jobs of batch systems SIGTERM means that the time is up, elsewhere that a user wants an end
 BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+
+
+logger = logging.getLogger(__name__)
 
 
 def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings) -> SnapshotDoc:
@@ -207,6 +211,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
         message=run.reason,
     )
     trainer = _load_trainer(path)
+    logger.info("training run %s is %s at step %d", run_id, document.state, trainer.progress.step)
     document.step, document.hours = trainer.progress.step, round(trainer.progress.seconds / 3600, 4)
     if not run.is_finished:
         _check_stop(run, before, trainer.progress.step, folder)

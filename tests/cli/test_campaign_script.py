@@ -29,11 +29,11 @@ def test_the_campaign_of_the_script_has_two_generations(
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert not stop.value.code
-    assert "is finished (4 labels, the budget is 4)" in capsys.readouterr().out
+    assert "is finished (2 labels, the budget is 2)" in capsys.readouterr().out
     with open_campaign_stores(load_settings(DATA_DIR=tmp_path / "out" / "data")) as stores:
         (campaign,) = list_campaigns(stores)
         generations = load_generations(stores, campaign.campaign_id)
     assert campaign.state == CampaignState.FINISHED
     assert [item.phases for item in generations] == [list(Phase)] * 2
-    assert len({one.structure_id for item in generations for one in item.select.selected}) == 4  # type: ignore[union-attr]
+    assert len({one.structure_id for item in generations for one in item.select.selected}) == 2  # type: ignore[union-attr]
     assert all(item.conclude.error.mean > 0 for item in generations)  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from e3relax_flows.core.errors import ModelError, StoreError
 from e3relax_flows.core.model_folders import WEIGHTS_FILE, find_model
 from e3relax_flows.registry import aliases as promotion
-from e3relax_flows.registry.aliases import list_standing, plan_promotion, plan_rollback, promote, rollback
+from e3relax_flows.registry.aliases import list_active, plan_promotion, plan_rollback, promote, rollback
 from e3relax_flows.registry.models import register_model, resolve_model
 from e3relax_flows.registry.store import find_alias, list_aliases
 
@@ -40,8 +41,11 @@ def models(settings, make_model):
     return [register_model(make_model(f"m{seed}", seed), settings).model_id for seed in range(3)]
 
 
-def test_a_move_is_kept_with_its_reason(settings, models):
-    document = promote("default", models[0], "half the error on oxides", gate_id="gate-1", settings=settings)
+def test_a_move_is_kept_with_its_reason_and_logged(settings, models, caplog):
+    with caplog.at_level(logging.INFO, "e3relax_flows.registry"):
+        document = promote("default", models[0], "half the error on oxides", gate_id="gate-1", settings=settings)
+    (record,) = caplog.records
+    assert {"default", models[0], BUNDLED_ID, "half the error on oxides"} <= set(record.args)
     assert find_alias("default", settings) == document
     assert (document.model_id, document.version) == (models[0], 1)
     (move,) = document.history
@@ -71,7 +75,7 @@ def test_rolling_back_goes_further_each_time(settings, models):
     assert document.version == 6
     assert [move.rollback for move in document.history] == [False] * 3 + [True] * 3
     assert [move.previous_id for move in document.history] == [BUNDLED_ID, models[0], models[1], *reversed(models)]
-    assert list_standing(document) == []
+    assert list_active(document) == []
 
 
 def test_a_promotion_after_a_rollback_stands_on_what_stood(settings, models):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from contextlib import closing
@@ -16,6 +15,7 @@ import fault_engine
 import pytest
 from atomate2.ase.jobs import EmtRelaxMaker
 from fault_engine import ELEMENTS, FOLDER, HELD, HOLD, check_ledger, count_relaxations, make_items, register
+from forked import Forked
 from jobflow import Maker
 from pymatgen.core import Lattice, Structure
 
@@ -55,18 +55,15 @@ def table(settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch) -> E3Relax
     return load_settings()
 
 
-def type_command(*arguments: str) -> subprocess.Popen[str]:
+def type_command(folder: Path, place: str) -> Forked:
     """Type a command in a process of its own."""
-    here = Path(fault_engine.__file__)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-W", "ignore", str(here), *arguments]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Forked(fault_engine.type_command, place, folder=folder, environment=os.environ)
 
 
 def test_the_same_typed_twice_at_once(table: E3RelaxSettings, folder: Path) -> None:
     """And one of two that run is killed in the middle of a relaxation: what it had, the next one takes up."""
     (folder / HOLD).touch()
-    killed, other = type_command("local"), type_command("local")
+    killed, other = type_command(folder, "local"), type_command(folder, "local")
     deadline = time.monotonic() + 120
     while sum(count_relaxations(folder, "begun").values()) < 1:
         assert time.monotonic() < deadline, killed.communicate()[1] + other.communicate()[1]
@@ -76,7 +73,7 @@ def test_the_same_typed_twice_at_once(table: E3RelaxSettings, folder: Path) -> N
     (folder / HOLD).unlink()
     _, errors = other.communicate(timeout=120)
     assert other.returncode == 0, errors
-    again = type_command("local")
+    again = type_command(folder, "local")
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert (folder / HELD).exists()
