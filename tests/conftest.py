@@ -16,6 +16,7 @@ from fake_vasp import fake_vasp  # noqa: F401
 from made_documents import make_model, make_outcome, make_prediction  # noqa: F401
 from pymatgen.symmetry.groups import SpaceGroup
 from remote_manager import sent  # noqa: F401
+from servers import database, server  # noqa: F401
 
 from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
@@ -38,7 +39,7 @@ def _keep_space_group(*arguments: Any, **options: Any) -> Any:
 SpaceGroup.__new__ = _keep_space_group
 
 # What starts servers, browsers, trainings or processes by the dozen: `make test-fast` leaves it out.
-SLOW_FIXTURES = {"server", "mongo", "on_server", "browser", "open_page"}
+SLOW_FIXTURES = {"server", "browser", "open_page"}
 SLOW_PLACES = (
     "benchmarks",
     "campaigns/test_campaign.py",

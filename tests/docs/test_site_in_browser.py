@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
+SOURCES = ("docs", "e3relax_flows", "configs", "workflows", "benchmarks")
+
+
+def is_source(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.startswith(".")
+
 
 @pytest.fixture(scope="module")
 def site(browser, tmp_path_factory) -> Path:  # noqa: ARG001
-    """The folder with the built pages; not built where there is no browser to open them."""
+    """The folder with the built pages: that of `make docs` where it is newer than what it is built of."""
+    made = ROOT / "site" / "index.html"
+    sources = [ROOT / "mkdocs.yml", *(path for name in SOURCES for path in (ROOT / name).rglob("*") if path.is_file())]
+    if made.exists() and made.stat().st_mtime > max(path.stat().st_mtime for path in sources if is_source(path)):
+        return made.parent
     folder = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     built = subprocess.run(

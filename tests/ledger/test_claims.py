@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,16 +15,13 @@ from e3relax_flows.ledger.claims import ClaimDoc, find_claims, is_live, open_cla
 from e3relax_flows.ledger.store import open_outcome_store
 
 
-@pytest.fixture(params=["sqlite", "mongo"])
-def place(request: pytest.FixtureRequest, settings: E3RelaxSettings) -> Iterator[E3RelaxSettings]:
+@pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, settings: E3RelaxSettings) -> E3RelaxSettings:
     """Settings with embedded outcomes, and with outcomes on a server."""
     if request.param == "sqlite":
-        yield settings
-        return
-    secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        spec = {"type": "MongoStore", "host": "127.0.0.1", "port": server.port, "database": "c"}
-        yield settings.model_copy(update={"OUTCOME_STORE": {**spec, "collection_name": "mine"}})
+        return settings
+    spec = request.getfixturevalue("database")
+    return settings.model_copy(update={"OUTCOME_STORE": {**spec, "collection_name": "mine"}})
 
 
 def find_dead_process() -> int:

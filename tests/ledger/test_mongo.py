@@ -19,21 +19,11 @@ from e3relax_flows.ledger.store import (
 from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.stores.opening import describe_store, open_job_store
 
-secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        yield server
-
 
 @pytest.fixture
-def mongo(server, settings, request):
-    """Settings with both stores on the server, in a database of this test's own."""
-    host, port = server.uri.removeprefix("mongodb://").split("/")[0].split(":")
-    spec = {"type": "MongoStore", "host": host, "port": int(port), "database": request.node.name[:50]}
-    return settings.model_copy(update={"PREDICTION_STORE": spec, "OUTCOME_STORE": spec})
+def mongo(database, settings):
+    """Settings with both stores on the server."""
+    return settings.model_copy(update={"PREDICTION_STORE": database, "OUTCOME_STORE": database})
 
 
 def test_predictions_are_written_once_and_come_back_whole(mongo, make_prediction):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,12 +16,9 @@ HOURS = 3600.0
 
 
 @pytest.fixture
-def on_server(settings: E3RelaxSettings) -> Iterator[E3RelaxSettings]:
+def on_server(database: dict[str, Any], settings: E3RelaxSettings) -> E3RelaxSettings:
     """Settings with outcomes, and thus claims, on a server, whose clock is right."""
-    secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        spec = {"type": "MongoStore", "host": "127.0.0.1", "port": server.port, "database": "c"}
-        yield settings.model_copy(update={"OUTCOME_STORE": {**spec, "collection_name": "mine"}})
+    return settings.model_copy(update={"OUTCOME_STORE": {**database, "collection_name": "mine"}})
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, wrong_by: float) -> None:

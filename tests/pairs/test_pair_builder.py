@@ -235,23 +235,19 @@ def read_times(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_same_on_a_server(settings, tasks, request):
-    secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
+def test_the_same_on_a_server(database, settings, tasks):
     fill(tasks, 5)
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        host, port = server.uri.removeprefix("mongodb://").split("/")[0].split(":")
-        spec = {"type": "MongoStore", "host": host, "port": int(port), "database": request.node.name[:50]}
-        mongo = settings.model_copy(update={"PAIR_STORE": spec})
-        with open_pair_stores(mongo) as stores:
-            assert (stores.pairs.collection_name, stores.records.collection_name) == ("pairs", "pairs_records")
-            assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {"new": 5}
-            assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {}
-            again = job_document(vasp_output(build_salt(5.7), build_salt(5.6)), "v-000", 5, hosts=["f-0"], index=2)
-            tasks.update([again], key=["uuid", "index"])
-            assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {"replaced": 1}
-            check_replaced(stores)
-            indexes = stores.pairs._collection.index_information().values()
-            assert {index["key"][0][0] for index in indexes if index.get("unique")} == {"pair_id"}
+    mongo = settings.model_copy(update={"PAIR_STORE": database})
+    with open_pair_stores(mongo) as stores:
+        assert (stores.pairs.collection_name, stores.records.collection_name) == ("pairs", "pairs_records")
+        assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {"new": 5}
+        assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {}
+        again = job_document(vasp_output(build_salt(5.7), build_salt(5.6)), "v-000", 5, hosts=["f-0"], index=2)
+        tasks.update([again], key=["uuid", "index"])
+        assert run(PairBuilder(stores.pairs, stores.records, tasks, TaskReader())) == {"replaced": 1}
+        check_replaced(stores)
+        indexes = stores.pairs._collection.index_information().values()
+        assert {index["key"][0][0] for index in indexes if index.get("unique")} == {"pair_id"}
 
 
 def check_replaced(stores: PairStores) -> None:

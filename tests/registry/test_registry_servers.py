@@ -16,19 +16,10 @@ from e3relax_flows.registry.weights import PART_KEY, open_weights
 PART_BYTES = 2000
 
 
-@pytest.fixture(scope="module")
-def server():
-    secantus = pytest.importorskip("secantus", reason="needs a server: pip install secantusdb==0.7.0b3")
-    with secantus.SecantusDBServer(host="127.0.0.1", port=0, storage_path=":memory:") as server:
-        yield server
-
-
 @pytest.fixture
-def mongo(server, settings, request):
-    """Settings with the registry on the server and weights in GridFS, in a database of this test's own."""
-    host, port = server.uri.removeprefix("mongodb://").split("/")[0].split(":")
-    place = {"host": host, "port": int(port), "database": request.node.name[:50]}
-    stores = {"MODEL_STORE": {"type": "MongoStore", **place}, "WEIGHTS_STORE": {"type": "GridFSStore", **place}}
+def mongo(database, settings):
+    """Settings with the registry on the server and weights in GridFS."""
+    stores = {"MODEL_STORE": database, "WEIGHTS_STORE": database | {"type": "GridFSStore"}}
     return settings.model_copy(update=stores)
 
 
