@@ -51,7 +51,7 @@ def register(
         register_campaign,
     )
     from e3relax_flows.campaigns.store import open_campaign_stores
-    from e3relax_flows.cli.campaign_config import load_campaign_config
+    from e3relax_flows.cli.config_files import load_campaign_config
     from e3relax_flows.core.settings import load_settings
 
     content, settings = load_campaign_config(config), load_settings()

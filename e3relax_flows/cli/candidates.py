@@ -79,7 +79,7 @@ def list_candidates(
 
 
 def _load(inputs: list[str]) -> CandidatesConfig:
-    from e3relax_flows.cli.screen_config import load_candidates_config, make_config
+    from e3relax_flows.cli.config_files import load_candidates_config, make_config
     from e3relax_flows.schemas.candidates import CandidatesConfig
 
     configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e3relax_flows.cli.console import TRAINING_LOG, err, hide_warnings, out, print_error, show_log
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.core.errors import E3RelaxError
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
@@ -36,6 +36,7 @@ def retrain(
     Run again after an interruption: the same pairs and configuration are the same training, which goes on.
     Exit code 1 when the challenger was not promoted.
     """
+    from e3relax_flows.cli.config_files import load_retrain_config
     from e3relax_flows.core.settings import load_settings
 
     settings = load_settings()
@@ -55,31 +56,6 @@ def retrain(
     document = run_retraining(flow, settings, folder)
     typer.echo(document.model_dump_json(indent=1)) if as_json else show_retraining(document)
     raise typer.Exit(0 if document.promoted else 1)
-
-
-def load_retrain_config(path: Path) -> RetrainConfig:
-    """Read a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        When the file cannot be read, a key is unknown or a value cannot be used.
-    """
-    import yaml
-    from pydantic import ValidationError
-
-    from e3relax_flows.cli.options import describe_validation
-    from e3relax_flows.schemas.retraining import RetrainConfig
-
-    try:
-        return RetrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path}: {describe_validation(error)}; known keys: {', '.join(RetrainConfig.model_fields)}, "
-            "see configs/retrain.yaml"
-        ) from error
 
 
 def _plan(config: RetrainConfig, incumbent: str | None, submit: str, settings: E3RelaxSettings) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _load_config(inputs: list[str], changes: dict[str, Any], limits: dict[str, A
 def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     from pathlib import Path
 
-    from e3relax_flows.cli.screen_config import load_screen_config, make_screen_config
+    from e3relax_flows.cli.config_files import load_screen_config, make_screen_config
 
     configs = [item for item in inputs if item.endswith(CONFIG_ENDINGS)]
     if configs and len(inputs) > 1:

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from maggma.core import Store
 from pydantic import BaseModel
@@ -86,7 +85,7 @@ def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | No
     raw = stores.holdouts.query_one({HOLDOUT_KEY: doc.name})
     if raw is None:
         return None
-    kept = _restore(raw, HoldoutDoc, stores.holdouts)
+    kept = validate_document(raw, HoldoutDoc, stores.holdouts)
     if any(getattr(kept, field) != getattr(doc, field) for field in ("holdout_id", "group_by", "groups")):
         raise ConfigError(
             f"holdout {doc.name!r} was frozen on {kept.frozen_at:%Y-%m-%d} with {len(kept.pair_ids)} pairs in "
@@ -106,7 +105,7 @@ def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
     """
     for field in (HOLDOUT_KEY, "holdout_id"):
         if (raw := stores.holdouts.query_one({field: name})) is not None:
-            return _restore(raw, HoldoutDoc, stores.holdouts)
+            return validate_document(raw, HoldoutDoc, stores.holdouts)
     names = [doc.name for doc in list_holdouts(stores)]
     raise ConfigError(
         f"holdout {name!r} is not in {describe_store(stores.holdouts)} ({len(names)} holdouts: "
@@ -116,7 +115,7 @@ def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
 
 def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
     """All holdouts, the oldest first."""
-    docs = [_restore(raw, HoldoutDoc, stores.holdouts) for raw in stores.holdouts.query({})]
+    docs = [validate_document(raw, HoldoutDoc, stores.holdouts) for raw in stores.holdouts.query({})]
     return sorted(docs, key=lambda doc: (doc.frozen_at, doc.name))
 
 
@@ -142,14 +141,4 @@ def find_dataset(stores: DatasetStores, dataset_id: str) -> DatasetDoc:
             f"dataset {dataset_id!r} is not in {describe_store(stores.datasets)}; a retraining keeps its dataset "
             "there: check PAIR_STORE and DATA_DIR"
         )
-    return _restore(raw, DatasetDoc, stores.datasets)
-
-
-def _restore(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
-    """A document with its times in UTC, which stores give without saying so."""
-    times = {
-        key: value.replace(tzinfo=UTC)
-        for key, value in raw.items()
-        if isinstance(value, datetime) and value.tzinfo is None
-    }
-    return validate_document(raw | times, model, store)
+    return validate_document(raw, DatasetDoc, stores.datasets)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from maggma.core import Store
@@ -72,12 +71,12 @@ def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
 def find_evaluation(stores: JudgementStores, evaluation_id: str) -> EvaluationDoc | None:
     """The evaluation of an id, if it was made."""
     raw = stores.evaluations.query_one({"evaluation_id": evaluation_id})
-    return None if raw is None else _restore(raw, EvaluationDoc, stores.evaluations)
+    return None if raw is None else validate_document(raw, EvaluationDoc, stores.evaluations)
 
 
 def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[EvaluationDoc]:
     """Evaluations that match, the oldest first."""
-    docs = [_restore(raw, EvaluationDoc, stores.evaluations) for raw in stores.evaluations.query(criteria)]
+    docs = [validate_document(raw, EvaluationDoc, stores.evaluations) for raw in stores.evaluations.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -91,7 +90,7 @@ def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
 
 def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDoc]:
     """Gates that match, the oldest first."""
-    docs = [_restore(raw, GateDoc, stores.gates) for raw in stores.gates.query(criteria)]
+    docs = [validate_document(raw, GateDoc, stores.gates) for raw in stores.gates.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -104,9 +103,3 @@ def count_looks(stores: JudgementStores, holdout_id: str, challenger_id: str) ->
     """Different challengers that were judged on a holdout, with this one."""
     gates = find_gates(stores, {"holdout_id": holdout_id})
     return len({challenger_id, *(gate.challenger_id for gate in gates)})
-
-
-def _restore(raw: dict[str, Any], model: Any, store: Store) -> Any:
-    if isinstance(time := raw.get("created_at"), datetime) and time.tzinfo is None:
-        raw["created_at"] = time.replace(tzinfo=UTC)  # stores give UTC without saying so
-    return validate_document(raw, model, store)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from maggma.core import Store
 from maggma.stores import MongoStore
 from pydantic import BaseModel
 
-from e3relax_flows.core.errors import ConfigError, StoreError
-from e3relax_flows.core.model_folders import MODEL_ID
+from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.registry.location import find_registry_file, has_collection, name_collections
 from e3relax_flows.schemas.models import AliasDoc, ModelDoc
@@ -67,7 +65,7 @@ def find_model_docs(criteria: dict[str, Any], settings: E3RelaxSettings | None =
     if not has_collection(settings, name_collections(settings)[0]):
         return []
     with open_model_store(settings) as store:
-        docs = [_validate(raw, ModelDoc, store) for raw in store.query(criteria)]
+        docs = [validate_document(raw, ModelDoc, store) for raw in store.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -85,7 +83,7 @@ def _find_aliases(criteria: dict[str, Any], settings: E3RelaxSettings) -> list[A
     if not has_collection(settings, name_collections(settings)[1]):
         return []
     with open_alias_store(settings) as store:
-        return [_validate(raw, AliasDoc, store) for raw in store.query(criteria)]
+        return [validate_document(raw, AliasDoc, store) for raw in store.query(criteria)]
 
 
 @contextmanager
@@ -102,13 +100,3 @@ def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[st
         )
     with connect_store(store, indexed, "MODEL_STORE"):
         yield store
-
-
-def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
-    for part in (raw, *raw.get("history", [])):
-        for name, value in part.items():
-            if isinstance(value, datetime) and value.tzinfo is None:
-                part[name] = value.replace(tzinfo=UTC)  # stores give UTC without saying so
-    if not MODEL_ID.fullmatch(str(raw.get("model_id"))):  # it becomes the name of a folder
-        raise StoreError(f"{describe_store(store)}: {raw.get('model_id')!r} is no model's id; remove that document")
-    return validate_document(raw, model, store)

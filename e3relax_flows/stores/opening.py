@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -310,8 +310,10 @@ def validate_document(raw: dict[str, Any], model: type[Doc], store: Store) -> Do
         When it is none.
     """
     raw.pop("_id", None)
-    if (time := raw.get("last_updated")) is not None and time.tzinfo is None:
-        raw["last_updated"] = time.replace(tzinfo=UTC)  # stores give UTC without saying so
+    for part in (raw, *raw.get("history", [])):
+        for name, value in part.items():
+            if isinstance(value, datetime) and value.tzinfo is None:
+                part[name] = value.replace(tzinfo=UTC)  # stores give UTC without its name
     try:
         return model.model_validate(raw)
     except ValidationError as error:

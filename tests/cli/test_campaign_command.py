@@ -13,7 +13,7 @@ from monty.json import jsanitize
 
 from e3relax_flows.campaigns import control as campaigns
 from e3relax_flows.campaigns.store import load_generations, open_campaign_stores
-from e3relax_flows.cli.campaign_config import load_campaign_config
+from e3relax_flows.cli.config_files import load_campaign_config
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.schemas.campaigns import Mix
 from e3relax_flows.testing import EmtEngine

@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from e3relax_flows.candidates.reading import read_structures
-from e3relax_flows.cli.screen_config import load_candidates_config, load_screen_config
+from e3relax_flows.cli.config_files import load_candidates_config, load_screen_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import register_engine
 from e3relax_flows.ledger.store import find_outcomes, open_stores

@@ -149,7 +149,7 @@ def test_the_command_on_a_candidate_finds_what_is_stored(e3relax, predictor, tmp
 def test_the_command_holds_every_option(tmp_path):
     import yaml
 
-    from e3relax_flows.cli.screen_config import load_screen_config
+    from e3relax_flows.cli.config_files import load_screen_config
 
     options = PredictOptions(
         passes=3,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e3relax_flows.cli.retrain import load_retrain_config
+from e3relax_flows.cli.config_files import load_retrain_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout

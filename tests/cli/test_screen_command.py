@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.cli.config_files import load_screen_config
 from e3relax_flows.cli.options import parse_engine_settings
-from e3relax_flows.cli.screen_config import load_screen_config
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import list_engines, register_engine
 from e3relax_flows.ledger.store import open_outcome_store

@@ -1,4 +1,4 @@
-"""What a screen or a list of candidates is told, read from YAML; unknown keys are refused."""
+"""Configuration files of screens, candidates, campaigns and retrainings; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from e3relax_flows.candidates.sources import resolve_paths
 from e3relax_flows.cli.options import describe_validation
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.schemas.campaigns import CampaignConfig
 from e3relax_flows.schemas.candidates import CandidatesConfig
+from e3relax_flows.schemas.retraining import RetrainConfig
 from e3relax_flows.schemas.screens import ScreenConfig, ScreenLimits
 
-Config = TypeVar("Config", bound=CandidatesConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_screen_config(path: Path, **overrides: Any) -> ScreenConfig:
@@ -58,22 +60,45 @@ def make_config(kind: type[Config], fields: dict[str, Any], origin: str) -> Conf
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        known = [*kind.model_fields, *(f"limits.{name}" for name in ScreenLimits.model_fields)]
+        limits = ScreenLimits.model_fields if "limits" in kind.model_fields else ()
+        known = [*kind.model_fields, *(f"limits.{name}" for name in limits)]
         is_unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
         keys = f"; known keys: {', '.join(known)}" if is_unknown else ""
         raise ConfigError(f"{origin}: {describe_validation(error, known)}{keys}") from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def load_campaign_config(path: Path) -> CampaignConfig:
+    """Read a YAML file; relative paths in it are taken from its folder, and become absolute.
+
+    Raises
+    ------
+    ConfigError
+        As `load_screen_config`.
+    """
+    return make_config(CampaignConfig, _read_yaml(path.absolute(), "configs/campaign.yaml"), str(path))
+
+
+def load_retrain_config(path: Path) -> RetrainConfig:
+    """Read a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        As `load_screen_config`.
+    """
+    return make_config(RetrainConfig, _read_yaml(path, "configs/retrain.yaml"), str(path))
+
+
+def _read_yaml(path: Path, example: str = "configs/screen.yaml") -> dict[str, Any]:
     """Raw entries, with their relative paths taken from the folder of the file."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file; configs/screen.yaml is one to copy") from error
+        raise ConfigError(f"{path}: there is no such file; {example} is one to copy") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, not keys and values; see configs/screen.yaml")
+        raise ConfigError(f"{path} holds {type(raw).__name__}, not keys and values; see {example}")
     if isinstance(raw.get("inputs"), list):
         raw["inputs"] = [os.path.normpath(path.parent / str(item)) for item in raw["inputs"]]
     if isinstance(raw.get("sources"), list):
