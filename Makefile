@@ -42,7 +42,7 @@ demo: $(READY) $(ENGINE_READY)
 	$(BIN)/python workflows/02_screen_substitutions.py --engine $(ENGINE) $(if $(N),--n $(N)) --out $(OUT)
 
 # a file of tests stays in one process, as its fixtures may be costly
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --durations 15
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 test: $(READY)
 	$(PYTEST)
@@ -82,7 +82,7 @@ test-newest:
 	$(PYTHON) -m venv --clear $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check \
 	  $(shell grep -hE '^torch==' constraints.txt) -e '.[dev]'
-	$(VENV)-newest/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
+	$(VENV)-newest/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -72,12 +72,16 @@ SLOW_PLACES = (
 TESTS = Path(__file__).parent
 
 
+def is_slow_place(item: pytest.Item) -> bool:
+    place = item.path.relative_to(TESTS).as_posix()
+    return any(place == slow or place.startswith(f"{slow}/") for slow in SLOW_PLACES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        place = item.path.relative_to(TESTS).as_posix()
-        slow_place = any(place == slow or place.startswith(f"{slow}/") for slow in SLOW_PLACES)
-        if slow_place or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if is_slow_place(item) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not is_slow_place(item))  # the long files first, so that processes end together
 
 
 @pytest.fixture(autouse=True)
