@@ -50,7 +50,7 @@ def test_a_list_is_written_ranked_and_read_again(e3relax, folder):
     out = folder / "lists" / "all.jsonl.gz"
     result = e3relax("candidates", folder / "candidates.yaml", "-o", out, "--duplicates", folder / "twins.csv")
     assert result.code == 0
-    assert "6 read: 5 candidates, 0 written alike, 1 the same crystal, 0 unreadable. 3 ranked." in result.stdout
+    assert "6 read: 5 candidates, 0 equal as written, 1 the same crystal, 0 unreadable. 3 ranked." in result.stdout
     items = list(read_structures([out]))
     assert [item.id for item in items] == ["Au", "Ag", "Cu", "Ni from Cu", "Pd from Cu"]
     assert all(item.error is None for item in items)

@@ -315,11 +315,11 @@ def test_folders_of_vasp_runs_are_read_and_joined(
     # the same runs are in the job store: they are the same pairs
     built = e3relax("data", "build")
     assert built.stdout.strip() == "nothing new; 2 left out (duplicate: 2); 2 pairs in the store"
-    # without the original POSCAR of the run that custodian mended, its start is not known
+    # without the original POSCAR of the run that custodian fixed, its start is not known
     for file in runs[2].glob("POSCAR.orig*"):
         file.unlink()
     again = e3relax("data", "import", runs[2])
-    assert "custodian mended the run" in again.stderr
+    assert "custodian fixed the run" in again.stderr
 
 
 @pytest.mark.skipif(not RECORDED.is_dir(), reason=f"recorded VASP runs are not at {RECORDED}")

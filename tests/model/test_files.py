@@ -314,7 +314,7 @@ def without(name: str) -> dict[str, torch.Tensor]:
         ({"ema": {"head.weight": torch.zeros(2)}}, r"1 of the checkpoint's 1 entries are none .*\(head.weight\)"),
         ({"ema": make_ema(8, 1, 4, 20) | {"atom_emb.embeddings.weight": "x"}}, "1 of the checkpoint's .*atom_emb"),
         ({"ema": make_ema(8, 1, 4, 20) | {"radial_basis.rbf.offset": torch.linspace(0, 2, 4)}}, "radial centres"),
-        ({"ema": without("atom_emb.embeddings.weight")}, "sizes of the network cannot be told"),
+        ({"ema": without("atom_emb.embeddings.weight")}, "sizes of the network cannot be read"),
         ({"ema": without("lattice_scalar_emb.weight")}, r"1 missing \(axis_embedding.weight\)"),
         (
             {"ema": make_ema(8, 1, 4, 20) | {"lattice_blocks.0.axis_mix_scalar.bias": torch.zeros(4)}},

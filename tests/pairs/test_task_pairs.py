@@ -152,7 +152,7 @@ def test_a_job_that_replaced_itself_is_no_calculation(bench):
         (
             {"orig_inputs": None, "custodian": [{"corrections": [{"errors": ["brmix"]}]}]},
             "start_unknown",
-            "custodian mended",
+            "custodian fixed",
         ),
         ({"vasp_version": None, "calcs_reversed": []}, "not_a_relaxation", "VASP, GPAW or a force field"),
     ],

@@ -74,4 +74,4 @@ def test_a_screen_is_submitted_once(
     assert (planned["dry_run"], planned["locked"], planned["lost"]) == (True, [1], [])
     assert run(monkeypatch, "recover") == 0
     assert run(monkeypatch, "recover") == 0
-    assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing was to be mended\n"
+    assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing to recover\n"
