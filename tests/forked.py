@@ -20,6 +20,7 @@ MODULES = [
     "e3relax_flows.campaigns.maker",
     "e3relax_flows.places.submission",
     "e3relax_flows.testing",
+    "e3relax_flows.train.loop",
 ]
 # the process that imports them is started with the first that is forked from it
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -97,3 +98,11 @@ def rlaunch(*arguments: str) -> None:
 
     sys.argv = ["rlaunch", *arguments]
     run()
+
+
+def train(*arguments: str) -> None:
+    """`python -m e3relax_flows.train`."""
+    from e3relax_flows.train.__main__ import main
+
+    sys.argv = ["train", *arguments]
+    raise SystemExit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,18 @@ def emt():
     register_engine("emt", EMT_ENTRY, overwrite=True)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """A copy of the first screen and its stores, for the other tests."""
+    return tmp_path_factory.mktemp("kept") / "all"
+
+
 @pytest.fixture
-def screened(emt, e3relax, predictor, tmp_path):  # noqa: ARG001
+def screened(emt, e3relax, predictor, tmp_path, kept):  # noqa: ARG001
     """Folder of a finished screen of Cu and Ag, each relaxed from both starts."""
+    if kept.exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        return tmp_path / "out"
     folder = tmp_path / "metals"
     folder.mkdir()
     for element in ("Cu", "Ag"):
@@ -41,6 +51,7 @@ def screened(emt, e3relax, predictor, tmp_path):  # noqa: ARG001
         lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
         Structure(lattice, [element], [[0, 0, 0]]).to_file(str(folder / f"{element}.cif"))
     assert e3relax("screen", folder, "--engine", "emt", "--control", 1, "--out", tmp_path / "out").code == 0
+    shutil.copytree(tmp_path, kept)
     return tmp_path / "out"
 
 

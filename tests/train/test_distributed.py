@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from forked import Forked, train
 from made_halides import Interruption
 
 from e3relax_flows.core.errors import ConfigError
@@ -92,10 +93,11 @@ def test_srun_started_stopped_by_one_rank_and_continued_alone(rewrite, config_fi
         SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost", SLURM_JOB_ID="1234", MASTER_PORT=find_free_port()
     )
     tasks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "e3relax_flows.train", str(config_file)],
-            env={**environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.DEVNULL,
+        Forked(
+            train,
+            str(config_file),
+            folder=config_file.parent,
+            environment={**environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in range(2)
     ]
@@ -103,7 +105,8 @@ def test_srun_started_stopped_by_one_rank_and_continued_alone(rewrite, config_fi
     while time.time() < deadline and not ((pair.out / LOG_FILE).exists() and len(read_losses(pair)) >= 3):
         time.sleep(0.02)
     os.kill(tasks[1].pid, signal.SIGUSR1)
-    assert [task.wait(timeout=60) for task in tasks] == [EXIT_CONTINUE] * 2
+    text = [task.communicate(timeout=60)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [EXIT_CONTINUE] * 2, text
     stop = read_records(pair)[-1]
     assert (stop["event"], stop["reason"]) == ("stop", "another rank")
     assert 3 <= stop["step"] < 200

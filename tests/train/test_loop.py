@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Forked, train
 from made_halides import Interruption, make_pairs, write_pairs
 
 from e3relax_flows.core.errors import ConfigError, ModelError
@@ -125,15 +124,13 @@ def test_walltime_stops_before_it_is_over(rewrite):
 
 def test_killed_run_goes_on_from_its_last_checkpoint(rewrite, config_file):
     config = rewrite(checkpoint_minutes=1e-6, schedule={"max_steps": 100000}, log=EVERY_STEP)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "e3relax_flows.train", str(config_file)], stdout=subprocess.DEVNULL
-    )
+    process = Forked(train, str(config_file), folder=config_file.parent, environment=os.environ)
     deadline = time.time() + 120
     while not (config.out / PREVIOUS_FILE).exists() and time.time() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     trainer = Trainer(config)
     assert trainer.resume()
     assert 0 < trainer.progress.step < 100000
