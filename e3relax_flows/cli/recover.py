@@ -45,7 +45,7 @@ def recover(
         typer.echo(json.dumps(asdict(recovery) | {"dry_run": dry_run}, indent=1))
         return
     lines = recovery.describe() or ["nothing to recover"]
-    if dry_run and recovery.n_mended:
+    if dry_run and recovery.n_repaired:
         lines.append("nothing was changed: that was a dry run")
     for line in lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)

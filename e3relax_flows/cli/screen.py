@@ -159,7 +159,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     if dry_run:
-        return _say_what_would_be_done(config, maker, settings, where, as_json)
+        return _print_plan(config, maker, settings, where, as_json)
     items = read_candidates(config, settings)
     if where != "local":
         return submit_candidates(maker, items, config, settings, where, as_json)
@@ -168,9 +168,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     return int(has_errors(report.screen))
 
 
-def _say_what_would_be_done(
-    config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool
-) -> int:
+def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool) -> int:
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList

@@ -132,7 +132,7 @@ def _read_start(folder: Path, first: Vasprun) -> Structure:
     """POSCAR as the run was given it, else the first frame."""
     found = {match[1]: path for path in folder.iterdir() if (match := POSCAR.fullmatch(path.name))}
     kept = next((kind for kind in POSCAR_ORDER if kind in found), None)
-    if kept != ".orig" and _was_mended(folder):
+    if kept != ".orig" and _was_fixed(folder):
         raise StartUnknownError(f"{folder}: custodian fixed the run, and there is no POSCAR.orig")
     if kept is None:
         return first.initial_structure
@@ -143,7 +143,7 @@ def _read_start(folder: Path, first: Vasprun) -> Structure:
     return start
 
 
-def _was_mended(folder: Path) -> bool:
+def _was_fixed(folder: Path) -> bool:
     for name in CUSTODIAN:
         path = folder / name
         if path.is_file():

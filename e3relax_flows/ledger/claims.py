@@ -119,7 +119,7 @@ def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimD
     if write_documents(store, [claim.model_dump()], {"$or": free}):
         return None
     holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
-    # given back between the two: free, and to be had by trying again
+    # released between the two: free, and taken by trying again
     again = {"claimed_at": claim.claimed_at + wrong_by, "expires_at": claim.expires_at + wrong_by}
     return holder or take_claim(store, claim.model_copy(update=again), over)
 

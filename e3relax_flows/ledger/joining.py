@@ -134,7 +134,7 @@ def join_outcome(
     result
         None when the engine left no structure; `message` then says why.
     message
-        What is to be told about the outcome.
+        What is to be said of the outcome.
     job_uuids
         The jobs whose documents hold the relaxation.
 

@@ -35,7 +35,7 @@ class Problem:
 
 
 def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
-    """Whether the stores can be had here, and by the workers as far as that can be told from here."""
+    """Whether the stores can be opened here, and by the workers as far as that is known here."""
     try:
         with open_stores(settings) as stores:
             embedded = [store for store in (stores.predictions, stores.outcomes) if isinstance(store, SQLiteStore)]

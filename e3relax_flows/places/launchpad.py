@@ -126,7 +126,7 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
     if broken:
         raise StoreError(
             f"{len(broken)} of {len(expected)} workflows are not whole on the launchpad (content {broken[0]}); "
-            "type the same command again: what is there is left, the rest is added"
+            "type the same command again: present workflows stay, the rest is added"
         )
     return placed_now
 

@@ -105,7 +105,7 @@ def run_flow_locally(
 
 
 def _release_claims(flow: str) -> None:
-    """Give back what the jobs of a run have claimed and will not finish, since this process may live on."""
+    """Release what the jobs of a run have claimed and will not finish, since this process may live on."""
     with suppress(E3RelaxError), open_claim_store(load_settings()) as claims:
         claims.remove_docs({"flow": flow, "manager": None})
 

@@ -25,7 +25,7 @@ DONE = ("COMPLETED", *GONE)
 
 @dataclass
 class Recovery:
-    """What was found, by ids of fireworks unless it says otherwise; all of it is mended unless it was a dry run."""
+    """What was found, by ids of fireworks unless it says otherwise; all of it is repaired unless it was a dry run."""
 
     locked: list[int] = field(default_factory=list)  # first node of workflows that a worker left locked
     unapplied: list[int] = field(default_factory=list)  # done, but not what follows from it; run again
@@ -34,12 +34,12 @@ class Recovery:
     reserved: list[int] = field(default_factory=list)  # checked out and never launched; run again
     orphaned: list[int] = field(default_factory=list)  # without workflow; removed
     incomplete: list[int] = field(default_factory=list)  # first node of workflows without all fireworks; removed
-    claims: list[str] = field(default_factory=list)  # of flows that are over; given back
+    claims: list[str] = field(default_factory=list)  # of flows that are over; released
     unknown_claims: list[str] = field(default_factory=list)  # of flows that are not here; left unless asked for
     n_failed: int = 0  # fireworks that failed by themselves; left
 
     def describe(self) -> list[str]:
-        """Lines for a person; none when there was nothing to be done."""
+        """Lines for the user; none when there was nothing to be done."""
         words = {
             "locked": "workflows were locked and are not any more",
             "unapplied": "jobs were done, but what follows was not there: they run again",
@@ -48,8 +48,8 @@ class Recovery:
             "reserved": "jobs were checked out and never launched: they can be launched again",
             "orphaned": "fireworks had no workflow and were removed",
             "incomplete": "workflows had not all of their fireworks and were removed: submit them again",
-            "claims": "claims of flows that are over were given back",
-            "unknown_claims": "claims are of flows that are not on this launchpad; --release-unknown gives them back",
+            "claims": "claims of flows that are over were released",
+            "unknown_claims": "claims are of flows that are not on this launchpad; --release-unknown releases them",
         }
         lines = [f"{len(found)} {words[name]}" for name in words if (found := getattr(self, name))]
         if self.n_failed:
@@ -57,8 +57,8 @@ class Recovery:
         return lines
 
     @property
-    def n_mended(self) -> int:
-        """How many things were, or in a dry run would be, mended."""
+    def n_repaired(self) -> int:
+        """How many things were, or in a dry run would be, repaired."""
         left = ("n_failed", "unknown_claims")
         return sum(len(getattr(self, item.name)) for item in fields(self) if item.name not in left)
 
@@ -72,7 +72,7 @@ def recover_launchpad(
     release_unknown: bool = False,
     pause_s: float = 5.0,
 ) -> Recovery:
-    """Mend what killed workers and submissions have left; refuse while workers ping.
+    """Repair what killed workers and submissions have left; refuse while workers ping.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def recover_launchpad(
     dry_run
         Only say what would be done.
     release_unknown
-        Give back claims of flows that are not on this launchpad, too.
+        Release claims of flows that are not on this launchpad, too.
     pause_s
         Looks twice so far apart; what differs is in motion, and left.
 
@@ -106,7 +106,7 @@ def recover_launchpad(
         recovery.lost = sorted(pad.detect_lostruns(expiration_secs=lost_after)[1])
         recovery.lost = [number for number in recovery.lost if number not in {*recovery.finished, *recovery.unapplied}]
         if not dry_run:
-            _mend(pad, recovery, lost_after)
+            _repair(pad, recovery, lost_after)
         recovery.n_failed = pad.fireworks.count_documents({"state": "FIZZLED"})
         _release(pad, settings, recovery, dry_run, release_unknown)
     return recovery
@@ -133,7 +133,7 @@ def _look(pad: Any) -> Recovery:
     recovery.reserved = [item["fw_id"] for item in reserved]
     for number in pad.detect_lostruns(expiration_secs=10**9)[2]:  # running, of which a launch has ended
         states = _list_launch_states(pad, number)
-        if "RUNNING" in states:  # launched again; whether that is lost, its pings tell
+        if "RUNNING" in states:  # launched again; its pings show whether that is lost
             continue
         (recovery.finished if "COMPLETED" in states else recovery.unapplied).append(number)
     return recovery
@@ -195,7 +195,7 @@ def _read_time(moment: Any) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _mend(pad: Any, recovery: Recovery, lost_after: float) -> None:
+def _repair(pad: Any, recovery: Recovery, lost_after: float) -> None:
     """Do what must be done, in this order: a lock stops all that follows, and orphans could be launched."""
     pad.fireworks.delete_many({"fw_id": {"$in": recovery.orphaned}})
     for node in recovery.incomplete:
@@ -231,7 +231,7 @@ def _find_stalled(pad: Any, node: int) -> list[int]:
 
 
 def _release(pad: Any, settings: E3RelaxSettings, recovery: Recovery, dry_run: bool, release_unknown: bool) -> None:
-    """Give back claims that nobody will use: their flow is over, and its relaxations have not recorded them."""
+    """Release claims that nobody will use: their flow is over, and its relaxations have not recorded them."""
     with open_claim_store(settings) as claims:
         held = [claim for claim in find_claims(claims).values() if claim.manager == "fireworks"]
         states = _find_states(pad, {str(claim.flow) for claim in held})

@@ -51,7 +51,7 @@ class Submission:
     run: LocalRun | None = None  # of local flows
 
     def describe(self) -> str:
-        """One line for a person."""
+        """One line for the user."""
         parts = []
         if self.added:
             parts.append(f"{self.n_jobs} jobs in {len(self.added)} flows {'run' if self.run else 'submitted'}")
@@ -134,7 +134,7 @@ def submit_many(
     samples
         As in `submit`.
     again
-        Whether what is there and completed is submitted once more.
+        Whether workflows that are completed are submitted once more.
 
     Raises
     ------

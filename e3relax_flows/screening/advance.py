@@ -198,7 +198,7 @@ def _submit(
         rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
             advance(row, Event.SUBMIT)
-        place.submit(screen, rows)  # before it is noted: what is there twice is found by its id, what is not is lost
+        place.submit(screen, rows)  # before it is noted: what is submitted twice is found by its id
         save_rows(stores, rows, [State.PLANNED])
         screen.n_submitted += len(rows)
         save_screen(stores, screen)

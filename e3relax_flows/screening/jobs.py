@@ -1,4 +1,4 @@
-"""Jobs of screens in the store: predict a chunk, claim a candidate; they are told ids, and look up the rest."""
+"""Jobs of screens in the store: predict a chunk, claim a candidate; they get ids, and look up the rest."""
 
 from __future__ import annotations
 

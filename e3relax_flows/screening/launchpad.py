@@ -264,7 +264,7 @@ class FireworksPlace(ScreenPlace):
         return convert_flow(flow, content_id)
 
     def _add(self, builders: Mapping[str, Callable[[], Any]]) -> dict[str, Placed]:
-        """Add the workflows, by content id, that are not there; what is there now."""
+        """Add the workflows, by content id, that are not there; all that are there now."""
         with hold_submission(self.settings):
             known = {key: placed for key, placed in find_placed(self.pad, list(builders)).items() if placed.is_whole}
             workflows = {key: build() for key, build in builders.items() if key not in known}

@@ -123,7 +123,7 @@ def list_screens(stores: ScreenStores) -> list[ScreenDoc]:
 
 
 def save_screen(stores: ScreenStores, screen: ScreenDoc) -> None:
-    """Write a screen in place of what is there; its candidates are kept as rows."""
+    """Write a screen in place of the stored one; its candidates are kept as rows."""
     screen.last_updated = now()
     stores.screens.update([dump_document(screen.model_copy(update={"candidates": []}))])
 
