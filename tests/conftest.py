@@ -50,6 +50,7 @@ SLOW_PLACES = (
     "cli/test_workflows.py",
     "docs",
     "engines/test_gpaw_engine.py",
+    "engines/test_sevennet_batches.py",
     "pairs/test_built_pairs.py",
     "report/test_screen_page_in_browser.py",
     "retraining",

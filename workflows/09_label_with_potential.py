@@ -112,6 +112,7 @@ def draw_starts(arguments: argparse.Namespace) -> Iterator[tuple[str, Structure]
         (name, parent)
         for name, parent in (read_parents(arguments.parents) if arguments.parents else list_prototypes())
         if len(parent) <= arguments.max_atoms and not UNKNOWN.intersection(parent.symbol_set)
+        if all(Element(symbol).atomic_radius for symbol in parent.symbol_set)  # volumes are estimated from them
     ]
     if excluded:
         parents = [(name, parent) for name, parent in parents if label_prototype(parent) not in excluded]
