@@ -1,9 +1,11 @@
 """Parts of the network: radial functions, invariants of neighbour densities, atom and lattice updates.
 
-Symbols: N atoms, E directed edges, K the most edges of one atom, G crystals, F scalar channels, V vector channels,
-C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of the spherical harmonics.
-Narrow features of the edges are also kept as [N, K, ...], empty places nought: sums over the edges of an atom are
-then products of small matrices, without an intermediate of the size E × C × M.
+Symbols: N atoms, H half edges (each edge and its reverse are one), K the most edges of one atom, G crystals, F scalar
+channels, V vector channels, C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of
+the spherical harmonics. What depends on distances only is computed for half edges; what differs by direction comes as
+two tensors, for an edge seen from its centre and from its neighbour. Narrow features of the edges are also kept as
+[N, K, ...], empty places nought: sums over the edges of an atom, and what an edge sees of the density around its
+centre, are then products of small matrices.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class State(NamedTuple):
     """Features of the coupled nodes: atoms and lattice."""
 
     scalars: Tensor  # [N, F]
-    vectors: Tensor  # [N, 3, V]
+    vectors: Tensor | None  # [N, 3, V]; None before the first layer, where vectors and tensors are nought
     lattice_scalars: Tensor  # [G, F]
     lattice_tensors: Tensor  # [G, T, 9], symmetric 3x3 matrices written as rows of 9
 
@@ -26,40 +28,54 @@ class State(NamedTuple):
 class EdgeTable(NamedTuple):
     """Which edge stands where; the same for all layers."""
 
-    centers: Tensor  # [E]
-    neighbors: Tensor  # [E]
-    reverse: Tensor  # [E] the same edges in the other direction
-    places: Tensor  # [E] place of an edge in [N·K]
+    centers: Tensor  # [H]
+    neighbors: Tensor  # [H]
+    places: tuple[Tensor, Tensor]  # [H] each: places of the edges in [N·K], and of their reverse
     shape: tuple[int, int]  # N, K
 
-    def spread(self, values: Tensor) -> Tensor:
-        """[E, n] -> [N, K, n]."""
-        wide = values.new_zeros((self.shape[0] * self.shape[1], values.shape[1]))
-        return wide.index_copy(0, self.places, values).unflatten(0, self.shape)
+    def spread(self, there: Tensor, back: Tensor) -> Tensor:
+        """[H, n] of the edges and of their reverse -> [N, K, n]."""
+        wide = there.new_zeros((self.shape[0] * self.shape[1], there.shape[1]))
+        return wide.index_copy_(0, self.places[0], there).index_copy_(0, self.places[1], back).unflatten(0, self.shape)
 
-    def collect(self, values: Tensor) -> Tensor:
-        """[N, K, n] -> [E, n]."""
-        return values.flatten(0, 1).index_select(0, self.places)
+    def collect(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, K, n] -> [H, n] of the edges and of their reverse."""
+        flat = values.flatten(0, 1)
+        return flat.index_select(0, self.places[0]), flat.index_select(0, self.places[1])
 
 
 class EdgeGeometry(NamedTuple):
     """Edges as they lie now, in the network's precision."""
 
     table: EdgeTable
-    directions: Tensor  # [E, 3] unit vectors u from centre to neighbour
-    radial: Tensor  # [E, 2R] radial functions of the length
-    weights: Tensor  # [E, 1] smooth cutoff
-    harmonics: Tensor  # [N, K, M]
-    shapes: Tensor  # [N, K, 12] u ⊗ u - 1/3, and u
+    radial: Tensor  # [H, 2R] radial functions of the length
+    weights: Tensor  # [H, 1] smooth cutoff
+    angular: Tensor  # [N, K, 12 + M] u ⊗ u - 1/3, u, harmonics of u; u is the unit vector from centre to neighbour
+
+    @property
+    def harmonics(self) -> Tensor:
+        """[N, K, M]."""
+        return self.angular[:, :, N_SHAPES:]
+
+    @property
+    def shapes(self) -> Tensor:
+        """[N, K, 13] u ⊗ u - 1/3, u and the harmonic of degree nought, which is 1."""
+        return self.angular[:, :, : N_SHAPES + 1]
 
 
-def arrange_edges(centers: Tensor, neighbors: Tensor, reverse: Tensor, n_atoms: int) -> EdgeTable:
-    """Give every edge, sorted by centre, its place among the edges of its centre."""
+N_SHAPES = 12
+
+
+def arrange_edges(centers: Tensor, neighbors: Tensor, reverse: Tensor, n_atoms: int) -> tuple[EdgeTable, Tensor]:
+    """Table of edges [E] that are sorted by centre, and which of them are the half edges [H]."""
     counts = torch.bincount(centers, minlength=n_atoms)
     first = torch.cumsum(counts, 0) - counts
     width = max(int(counts.max()), 1)
-    rank = torch.arange(len(centers), device=centers.device) - first[centers]
-    return EdgeTable(centers, neighbors, reverse, centers * width + rank, (n_atoms, width))
+    number = torch.arange(len(centers), device=centers.device)
+    places = centers * width + number - first[centers]
+    half = torch.nonzero(number < reverse).squeeze(1)
+    sides = places[half], places[reverse[half]]
+    return EdgeTable(centers[half], neighbors[half], sides, (n_atoms, width)), half
 
 
 def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Sequential:
@@ -138,46 +154,94 @@ class DensityInvariants(nn.Module):
         sums = [torch.full((2 * degree + 1, 1), (2 * degree + 1) ** -0.5) for degree in range(l_max + 1)]
         self.register_buffer("sums", torch.block_diag(*sums), persistent=False)  # [M, l_max + 1]
         signs = torch.tensor([(-1.0) ** degree for degree in range(l_max + 1)])
-        self.register_buffer("parity", signs.repeat(n_channels), persistent=False)
+        self.register_buffer("parity", signs, persistent=False)
         self.n_edge = 2 * n_channels * (l_max + 1)
         self.n_atom = n_channels * (l_max + 1)
 
     def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor]:
-        """Invariants of edges [E, 2C(l_max+1)] and of atoms [N, C(l_max+1)]."""
-        table, sums = edges.table, self.sums.to(scalars.dtype)
-        weights = self.from_radial(edges.radial) * gather(self.from_atom(scalars), table.neighbors) * edges.weights
-        density = table.spread(weights).mT @ edges.harmonics * self.scale  # [N, C, M]
-        by_degree = (density.mT[:, :, :, None] * sums[:, None, :]).flatten(2)  # [N, M, C·(l_max+1)]
-        of_center = table.collect(edges.harmonics @ by_degree)
-        of_neighbor = gather(of_center, table.reverse) * self.parity.to(scalars.dtype)
-        power = (density.square() @ sums).flatten(1)
-        return torch.cat([of_center, of_neighbor], dim=1), power
+        """Densities [N, C, M], and the invariants of atoms [N, C(l_max+1)]."""
+        table, of_atoms = edges.table, self.from_atom(scalars)
+        weights = self.from_radial(edges.radial) * edges.weights
+        sides = (weights * gather(of_atoms, index) for index in (table.neighbors, table.centers))
+        density = table.spread(*sides).mT @ edges.harmonics * self.scale
+        return density, (density.square() @ self.sums.to(density.dtype)).flatten(1)
+
+    def turn_weights(self, weight: Tensor) -> Tensor:
+        """Weights [n, 2C(l_max+1)] of the invariants of an edge as weights [M, C, 2n] of both atoms' densities.
+
+        The invariants need not be computed: the contraction with Y_lm and a linear layer may change places.
+        """
+        parts = weight.view(len(weight), 2, -1, len(self.parity))
+        signs = torch.stack([torch.ones_like(self.parity), self.parity]).to(weight.dtype)
+        return torch.einsum("ml,nscl,sl->mcsn", self.sums.to(weight.dtype), parts, signs).flatten(2)
 
 
 class EdgeMessages(nn.Module):
     """Messages of edges: what each adds to its centre's scalars and vectors, to its position and to the strain.
 
-    A hidden layer sees both atoms, the distance, the density invariants and u·T·u of the lattice node.
+    A hidden layer sees both atoms, the distance, the density invariants and u·T·u of the lattice node. Its values are
+    summed over the edges of an atom before the last layer, which is linear.
     """
 
     def __init__(self, sizes: BlockSizes, n_invariants: int) -> None:
         super().__init__()
-        self.split = [sizes.scalars, sizes.vectors, sizes.vectors, sizes.tensors, 1]
+        self.inputs = [sizes.radial, n_invariants, sizes.tensors]
+        self.split = [sizes.scalars, sizes.vectors, sizes.vectors + sizes.tensors + 1]
         self.of_center = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
         self.of_neighbor = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
-        self.of_edge = nn.Linear(sizes.radial + n_invariants + sizes.tensors, sizes.hidden)
+        self.of_edge = nn.Linear(sum(self.inputs), sizes.hidden)
         self.filter = nn.Linear(sizes.radial, sizes.hidden)
         self.out = nn.Linear(sizes.hidden, sum(self.split))
 
-    def forward(self, state: State, edges: EdgeGeometry, invariants: Tensor, graph_of_atom: Tensor) -> list[Tensor]:
-        """Per edge: Δs [E, F], gates of the neighbour's vectors [E, V], of u [E, V], strain [E, T], pull [E, 1]."""
-        tensors = gather(state.lattice_tensors, graph_of_atom)
-        seen = edges.table.collect(edges.shapes[:, :, :9] @ tensors.mT)
-        hidden = self.of_edge(torch.cat([edges.radial, invariants, seen], dim=1))
-        hidden = hidden + gather(self.of_center(state.scalars), edges.table.centers)
-        hidden = hidden + gather(self.of_neighbor(state.scalars), edges.table.neighbors)
-        hidden = nn.functional.silu(hidden) * self.filter(edges.radial)
-        return list((self.out(hidden) * edges.weights).split(self.split, dim=1))
+    def forward(
+        self, state: State, edges: EdgeGeometry, invariants: DensityInvariants, density: Tensor, graphs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sums over the edges of atoms: Δs [N, F]; what is summed with u ⊗ u and u, [N, 12, V + T + 1]; gated vectors.
+
+        Parameters
+        ----------
+        state
+            With normalised scalars. Vectors that are None, before the first layer, are nought, as is the lattice node.
+        density
+            [N, C, M].
+        graphs
+            [N] crystal of each atom.
+
+        Returns
+        -------
+        added, shaped, passed_on
+            The last is [N, 3, V], or None where there are no vectors.
+        """
+        table, weights = edges.table, edges.weights
+        of_radial, of_invariants, of_tensors = self.of_edge.weight.split(self.inputs, dim=1)
+        shared = nn.functional.linear(edges.radial, of_radial, self.of_edge.bias)
+        if state.vectors is not None:
+            seen = (edges.angular[:, :, :9] @ gather(state.lattice_tensors, graphs).mT).flatten(0, 1)
+            shared = torch.addmm(shared, gather(seen, table.places[0]), of_tensors.T)
+        # [M, N, 2n], n hidden channels: what an edge sees of its centre, and the reverse edge of the same atom
+        views = density.permute(2, 0, 1) @ invariants.turn_weights(of_invariants)
+        views[0] += torch.cat([self.of_center(state.scalars), self.of_neighbor(state.scalars)], dim=1)
+        there, back = table.collect(edges.harmonics @ views.transpose(0, 1))
+        filters = self.filter(edges.radial) * weights
+        n = filters.shape[1]
+        hidden = [
+            nn.functional.silu((one[:, :n] + other[:, n:]).add_(shared)) * filters
+            for one, other in ((there, back), (back, there))
+        ]
+        add, gate, rest = self.out.weight.split(self.split)
+        add_bias, gate_bias, rest_bias = self.out.bias.split(self.split)
+        totals = edges.shapes.mT @ table.spread(*hidden)  # [N, 13, n]
+        counted = edges.shapes.mT @ table.spread(weights, weights)  # [N, 13, 1]
+        added = totals[:, N_SHAPES] @ add.T + counted[:, N_SHAPES] * add_bias
+        shaped = totals[:, :N_SHAPES] @ rest.T + counted[:, :N_SHAPES] * rest_bias
+        if state.vectors is None:
+            return added, shaped, None
+        passed_on = torch.zeros_like(state.vectors)
+        ends = (table.centers, table.neighbors), (table.neighbors, table.centers)
+        for values, (center, neighbor) in zip(hidden, ends, strict=True):
+            gates = torch.addmm(weights * gate_bias, values, gate.T)
+            passed_on.index_add_(0, center, gates[:, None, :] * gather(state.vectors, neighbor))
+        return added, shaped, passed_on
 
 
 class AtomUpdate(nn.Module):

@@ -69,6 +69,7 @@ class E3RelaxH2(RelaxationNetwork):
     keeps_symmetry: ClassVar[bool] = True
     config: E3RelaxH2Config
     element_features: Tensor
+    signs: Tensor
 
     def __init__(self, config: E3RelaxH2Config | None = None) -> None:
         config = config or E3RelaxH2Config()
@@ -85,6 +86,8 @@ class E3RelaxH2(RelaxationNetwork):
         self.harmonics = o3.SphericalHarmonics(
             list(range(config.l_max + 1)), normalize=False, normalization="component"
         )
+        degrees = [0] * 9 + [1] * 3 + [degree for degree in range(config.l_max + 1) for _ in range(2 * degree + 1)]
+        self.register_buffer("signs", torch.tensor([(-1.0) ** degree for degree in degrees]), persistent=False)
         self.layers = nn.ModuleList(RefinementLayer(config) for _ in range(config.n_layers))
         self.errors = ErrorHead(list_sizes(config))
 
@@ -102,27 +105,31 @@ class E3RelaxH2(RelaxationNetwork):
 
     def forward(self, batch: CrystalBatch) -> list[Layer]:
         """Positions and lattices after every layer; the last is the prediction."""
-        state = self._start(batch)
-        strain = batch.lattices.new_zeros((batch.n_graphs, 3, 3))
-        deformation = exponentiate(strain)
-        moved = torch.zeros_like(batch.positions)
-        vectors = self._edge_vectors(batch, moved, deformation)
-        weights = switch_off(vectors.norm(dim=1) / self._per_edge(batch, batch.cutoffs))
         if batch.reverse is None:
             raise ModelError(
                 f"the batch of {len(batch.numbers)} atoms has no reverse edges; build its crystals with this network's "
                 "build_crystal"
             )
-        table = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
-        layers = []
+        state = self._start(batch)
+        table, half = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
+        graphs = batch.graph_of_atom[table.centers]
+        images = torch.einsum("ei,eij->ej", batch.offsets[half], batch.lattices[graphs])
+        strain = batch.lattices.new_zeros((batch.n_graphs, 3, 3))
+        deformation = exponentiate(strain)
+        positions = batch.positions
+        layers, weights = [], None
         for layer in self.layers:
+            vectors = gather(positions, table.neighbors) - gather(positions, table.centers) + images
+            vectors = torch.einsum("ei,eij->ej", vectors, deformation[graphs])
+            if weights is None:
+                weights = switch_off(vectors.norm(dim=1) / batch.cutoffs[graphs])
             state, shift, more_strain = layer(state, self._edge_geometry(batch, table, vectors, weights), batch)
             strain = strain + more_strain.to(strain.dtype)
-            moved = moved + shift.to(moved.dtype)
+            positions = positions + shift.to(positions.dtype)
             deformation = exponentiate(strain)
-            vectors = self._edge_vectors(batch, moved, deformation)
-            positions = torch.einsum("ni,nij->nj", batch.positions + moved, deformation[batch.graph_of_atom])
-            layers.append(Layer(positions, batch.lattices @ deformation))
+            deformed = torch.einsum("ni,nij->nj", positions, deformation[batch.graph_of_atom])
+            layers.append(Layer(deformed, batch.lattices @ deformation))
+        moved = positions - batch.positions
         expected = self._expect_errors(batch, state, moved, strain, shift, more_strain)
         counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
         embedding = sum_by(state.scalars, batch.graph_of_atom, batch.n_graphs) / counts
@@ -142,37 +149,25 @@ class E3RelaxH2(RelaxationNetwork):
 
     def _start(self, batch: CrystalBatch) -> State:
         scalars = self.embedding(batch.numbers) + self.describe(self.element_features[batch.numbers])
-        n, config = len(scalars), self.config
         return State(
             scalars,
-            scalars.new_zeros((n, 3, config.n_vectors)),
+            None,
             self.lattice_start.expand(batch.n_graphs, -1),
-            scalars.new_zeros((batch.n_graphs, config.n_tensors, 9)),
+            scalars.new_zeros((batch.n_graphs, self.config.n_tensors, 9)),
         )
-
-    @staticmethod
-    def _per_edge(batch: CrystalBatch, values: Tensor) -> Tensor:
-        return values[batch.graph_of_atom[batch.centers]]
-
-    def _edge_vectors(self, batch: CrystalBatch, moved: Tensor, deformation: Tensor) -> Tensor:
-        """Edges [E, 3], Å, after the atoms have moved and the lattice is strained."""
-        positions = batch.positions + moved
-        vectors = positions[batch.neighbors] - positions[batch.centers]
-        vectors = vectors + torch.einsum("ei,eij->ej", batch.offsets, self._per_edge(batch, batch.lattices))
-        return torch.einsum("ei,eij->ej", vectors, self._per_edge(batch, deformation))
 
     def _edge_geometry(self, batch: CrystalBatch, table: EdgeTable, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
         vectors = vectors.to(self.log_radii.dtype)
         lengths = torch.sqrt(vectors.square().sum(dim=1) + 1e-6)
         directions = vectors / lengths[:, None]
         radii = torch.exp(self.log_radii)[batch.numbers]
-        scaled = lengths / (radii[table.centers] + radii[table.neighbors])
+        scaled = lengths / (gather(radii, table.centers) + gather(radii, table.neighbors))
         outer = (directions[:, :, None] * directions[:, None, :]).flatten(1)
         identity = torch.eye(3, dtype=outer.dtype, device=outer.device).flatten()
-        angular = torch.cat([self.harmonics(directions), outer - identity / 3, directions], dim=1)
-        harmonics, shapes = table.spread(angular).split([angular.shape[1] - 12, 12], dim=2)
+        angular = torch.cat([outer - identity / 3, directions, self.harmonics(directions)], dim=1)
+        angular = table.spread(angular, angular * self.signs.to(angular.dtype))
         radial = torch.cat([self.radial(lengths), self.radial_scaled(scaled)], dim=1)
-        return EdgeGeometry(table, directions, radial, weights.to(vectors.dtype)[:, None], harmonics, shapes)
+        return EdgeGeometry(table, radial, weights.to(vectors.dtype)[:, None], angular)
 
 
 def list_sizes(config: E3RelaxH2Config) -> BlockSizes:
@@ -200,20 +195,19 @@ class RefinementLayer(nn.Module):
 
     def forward(self, state: State, edges: EdgeGeometry, batch: CrystalBatch) -> tuple[State, Tensor, Tensor]:
         """New state, displacements [N, 3] Å without drift, and symmetric strain [G, 3, 3]."""
-        graphs, table = batch.graph_of_atom, edges.table
-        n, n_vectors = len(state.scalars), state.vectors.shape[2]
+        graphs, n_vectors = batch.graph_of_atom, self.move.in_features
         counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
         normed = state._replace(scalars=self.norm(state.scalars))
-        of_edges, of_atoms = self.invariants(normed.scalars, edges)
-        add, gate, push, stretch, pull = self.messages(normed, edges, of_edges, graphs)
-        # [N, V + 1 + T, 12]: all that is summed along edges with u or u ⊗ u
-        sums = table.spread(torch.cat([push, pull, stretch], dim=1)).mT @ edges.shapes
-        pushes, pulls = sums[:, :n_vectors, 9:].mT, sums[:, n_vectors, 9:]
-        passed_on = sum_by(gate[:, None, :] * gather(state.vectors, table.neighbors), table.centers, n)
-        vectors = state.vectors + (passed_on + pushes) * self.scale**0.5
-        scalars = state.scalars + sum_by(add, table.centers, n) * self.scale**0.5
+        density, of_atoms = self.invariants(normed.scalars, edges)
+        added, shaped, vectors = self.messages(normed, edges, self.invariants, density, graphs)
+        pushes, pulls = shaped[:, 9:, :n_vectors], shaped[:, 9:, -1]
+        vectors = pushes if vectors is None else pushes + vectors
+        vectors = vectors * self.scale**0.5
+        if state.vectors is not None:
+            vectors = vectors + state.vectors
+        scalars = state.scalars + added * self.scale**0.5
         scalars, vectors = self.atoms(scalars, vectors, of_atoms, state.lattice_scalars[graphs])
-        tensors = sum_by(sums[:, n_vectors + 1 :, :9], graphs, batch.n_graphs)
+        tensors = sum_by(shaped[:, :9, n_vectors:-1].mT, graphs, batch.n_graphs)
         mean_scalars = sum_by(scalars, graphs, batch.n_graphs) / counts
         lattice_scalars, tensors, strain = self.lattice(state, mean_scalars, tensors * self.scale / counts[:, :, None])
         shift = pulls * self.pull * self.scale + self.move(vectors).squeeze(2)

@@ -24,7 +24,7 @@ class BatchLimits(NamedTuple):
 
 # On a CPU larger batches only leave its caches; on a GPU they amortise launches until the memory ends, and a batch
 # that does not fit is split.
-LIMITS = {"cpu": BatchLimits(1_000, 20_000), "cuda": BatchLimits(40_000, 800_000)}
+LIMITS = {"cpu": BatchLimits(1_000, 8_000), "cuda": BatchLimits(40_000, 800_000)}
 
 
 class Output(NamedTuple):
