@@ -21,6 +21,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.joining import summarize_savings
 from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.record import OUTCOME_JOB
@@ -113,20 +114,20 @@ def run_candidates(
     ModelError
         When there is no such model.
     """
-    with open_stores(settings):  # a store that cannot be had is one message now, not one of every job
-        pass
-    out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
-    with console.hide_warnings(), open_screen_stores(settings) as stores:
-        screen, is_new = register_screen(
-            stores, maker, console.show_notes(items), settings, config.ranking if config else None
-        )
-    screen_id = str(screen.screen_id)
-    if not is_new:
-        console.err.print(f"screen {screen_id} was there already: what it has is not computed again", highlight=False)
-    if config is not None or not is_new:
-        limits = config.limits if config else None
-        prepare_again(screen_id, settings, limits, maker.retry_failed)
-    return finish_here(screen_id, settings, out)
+    with open_workspace(settings) as workspace:
+        workspace.get(open_stores)  # a store that cannot be had is one message now, not one of every job
+        out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
+        with console.hide_warnings():
+            stores, ranking = workspace.get(open_screen_stores), config.ranking if config else None
+            screen, is_new = register_screen(stores, maker, console.show_notes(items), settings, ranking)
+        screen_id = str(screen.screen_id)
+        if not is_new:
+            message = f"screen {screen_id} was there already: what it has is not computed again"
+            console.err.print(message, highlight=False)
+        if config is not None or not is_new:
+            limits = config.limits if config else None
+            prepare_again(screen_id, settings, limits, maker.retry_failed)
+        return finish_here(screen_id, settings, out)
 
 
 def submit_candidates(
@@ -144,8 +145,9 @@ def submit_candidates(
         unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
     for row in unread:
         console.print_error(f"{row.id}: {row.message}")
-    prepare_again(screen_id, settings, config.limits, config.retry_failed)
-    show_progress(start_screen(screen_id, settings), settings, as_json)
+    with open_workspace(settings):
+        prepare_again(screen_id, settings, config.limits, config.retry_failed)
+        show_progress(start_screen(screen_id, settings), settings, as_json)
     return int(len(unread) > 0)
 
 

@@ -48,16 +48,15 @@ def show_status(
 ) -> None:
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
     from e3relax_flows.cli.screen_run import dump_screen
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.screening.control import refresh_screen
     from e3relax_flows.screening.store import count_rows, find_screen, list_screens, open_screen_stores
 
-    settings = load_settings()
-    with open_screen_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_screen_stores)
         screens = list_screens(stores) if name is None else [find_screen(stores, name)]
-    if name is not None:
-        screens = [refresh_screen(str(screens[0].screen_id), settings)]
-    with open_screen_stores(settings) as stores:
+        if name is not None:
+            screens = [refresh_screen(str(screens[0].screen_id), workspace.settings)]
         rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
     if as_json:
         found = [dump_screen(screen, counts) for screen, counts in rows]
