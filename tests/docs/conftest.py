@@ -1,0 +1,23 @@
+"""What makes reference pages of the code, and the commands that it knows."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from pages import DOCS
+
+
+@pytest.fixture(scope="session")
+def hooks() -> Any:
+    """The module that makes reference pages of the code."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def commands(hooks: Any) -> dict[tuple[str, ...], Any]:
+    return dict(hooks.iterate_commands())
