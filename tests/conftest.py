@@ -45,6 +45,7 @@ SLOW_PLACES = (
     "campaigns/test_campaign.py",
     "campaigns/test_campaign_faults.py",
     "cli/test_campaign_script.py",
+    "cli/test_label_script.py",
     "cli/test_retrain_command.py",
     "cli/test_train_commands.py",
     "cli/test_workflows.py",

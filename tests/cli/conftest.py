@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.cli.app import main
 from e3relax_flows.core.settings import E3RelaxSettings
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 @dataclass
@@ -65,3 +68,18 @@ def wurtzite() -> Structure:
     lattice = Lattice.hexagonal(3.19, 5.19)
     sites = [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.40], [2 / 3, 1 / 3, 0.90]]
     return Structure(lattice, ["Al", "Al", "N", "N"], sites, site_properties={"magmom": [1.0, -1.0, 0.0, 0.5]})
+
+
+@pytest.fixture
+def run_script(settings, monkeypatch, small_model):
+    """Run a script of `workflows/` with arguments; gives its exit code."""
+    monkeypatch.setenv("E3RELAX_MODEL", str(small_model))
+    assert settings.DATA_DIR.is_absolute()
+
+    def run(name: str, *arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(WORKFLOWS / name), run_name="__main__")
+        return int(stop.value.code or 0)
+
+    return run
