@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mongomock_ng
 import pytest
-from jobflow import Flow
+from jobflow import Flow, JobStore
+
+from e3relax_flows.stores.sqlite import SQLiteStore
 
 
 class Sent(list[Flow]):
@@ -17,6 +20,7 @@ class Sent(list[Flow]):
 
     def __init__(self, controller: Any) -> None:
         self.controller = controller
+        self.project: Any = None
 
     def set_state(self, flow: str, state: str, job_state: str | None = None) -> None:
         """Let a flow, and all its jobs, be in a state."""
@@ -42,12 +46,16 @@ class Template:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sent:
     """Flows that were submitted, in place of jobflow-remote, which cannot be installed beside a newer pymongo."""
     database = mongomock_ng.MongoClient()["queue"]
-    controller = SimpleNamespace(jobs=database.jobs, flows=database.flows, close=lambda: None)
+    names = ("jobs", "flows", "auxiliary")
+    controller = SimpleNamespace(close=lambda: None, **{name: database[name] for name in names})
     flows = Sent(controller)
-    stores = SimpleNamespace(additional_stores={"data": None})
+    file = tmp_path / "project.sqlite"
+    stores = JobStore(
+        SQLiteStore(file, "outputs", key="uuid"), additional_stores={"data": SQLiteStore(file, "data", key="blob_uuid")}
+    )
     project = SimpleNamespace(
         name="metals",
         workers={"gpu": WorkerOfProject(), "cpu": WorkerOfProject()},
@@ -55,6 +63,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
         get_jobstore=lambda: stores,
         get_job_controller=lambda: controller,
     )
+
+    flows.project = project
 
     def submit_flow(flow: Flow) -> list[str]:
         flows.append(flow)
@@ -71,16 +81,16 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
     controller.stop_jobs = stop_jobs
     error = type("ConfigError", (Exception,), {})
-    names = {
+    modules = {
         "jobflow_remote": {
-            "ConfigManager": lambda: SimpleNamespace(get_project=lambda: project),
+            "ConfigManager": lambda: SimpleNamespace(get_project=lambda _=None: project),
             "submit_flow": submit_flow,
         },
         "jobflow_remote.config.base": {"ConfigError": error, "ProjectUndefinedError": error},
         "jobflow_remote.jobs.state": {"JobState": Enum("JobState", {"READY": "READY"})},
         "qtoolkit.io.base": {"QTemplate": Template},
     }
-    for name, content in names.items():
+    for name, content in modules.items():
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)

@@ -76,7 +76,7 @@ app.add_typer(report_app, name="report")
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)
-app.command("recover")(recover)
+app.command("recover", hidden=True)(recover)  # its former name
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(models_app, name="models")
 data_app.command("freeze")(freeze_pairs)

@@ -31,14 +31,25 @@ class Finding:
 
 
 def doctor(
+    place: Annotated[
+        str | None,
+        typer.Option(help="Look also at all that jobs there need.", metavar="fireworks|remote"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
     """Say what is installed, which models, stores, engines and devices can be used, and what to type for the rest.
 
-    Exit code 1 when something that is configured does not work; optional parts that are missing are no failure.
+    Exit code 1 when something that is configured, or that jobs at --place need, does not work; optional parts that are
+    missing are no failure.
     """
+    from e3relax_flows.cli.doctor_places import check_place_needs
+
     findings: list[Finding] = []
-    checks = (check_packages, check_settings, check_models, check_registry, check_devices, check_stores, check_engines)
+    checks: list[Callable[[], list[Finding]]] = [
+        check_packages, check_settings, check_models, check_registry, check_devices, check_stores, check_engines,
+    ]  # fmt: skip
+    if place:
+        checks.append(partial(check_place_needs, place))
     for check in checks:
         findings += run_check(check)
     if as_json:
@@ -53,7 +64,7 @@ def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except Exception as error:  # the boundary between checks
-        name = getattr(check, "__name__", "").removeprefix("check_")
+        name = getattr(check, "__name__", "place").removeprefix("check_")
         hint = _read_hint(error)
         return [Finding(name, "failed", f"{type(error).__name__}: {error}" if hint else str(error), hint)]
 
@@ -147,18 +158,20 @@ def check_stores() -> list[Finding]:
     from e3relax_flows.cli.model_choice import PATIENCE_MS, shorten_patience
     from e3relax_flows.core.settings import DATA_FILE, load_settings
     from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
-    from e3relax_flows.stores.opening import JOB_FILE, open_job_store
+    from e3relax_flows.pairs.store import open_pair_stores
+    from e3relax_flows.stores.opening import JOB_FILE, is_job_store_configured, open_job_store
 
     settings = load_settings()
-    names = ("PREDICTION_STORE", "OUTCOME_STORE")
+    names = ("PREDICTION_STORE", "OUTCOME_STORE", "PAIR_STORE")
     hurried = settings.model_copy(update={name: shorten_patience(getattr(settings, name)) for name in names})
     stores: dict[str, tuple[Callable[..., Any], Path | None]] = {
         "store of predictions": (open_prediction_store, None if settings.PREDICTION_STORE else Path(DATA_FILE)),
         "store of outcomes": (open_outcome_store, None if settings.OUTCOME_STORE else Path(DATA_FILE)),
         "store of jobs": (
             partial(open_job_store, patience_ms=PATIENCE_MS),
-            None if _is_job_store_configured() else Path(JOB_FILE),
+            None if is_job_store_configured() else Path(JOB_FILE),
         ),
+        "store of pairs": (open_pair_stores, None if settings.PAIR_STORE else Path(DATA_FILE)),
     }
 
     def check_one(name: str) -> list[Finding]:
@@ -166,7 +179,8 @@ def check_stores() -> list[Finding]:
         file = settings.DATA_DIR.absolute() / embedded if embedded else None
         if file is not None and not file.exists():
             return [_check_new_file(name, file)]
-        with opener(hurried) as store:
+        with opener(hurried) as opened:
+            store = getattr(opened, "pairs", opened)
             return [Finding(name, "ok", f"{store.name}, {store.count()} documents")]
 
     rows: list[Finding] = []
@@ -174,12 +188,6 @@ def check_stores() -> list[Finding]:
         found = run_check(partial(check_one, name))
         rows += [Finding(name, row.state, row.detail, row.hint) for row in found]
     return rows
-
-
-def _is_job_store_configured() -> bool:
-    from jobflow.settings import JobflowSettings
-
-    return "JOB_STORE" in JobflowSettings().model_fields_set
 
 
 def _check_new_file(name: str, file: Path) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,15 +107,19 @@ def report_left_out(counts: Counter[str]) -> str:
 
 @contextmanager
 def open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
-    """The job store that `--tasks` means."""
-    from e3relax_flows.stores.opening import build_store, open_job_store
+    """The job store that `--tasks` means: jobflow's, or where none is configured that of jobflow-remote's project."""
+    from e3relax_flows.places.remote import open_remote_jobs
+    from e3relax_flows.stores.opening import build_store, is_job_store_configured, open_job_store
 
     if spec == NO_TASKS:
         yield None
         return
     if spec == JOBFLOW:
-        with open_job_store(settings) as store:
-            yield store
+        with ExitStack() as stack:
+            remote = None if is_job_store_configured() else stack.enter_context(open_remote_jobs())
+            if remote is not None:
+                _print_where(f"jobs are read from the job store of jobflow-remote's project, {remote.name}")
+            yield stack.enter_context(open_job_store(settings)) if remote is None else remote
         return
     with build_store(_read_spec(Path(spec)), settings, "outputs", "uuid") as store:
         yield store
@@ -236,6 +240,10 @@ def _print_pair(pair: PairDoc) -> None:
     for name, value in lines.items():
         if value not in (None, ""):
             _print(f"{name:<14} {value}")
+
+
+def _print_where(text: str) -> None:
+    console.err.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
 
 
 def _print(text: str) -> None:

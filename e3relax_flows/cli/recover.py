@@ -1,4 +1,4 @@
-"""`e3relax recover`: repair a launchpad after workers or submissions were killed."""
+"""`e3relax screen recover`: repair a launchpad after workers or submissions were killed."""
 
 from __future__ import annotations
 

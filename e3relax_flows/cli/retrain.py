@@ -50,7 +50,9 @@ def retrain(
     flow = RetrainMaker(config=content).make(incumbent)
     if submit != "local":
         from e3relax_flows.cli.submission import submit_shown
+        from e3relax_flows.retraining.training import plan_snapshot
 
+        plan_snapshot(content, incumbent, settings)  # pairs, holdout and incumbent are there, or nothing is submitted
         submit_shown(flow, submit, settings)
         return
     document = run_retraining(flow, settings, folder)

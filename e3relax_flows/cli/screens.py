@@ -49,6 +49,8 @@ def show_status(
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
     from e3relax_flows.cli.screen_run import dump_screen
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.places.activity import describe_activity
+    from e3relax_flows.schemas.screens import ScreenPhase
     from e3relax_flows.screening.control import refresh_screen
     from e3relax_flows.screening.store import count_rows, find_screen, list_screens, open_screen_stores
 
@@ -58,13 +60,17 @@ def show_status(
         if name is not None:
             screens = [refresh_screen(str(screens[0].screen_id), workspace.settings)]
         rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
+    is_open = name is not None and screens[0].phase != ScreenPhase.FINISHED
+    workers = describe_activity(str(screens[0].place)) if is_open else []
     if as_json:
         found = [dump_screen(screen, counts) for screen, counts in rows]
-        console.print_json(found if name is None else found[0])
+        console.print_json(found if name is None else {**found[0], "workers": workers})
     elif name is None:
         _list(rows)
     else:
         _show(*rows[0])
+        for line in workers:
+            console.out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @screen_app.command("resume")

@@ -23,6 +23,7 @@ ROLE_RULES: tuple[tuple[str, Role], ...] = (
     ("store_inputs", Role.LIGHT),  # jobflow's own, which hands on the output of a flow
     ("e3r ", Role.LIGHT),
     ("e3r claim", Role.DFT),  # it runs the first calculation, where the manager can
+    ("e3r candidate", Role.DFT),  # all calculations of a candidate in one launch
     ("e3r predict", Role.PREDICT),
     ("e3r evaluate", Role.PREDICT),
     ("e3r train", Role.TRAIN),

@@ -22,16 +22,21 @@ from e3relax_flows.stores.opening import describe_store, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 LARGEST_MB = 15.5  # MongoDB takes 16; ids, states and links are added
+REGISTRY = ("MODEL_STORE", "WEIGHTS_STORE")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DURABLE = "mongoclient_kwargs: {w: majority, journal: true}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What stands against a submission, and what to type; `is_fatal`: nothing is submitted."""
+    """What stands against a submission, and what to type.
+
+    `is_fatal`: nothing is submitted. `is_first_only`: a warning that is not repeated by later commands.
+    """
 
     message: str
     is_fatal: bool = True
+    is_first_only: bool = False
 
 
 def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
@@ -57,6 +62,15 @@ def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
             is_fatal=False,
         )
     yield from _check_hosts(servers, "PREDICTION_STORE and OUTCOME_STORE in ~/.e3relax.yaml")
+    missing = [name for name in REGISTRY if getattr(settings, name) is None]
+    if servers and missing:
+        yield Problem(
+            f"{' and '.join(missing)} of ~/.e3relax.yaml {'is' if len(missing) == 1 else 'are'} missing, so that every "
+            f"machine registers models in its own {settings.DATA_DIR} and has its own `default`; describe both as "
+            "configs/e3relax.yaml does, here and on the workers",
+            is_fatal=False,
+            is_first_only=True,
+        )
 
 
 def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
@@ -181,7 +195,7 @@ def check_launchpad(pad: Any, workers: Mapping[Role, WorkerConfig]) -> Iterator[
                 yield Problem(
                     f"jobs of role {role} wait for a worker of {field} {asked!r}, and there was none so far (known: "
                     f"{seen}); write `{field}: {asked}` into its my_fworker.yaml and start "
-                    "`rlaunch -w my_fworker.yaml rapidfire`",
+                    "`rlaunch -w my_fworker.yaml rapidfire --nlaunches infinite`",
                     is_fatal=False,
                 )
 
@@ -231,6 +245,7 @@ def _check_hosts(stores: Sequence[MongoStore], setting: str) -> Iterator[Problem
                 f"{describe_store(store)} is on this machine, and workers on other machines would look for it on "
                 f"theirs; give its name in the network as host of {setting}, unless all workers run here",
                 is_fatal=False,
+                is_first_only=True,
             )
             return
 

@@ -106,7 +106,7 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
     StoreError
         When one of them is not on the launchpad afterwards.
     """
-    pad.workflows.create_index(f"metadata.{CONTENT_KEY}")
+    _index_content(pad)
     for placed in find_placed(pad, list(workflows)).values():
         if not placed.is_whole:
             remove_workflow(pad, placed.fw_ids)
@@ -129,6 +129,13 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
             "type the same command again: present workflows stay, the rest is added"
         )
     return placed_now
+
+
+def _index_content(pad: Any) -> None:
+    """Index the content ids, in FireWorks' own words, so that it and `wf_user_indices` of my_launchpad.yaml agree."""
+    field = f"metadata.{CONTENT_KEY}"
+    if not any(index["key"][0][0] == field for index in pad.workflows.index_information().values()):
+        pad.workflows.create_index(field, background=True)
 
 
 def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:

@@ -95,9 +95,9 @@ def recover_launchpad(
         When workers are alive, or the launchpad cannot be reached.
     """
     settings = settings or load_settings()
-    config = require("fireworks.fw_config", "fireworks", "e3relax recover")
+    config = require("fireworks.fw_config", "fireworks", "e3relax screen recover")
     silent_s = float(config.RUN_EXPIRATION_SECS) if silent_s is None else silent_s
-    with hold_submission(settings), open_launchpad("e3relax recover") as pad:
+    with hold_submission(settings), open_launchpad("e3relax screen recover") as pad:
         before, pings = _look(pad), _read_pings(pad)
         time.sleep(pause_s)
         _refuse_if_alive(pad, pings, silent_s, workers_stopped)
@@ -185,7 +185,7 @@ def _refuse_if_alive(pad: Any, before: dict[int, tuple[datetime, str]], silent_s
         raise StoreError(
             f"workers have pinged in the last {silent_s:.0f} s ({'; '.join(alive[:SHOWN])}{more}), and what they run "
             "must not run twice; wait until they are done or silent for longer, or stop them and type "
-            "`e3relax recover --workers-stopped`"
+            "`e3relax screen recover --workers-stopped`"
         )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from jobflow import Flow
+from jobflow import Flow, JobStore
 from pymongo.errors import PyMongoError
 
-from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
@@ -79,8 +79,8 @@ class RemotePlace:
 
 
 @contextmanager
-def open_remote(purpose: str) -> Iterator[RemotePlace]:
-    """The current project of jobflow-remote, connected, closed at the end.
+def open_remote(purpose: str, name: str | None = None) -> Iterator[RemotePlace]:
+    """A project of jobflow-remote, connected, closed at the end; without a name the current one.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def open_remote(purpose: str) -> Iterator[RemotePlace]:
     StoreError
         When its database cannot be reached.
     """
-    project = load_project(purpose)
+    project = load_project(purpose, name)
     try:
         controller = project.get_job_controller()
         try:
@@ -105,8 +105,8 @@ def open_remote(purpose: str) -> Iterator[RemotePlace]:
         ) from error
 
 
-def load_project(purpose: str) -> Any:
-    """The current project of jobflow-remote, not connected.
+def load_project(purpose: str, name: str | None = None) -> Any:
+    """A project of jobflow-remote, not connected; without a name the current one.
 
     Raises
     ------
@@ -116,12 +116,24 @@ def load_project(purpose: str) -> Any:
     remote = require("jobflow_remote", "remote", purpose)
     kinds = require("jobflow_remote.config.base", "remote", purpose)
     try:
-        return remote.ConfigManager().get_project()
+        return remote.ConfigManager().get_project(name)
     except (kinds.ConfigError, kinds.ProjectUndefinedError, ValueError, OSError) as error:
         raise ConfigError(
             f"jobflow-remote finds no project ({shorten(str(error), 300)}); write one like "
             "configs/jobflow_remote/e3relax.yaml into ~/.jfremote, and see `jf project check --errors`"
         ) from error
+
+
+@contextmanager
+def open_remote_jobs(name: str | None = None) -> Iterator[JobStore | None]:
+    """The job store of a project of jobflow-remote; None where that is not installed or has no such project."""
+    try:
+        project = load_project("the job store", name)
+    except (ConfigError, MissingDependencyError):
+        yield None
+        return
+    with project.get_jobstore() as store:
+        yield store
 
 
 def list_resource_keys(project: Any, worker: WorkerConfig) -> list[str]:

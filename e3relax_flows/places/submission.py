@@ -220,8 +220,15 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def judge_problems(problems: Sequence[Problem]) -> list[str]:
+def judge_problems(problems: Sequence[Problem], is_first: bool = True) -> list[str]:
     """Messages of those problems that are only warnings.
+
+    Parameters
+    ----------
+    problems
+        Of the checks.
+    is_first
+        Whether nothing of this was submitted before; otherwise some warnings are not repeated.
 
     Raises
     ------
@@ -231,7 +238,7 @@ def judge_problems(problems: Sequence[Problem]) -> list[str]:
     fatal = [problem.message for problem in problems if problem.is_fatal]
     if fatal:
         raise ConfigError("nothing was submitted: " + "\n".join(fatal))
-    return [problem.message for problem in problems]
+    return [problem.message for problem in problems if is_first or not problem.is_first_only]
 
 
 def _run_here(

@@ -67,7 +67,7 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         with open_place(screen.place, settings, f"--submit {screen.place}") as place:
-            progress = Progress(screen, warnings=place.check(_make_samples(stores, screen)))
+            progress = Progress(screen, warnings=place.check(screen, _make_samples(stores, screen)))
             _settle_ended(stores, advance_screen(screen_id, settings), place, settings)
             with hold_submission(settings, f"screen {screen_id}"):
                 progress.lines += place.submit_chunks(screen, list_waiting_chunks(stores, screen_id))

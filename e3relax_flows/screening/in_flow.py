@@ -36,7 +36,7 @@ class FlowPlace(ScreenPlace):
     def __init__(self) -> None:
         self.flows: list[Flow | Job] = []
 
-    def check(self, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
+    def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
         """Nothing: the flow runs already."""
         return []
 

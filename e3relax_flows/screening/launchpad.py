@@ -199,10 +199,14 @@ class FireworksPlace(ScreenPlace):
         self.pad = pad
         self.settings = settings
 
-    def check(self, samples: Sequence[Flow | Job]) -> list[str]:
+    def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
         """As `ScreenPlace.check`."""
-        problems = check_flows(samples, "fireworks", self.settings)
-        return judge_problems([*problems, *check_launchpad(self.pad, self.settings.WORKERS)])
+        problems = [
+            *check_flows(samples, "fireworks", self.settings),
+            *check_launchpad(self.pad, self.settings.WORKERS),
+        ]
+        is_first = not find_states(self.pad, [name_chunk(str(screen.screen_id), 0)])
+        return judge_problems(problems, is_first)
 
     def submit_chunks(self, screen: ScreenDoc, numbers: Sequence[int]) -> list[str]:
         """As `ScreenPlace.submit_chunks`."""

@@ -37,7 +37,7 @@ class LocalPlace(ScreenPlace):
     def __init__(self) -> None:
         self.taken: list[ScreenRow] = []
 
-    def check(self, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
+    def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
         """Nothing: what is missing here fails by itself."""
         return []
 

@@ -25,8 +25,8 @@ class ScreenPlace(ABC):
     frees_claims = False  # whether claims of what is lost there are released, since nothing else does
 
     @abstractmethod
-    def check(self, samples: Sequence[Flow | Job]) -> list[str]:
-        """Whether flows like these can run there; the warnings.
+    def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
+        """Whether flows like these can run there; the warnings, some of them only where the screen is not there yet.
 
         Raises
         ------

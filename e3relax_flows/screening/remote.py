@@ -3,17 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
-from jobflow import Flow, Job
+from jobflow import Flow, Job, JobConfig, OnMissing, job
 
+from e3relax_flows.core.errors import ConfigError, EngineError, MissingDependencyError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.checks import check_remote_project, check_remote_store
-from e3relax_flows.places.remote import ENDED, LOST, RemotePlace, open_remote
+from e3relax_flows.places.remote import ENDED, LOST, RemotePlace, open_remote, open_remote_jobs
 from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
-from e3relax_flows.screening.flows import build_candidate_flow, build_chunk_flow, name_candidate, name_chunk
+from e3relax_flows.screening.advance import Ended, advance_screen
+from e3relax_flows.screening.flows import (
+    build_candidate_flow,
+    build_chunk_flow,
+    name_candidate,
+    name_chunk,
+    name_launch_flow,
+)
+from e3relax_flows.screening.jobs import read_maker
+from e3relax_flows.screening.local import relax_here
 from e3relax_flows.screening.place import ScreenPlace
+from e3relax_flows.screening.store import find_screen, load_row, open_screen_stores
+from e3relax_flows.stores.opening import is_job_store_configured
+
+ADVANCE_JOB, CANDIDATE_JOB = "e3r advance", "e3r candidate"
+ANYHOW = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
+
+
+@job(name=ADVANCE_JOB, config=ANYHOW)
+def advance_remote(project: str, screen_id: str, chunk: int | None, row_key: str | None, after: Any) -> str:  # noqa: ARG001
+    """Settle what has ended in a screen, and give the project what may follow; the phase of the screen."""
+    with open_workspace() as workspace:
+        return _advance(workspace, project, screen_id, Ended(chunk, tuple(filter(None, [row_key]))))
+
+
+@job(name=CANDIDATE_JOB, config=JobConfig(pass_manager_config=False))
+def relax_remote(project: str, screen_id: str, row_key: str, advance: bool) -> dict[str, int]:
+    """Relax a candidate from each of its starts in this job; run again, it goes on after what is in the job store.
+
+    The jobs of the engine leave their documents in jobflow's store as the worker configures it, else in that of the
+    project where the worker sees it, else in the embedded one.
+
+    Raises
+    ------
+    EngineError
+        When an outcome could not be recorded; that a calculation failed is an outcome.
+    """
+    with open_workspace() as workspace, ExitStack() as stack:
+        stores = workspace.get(open_screen_stores)
+        screen, row = find_screen(stores, screen_id), load_row(stores, row_key)
+        jobs = None if is_job_store_configured() else stack.enter_context(open_remote_jobs(project))
+        run = relax_here(screen, row, jobs or workspace.jobs, Path.cwd())
+        if advance:
+            _advance(workspace, project, screen_id, Ended(row_keys=(row_key,)))
+    broken = [report for report in run.failures if report.name.startswith("e3r ")]
+    if broken:
+        raise EngineError(
+            f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); correct that, and type "
+            f"`e3relax screen resume {screen_id} --retry-failed`"
+        )
+    return {"n_finished": run.n_finished, "n_failed": len(run.failures)}
+
+
+def _advance(workspace: Workspace, project: str, screen_id: str, ended: Ended) -> str:
+    """Advance a screen as far as it can go; a worker that does not see the project only settles what has ended."""
+    with ExitStack() as stack:
+        try:
+            remote = stack.enter_context(open_remote("the next jobs of a screen", project))
+        except (ConfigError, MissingDependencyError):
+            place = None
+        else:
+            place = RemoteScreenPlace(remote, workspace.settings)
+        return str(advance_screen(screen_id, workspace.settings, place, ended).phase)
 
 
 class RemoteScreenPlace(ScreenPlace):
@@ -28,7 +93,10 @@ class RemoteScreenPlace(ScreenPlace):
     """
 
     name = "remote"
-    advice = "jobflow-remote's jobs submit none: type the same again when the predictions are done"
+    advice = (
+        "relaxations follow by themselves where the worker of role light sees ~/.jfremote; elsewhere type the same "
+        "again when the predictions are done"
+    )
     stopping = "jobflow-remote's jobs are stopped with `jf flow list` and `jf job stop`"
     frees_claims = True
 
@@ -36,11 +104,13 @@ class RemoteScreenPlace(ScreenPlace):
         self.remote = remote
         self.settings = settings
 
-    def check(self, samples: Sequence[Flow | Job]) -> list[str]:
+    def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
         """As `ScreenPlace.check`."""
         project = self.remote.project
         problems = [*check_flows(samples, "remote", self.settings), *check_remote_store(project, samples)]
-        return judge_problems([*problems, *check_remote_project(project, self.settings.WORKERS)])
+        problems += check_remote_project(project, self.settings.WORKERS)
+        is_first = not self.remote.find_placed([name_chunk(str(screen.screen_id), 0)])
+        return judge_problems(problems, is_first)
 
     def submit_chunks(self, screen: ScreenDoc, numbers: Sequence[int]) -> list[str]:
         """As `ScreenPlace.submit_chunks`."""
@@ -49,7 +119,10 @@ class RemoteScreenPlace(ScreenPlace):
         again = [name for name, flow in placed.items() if flow.state in (*ENDED, LOST)]
         new = [name for name in names if name not in placed]
         for name in (*new, *again):
-            self.remote.send(build_chunk_flow(str(screen.screen_id), names[name]), name, self.settings.WORKERS)
+            flow = build_chunk_flow(str(screen.screen_id), names[name])
+            after = flow.jobs[0].output
+            flow.add_jobs(advance_remote(self.project, str(screen.screen_id), names[name], None, after))
+            self.remote.send(flow, name, self.settings.WORKERS)
         return [
             *([f"{len(new)} prediction jobs are submitted"] if new else []),
             *([f"{len(again)} prediction jobs had failed or were lost, and are submitted again"] if again else []),
@@ -64,14 +137,35 @@ class RemoteScreenPlace(ScreenPlace):
     def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:
         """As `ScreenPlace.submit`."""
         placed = self.remote.find_placed([name_candidate(row) for row in rows])
+        is_whole = read_maker(screen).relaxes_in_one_launch
         for row in rows:
             name = name_candidate(row)
-            if name in placed and placed[name].state != LOST:
-                row.submitted = Submitted(place=self.name, flow=placed[name].flow)
-                continue
-            flow = build_candidate_flow(screen, row)
-            row.submitted = Submitted(place=self.name, flow=flow.uuid)
-            self.remote.send(flow, name, self.settings.WORKERS)
+            flow = None
+            if name not in placed or placed[name].state == LOST:
+                flow = self._build_launch(screen, row) if is_whole else self._build_flow(screen, row)
+                self.remote.send(flow, name, self.settings.WORKERS)
+            # the flow that has the claims
+            holder = name_launch_flow(row) if is_whole else flow.uuid if flow else placed[name].flow
+            row.submitted = Submitted(place=self.name, flow=holder)
+
+    @property
+    def project(self) -> str:
+        """Its name, by which jobs find it."""
+        return str(self.remote.project.name)
+
+    def _build_launch(self, screen: ScreenDoc, row: ScreenRow) -> Flow:
+        """All calculations of a candidate in one job."""
+        relax = relax_remote(self.project, row.screen_id, row.row_key, _is_limited(screen))
+        relax.update_metadata({"screen_id": row.screen_id, "candidate": row.id})
+        return Flow([relax], name=f"{CANDIDATE_JOB} {row.id}")
+
+    def _build_flow(self, screen: ScreenDoc, row: ScreenRow) -> Flow:
+        """A job for each calculation of a candidate."""
+        flow = build_candidate_flow(screen, row)
+        if _is_limited(screen):
+            ends = [claim.output for claim in flow.jobs]
+            flow.add_jobs(advance_remote(self.project, row.screen_id, None, row.row_key, ends))
+        return flow
 
     def find_ended(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """As `ScreenPlace.find_ended`."""
@@ -94,6 +188,11 @@ class RemoteScreenPlace(ScreenPlace):
         for row in rows:
             flow = placed.get(name_candidate(row))
             yield row, flow.state if flow else None
+
+
+def _is_limited(screen: ScreenDoc) -> bool:
+    """Whether something follows from the end of a candidate; otherwise `e3relax screen status` sees it."""
+    return screen.limits.max_in_flight is not None
 
 
 @contextmanager

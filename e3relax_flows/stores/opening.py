@@ -39,15 +39,19 @@ logger = logging.getLogger(__name__)
 Doc = TypeVar("Doc", bound=BaseModel)
 
 
+def is_job_store_configured() -> bool:
+    """Whether jobflow's own configuration names a job store."""
+    return "JOB_STORE" in JobflowSettings().model_fields_set
+
+
 def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) -> JobStore:
     """The store of jobs, connected, indexed by uuid: jobflow's where the user has configured one, else embedded.
 
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
     outputs of the jobs are no longer wanted. A server of MongoDB is given up after `patience_ms`.
     """
-    configured = JobflowSettings()
-    if "JOB_STORE" in configured.model_fields_set:
-        store = configured.JOB_STORE
+    if is_job_store_configured():
+        store = JobflowSettings().JOB_STORE
         if patience_ms is not None and isinstance(store.docs_store, MongoStore):
             store.docs_store.mongoclient_kwargs = {
                 "serverSelectionTimeoutMS": patience_ms,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +13,8 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 EXIT_CONTINUE = 75  # EX_TEMPFAIL: stopped on purpose with all that is needed to go on; run the same command again
+TIME_LEFT = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")  # [days-]hours:minutes:seconds, minutes:seconds
+SQUEUE_S = 30
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -23,7 +27,25 @@ def find_deadline(walltime_hours: float | None, stop_minutes: float, environ: Ma
     if walltime_hours is not None:
         return time.time() + 3600 * walltime_hours - 60 * stop_minutes
     end = environ.get("SLURM_JOB_END_TIME", "")
-    return float(end) - 60 * stop_minutes if end.isdigit() else float("inf")
+    if end.isdigit():
+        return float(end) - 60 * stop_minutes
+    job = environ.get("SLURM_JOB_ID", "")
+    left = ask_time_left(job) if job.isdigit() else None
+    return float("inf") if left is None else time.time() + left - 60 * stop_minutes
+
+
+def ask_time_left(job: str) -> float | None:
+    """Seconds that an allocation has left, by `squeue`, for SLURM before 23.02, which names no end; None: no limit."""
+    try:
+        command = ["squeue", "--noheader", "--jobs", job, "--format", "%L"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_S, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = TIME_LEFT.fullmatch(answer.strip())
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((24.0 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 class StopRequest:

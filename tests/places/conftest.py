@@ -33,7 +33,8 @@ def campaign(
     (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump(store))
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "jobflow.yaml"))
     pad_file = tmp_path / "my_launchpad.yaml"
-    pad_file.write_text(json.dumps({"name": name, "uri_mode": False, "authsource": None, **place}))
+    indices = ["metadata.e3r_content", "metadata.e3r_flow"]  # those of configs/fireworks/my_launchpad.yaml
+    pad_file.write_text(json.dumps({"name": name, "authsource": None, "wf_user_indices": indices, **place}))
     monkeypatch.setattr(fireworks.core.launchpad, "LAUNCHPAD_LOC", str(pad_file))
     here, folder = Path(__file__).parent, tmp_path / "launches"
     folder.mkdir()

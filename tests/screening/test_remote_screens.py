@@ -16,10 +16,11 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
 from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.places.submission import submit_many
+from e3relax_flows.schemas.screens import CandidateState
 from e3relax_flows.screening.control import cancel_screen, refresh_screen, resume_screen, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import load_screen, open_screen_stores
+from e3relax_flows.screening.store import find_rows, load_screen, open_screen_stores
 from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
@@ -37,10 +38,10 @@ def make_item(element: str) -> ReadItem:
 
 
 def run(flows: Sent, settings: E3RelaxSettings, folder: Path) -> list[str]:
-    """Run what was submitted, as workers would; the names of the flows."""
+    """Run what was submitted before, as workers would; the names of the flows. What follows from it is submitted."""
     names = [flow.name for flow in flows]
     with open_job_store(settings) as jobs:
-        while flows:
+        for _ in names:
             flow = flows.pop(0)
             failures = run_flow_locally(flow, jobs, folder).failures
             flows.set_state(flow.uuid, "FAILED" if failures else "COMPLETED")
@@ -54,14 +55,16 @@ def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings
         items = [make_item("Cu"), make_item("Ag")]
         screen_id = str(register_screen(stores, maker, items, settings, place="remote")[0].screen_id)
     progress = start_screen(screen_id, settings)
-    assert "type the same again when the predictions are done" in progress.lines[-1]
+    assert "relaxations follow by themselves" in progress.lines[-1]
     assert [flow.name for flow in sent] == ["e3r chunk 0", "e3r chunk 1"]
-    assert {job.config.manager_config["worker"] for flow in sent for job in flow.jobs} == {"gpu"}
+    assert [flow.jobs[0].config.manager_config["worker"] for flow in sent] == ["gpu", "gpu"]
     start_screen(screen_id, settings)
     assert len(sent) == 2
-    run(sent, settings, tmp_path)
+    run(sent, settings, tmp_path)  # and the light job after the last prediction submits what follows
     assert start_screen(screen_id, settings).lines == []
     assert [flow.name for flow in sent] == ["e3r candidate Cu", "e3r candidate Ag"]
+    assert [[job.name for job in flow.jobs] for flow in sent] == [["e3r candidate"]] * 2  # one launch each
+    assert {job.config.manager_config["worker"] for flow in sent for job in flow.jobs} == {"cpu"}
     sent.set_state(sent[0].uuid, "RUNNING")
     running = sent.pop(0)
     cancelled = " ".join(cancel_screen(screen_id, settings).lines)
@@ -139,9 +142,9 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     run(sent, settings, tmp_path)
     start_screen(screen_id, settings)
     lost = sent.pop(0)
-    outcome_id = identify_lost(settings, screen_id)
+    outcome_id, flow = identify_lost(settings, screen_id)
     with open_claim_store(settings) as claims:  # its first job has run
-        take_claim(claims, ClaimDoc(claim_id=outcome_id, owner="its claim", flow=lost.uuid, manager="remote"))
+        take_claim(claims, ClaimDoc(claim_id=outcome_id, owner="its claim", flow=flow, manager="remote"))
     if state == "deleted":
         sent.controller.flows.delete_one({"uuid": lost.uuid})
     else:
@@ -153,11 +156,11 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     assert refresh_screen(screen_id, settings).counts == {"successful": 2}
 
 
-def identify_lost(settings: E3RelaxSettings, screen_id: str) -> str:
-    """The outcome that the first candidate is to have."""
+def identify_lost(settings: E3RelaxSettings, screen_id: str) -> tuple[str, str | None]:
+    """The outcome that the first candidate is to have, and the flow that claims it."""
     with open_screen_stores(settings) as stores:
-        (row,) = [row for row in load_screen(stores, screen_id).candidates if row.id == "Cu"]
-    return row.outcomes[0].outcome_id
+        (row,) = find_rows(stores, screen_id, [CandidateState.SUBMITTED], {"id": "Cu"})
+    return row.outcomes[0].outcome_id, row.submitted.flow if row.submitted else None
 
 
 def test_resources_that_the_scheduler_does_not_know_are_named_before_anything_is_sent(
