@@ -64,6 +64,7 @@ SLOW_PLACES = (
     "places/test_slurm.py",
     "places/test_faults_workers.py",
     "places/test_recovery.py",
+    "places/test_remote_tutorial.py",
     "places/test_stopped_training.py",
     "test_packaging.py",
     "test_readme.py",
