@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,9 @@ RUNNER = {"delay_checkout": 1, "delay_check_run_status": 1, "delay_advance_statu
 def remote_terminal(server: tuple[str, int], tmp_path: Path) -> Iterator[Terminal]:
     if not shutil.which(PYTHON):
         pytest.skip("E3RELAX_TEST_REMOTE names no Python of an environment with jobflow-remote")
-    home, clone, commands = tmp_path / "home", tmp_path / "clone", tmp_path / "bin"
-    for folder in (home, clone, commands):
+    home = Path(tempfile.mkdtemp(prefix="jf"))  # short, since the runner's socket is below it
+    clone, commands = tmp_path / "clone", tmp_path / "bin"
+    for folder in (clone, commands):
         folder.mkdir()
     shutil.copytree(ROOT / "configs", clone / "configs")
     database = f"e3r_remote_{os.getpid()}"
@@ -51,6 +53,7 @@ def remote_terminal(server: tuple[str, int], tmp_path: Path) -> Iterator[Termina
         if (home / ".jfremote").exists():
             made.type("jf runner kill || true")
         made.kill_workers()
+        shutil.rmtree(home)
         with pymongo.MongoClient(*server) as client:
             client.drop_database(database)
 
