@@ -84,7 +84,8 @@ def main() -> int:
     if find_alias(ALIAS, settings) is None:
         promote(ALIAS, start.model_id, "where the proof begins", settings=settings)
 
-    maker = ScreenMaker(prerelax=PrerelaxMaker(model=start.model_id), engine=get_engine(arguments.engine))
+    prerelax, engine = PrerelaxMaker(model=start.model_id), get_engine(arguments.engine)
+    maker = ScreenMaker(prerelax=prerelax, engine=engine, paired_controls=False)  # one pair of each candidate
     candidates = enumerate_candidates(INTERSTITIAL, arguments.n, arguments.max_atoms)
     screen(replace(maker, name=NEW), candidates, arguments.out, settings)
     if arguments.n_common:
