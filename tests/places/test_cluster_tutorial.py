@@ -115,7 +115,8 @@ def terminal(server: tuple[str, int], tmp_path: Path) -> Iterator[Terminal]:
     pad = clone / "configs" / "fireworks" / "my_launchpad.yaml"
     pad.write_text(pad.read_text().replace("name: fireworks", f"name: {database}_pad"))
     for name, module in (("e3relax", "e3relax_flows.cli.app:main"), ("lpad", "fireworks.scripts.lpad_run:lpad"),
-                         ("rlaunch", "fireworks.scripts.rlaunch_run:rlaunch")):  # fmt: skip
+                         ("rlaunch", "fireworks.scripts.rlaunch_run:rlaunch"),
+                         ("qlaunch", "fireworks.scripts.qlaunch_run:qlaunch")):  # fmt: skip
         place, function = module.split(":")
         script = commands / name
         script.write_text(f"#!{sys.executable} -Wignore\nfrom {place} import {function}\n{function}()\n")
