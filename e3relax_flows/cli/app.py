@@ -21,7 +21,6 @@ from e3relax_flows.cli.doctor import doctor
 from e3relax_flows.cli.evaluate import evaluate
 from e3relax_flows.cli.models import models_app
 from e3relax_flows.cli.predict import predict
-from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.report import report_app
 from e3relax_flows.cli.retrain import retrain
 from e3relax_flows.cli.screens import screen_app
@@ -76,7 +75,6 @@ app.add_typer(report_app, name="report")
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("retrain")(retrain)
-app.command("recover", hidden=True)(recover)  # its former name
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(models_app, name="models")
 data_app.command("freeze")(freeze_pairs)

@@ -34,7 +34,7 @@ CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job tha
 BEGIN_KEY = "begin"  # of claim jobs: the manager may begin the relaxation in the same launch
 END_KEY = "end"  # of jobs that record an outcome: the manager may run it in the launch of the last calculation
 ERRORS_KEY = "job_errors"  # of jobs that follow: errors of jobs that ran in the launch of the claim, by uuid
-CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax recover` frees what nobody will finish
+CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax screen recover` frees what nobody will finish
 
 logger = logging.getLogger(__name__)
 

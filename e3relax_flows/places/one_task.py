@@ -19,7 +19,7 @@ class OnceJobTask(JobFiretask):
     """Run a job, unless it belongs to a claimed relaxation and its whole output is in the job store.
 
     A worker that is killed after its job has stored the output and before the launchpad knows has done the work: the
-    job, run again by `e3relax recover` or `lpad rerun_fws`, ends at once. To have a relaxation calculated anew,
+    job, run again by `e3relax screen recover` or `lpad rerun_fws`, ends at once. To have a relaxation calculated anew,
     remove its document from the job store. Jobs that are born while a job runs get the same firetask.
 
     A candidate waits in the queue once for each calculation. The launch of the claim runs the first calculation too,

@@ -1,4 +1,4 @@
-"""`e3relax screen --submit` and `e3relax recover` on a real launchpad."""
+"""`e3relax screen --submit` and `e3relax screen recover` on a real launchpad."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_a_screen_is_submitted_once(
         pad.workflows.update_one({"nodes": 1}, {"$set": {"locked": True}})
     quick = {**(recover_launchpad.__kwdefaults__ or {}), "pause_s": 0.2}
     monkeypatch.setattr(recover_launchpad, "__kwdefaults__", quick)
-    assert run(monkeypatch, "recover", "--dry-run") == 0
+    assert run(monkeypatch, "screen", "recover", "--dry-run") == 0
     assert capsys.readouterr().out == (
         "1 workflows were locked and are not any more\nnothing was changed: that was a dry run\n"
     )
     capsys.readouterr()
-    assert run(monkeypatch, "recover", "--dry-run", "--json") == 0
+    assert run(monkeypatch, "screen", "recover", "--dry-run", "--json") == 0
     planned = json.loads(capsys.readouterr().out)
     assert (planned["dry_run"], planned["locked"], planned["lost"]) == (True, [1], [])
-    assert run(monkeypatch, "recover") == 0
-    assert run(monkeypatch, "recover") == 0
+    assert run(monkeypatch, "screen", "recover") == 0
+    assert run(monkeypatch, "screen", "recover") == 0
     assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing to recover\n"
