@@ -1,4 +1,4 @@
-"""`e3relax screen status | resume | cancel`: screens that are in the store, wherever their jobs run."""
+"""`e3relax screen status | watch | resume | cancel`: screens that are in the store, wherever their jobs run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from e3relax_flows.cli import console
 from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, DryRunOption, InFlightOption, JsonOption, OutOption
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
+from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOpt
 
 
 screen_app.command("recover")(recover)
+screen_app.command("watch")(watch)
 
 
 def _say(lines: list[str], screen: ScreenDoc, settings: E3RelaxSettings, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
@@ -31,7 +32,7 @@ SITE_TOLERANCE = 0.05  # Å; what codes lose of positions by writing them in fil
 LATTICE_TOLERANCE = 1e-3  # norm of the logarithmic strain; the same for lattices
 N_RESAMPLES = 2000
 
-Steps = Callable[[RelaxationResult], int | None]
+T = TypeVar("T")
 
 
 def align_sites(reference: Structure, structure: Structure, tolerance: float = SITE_TOLERANCE) -> list[int]:
@@ -217,8 +218,8 @@ def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsS
         is_dft=all(result.is_dft for result in results) if results else None,
         predicted=_summarize_steps(docs, StartKind.PREDICTED),
         control=_summarize_steps(docs, StartKind.CONTROL),
-        ionic=_measure_saving(whole, _get_ionic_steps, seed),
-        electronic=_measure_saving(whole, _get_electronic_steps, seed),
+        ionic=measure_saving(whole, _get_ionic_steps, seed),
+        electronic=measure_saving(whole, _get_electronic_steps, seed),
     )
 
 
@@ -272,8 +273,8 @@ def _summarize_steps(docs: list[OutcomeDoc], kind: StartKind) -> StepStatistics 
     )
 
 
-def _measure_saving(
-    pairs: list[tuple[list[RelaxationResult], list[RelaxationResult]]], get_steps: Steps, seed: int
+def measure_saving(
+    pairs: Sequence[tuple[Sequence[T], Sequence[T]]], get_steps: Callable[[T], int | None], seed: int = 0
 ) -> PairedSaving | None:
     """Ratio of the sums over pairs, and its interval from pairs drawn again with replacement."""
     counted = [

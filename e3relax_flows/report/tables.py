@@ -226,9 +226,9 @@ def describe_savings(savings: SavingsSummary) -> str:
     """What was saved against the controls, in words; without controls nothing is claimed."""
     sentences = []
     if savings.ionic is not None:
-        sentences.append(_describe_ratio(savings.ionic, "ionic steps"))
+        sentences.append(describe_ratio(savings.ionic, "ionic steps"))
         if savings.electronic is not None:
-            sentences.append(_describe_ratio(savings.electronic, "electronic (SCF) steps"))
+            sentences.append(describe_ratio(savings.electronic, "electronic (SCF) steps"))
     elif savings.predicted is not None and savings.control is not None:
         sentences.append(
             f"{_describe_steps(savings.predicted)} from the predicted structure, "
@@ -249,7 +249,8 @@ def describe_savings(savings: SavingsSummary) -> str:
     return " ".join(sentences)
 
 
-def _describe_ratio(saving: PairedSaving, what: str) -> str:
+def describe_ratio(saving: PairedSaving, what: str) -> str:
+    """Steps from predicted over those from initial structures, in words; `what` names the steps."""
     interval = "too few for an interval: "
     if saving.n_pairs >= MIN_PAIRS and saving.low is not None and saving.high is not None:
         interval = f"95 % interval {saving.low:.0%} to {saving.high:.0%}, "

@@ -1,0 +1,150 @@
+"""What a screen looks like now: counts, rate, time left, savings so far, last failures; read from stores only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from maggma.core import Store
+
+from e3relax_flows.core.run_information import now
+from e3relax_flows.ledger.joining import measure_saving
+from e3relax_flows.prerelax.starts import fill_outcomes
+from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving, StartKind
+from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.screening.store import ScreenStores, find_outcome_rows, find_rows, find_screen
+
+State = CandidateState
+TO_COME = (State.WAITING, State.PREDICTED, State.PLANNED, State.SUBMITTED)
+LATEST = 100  # ends by which the rate is measured
+SHOWN = 5  # failures
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate that failed, or has no prediction."""
+
+    id: str
+    state: str
+    message: str
+    moment: datetime | None  # UTC; None where no outcome was written
+
+
+@dataclass(frozen=True)
+class ScreenView:
+    """A screen at one moment.
+
+    Attributes
+    ----------
+    counts
+        Candidates by state, those counted as ended whose outcome is in the store, though nobody has settled it yet.
+    per_hour
+        Candidates relaxed per hour, by the latest ends; None before the second, and where the screen is at its end.
+    seconds_left
+        At that rate, within the budget; None where the rate is.
+    ionic, electronic
+        Steps from the predicted over those from the initial structure, of the controls that have both.
+    """
+
+    screen: ScreenDoc
+    counts: dict[str, int]
+    per_hour: float | None
+    seconds_left: float | None
+    ionic: PairedSaving | None
+    electronic: PairedSaving | None
+    failures: list[Failure]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is at work or to come."""
+        return self.screen.phase in (ScreenPhase.FINISHED, ScreenPhase.CANCELLED)
+
+
+def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: datetime | None = None) -> ScreenView:
+    """Read a screen; nothing is written, and no launchpad is asked.
+
+    Parameters
+    ----------
+    stores, outcomes
+        Where it is.
+    name
+        Id or name of the screen.
+    moment
+        The time by which the rate is measured; None: now.
+    """
+    screen = find_screen(stores, name)
+    rows = find_rows(stores, str(screen.screen_id), list(State))
+    _settle(rows, outcomes)
+    counts = Counter(row.state for row in rows)
+    per_hour = None if screen.phase != ScreenPhase.RELAXING else measure_rate(rows, moment or now())
+    pairs = [pair for row in rows if (pair := _find_pair(row))]
+    return ScreenView(
+        screen=screen,
+        counts={state.value: counts[state] for state in State if counts[state]},
+        per_hour=per_hour,
+        seconds_left=3600 * _count_left(screen, counts) / per_hour if per_hour else None,
+        ionic=measure_saving(pairs, lambda row: row.n_ionic_steps),
+        electronic=measure_saving(pairs, lambda row: row.n_electronic_steps),
+        failures=_list_failures(rows),
+    )
+
+
+def measure_rate(rows: Iterable[ScreenRow], moment: datetime) -> float | None:
+    """Candidates relaxed per hour from the first of the latest ends until now; None where fewer than two ended."""
+    ends = sorted(
+        max(planned.recorded for planned in row.outcomes if planned.recorded is not None)
+        for row in rows
+        if row.state not in TO_COME and any(planned.recorded and not planned.reused for planned in row.outcomes)
+    )[-LATEST:]
+    if len(ends) < 2:
+        return None
+    seconds = (max(moment, ends[-1]) - ends[0]).total_seconds()
+    return 3600 * (len(ends) - 1) / seconds if seconds > 0 else None
+
+
+def _settle(rows: list[ScreenRow], outcomes: Store) -> None:
+    """Fill in, here only, outcomes that came and that nobody has written into the rows."""
+    submitted = [row for row in rows if row.state == State.SUBMITTED]
+    missing = {planned.outcome_id: planned for row in submitted for planned in row.outcomes if planned.state is None}
+    found = {
+        key: outcome
+        for key, outcome in find_outcome_rows(outcomes, missing).items()
+        if missing[key].superseded is None or outcome.recorded != missing[key].superseded
+    }
+    fill_outcomes(submitted, found, reused=False)
+    for row in submitted:
+        if row.state == State.PLANNED:  # another relaxation of it is to come
+            row.state = State.SUBMITTED
+
+
+def _count_left(screen: ScreenDoc, counts: Counter[CandidateState]) -> int:
+    """Candidates to be relaxed yet, within the budget."""
+    begun = counts[State.SUBMITTED]
+    left = sum(counts[state] for state in TO_COME) - begun
+    if screen.limits.candidates is not None:
+        left = min(left, max(screen.limits.candidates - screen.n_submitted, 0))
+    return begun + left
+
+
+def _find_pair(row: ScreenRow) -> tuple[list[OutcomeRow], list[OutcomeRow]] | None:
+    """Converged relaxations of a control from its prediction and from its initial structure."""
+    good = [planned for planned in row.outcomes if planned.state == OutcomeState.SUCCESSFUL]
+    predicted = [planned for planned in good if planned.start_kind.is_from_prediction]
+    control = [planned for planned in good if planned.start_kind == StartKind.CONTROL]
+    return (predicted, control) if predicted and control else None
+
+
+def _list_failures(rows: Iterable[ScreenRow]) -> list[Failure]:
+    """The latest failures, the last one first."""
+    found = []
+    for row in rows:
+        if row.state not in (State.FAILED, State.ERROR):
+            continue
+        failed = [planned for planned in row.outcomes if planned.state == OutcomeState.FAILED]
+        message = next((planned.message for planned in failed if planned.message), None) or row.message or ""
+        moments = [planned.recorded for planned in failed if planned.recorded is not None]
+        found.append(Failure(row.id, row.state.value, message, max(moments, default=None)))
+    found.sort(key=lambda failure: failure.moment.timestamp() if failure.moment else 0.0, reverse=True)
+    return found[:SHOWN]
