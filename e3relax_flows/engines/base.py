@@ -62,6 +62,7 @@ class Engine(MSONable, ABC):
 
     is_dft: ClassVar[bool]
     code: ClassVar[str]
+    relaxes_chunks: ClassVar[bool] = False  # whether many structures are relaxed in one job, see `engines.chunks`
 
     @property
     def engine_id(self) -> str:

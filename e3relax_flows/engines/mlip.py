@@ -21,6 +21,7 @@ class MlipEngine(Engine):
 
     is_dft: ClassVar[bool] = False
     code: ClassVar[str] = "potential"
+    relaxes_chunks: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

@@ -1,0 +1,55 @@
+"""Relaxations of many structures in one process, each apart from the others; weights are loaded once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jobflow import Maker
+from pymatgen.core import Structure
+
+from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.engines.base import Engine
+
+
+def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
+    """Relax structures in this process: place and document, or the exception that ended it; each comes once.
+
+    A maker with a method `relax_many` does it in its own way; of others the job of each structure is run here.
+
+    Parameters
+    ----------
+    engine
+        One that says `relaxes_chunks`; its maker makes one job per structure.
+    structures
+        What the engine cannot treat comes first, as an exception.
+    """
+    accepted = []
+    for place, structure in enumerate(structures):
+        try:
+            engine.check(structure)
+            accepted.append(place)
+        except E3RelaxError as error:
+            yield place, error
+    # a copy, because makers write into themselves while they run
+    maker: Any = copy.deepcopy(engine.maker)
+    relax = getattr(maker, "relax_many", None) or _Each(maker)
+    for number, document in relax([structures[place] for place in accepted]):
+        yield accepted[number], document
+
+
+class _Each:
+    """Runs the job of one structure after the other; the maker keeps its calculator."""
+
+    def __init__(self, maker: Maker) -> None:
+        self.maker = maker
+
+    def __call__(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
+        for place, structure in enumerate(structures):
+            try:
+                document = type(self.maker).make.original(self.maker, structure)  # type: ignore[attr-defined]
+            except Exception as error:  # the boundary between structures
+                yield place, error
+            else:
+                yield place, document

@@ -1,0 +1,164 @@
+"""Relax a chunk of candidates in one process: claims, relaxations, outcomes; each is recorded as it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobflow import JobStore
+from monty.json import jsanitize
+
+from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.chunks import relax_structures
+from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, release_claims, take_claim
+from e3relax_flows.ledger.joining import join_outcome
+from e3relax_flows.ledger.store import find_outcomes, save_outcomes
+from e3relax_flows.ledger.workspace import Workspace
+from e3relax_flows.prerelax.record import describe_relaxation, join_failure
+from e3relax_flows.prerelax.relax import find_manager, make_uuid
+from e3relax_flows.prerelax.starts import is_reusable, take_start
+from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outcome
+from e3relax_flows.schemas.predictions import PredictionDoc
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChunkEntry:
+    """One relaxation of a chunk.
+
+    Attributes
+    ----------
+    prediction, kind
+        Where it begins.
+    name
+        Of the relaxation, the same whenever the same is asked; uuids of its jobs are made of it.
+    flow
+        Uuid of the flow that relaxes it, for those who look who holds its claim.
+    retry_failed
+        Whether an outcome that failed is tried again.
+    """
+
+    prediction: PredictionDoc
+    kind: StartKind
+    name: str
+    flow: str | None = None
+    retry_failed: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Uuid of the job that records it."""
+        return make_uuid(self.name)
+
+
+def relax_chunk(
+    engine: Engine, entries: Sequence[ChunkEntry], workspace: Workspace, jobs: JobStore
+) -> dict[str, OutcomeDoc | None]:
+    """Relax what of a chunk is not known and nobody else relaxes.
+
+    Killed at any moment and called again, it goes on behind the last outcome that was recorded. One relaxation that
+    fails, or reaches its time limit, costs no other. The documents are those of jobs that relax one candidate each:
+    the document of the potential in the job store, the outcome in its store.
+
+    Parameters
+    ----------
+    engine
+        One that relaxes chunks.
+    entries
+        Relaxations; one that is named twice is made once.
+    workspace
+        Stores of outcomes and claims.
+    jobs
+        Store of the documents of the relaxations.
+
+    Returns
+    -------
+    outcomes
+        By id; None where another flow is at it.
+    """
+    chosen = {
+        identify_outcome(entry.prediction.prediction_id, engine.engine_id, entry.kind): entry for entry in entries
+    }
+    found = find_outcomes(workspace.outcomes, list(chosen))
+    outcomes: dict[str, OutcomeDoc | None] = {}
+    claimed: dict[str, ChunkEntry] = {}
+    for key, entry in chosen.items():
+        known = found.get(key)
+        recorded_by = None if known is None else known.metadata.get(CLAIM_KEY)
+        if known is not None and (recorded_by == entry.owner or is_reusable(known, entry.retry_failed)):
+            outcomes[key] = known
+        elif _claim(workspace, key, entry, recorded_by):
+            claimed[key] = entry
+        else:
+            outcomes[key] = None
+    try:
+        for key, outcome in _relax(engine, claimed, jobs):
+            outcome.metadata = {**describe_relaxation(claimed[key].prediction, claimed[key].kind), **outcome.metadata}
+            save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
+            release_claims(workspace.claims, [key], claimed.pop(key).owner)
+            outcomes[key] = outcome
+    finally:
+        for key, entry in claimed.items():  # interrupted: free for whoever goes on
+            release_claims(workspace.claims, [key], entry.owner)
+    return {key: outcomes[key] for key in chosen}
+
+
+def _claim(workspace: Workspace, key: str, entry: ChunkEntry, recorded_by: str | None) -> bool:
+    claim = ClaimDoc(claim_id=key, owner=entry.owner, flow=entry.flow, manager=find_manager())
+    holder = take_claim(workspace.claims, claim, recorded_by)
+    if holder is not None:
+        logger.info("%s is being relaxed by %s", entry.name, holder.describe())
+    return holder is None
+
+
+def _relax(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> Any:
+    """Outcome of each relaxation as it ends, by id; documents go into the job store before."""
+    keys, structures = [], []
+    for key, entry in entries.items():
+        try:
+            structures.append(take_start(entry.prediction, entry.kind))
+            keys.append(key)
+        except Exception as error:  # a prediction without structure
+            yield key, _finish(engine, entry, error)
+    for place, document in relax_structures(engine, structures):
+        key = keys[place]
+        entry = entries[key]
+        if not isinstance(document, Exception):
+            _save_document(engine, entry, document, jobs)
+        yield key, _finish(engine, entry, document)
+
+
+def _finish(engine: Engine, entry: ChunkEntry, document: Any) -> OutcomeDoc:
+    uuids = [_name_job(entry)]
+    if isinstance(document, Exception):
+        outcome = join_failure(engine, entry.prediction, entry.kind, document, uuids)
+    else:
+        try:
+            result = engine.read([document])
+            outcome = join_outcome(entry.prediction, entry.kind, engine.name, engine.engine_id, result, None, uuids)
+        except Exception as error:  # an unreadable document is this candidate's trouble only
+            outcome = join_failure(engine, entry.prediction, entry.kind, error, uuids)
+    outcome.hosts = [entry.flow] if entry.flow else []
+    outcome.metadata = {CLAIM_KEY: entry.owner}
+    return outcome
+
+
+def _name_job(entry: ChunkEntry) -> str:
+    return make_uuid(f"{entry.name}:relax")
+
+
+def _save_document(engine: Engine, entry: ChunkEntry, document: Any, jobs: JobStore) -> None:
+    """Write the document of a relaxation as the job of it alone would have left it."""
+    raw = {
+        "uuid": _name_job(entry),
+        "index": 1,
+        "output": jsanitize(document, strict=True, enum_values=True, allow_bson=True),
+        "completed_at": datetime.now().isoformat(),
+        "metadata": {**describe_relaxation(entry.prediction, entry.kind), CLAIM_KEY: entry.owner},
+        "hosts": [entry.flow] if entry.flow else [],
+        "name": engine.maker.name,
+    }
+    jobs.update(raw, key=["uuid", "index"])
