@@ -16,13 +16,14 @@ from e3relax_flows import Engine, open_workspace
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines import get_engine
 from e3relax_flows.ledger.claims import ClaimDoc, find_claims, take_claim
-from e3relax_flows.ledger.store import find_outcomes, save_predictions
+from e3relax_flows.ledger.store import find_outcomes, open_outcome_store, save_predictions
 from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.prerelax.chunk import ChunkEntry, relax_chunk
 from e3relax_flows.prerelax.relax import claim_relaxation
 from e3relax_flows.schemas.outcomes import StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import Prediction, PredictionDoc, PredictOptions
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 
@@ -103,13 +104,16 @@ def test_each_is_relaxed_once_and_failures_are_their_own(workspace):
     assert [outcome.last_updated for outcome in again.values()] == [copper.last_updated, tungsten.last_updated]
 
 
-def test_documents_are_those_of_jobs_of_their_own(workspace, tmp_path):
+def test_documents_are_those_of_jobs_of_their_own(settings, tmp_path):
     (entry,) = make_entries("Pt")
-    save_predictions(workspace.predictions, [entry.prediction])
-    (ours,) = relax_chunk(ChunkEngine(), [entry], workspace, workspace.jobs).values()
     alone: Engine = EmtEngine()
-    run_flow_locally(claim_relaxation(alone, entry.prediction, entry.kind), workspace.jobs, tmp_path / "jobs")
-    (other,) = find_outcomes(workspace.outcomes, criteria={"engine_id": alone.engine_id}).values()
+    with open_workspace(settings) as workspace:
+        save_predictions(workspace.predictions, [entry.prediction])
+        (ours,) = relax_chunk(ChunkEngine(), [entry], workspace, workspace.jobs).values()
+    with open_job_store(settings) as jobs:
+        run_flow_locally(claim_relaxation(alone, entry.prediction, entry.kind), jobs, tmp_path / "jobs")
+    with open_outcome_store(settings) as outcomes:
+        (other,) = find_outcomes(outcomes, criteria={"engine_id": alone.engine_id}).values()
     left = {"job_uuids", "hosts", "metadata", "last_updated", "engine_id", "outcome_id", "result"}
     assert ours.model_dump(exclude=left) == other.model_dump(exclude=left)
     volatile = {"wall_time_s", "dir_name"}
