@@ -1,7 +1,8 @@
 """What the workflow itself costs, against what a user writes today: `python benchmarks/workflow_overhead.py`.
 
 Today: a loop that makes one Flow per structure, atomate2's ForceFieldRelaxMaker followed by its DoubleRelaxMaker,
-converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`. Everything that
+converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`, with a launch per
+candidate, and in chunks, as candidates of a potential are relaxed. Everything that
 computes is replaced by a job that does nothing, the same on both sides: the force field, the two relaxations of (the
 real) DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for
 launchpad and job store; ours has its own documents in the embedded store.
@@ -51,7 +52,7 @@ from e3relax_flows.testing import TablePredictor
 
 BATCH = 50
 MODEL = "nothing"
-METHODS = ("today", "ours")
+METHODS = ("today", "ours", "chunks")
 
 
 def answer(structure: Structure) -> dict[str, Any]:
@@ -109,6 +110,16 @@ class NoopEngine(Engine):
         )  # fmt: skip
 
 
+@dataclass
+class NoopPotentialEngine(NoopEngine):
+    """One whose candidates are relaxed many in one launch, as those of potentials are."""
+
+    name: str = "noop potential"
+    maker: Maker = field(default_factory=lambda: NoopForceFieldMaker(force_field_name="CHGNet"))
+
+    relaxes_chunks: ClassVar[bool] = True
+
+
 def make_structures(n: int) -> Iterator[Structure]:
     """Cells of 16 atoms, no two alike, made when they are asked for."""
     corners = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
@@ -131,10 +142,10 @@ def submit_as_today(n: int, pad: Any) -> None:
         pad.bulk_add_wfs(workflows)
 
 
-def submit_ours(n: int) -> dict[str, float]:
+def submit_ours(n: int, engine: Engine) -> dict[str, float]:
     """A screen; seconds of its parts."""
     settings = load_settings()
-    maker = ScreenMaker(engine=NoopEngine(), control=0, deduplicate=False)
+    maker = ScreenMaker(engine=engine, control=0, deduplicate=False)
     items = (ReadItem(f"c{number}", structure, None) for number, structure in enumerate(make_structures(n)))
     start = time.perf_counter()
     with open_screen_stores(settings) as stores:
@@ -169,7 +180,8 @@ def measure(method: str, n: int, drains: bool) -> dict[str, Any]:
         pad.connection["soak"].drop_collection("outputs")
         before = read_memory()
         start, cpu = time.perf_counter(), time.process_time()
-        parts = submit_ours(n) if method == "ours" else submit_as_today(n, pad) or {}
+        engines = {"ours": NoopEngine, "chunks": NoopPotentialEngine}
+        parts = submit_ours(n, engines[method]()) if method in engines else submit_as_today(n, pad) or {}
         figures = {
             "submit": time.perf_counter() - start, "submit_cpu": time.process_time() - cpu, **parts,
             "memory": read_memory(), "grown": read_memory() - before,
@@ -259,8 +271,9 @@ def build_table(numbers: list[int], sample: int) -> Table:
 
 
 def _add(table: Table, words: str, found: dict[str, dict[str, Any]], name: str, scale: float) -> None:
-    today, ours = (found[method][name] * scale for method in METHODS)
-    table.add_row(words, f"{today:.4g}", f"{ours:.4g}", f"{today / ours:.2f}" if ours else "-")
+    today, *ours = (found[method][name] * scale for method in METHODS)
+    ratios = " / ".join(f"{today / each:.2f}" if each else "-" for each in ours)
+    table.add_row(words, f"{today:.4g}", *(f"{each:.4g}" for each in ours), ratios)
 
 
 def main() -> None:

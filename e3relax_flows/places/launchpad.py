@@ -71,11 +71,16 @@ def find_placed(pad: Any, content_ids: Sequence[str]) -> dict[str, Placed]:
         documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
         existing = find_existing(pad, [node for document in documents for node in document["nodes"]])
         for document in sorted(documents, key=lambda item: min(item["nodes"])):
-            content_id, nodes = document["metadata"][CONTENT_KEY], tuple(document["nodes"])
-            found[content_id] = Placed(
-                content_id, document["state"], nodes, existing.issuperset(nodes), document["metadata"].get(FLOW_KEY)
-            )
+            nodes, flow = tuple(document["nodes"]), document["metadata"].get(FLOW_KEY)
+            for content_id in list_content(document):
+                found[content_id] = Placed(content_id, document["state"], nodes, existing.issuperset(nodes), flow)
     return found
+
+
+def list_content(workflow: Mapping[str, Any]) -> list[str]:
+    """Content ids of a stored workflow, which has several where it does several things."""
+    content = workflow["metadata"][CONTENT_KEY]
+    return [content] if isinstance(content, str) else list(content)
 
 
 def find_existing(pad: Any, fw_ids: Sequence[int]) -> set[int]:
@@ -111,7 +116,7 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
         if not placed.is_whole:
             remove_workflow(pad, placed.fw_ids)
     expected = {content_id: len(workflow.fws) for content_id, workflow in workflows.items()}
-    pending = list(workflows.values())
+    pending = list({id(workflow): workflow for workflow in workflows.values()}.values())  # one may have several ids
     for start in range(0, len(pending), WORKFLOWS_PER_WRITE):
         with redirect_stderr(io.StringIO()):  # a progress bar for every batch
             pad.bulk_add_wfs(pending[start : start + WORKFLOWS_PER_WRITE])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,7 +55,11 @@ class ChunkEntry:
 
 
 def relax_chunk(
-    engine: Engine, entries: Sequence[ChunkEntry], workspace: Workspace, jobs: JobStore
+    engine: Engine,
+    entries: Sequence[ChunkEntry],
+    workspace: Workspace,
+    jobs: JobStore,
+    on_outcome: Callable[[OutcomeDoc], None] | None = None,
 ) -> dict[str, OutcomeDoc | None]:
     """Relax what of a chunk is not known and nobody else relaxes.
 
@@ -73,6 +77,8 @@ def relax_chunk(
         Stores of outcomes and claims.
     jobs
         Store of the documents of the relaxations.
+    on_outcome
+        Called with each outcome that was recorded now.
 
     Returns
     -------
@@ -100,6 +106,8 @@ def relax_chunk(
             save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
             release_claims(workspace.claims, [key], claimed.pop(key).owner)
             outcomes[key] = outcome
+            if on_outcome is not None:
+                on_outcome(outcome)
     finally:
         for key, entry in claimed.items():  # interrupted: free for whoever goes on
             release_claims(workspace.claims, [key], entry.owner)

@@ -21,7 +21,7 @@ def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
     """The flow that relaxes a candidate from those of its starts whose outcome is not known."""
     retry = bool(screen.maker.get("retry_failed")) or row.attempt > 0
     claims: list[Flow | Job] = [
-        claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if _is_open(planned)
+        claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if is_open(planned)
     ]
     return DepthFirstFlow(claims, name=f"e3r candidate {row.id}")
 
@@ -31,7 +31,7 @@ def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
 
     None when all outcomes are known.
     """
-    if not any(map(_is_open, row.outcomes)):
+    if not any(map(is_open, row.outcomes)):
         return None
     built = build_candidate_flow(screen, row)
     claims: list[Flow | Job] = []
@@ -43,7 +43,7 @@ def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
     return DepthFirstFlow(claims, name=built.name, uuid=name_launch_flow(row))
 
 
-def _is_open(planned: OutcomeRow) -> bool:
+def is_open(planned: OutcomeRow) -> bool:
     """Whether no document says what became of it; where one could not be written, the row says that it failed."""
     return planned.state is None or (planned.state == OutcomeState.FAILED and planned.recorded is None)
 

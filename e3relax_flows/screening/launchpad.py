@@ -28,15 +28,18 @@ from e3relax_flows.places.launchpad import (
     add_workflows,
     convert_flow,
     find_placed,
+    list_content,
     open_launchpad,
 )
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.places.one_task import OnceJobTask
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.places.submission import check_flows, judge_problems
+from e3relax_flows.prerelax.relax import make_uuid
 from e3relax_flows.schemas.outcomes import StartKind
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
+from e3relax_flows.screening.chunks import relax_rows, split_rows
 from e3relax_flows.screening.flows import (
     build_candidate_flow,
     build_chunk_flow,
@@ -47,7 +50,7 @@ from e3relax_flows.screening.flows import (
 from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import relax_here
 from e3relax_flows.screening.place import ScreenPlace
-from e3relax_flows.screening.store import find_screen, load_row, open_screen_stores
+from e3relax_flows.screening.store import find_screen, load_row, load_rows, open_screen_stores
 from e3relax_flows.stores.opening import IDS_PER_QUERY
 
 ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
@@ -125,6 +128,38 @@ def take_on(workflow: Workflow, screen_id: str, row_key: str) -> None:
         firework.tasks = [
             CandidateJobTask({**task, "screen_id": screen_id, "row_key": row_key}) for task in firework.tasks
         ]
+
+
+class ChunkTask(FireTaskBase):
+    """Relax some candidates of a screen in this launch, and take its screen on.
+
+    Launched again after its worker was killed, it goes on behind the last outcome that was recorded.
+
+    Parameters
+    ----------
+    screen_id
+        Of the screen.
+    row_keys
+        Of the candidates' rows.
+    advance
+        Whether more is to be submitted at its end.
+    """
+
+    _fw_name = "{{e3relax_flows.screening.launchpad.ChunkTask}}"
+    required_params = ("screen_id", "row_keys", "advance")
+
+    launchpad: LaunchPad | None = None  # set by the worker
+
+    def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
+        """Do it; that a relaxation failed is an outcome."""
+        with open_workspace() as workspace:
+            stores = workspace.get(open_screen_stores)
+            screen, rows = find_screen(stores, self["screen_id"]), load_rows(stores, self["row_keys"])
+            jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+            jobs.connect()
+            relax_rows(screen, rows, workspace, jobs, _print_failure)
+            if self["advance"]:
+                _advance(workspace, screen, Ended(row_keys=tuple(self["row_keys"])), self.launchpad)
 
 
 class CandidateTask(FireTaskBase):
@@ -236,7 +271,10 @@ class FireworksPlace(ScreenPlace):
                 take_on(workflow, row.screen_id, row.row_key)
             return workflow
 
-        placed = self._add({name_candidate(row): partial(build, row) for row in rows})
+        if maker.relaxes_in_one_launch and maker.engine.relaxes_chunks:
+            placed = self._add_launches(screen, maker, rows, is_limited)
+        else:
+            placed = self._add({name_candidate(row): partial(build, row) for row in rows})
         for row in rows:
             row.submitted = Submitted(place=self.name, flow=placed[name_candidate(row)].flow)
 
@@ -267,6 +305,19 @@ class FireworksPlace(ScreenPlace):
         assign_roles(flow, self.settings.WORKERS, "fireworks")
         return convert_flow(flow, content_id)
 
+    def _add_launches(
+        self, screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow], advance: bool
+    ) -> dict[str, Placed]:
+        """Add the workflows of candidates that are relaxed many in one launch; what is there now, by candidate."""
+        with hold_submission(self.settings):
+            names = {name_candidate(row): row for row in rows}
+            known = {key: placed for key, placed in find_placed(self.pad, list(names)).items() if placed.is_whole}
+            workflows: dict[str, Any] = {}
+            for part in split_rows(screen, maker, [row for key, row in names.items() if key not in known]):
+                workflow = _build_chunk_launch(part, advance, self.settings)
+                workflows |= {name_candidate(row): workflow for row in part}
+            return {**known, **add_workflows(self.pad, workflows)} if workflows else known
+
     def _add(self, builders: Mapping[str, Callable[[], Any]]) -> dict[str, Placed]:
         """Add the workflows, by content id, that are not there; all that are there now."""
         with hold_submission(self.settings):
@@ -289,7 +340,8 @@ def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int
         query = {f"metadata.{CONTENT_KEY}": {"$in": list(names[start : start + IDS_PER_QUERY])}}
         documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
         for document in sorted(documents, key=lambda item: min(item["nodes"])):
-            found[document["metadata"][CONTENT_KEY]] = (document["state"], document["nodes"])
+            for name in list_content(document):
+                found[name] = (document["state"], document["nodes"])
     return found
 
 
@@ -326,6 +378,16 @@ def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> A
     firework = Firework([task], spec, CANDIDATE_NAME)
     metadata = {CONTENT_KEY: name_candidate(row), FLOW_KEY: name_launch_flow(row)}
     return Workflow([firework], name=f"{CANDIDATE_NAME} {row.id}", metadata=metadata)
+
+
+def _build_chunk_launch(rows: Sequence[ScreenRow], advance: bool, settings: E3RelaxSettings) -> Any:
+    """The workflow of candidates that are relaxed in one launch; it is found by the content id of each."""
+    task = ChunkTask(screen_id=rows[0].screen_id, row_keys=[row.row_key for row in rows], advance=advance)
+    names = [name_candidate(row) for row in rows]
+    spec = {"_add_launchpad_and_fw_id": True, "candidates": [row.id for row in rows], **_express(Role.DFT, settings)}
+    firework = Firework([task], spec, CANDIDATE_NAME)
+    metadata = {CONTENT_KEY: names, FLOW_KEY: make_uuid(" ".join(names))}
+    return Workflow([firework], name=f"{CANDIDATE_NAME}s {rows[0].id} ... {rows[-1].id}", metadata=metadata)
 
 
 def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3RelaxSettings) -> Any:

@@ -15,7 +15,9 @@ from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
+from e3relax_flows.screening.chunks import relax_rows, split_rows
 from e3relax_flows.screening.flows import build_chunk_flow, build_launch_flow
+from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.place import ScreenPlace, release
 from e3relax_flows.screening.store import (
     count_rows,
@@ -95,9 +97,13 @@ def run_screen_here(
                 screen.counts = count_rows(workspace.get(open_screen_stores), screen_id)
                 return screen
             try:
-                while here.taken:
-                    relax_here(screen, here.taken[0], jobs, jobs_dir, on_job)
-                    screen = advance_screen(screen_id, settings, ended=Ended(row_keys=(here.taken.pop(0).row_key,)))
+                for part in split_rows(screen, read_maker(screen), here.taken[:]):
+                    if len(part) == 1:
+                        relax_here(screen, part[0], jobs, jobs_dir, on_job)
+                    else:
+                        relax_rows(screen, part, workspace, jobs, on_job)
+                    del here.taken[: len(part)]
+                    screen = advance_screen(screen_id, settings, ended=Ended(row_keys=tuple(r.row_key for r in part)))
             finally:
                 if here.taken:  # interrupted
                     _release_taken(screen_id, settings, here.taken)
