@@ -90,7 +90,8 @@ def render_view(view: ScreenView) -> Group:
     funnel.add_column("bar")
     for state, count in view.counts.items():
         funnel.add_row(console.color_word(state), str(count), "█" * max(round(40 * count / max(total, 1)), 1))
-    lines: list[Any] = [console.plain(head), funnel, console.plain(_describe_pace(view)), *map(console.plain, _list_savings(view))]
+    lines: list[Any] = [console.plain(head), funnel, console.plain(_describe_pace(view))]
+    lines += map(console.plain, _list_savings(view))
     if view.failures:
         failures = Table(box=SIMPLE_HEAD, title="last failures", title_justify="left")
         for title in ("candidate", "state", "error"):

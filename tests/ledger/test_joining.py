@@ -297,3 +297,26 @@ def test_a_result_as_plain_json_comes_back() -> None:
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     result = RelaxationResult(initial=salt, relaxed=salt * (2, 1, 1), converged=True, code="VASP", is_dft=True)
     assert RelaxationResult.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize(("strain", "shift", "is_near"), [(0.02, 0.1, True), (0.02, 0.5, False), (0.3, 0.0, False)])
+def test_what_is_near_in_its_order_is_one_basin_as_the_matcher_says(strain, shift, is_near):
+    from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
+
+    from e3relax_flows.ledger.joining import _is_near
+
+    random = np.random.default_rng(3)
+    matcher = StructureMatcher(primitive_cell=False, comparator=ElementComparator())
+    for number in range(6):
+        lattice = Lattice.from_parameters(4.0, 4.6, 5.3, 81 + number, 97, 104)
+        start = Structure(lattice, ["Na", "Cl", "Na", "Cl"], random.random((4, 3)) * 0.3 + [[0, 0, 0], [0.5, 0.5, 0.5],
+            [0.5, 0, 0.5], [0, 0.5, 0]])  # fmt: skip
+        shear = np.array([[1, strain, 0], [0, 1, 0], [0, 0, 1]])
+        steps = random.normal(size=(4, 3))
+        steps *= shift / np.linalg.norm(steps, axis=1, keepdims=True)
+        end = Structure(start.lattice.matrix @ shear * 1.05, start.species, start.frac_coords)
+        end.translate_sites([1], steps[1], frac_coords=False)
+        assert _is_near(start, end) is is_near
+        if is_near:
+            assert matcher.fit(start, end)
+        assert not _is_near(start, Structure.from_sites(list(end)[::-1]))
