@@ -14,6 +14,7 @@ from e3relax_flows.ledger.joining import measure_saving
 from e3relax_flows.prerelax.starts import fill_outcomes
 from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving, StartKind
 from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.screening.states import end
 from e3relax_flows.screening.store import ScreenStores, find_outcome_rows, find_rows, find_screen
 
 State = CandidateState
@@ -115,8 +116,7 @@ def _settle(rows: list[ScreenRow], outcomes: Store) -> None:
     }
     fill_outcomes(submitted, found, reused=False)
     for row in submitted:
-        if row.state == State.PLANNED:  # another relaxation of it is to come
-            row.state = State.SUBMITTED
+        end(row)  # where another relaxation of it is to come, it stays submitted
 
 
 def _count_left(screen: ScreenDoc, counts: Counter[CandidateState]) -> int:
