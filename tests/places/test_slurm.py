@@ -68,8 +68,8 @@ def test_a_screen_runs_in_allocations_that_qlaunch_asks_for(
     for number, command in enumerate(commands):
         launches = terminal.home / f"queue{number}"
         launches.mkdir()
-        terminal.start(command.replace(" -m 20", " -m 1").replace(" -m 2 ", " -m 1 ") + f" --launch_dir {launches}",
-                       f"qlaunch{number}.log")  # fmt: skip
+        command = command.replace("qlaunch ", f"qlaunch --launch_dir {launches} ")
+        terminal.start(command.replace(" -m 20 ", " -m 1 ").replace(" -m 2 ", " -m 1 "), f"qlaunch{number}.log")
     with pymongo.MongoClient(*server) as client:
         (name,) = [name for name in client.list_database_names() if name.endswith("_pad")]
         pad = client[name]
