@@ -61,6 +61,10 @@ def test_a_screen_runs_in_allocations_that_qlaunch_asks_for(
         Structure(cell, [element], [[0, 0, 0]]).to(str(folder / f"{element}.vasp"), fmt="poscar")
     write_screen(terminal.clone)
     terminal.type("\n".join(["set -e", *read_commands("mkdir -p ~/.fireworks")]))
+    activate = terminal.home / "venv" / "bin" / "activate"  # the environment of a login, not of this process
+    activate.parent.mkdir(parents=True)
+    names = ("HOME", "PATH", "PYTHONPATH", "FW_CONFIG_FILE", "SLURM_CONF")
+    activate.write_text("".join(f"export {name}={terminal.variables[name]}\n" for name in names))
     terminal.type(read_commands("lpad reset")[0])
     terminal.type(read_commands("e3relax screen screen.yaml --submit fireworks --dry-run")[1])
     commands = [line for line in read_commands("rlaunch -w ~/.fireworks") if line.startswith("qlaunch")]
