@@ -158,13 +158,15 @@ class DensityInvariants(nn.Module):
         self.n_edge = 2 * n_channels * (l_max + 1)
         self.n_atom = n_channels * (l_max + 1)
 
-    def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor]:
-        """Densities [N, C, M], and the invariants of atoms [N, C(l_max+1)]."""
+    def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor, Tensor]:
+        """Densities [N, C, M], invariants of atoms [N, C(l_max+1)], and the sums of weights times shapes [N, 13]."""
         table, of_atoms = edges.table, self.from_atom(scalars)
-        weights = self.from_radial(edges.radial) * edges.weights
-        sides = (weights * gather(of_atoms, index) for index in (table.neighbors, table.centers))
-        density = table.spread(*sides).mT @ edges.harmonics * self.scale
-        return density, (density.square() @ self.sums.to(density.dtype)).flatten(1)
+        of_atoms = torch.cat([of_atoms, torch.ones_like(of_atoms[:, :1])], dim=1)
+        radial = torch.cat([self.from_radial(edges.radial), torch.ones_like(edges.weights)], dim=1) * edges.weights
+        sides = (radial * gather(of_atoms, index) for index in (table.neighbors, table.centers))
+        sums = table.spread(*sides).mT @ edges.angular
+        density = sums[:, :-1, N_SHAPES:] * self.scale
+        return density, (density.square() @ self.sums.to(density.dtype)).flatten(1), sums[:, -1, : N_SHAPES + 1]
 
     def turn_weights(self, weight: Tensor) -> Tensor:
         """Weights [n, 2C(l_max+1)] of the invariants of an edge as weights [M, C, 2n] of both atoms' densities.
@@ -193,8 +195,13 @@ class EdgeMessages(nn.Module):
         self.filter = nn.Linear(sizes.radial, sizes.hidden)
         self.out = nn.Linear(sizes.hidden, sum(self.split))
 
+    @property
+    def of_invariants(self) -> Tensor:
+        """Weights of the density invariants in the hidden layer, [n, n_invariants]."""
+        return self.of_edge.weight.split(self.inputs, dim=1)[1]
+
     def forward(
-        self, state: State, edges: EdgeGeometry, invariants: DensityInvariants, density: Tensor, graphs: Tensor
+        self, state: State, edges: EdgeGeometry, views: Tensor, counted: Tensor, graphs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sums over the edges of atoms: Δs [N, F]; what is summed with u ⊗ u and u, [N, 12, V + T + 1]; gated vectors.
 
@@ -202,8 +209,10 @@ class EdgeMessages(nn.Module):
         ----------
         state
             With normalised scalars. Vectors that are None, before the first layer, are nought, as is the lattice node.
-        density
-            [N, C, M].
+        views
+            [M, N, 2n], n hidden channels: what an edge sees of the density of its centre, and what its reverse sees.
+        counted
+            [N, 13] sums of weights times shapes, for the biases.
         graphs
             [N] crystal of each atom.
 
@@ -213,13 +222,11 @@ class EdgeMessages(nn.Module):
             The last is [N, 3, V], or None where there are no vectors.
         """
         table, weights = edges.table, edges.weights
-        of_radial, of_invariants, of_tensors = self.of_edge.weight.split(self.inputs, dim=1)
+        of_radial, _, of_tensors = self.of_edge.weight.split(self.inputs, dim=1)
         shared = nn.functional.linear(edges.radial, of_radial, self.of_edge.bias)
         if state.vectors is not None:
             seen = (edges.angular[:, :, :9] @ gather(state.lattice_tensors, graphs).mT).flatten(0, 1)
             shared = torch.addmm(shared, gather(seen, table.places[0]), of_tensors.T)
-        # [M, N, 2n], n hidden channels: what an edge sees of its centre, and the reverse edge of the same atom
-        views = density.permute(2, 0, 1) @ invariants.turn_weights(of_invariants)
         views[0] += torch.cat([self.of_center(state.scalars), self.of_neighbor(state.scalars)], dim=1)
         there, back = table.collect(edges.harmonics @ views.transpose(0, 1))
         filters = self.filter(edges.radial) * weights
@@ -231,9 +238,8 @@ class EdgeMessages(nn.Module):
         add, gate, rest = self.out.weight.split(self.split)
         add_bias, gate_bias, rest_bias = self.out.bias.split(self.split)
         totals = edges.shapes.mT @ table.spread(*hidden)  # [N, 13, n]
-        counted = edges.shapes.mT @ table.spread(weights, weights)  # [N, 13, 1]
-        added = totals[:, N_SHAPES] @ add.T + counted[:, N_SHAPES] * add_bias
-        shaped = totals[:, :N_SHAPES] @ rest.T + counted[:, :N_SHAPES] * rest_bias
+        added = totals[:, N_SHAPES] @ add.T + counted[:, N_SHAPES:] * add_bias
+        shaped = totals[:, :N_SHAPES] @ rest.T + counted[:, :N_SHAPES, None] * rest_bias
         if state.vectors is None:
             return added, shaped, None
         passed_on = torch.zeros_like(state.vectors)

@@ -198,8 +198,9 @@ class RefinementLayer(nn.Module):
         graphs, n_vectors = batch.graph_of_atom, self.move.in_features
         counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
         normed = state._replace(scalars=self.norm(state.scalars))
-        density, of_atoms = self.invariants(normed.scalars, edges)
-        added, shaped, vectors = self.messages(normed, edges, self.invariants, density, graphs)
+        density, of_atoms, counted = self.invariants(normed.scalars, edges)
+        views = density.permute(2, 0, 1) @ self.invariants.turn_weights(self.messages.of_invariants)
+        added, shaped, vectors = self.messages(normed, edges, views, counted, graphs)
         pushes, pulls = shaped[:, 9:, :n_vectors], shaped[:, 9:, -1]
         vectors = pushes if vectors is None else pushes + vectors
         vectors = vectors * self.scale**0.5

@@ -25,6 +25,7 @@ class BatchLimits(NamedTuple):
 # On a CPU larger batches only leave its caches; on a GPU they amortise launches until the memory ends, and a batch
 # that does not fit is split.
 LIMITS = {"cpu": BatchLimits(1_000, 8_000), "cuda": BatchLimits(40_000, 800_000)}
+SLACK = 1.25  # by which a batch may outgrow its limits from one pass to the next before it is split
 
 
 class Output(NamedTuple):
@@ -102,7 +103,7 @@ class BatchRunner:
 
     def _is_too_large(self, crystals: Sequence[Crystal]) -> bool:
         n_atoms, n_edges = _count(crystals)
-        return n_atoms > self.limits.max_atoms or n_edges > self.limits.max_edges
+        return n_atoms > SLACK * self.limits.max_atoms or n_edges > SLACK * self.limits.max_edges
 
     def _lower_limits(self, crystals: Sequence[Crystal]) -> None:
         n_atoms, n_edges = _count(crystals)
