@@ -104,7 +104,7 @@ def test_memory_that_ends_halves_the_batch_and_is_remembered():
     assert all(p.verdict == Verdict.ACCEPT for p in predictions)
     assert [p.volume_ratio for p in predictions] == [p.volume_ratio for p in expected]
     assert [size for size in predictor.network.batch_sizes if size < 0] == [-16, -8, -4]
-    assert predictor.runner.limits == (5, 46)  # two thirds of 0.8 % of 1,000 and 8,000, rounded down thrice
+    assert predictor.runner.limits == (5, 45)  # two thirds of 0.8 % of 1,000 and 8,000, rounded down thrice
     predictor.network.batch_sizes.clear()
     predictor.predict(salts[:8], FREE)
     assert max(predictor.network.batch_sizes) == 2
