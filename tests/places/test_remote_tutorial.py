@@ -51,7 +51,7 @@ def remote_terminal(server: tuple[str, int], tmp_path: Path) -> Iterator[Termina
         yield made
     finally:
         if (home / ".jfremote").exists():
-            made.type("jf runner kill || true")
+            made.type("jf runner shutdown || true")
         made.kill_workers()
         shutil.rmtree(home)
         with pymongo.MongoClient(*server) as client:
