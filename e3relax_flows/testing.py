@@ -188,7 +188,9 @@ class TablePredictor:
 
     def _predict_one(self, initial: Any, name: str | None) -> Prediction:
         if not isinstance(initial, Structure):
-            return self._fail(name, Reason.NOT_A_STRUCTURE, f"a {type(initial).__name__}; give a pymatgen Structure")
+            return self._fail(
+                name, Reason.NOT_A_STRUCTURE, f"{type(initial).__name__} is not a structure; give a pymatgen Structure"
+            )
         element = initial[0].specie.symbol
         if element in self.unknown:
             return self._fail(name, Reason.UNKNOWN_ELEMENT, f"{element} is not in the table")

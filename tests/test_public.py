@@ -39,7 +39,7 @@ EXCEPTIONS = {
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
     "benchmarks/report_pages.py": ("report", "times the writing of a page alone"),
     "benchmarks/report_screens.py": ("core ledger report", "makes the documents of a page without a screen"),
-    "benchmarks/scaling.py": ("core train", "times steps of training"),
+    "benchmarks/scaling.py": ("core schemas train", "times steps of training"),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
     "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
     "benchmarks/throughput_parts.py": ("graphs model predict", "times parts of a prediction"),

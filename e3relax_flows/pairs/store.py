@@ -86,7 +86,8 @@ def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
 
 def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:
     """Write pairs in place of those of the same ids: one is superseded, or another's again."""
-    store.update([dump_document(doc) for doc in docs])
+    if docs:
+        store.update([dump_document(doc) for doc in docs])
 
 
 def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
@@ -98,7 +99,8 @@ def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
 
 def save_records(store: Store, docs: Sequence[BuildRecord]) -> None:
     """Write records, each in place of the one of the same calculation."""
-    store.update([dump_document(doc) for doc in docs])
+    if docs:
+        store.update([dump_document(doc) for doc in docs])
 
 
 def find_pairs(store: Store, ids: Iterable[str]) -> dict[str, PairDoc]:

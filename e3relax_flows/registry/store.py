@@ -10,7 +10,8 @@ from maggma.core import Store
 from maggma.stores import MongoStore
 from pydantic import BaseModel
 
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.model_folders import MODEL_ID
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.registry.location import find_registry_file, has_collection, name_collections
 from e3relax_flows.schemas.models import AliasDoc, ModelDoc
@@ -65,7 +66,7 @@ def find_model_docs(criteria: dict[str, Any], settings: E3RelaxSettings | None =
     if not has_collection(settings, name_collections(settings)[0]):
         return []
     with open_model_store(settings) as store:
-        docs = [validate_document(raw, ModelDoc, store) for raw in store.query(criteria)]
+        docs = [_validate(raw, ModelDoc, store) for raw in store.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 
 
@@ -83,7 +84,7 @@ def _find_aliases(criteria: dict[str, Any], settings: E3RelaxSettings) -> list[A
     if not has_collection(settings, name_collections(settings)[1]):
         return []
     with open_alias_store(settings) as store:
-        return [validate_document(raw, AliasDoc, store) for raw in store.query(criteria)]
+        return [_validate(raw, AliasDoc, store) for raw in store.query(criteria)]
 
 
 @contextmanager
@@ -100,3 +101,9 @@ def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[st
         )
     with connect_store(store, indexed, "MODEL_STORE"):
         yield store
+
+
+def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:
+    if not MODEL_ID.fullmatch(str(raw.get("model_id"))):  # it becomes the name of a folder
+        raise StoreError(f"{describe_store(store)}: {raw.get('model_id')!r} is not a model's id; remove that document")
+    return validate_document(raw, model, store)

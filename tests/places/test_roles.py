@@ -41,6 +41,7 @@ def test_every_job_of_ours_has_a_role() -> None:
     heavy = {name: role for name, role in roles.items() if role != Role.LIGHT}
     assert heavy == {
         "PREDICT_JOB": Role.PREDICT, "EVALUATE_JOB": Role.PREDICT, "TRAIN_JOB": Role.TRAIN, "CLAIM_JOB": Role.DFT,
+        "CANDIDATE_JOB": Role.DFT,
     }  # fmt: skip
     assert len(roles) > 10
     assert find_role("MP GGA relax 1") == find_role("predict bands") == Role.DFT

@@ -177,7 +177,7 @@ def test_what_is_no_structure_costs_the_others_nothing(settings: E3RelaxSettings
     assert isinstance(chunk, ChunkDoc)
     assert [doc.verdict for doc in chunk.predictions] == ["accept", "error", "error", "accept"]
     assert [doc.id for doc in chunk.predictions] == ["a", "b", "c", "d"]
-    assert "Molecule is no structure" in str(chunk.predictions[2].message)
+    assert "Molecule is not a structure" in str(chunk.predictions[2].message)
     assert len({doc.prediction_id for doc in chunk.predictions}) == 4
     assert len(read_predictions(settings)) == 2
 
@@ -197,7 +197,7 @@ def test_a_refused_prediction_hands_on_the_initial_structure(
 @pytest.mark.usefixtures("predictor")
 def test_an_error_fails_the_job_with_its_message() -> None:
     water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
-    with pytest.raises(StructureError, match="Molecule is no structure; give a pymatgen Structure"):
+    with pytest.raises(StructureError, match="Molecule is not a structure; give a pymatgen Structure"):
         run_job(PrerelaxMaker().make(water))
 
 

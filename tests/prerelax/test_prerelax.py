@@ -124,7 +124,7 @@ def test_an_error_says_why(tmp_path: Path) -> None:
     flow = PrerelaxFlowMaker(engine=EmtEngine()).make("POSCAR")
     (failure,) = run(flow, tmp_path)[0].failures
     assert failure.name == "e3r predict"
-    assert "str is no structure; give a pymatgen Structure" in str(failure.error)
+    assert "str is not a structure; give a pymatgen Structure" in str(failure.error)
 
 
 def test_wrong_settings_are_refused() -> None:

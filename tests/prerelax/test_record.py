@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import StoreError, StructureError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.ledger.claims import END_KEY
 from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
 from e3relax_flows.prerelax.flow import PrerelaxFlowMaker
 from e3relax_flows.prerelax.predict import predict_stored
@@ -73,6 +74,7 @@ def test_the_jobs_carry_the_ids(prediction: PredictionDoc) -> None:
     assert flow.name == "e3r emt copper"
     jobs = [job for job, _ in flow.iterflow()]
     assert [job.name for job in jobs] == ["EMT relax", "e3r outcome"]
+    assert [job.metadata.pop(END_KEY, False) for job in jobs] == [False, True]
     for job in jobs:
         assert job.metadata == {
             "prediction_id": prediction.prediction_id,

@@ -161,7 +161,7 @@ def test_a_document_cannot_lead_out_of_the_folder(settings, make_model):
     doc = register_model(make_model(), settings)
     with open_model_store(settings) as store:
         store.update([{**dump_document(doc), "model_id": "../../evil"}])
-    with pytest.raises(StoreError, match=r"'\.\./\.\./evil' is no model's id; remove that document"):
+    with pytest.raises(StoreError, match=r"'\.\./\.\./evil' is not a model's id; remove that document"):
         resolve_model("mine", settings)
 
 
