@@ -8,6 +8,14 @@ from typing import Any
 import pytest
 from pages import DOCS
 
+from e3relax_flows.engines import registry
+
+
+@pytest.fixture(autouse=True)
+def _forget_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that a page registers are gone after its test."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
 
 @pytest.fixture(scope="session")
 def hooks() -> Any:
