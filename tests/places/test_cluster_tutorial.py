@@ -32,7 +32,6 @@ RETRAINING = {
     "holdout": "mine",
     "dataset": {"filter": {"dft_only": False}, "val_fraction": 0.3},
     "replay": {"fraction": 0},
-    "gate": {"min_pairs": 2},
     "training": {
         "schedule": {"max_steps": 2, "learning_rate": 0.0003, "warmup_steps": 1}, "val_every": 2, "device": "cpu",
     },
