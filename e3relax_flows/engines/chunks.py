@@ -6,11 +6,10 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobflow import Maker
+from jobflow import Maker, OutputReference
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.engines.base import Engine
+from e3relax_flows.engines.base import Engine, iterate_jobs
 
 
 def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
@@ -30,13 +29,19 @@ def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterato
         try:
             engine.check(structure)
             accepted.append(place)
-        except E3RelaxError as error:
+        except Exception as error:  # the boundary between structures
             yield place, error
     # a copy, because makers write into themselves while they run
     maker: Any = copy.deepcopy(engine.maker)
     relax = getattr(maker, "relax_many", None) or _Each(maker)
     for number, document in relax([structures[place] for place in accepted]):
         yield accepted[number], document
+
+
+def find_large_parts(engine: Engine) -> dict[str, Any]:
+    """Parts of the document of a relaxation by the additional store that its job puts them in, as `JobStore` has it."""
+    job = next(iterate_jobs(engine.make(OutputReference("unknown"))))
+    return {store: "output" if parts is True else parts for store, parts in job._kwargs.items()}
 
 
 class _Each:

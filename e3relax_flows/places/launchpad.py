@@ -20,6 +20,7 @@ COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
 WORKFLOWS_PER_WRITE = 50
 IDS_PER_QUERY = 2000
 GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that nobody runs any more
+NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
 
 
 @dataclass(frozen=True)
@@ -147,3 +148,34 @@ def remove_workflow(pad: Any, fw_ids: Sequence[int]) -> None:
     """Remove a workflow with its fireworks, the fireworks first, since these could be launched without it."""
     pad.fireworks.delete_many({"fw_id": {"$in": list(fw_ids)}})
     pad.workflows.delete_one({"nodes": {"$in": list(fw_ids)}})
+
+
+def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
+    """State and fireworks of the last workflow of each content id, archived and defused ones too."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for start in range(0, len(names), IDS_PER_QUERY):
+        query = {f"metadata.{CONTENT_KEY}": {"$in": list(names[start : start + IDS_PER_QUERY])}}
+        documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
+        for document in sorted(documents, key=lambda item: min(item["nodes"])):
+            for name in list_content(document):
+                found[name] = (document["state"], document["nodes"])
+    return found
+
+
+def defuse(pad: Any, names: Sequence[str]) -> set[str]:
+    """Take workflows that have not started from the workers; the content ids of these, and of what is not there."""
+    states = find_states(pad, names)
+    gone = {name for name in names if name not in states}
+    stopped = {name: min(nodes) for name, (state, nodes) in states.items() if state in NOT_STARTED}
+    for node in sorted(set(stopped.values())):  # one workflow may have several ids
+        pad.defuse_wf(node, defuse_all_states=False)
+    return gone | set(stopped)
+
+
+def rerun(pad: Any, names: Sequence[str]) -> None:
+    """Run workflows by these content ids again from their first fireworks."""
+    nodes = [node for _, all_nodes in find_states(pad, names).values() for node in all_nodes]
+    for document in pad.workflows.find({"nodes": {"$in": nodes}}, {"nodes": 1, "links": 1}):
+        children = {child for all_children in document["links"].values() for child in all_children}
+        for node in set(document["nodes"]) - children:
+            pad.rerun_fw(node)

@@ -11,8 +11,9 @@ from typing import Any
 from jobflow import JobStore
 from monty.json import jsanitize
 
+from e3relax_flows.core.errors import StoreError
 from e3relax_flows.engines.base import Engine
-from e3relax_flows.engines.chunks import relax_structures
+from e3relax_flows.engines.chunks import find_large_parts, relax_structures
 from e3relax_flows.ledger.claims import CLAIM_KEY, ClaimDoc, release_claims, take_claim
 from e3relax_flows.ledger.joining import join_outcome
 from e3relax_flows.ledger.store import find_outcomes, save_outcomes
@@ -64,8 +65,8 @@ def relax_chunk(
     """Relax what of a chunk is not known and nobody else relaxes.
 
     Killed at any moment and called again, it goes on behind the last outcome that was recorded. One relaxation that
-    fails, or reaches its time limit, costs no other. The documents are those of jobs that relax one candidate each:
-    the document of the potential in the job store, the outcome in its store.
+    fails, reaches its time limit, or cannot be recorded costs no other. The documents are those of jobs that relax one
+    candidate each: the document of the potential in the job store, the outcome in its store.
 
     Parameters
     ----------
@@ -84,10 +85,47 @@ def relax_chunk(
     -------
     outcomes
         By id; None where another flow is at it.
+
+    Raises
+    ------
+    StoreError
+        When outcomes could not be recorded, after all were tried; the documents of their relaxations are kept.
     """
     chosen = {
         identify_outcome(entry.prediction.prediction_id, engine.engine_id, entry.kind): entry for entry in entries
     }
+    outcomes, claimed = _claim_open(chosen, workspace)
+    unrecorded: list[str] = []
+    try:
+        for key, outcome in _relax(engine, claimed, jobs):
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                outcome.metadata |= describe_relaxation(claimed[key].prediction, claimed[key].kind)
+                save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
+                release_claims(workspace.claims, [key], claimed[key].owner)
+            except Exception as error:  # the boundary between relaxations
+                unrecorded.append(f"{claimed[key].prediction.id!r}: {type(error).__name__}: {error}")
+                continue
+            del claimed[key]
+            outcomes[key] = outcome
+            if on_outcome is not None:
+                on_outcome(outcome)
+    finally:
+        for key, entry in claimed.items():  # interrupted: free for whoever goes on
+            release_claims(workspace.claims, [key], entry.owner)
+    if unrecorded:
+        raise StoreError(
+            f"{len(unrecorded)} of {len(chosen)} outcomes could not be recorded ({unrecorded[0]}); correct that and "
+            "run the same again: what was relaxed is in the job store"
+        )
+    return {key: outcomes[key] for key in chosen}
+
+
+def _claim_open(
+    chosen: dict[str, ChunkEntry], workspace: Workspace
+) -> tuple[dict[str, OutcomeDoc | None], dict[str, ChunkEntry]]:
+    """What is known or at another flow, and what is claimed now, by id."""
     found = find_outcomes(workspace.outcomes, list(chosen))
     outcomes: dict[str, OutcomeDoc | None] = {}
     claimed: dict[str, ChunkEntry] = {}
@@ -96,22 +134,13 @@ def relax_chunk(
         recorded_by = None if known is None else known.metadata.get(CLAIM_KEY)
         if known is not None and (recorded_by == entry.owner or is_reusable(known, entry.retry_failed)):
             outcomes[key] = known
+            if recorded_by == entry.owner:  # killed before it released it
+                release_claims(workspace.claims, [key], entry.owner)
         elif _claim(workspace, key, entry, recorded_by):
             claimed[key] = entry
         else:
             outcomes[key] = None
-    try:
-        for key, outcome in _relax(engine, claimed, jobs):
-            outcome.metadata = {**describe_relaxation(claimed[key].prediction, claimed[key].kind), **outcome.metadata}
-            save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
-            release_claims(workspace.claims, [key], claimed.pop(key).owner)
-            outcomes[key] = outcome
-            if on_outcome is not None:
-                on_outcome(outcome)
-    finally:
-        for key, entry in claimed.items():  # interrupted: free for whoever goes on
-            release_claims(workspace.claims, [key], entry.owner)
-    return {key: outcomes[key] for key in chosen}
+    return outcomes, claimed
 
 
 def _claim(workspace: Workspace, key: str, entry: ChunkEntry, recorded_by: str | None) -> bool:
@@ -123,24 +152,32 @@ def _claim(workspace: Workspace, key: str, entry: ChunkEntry, recorded_by: str |
 
 
 def _relax(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> Any:
-    """Outcome of each relaxation as it ends, by id; documents go into the job store before."""
+    """Outcome of each relaxation as it ends, by id, or why there is none; documents go into the job store before."""
     keys, structures = [], []
-    for key, entry in entries.items():
+    found = _find_documents(engine, entries, jobs)
+    for key, entry in list(entries.items()):
+        if key in found:
+            yield key, _finish(engine, entry, found[key])
+            continue
         try:
             structures.append(take_start(entry.prediction, entry.kind))
             keys.append(key)
         except Exception as error:  # a prediction without structure
-            yield key, _finish(engine, entry, error)
+            yield key, error
+    parts = find_large_parts(engine) if keys else {}
     for place, document in relax_structures(engine, structures):
         key = keys[place]
         entry = entries[key]
         if not isinstance(document, Exception):
-            _save_document(engine, entry, document, jobs)
+            try:
+                _save_document(engine, entry, document, jobs, parts)
+            except Exception as error:  # one that the store does not take
+                document = error
         yield key, _finish(engine, entry, document)
 
 
 def _finish(engine: Engine, entry: ChunkEntry, document: Any) -> OutcomeDoc:
-    uuids = [_name_job(entry)]
+    uuids = [_name_job(engine, entry)]
     if isinstance(document, Exception):
         outcome = join_failure(engine, entry.prediction, entry.kind, document, uuids)
     else:
@@ -154,14 +191,27 @@ def _finish(engine: Engine, entry: ChunkEntry, document: Any) -> OutcomeDoc:
     return outcome
 
 
-def _name_job(entry: ChunkEntry) -> str:
-    return make_uuid(f"{entry.name}:relax")
+def _name_job(engine: Engine, entry: ChunkEntry) -> str:
+    return make_uuid(f"{entry.name}:{engine.engine_id}")
 
 
-def _save_document(engine: Engine, entry: ChunkEntry, document: Any, jobs: JobStore) -> None:
+def _find_documents(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> dict[str, Any]:
+    """Documents, by id, of relaxations that were done before and have no outcome."""
+    keys = {_name_job(engine, entry): key for key, entry in entries.items()}
+    found = {}
+    for uuid in [raw["uuid"] for raw in jobs.query({"uuid": {"$in": list(keys)}, "output": {"$ne": None}}, ["uuid"])]:
+        try:
+            whole = jobs.query_one({"uuid": uuid}, load=True)
+        except KeyError:  # a large part is missing: it was killed between the two
+            continue
+        found[keys[uuid]] = whole["output"] if whole else None
+    return found
+
+
+def _save_document(engine: Engine, entry: ChunkEntry, document: Any, jobs: JobStore, parts: dict[str, Any]) -> None:
     """Write the document of a relaxation as the job of it alone would have left it."""
     raw = {
-        "uuid": _name_job(entry),
+        "uuid": _name_job(engine, entry),
         "index": 1,
         "output": jsanitize(document, strict=True, enum_values=True, allow_bson=True),
         "completed_at": datetime.now().isoformat(),
@@ -169,4 +219,4 @@ def _save_document(engine: Engine, entry: ChunkEntry, document: Any, jobs: JobSt
         "hosts": [entry.flow] if entry.flow else [],
         "name": engine.maker.name,
     }
-    jobs.update(raw, key=["uuid", "index"])
+    jobs.update(raw, key=["uuid", "index"], save=parts)

@@ -14,6 +14,7 @@ from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.prerelax.chunk import ChunkEntry, relax_chunk
 from e3relax_flows.prerelax.record import OUTCOME_JOB
+from e3relax_flows.prerelax.relax import make_uuid
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow
 from e3relax_flows.screening.flows import is_open, name_candidate
@@ -35,23 +36,23 @@ def split_rows(screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow]) -> list
 
 def relax_rows(
     screen: ScreenDoc, rows: Sequence[ScreenRow], workspace: Workspace, jobs: JobStore, on_job: OnJob | None = None
-) -> None:
-    """Relax candidates here, from those of their starts whose outcome is not known; see `relax_chunk`.
+) -> list[JobReport]:
+    """Relax candidates here, from those of their starts whose outcome is not known; what no outcome says went wrong.
 
-    Raises
-    ------
-    StoreError
-        When a prediction is not in the store.
+    A prediction that is not in the store, or an outcome that could not be recorded, costs no other; see `relax_chunk`.
     """
     maker = read_maker(screen)
     predictions = find_predictions(workspace.predictions, [str(row.prediction_id) for row in rows])
-    entries = []
+    entries: list[ChunkEntry] = []
+    broken: list[JobReport] = []
     for row in rows:
         if (prediction := predictions.get(str(row.prediction_id))) is None:
-            raise StoreError(
+            error = (
                 f"prediction {row.prediction_id!r} is not in {describe_store(workspace.predictions)}; all workers must "
                 "share their stores: compare `e3relax doctor` on them"
             )
+            broken.append(_report_broken(name_candidate(row), error))
+            continue
         flow = row.submitted.flow if row.submitted else None
         build = partial(
             ChunkEntry,
@@ -65,7 +66,18 @@ def relax_rows(
             if is_open(planned)
         ]
     report = None if on_job is None else partial(_report, maker.engine.maker.name, on_job)
-    relax_chunk(maker.engine, entries, workspace, jobs, report)
+    try:
+        relax_chunk(maker.engine, entries, workspace, jobs, report)
+    except StoreError as error:
+        broken.append(_report_broken(name_candidate(rows[0]), str(error)))
+    if on_job is not None:
+        for failure in broken:
+            on_job(failure)
+    return broken
+
+
+def _report_broken(name: str, error: str) -> JobReport:
+    return JobReport(OUTCOME_JOB, make_uuid(name), 1, error, error, {})
 
 
 def _report(name: str, on_job: OnJob, outcome: OutcomeDoc) -> None:

@@ -27,9 +27,11 @@ from e3relax_flows.places.launchpad import (
     Placed,
     add_workflows,
     convert_flow,
+    defuse,
     find_placed,
-    list_content,
+    find_states,
     open_launchpad,
+    rerun,
 )
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.places.one_task import OnceJobTask
@@ -51,10 +53,8 @@ from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.screening.local import relax_here
 from e3relax_flows.screening.place import ScreenPlace
 from e3relax_flows.screening.store import find_screen, load_row, load_rows, open_screen_stores
-from e3relax_flows.stores.opening import IDS_PER_QUERY
 
 ADVANCE_NAME, CANDIDATE_NAME = "e3r advance", "e3r candidate"
-NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
 ENDED, NEVER = ("COMPLETED", "FIZZLED"), ("ARCHIVED", "DEFUSED")  # states of workflows
 GONE: tuple[str, list[int]] = ("ARCHIVED", [])
 
@@ -151,15 +151,23 @@ class ChunkTask(FireTaskBase):
     launchpad: LaunchPad | None = None  # set by the worker
 
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
-        """Do it; that a relaxation failed is an outcome."""
+        """Do it; that a relaxation failed is an outcome.
+
+        Raises
+        ------
+        EngineError
+            When a candidate has no prediction, or its outcome could not be recorded; after all others have ended.
+        """
         with open_workspace() as workspace:
             stores = workspace.get(open_screen_stores)
             screen, rows = find_screen(stores, self["screen_id"]), load_rows(stores, self["row_keys"])
             jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
             jobs.connect()
-            relax_rows(screen, rows, workspace, jobs, _print_failure)
+            broken = relax_rows(screen, rows, workspace, jobs, _print_failure)
             if self["advance"]:
                 _advance(workspace, screen, Ended(row_keys=tuple(self["row_keys"])), self.launchpad)
+        if broken:
+            raise EngineError(f"{broken[0].error}; correct that, and type `lpad rerun_fws -s FIZZLED`")
 
 
 class CandidateTask(FireTaskBase):
@@ -331,38 +339,6 @@ def open_fireworks_place(settings: E3RelaxSettings, purpose: str) -> Iterator[Fi
     """The launchpad that FireWorks' own configuration names; see `open_launchpad`."""
     with open_launchpad(purpose) as pad:
         yield FireworksPlace(pad, settings)
-
-
-def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
-    """State and fireworks of the last workflow of each content id, archived and defused ones too."""
-    found: dict[str, tuple[str, list[int]]] = {}
-    for start in range(0, len(names), IDS_PER_QUERY):
-        query = {f"metadata.{CONTENT_KEY}": {"$in": list(names[start : start + IDS_PER_QUERY])}}
-        documents = list(pad.workflows.find(query, {"nodes": 1, "state": 1, "metadata": 1}))
-        for document in sorted(documents, key=lambda item: min(item["nodes"])):
-            for name in list_content(document):
-                found[name] = (document["state"], document["nodes"])
-    return found
-
-
-def defuse(pad: Any, names: Sequence[str]) -> set[str]:
-    """Take workflows that have not started from the workers; the content ids of these, and of what is not there."""
-    states = find_states(pad, names)
-    gone = {name for name in names if name not in states}
-    for name, (state, nodes) in states.items():
-        if state in NOT_STARTED:
-            pad.defuse_wf(min(nodes), defuse_all_states=False)
-            gone.add(name)
-    return gone
-
-
-def rerun(pad: Any, names: Sequence[str]) -> None:
-    """Run workflows by these content ids again from their first fireworks."""
-    nodes = [node for _, all_nodes in find_states(pad, names).values() for node in all_nodes]
-    for document in pad.workflows.find({"nodes": {"$in": nodes}}, {"nodes": 1, "links": 1}):
-        children = {child for all_children in document["links"].values() for child in all_children}
-        for node in set(document["nodes"]) - children:
-            pad.rerun_fw(node)
 
 
 def _build_launch(row: ScreenRow, advance: bool, settings: E3RelaxSettings) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from jobflow import Maker
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows import Engine, open_workspace
+from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines import get_engine
 from e3relax_flows.ledger.claims import ClaimDoc, find_claims, take_claim
@@ -144,6 +145,68 @@ def test_what_another_flow_relaxes_is_left_to_it(workspace):
     assert outcomes[key] is None
     assert [outcome.state.value for outcome in outcomes.values() if outcome] == ["successful"]
     assert list(find_claims(workspace.claims)) == [key]
+
+
+def test_large_parts_are_where_a_job_of_its_own_leaves_them(settings, tmp_path):
+    """A database that takes no document over 16 MB takes the trajectory of one."""
+    (entry,) = make_entries("Pt")
+    maker = EmtRelaxMaker(relax_kwargs={"fmax": 0.02}, store_trajectory="full")
+    with open_workspace(settings) as workspace:
+        save_predictions(workspace.predictions, [entry.prediction])
+        relax_chunk(ChunkEngine(maker=maker), [entry], workspace, workspace.jobs)
+    with open_job_store(settings) as jobs:
+        run_flow_locally(
+            claim_relaxation(EmtEngine(maker=maker), entry.prediction, entry.kind), jobs, tmp_path / "jobs"
+        )
+        ours, other = jobs.query({"name": maker.name}, ["output"])
+        assert "blob_uuid" in ours["output"]["objects"]["trajectory"]
+        assert ours["output"]["objects"]["trajectory"].keys() == other["output"]["objects"]["trajectory"].keys()
+        ours, other = jobs.query({"name": maker.name}, ["output"], load=True)
+        frames = [document["output"]["objects"]["trajectory"]["frame_properties"] for document in (ours, other)]
+        assert frames[0] == frames[1]
+
+
+def test_what_was_killed_between_its_records_is_not_relaxed_again(workspace, tmp_path, monkeypatch):
+    """Copper was recorded and its claim was not released; of silver there is the document alone."""
+    monkeypatch.chdir(tmp_path)
+    engine: Engine = StoppableEngine()
+    entries = make_entries("Cu", "Ag")
+    first = relax_chunk(engine, entries, workspace, workspace.jobs)
+    copper, silver = first
+    claim = ClaimDoc(claim_id=copper, owner=entries[0].owner, flow="f-1", manager="fireworks")
+    assert take_claim(workspace.claims, claim) is None
+    workspace.outcomes.remove_docs({"outcome_id": silver})
+    before = {raw["uuid"]: raw["completed_at"] for raw in workspace.jobs.query({}, ["uuid", "completed_at"])}
+    again = relax_chunk(engine, entries, workspace, workspace.jobs)
+    after = {raw["uuid"]: raw["completed_at"] for raw in workspace.jobs.query({}, ["uuid", "completed_at"])}
+    assert (after, len(after)) == (before, 2)
+    assert again[silver].result.energy == first[silver].result.energy
+    assert again[silver].result.relaxed == first[silver].result.relaxed
+    assert find_claims(workspace.claims) == {}
+
+
+def test_what_cannot_begin_costs_no_other(workspace):
+    """A prediction without a structure, and a check that breaks."""
+
+    @dataclass
+    class Fragile(ChunkEngine):
+        def check(self, structure: Structure) -> None:
+            if structure[0].specie.symbol == "Pt":
+                raise ZeroDivisionError("of the check")
+
+    entries = make_entries("Cu", "Pt", "Al", "Ag")
+    lost = entries[2].prediction.model_copy(update={"structure": None, "message": "it was lost"})
+    entries[2] = replace(entries[2], prediction=lost)
+    with pytest.raises(StoreError, match=r"^1 of 4 outcomes could not be .* \('Al': StructureError: .*it was lost"):
+        relax_chunk(Fragile(), entries, workspace, workspace.jobs)
+    outcomes = {outcome.prediction_id: outcome for outcome in find_outcomes(workspace.outcomes).values()}
+    assert {name: outcome.state.value for name, outcome in outcomes.items()} == {
+        "p-Cu": "successful",
+        "p-Pt": "failed",
+        "p-Ag": "successful",
+    }
+    assert outcomes["p-Pt"].message == "ZeroDivisionError: of the check"
+    assert find_claims(workspace.claims) == {}
 
 
 def test_a_potential_relaxes_a_chunk_and_keeps_to_its_limits(workspace):
