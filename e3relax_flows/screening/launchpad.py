@@ -316,7 +316,7 @@ class FireworksPlace(ScreenPlace):
     def _add_launches(
         self, screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow], advance: bool
     ) -> dict[str, Placed]:
-        """Add the workflows of candidates that are relaxed many in one launch; what is there now, by candidate."""
+        """Add the workflows of candidates that are relaxed many in one launch; the placed ones by candidate."""
         with hold_submission(self.settings):
             names = {name_candidate(row): row for row in rows}
             known = {key: placed for key, placed in find_placed(self.pad, list(names)).items() if placed.is_whole}

@@ -136,12 +136,14 @@ def run_training(config: Path, launch: LaunchConfig) -> Run:
     if not command:
         result = launch_training(settings, lambda record: logger.info("%s", format_record(record)))
         return Run(not result.is_stopped, result.trainer.stopped, command)
+    before = read_last_event(settings.out / LOG_FILE)
     code = _run_processes(command, config.with_name(OUTPUT_FILE))
     # torchrun gives 1 whenever a process does not give 0, so the log is asked for the reason
     if code == 0:
         return Run(True, None, command)
     last = read_last_event(settings.out / LOG_FILE)
-    if last.get("event") == "stop" and code in (1, EXIT_CONTINUE):
+    # below 0: torchrun itself was ended by a signal after its processes had saved
+    if last.get("event") == "stop" and (code in (1, EXIT_CONTINUE) or (code < 0 and last != before)):
         return Run(False, str(last.get("reason")), command)
     output = config.with_name(OUTPUT_FILE)
     raise ModelError(

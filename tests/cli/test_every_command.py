@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from e3relax_flows.cli.app import app
 
-READING = ("doctor", "screen status", "campaign status", "models history", "models list", "models show")
+READING = ("doctor", "screen status", "screen watch", "campaign status", "models history", "models list", "models show")
 # these write one file, which -o names, and nothing else
 ONE_FILE = ("table", "evaluate")
 NO_DRY_RUN = {*READING, "data show", "data holdouts", *ONE_FILE}

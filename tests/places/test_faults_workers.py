@@ -70,7 +70,6 @@ def test_workers_killed_in_a_chunk_and_in_a_relaxation(
     with closing((pad := campaign.open_pad()).connection):
         worker = campaign.start("rapidfire", "--nlaunches", "0")
         wait_for(lambda: find_running(pad, "e3r predict"))
-        time.sleep(0.3)
         kill(worker)
         assert len(recover()) == 1
         (folder / HOLD).touch()
