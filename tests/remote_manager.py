@@ -6,7 +6,7 @@ import sys
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import mongomock_ng
 import pytest
@@ -29,7 +29,9 @@ class Sent(list[Flow]):
 
 
 class WorkerOfProject:
-    """A worker whose scheduler knows two keys of resources."""
+    """A worker whose scheduler knows two keys of resources, and that asks for one by itself."""
+
+    resources: ClassVar = {"time": "1:00:00"}
 
     def get_scheduler_io(self) -> Any:
         return SimpleNamespace(header_template="#SBATCH --time=$${time} #SBATCH --gres=$${gres}")

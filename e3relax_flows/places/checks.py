@@ -17,7 +17,7 @@ from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import open_stores
-from e3relax_flows.places.remote import list_resource_keys
+from e3relax_flows.places.remote import list_own_resources, list_resource_keys
 from e3relax_flows.stores.opening import describe_store, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
 
@@ -226,6 +226,16 @@ def _check_resources(project: Any, role: Role, worker: WorkerConfig) -> Iterator
             f"role {role} gives the resources {', '.join(unknown)}, which the scheduler of worker "
             f"{worker.worker or next(iter(project.workers))!r} of project {project.name!r} does not know (known: "
             f"{', '.join(known) or 'none'}); correct `resources` of {role} in WORKERS of ~/.e3relax.yaml"
+        )
+        return
+    left_out = sorted(set(list_own_resources(project, worker)) - set(worker.resources or {}))
+    if left_out:
+        yield Problem(
+            f"role {role} gives resources without {', '.join(left_out)}, and jobflow-remote takes them in place of "
+            f"those of its worker, not beside them; write {', '.join(left_out)} into `resources` of {role} in WORKERS "
+            "of ~/.e3relax.yaml, or leave `resources` out there",
+            is_fatal=False,
+            is_first_only=True,
         )
 
 

@@ -138,7 +138,16 @@ def open_remote_jobs(name: str | None = None) -> Iterator[JobStore | None]:
 
 def list_resource_keys(project: Any, worker: WorkerConfig) -> list[str]:
     """Keys of resources that the scheduler of a role's worker knows."""
-    config = project.workers[worker.worker or next(iter(project.workers))]
+    config = _find_worker(project, worker)
     template = require("qtoolkit.io.base", "remote", "--submit remote").QTemplate
     known = template(config.get_scheduler_io().header_template).get_identifiers()
     return sorted(set(known) - set(GENERATED))
+
+
+def list_own_resources(project: Any, worker: WorkerConfig) -> list[str]:
+    """Keys of resources that the project gives to jobs of a role's worker that bring none."""
+    return sorted(_find_worker(project, worker).resources or {})
+
+
+def _find_worker(project: Any, worker: WorkerConfig) -> Any:
+    return project.workers[worker.worker or next(iter(project.workers))]

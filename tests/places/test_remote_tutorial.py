@@ -77,7 +77,9 @@ def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[s
     assert reset.startswith("jf admin reset")
     terminal.type(reset)
     wrong = terminal.type(doctor, code=1)  # the resources are those of SLURM, the workers are shells
-    assert re.search(r"role predict gives the resources gres, time, which the scheduler of worker\s+'gpu'", wrong)
+    assert re.search(
+        r"role train gives the resources gres, nodes, partition, time, which the\s+scheduler\s+of\s+worker", wrong
+    )
     content = yaml.safe_load(settings.read_text())
     for worker in content["WORKERS"].values():
         worker.pop("resources", None)

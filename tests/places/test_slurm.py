@@ -11,6 +11,7 @@ from pathlib import Path
 import pymongo
 import pytest
 import yaml
+from pymatgen.core import Lattice, Structure
 from slurm import Slurm, slurm  # noqa: F401
 from test_cluster_tutorial import Terminal, read_commands, replace_in, terminal, wait_for, write_screen  # noqa: F401
 
@@ -43,22 +44,24 @@ echo $? > code
 """
 
 
+def write_metals(folder: Path) -> None:
+    """Two candidates."""
+    folder.mkdir()
+    for element in ELEMENTS:
+        half = 1.04 * EMT_LATTICES[element] / 2
+        cell = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        Structure(cell, [element], [[0, 0, 0]]).to(str(folder / f"{element}.vasp"), fmt="poscar")
+
+
 def test_a_screen_runs_in_allocations_that_qlaunch_asks_for(
     terminal: Terminal,  # noqa: F811
     slurm: Slurm,  # noqa: F811
     server: tuple[str, int],
 ) -> None:
     """The CPU kind in one partition and the GPU kind in another; an allocation ends when no job is ready."""
-    from pymatgen.core import Lattice, Structure
-
     terminal.variables |= slurm.environment
     replace_in(terminal.clone / "configs" / "fireworks", SMALLER)
-    folder = terminal.clone / "candidates"
-    folder.mkdir()
-    for element in ELEMENTS:
-        half = 1.04 * EMT_LATTICES[element] / 2
-        cell = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
-        Structure(cell, [element], [[0, 0, 0]]).to(str(folder / f"{element}.vasp"), fmt="poscar")
+    write_metals(terminal.clone / "candidates")
     write_screen(terminal.clone)
     terminal.type("\n".join(["set -e", *read_commands("mkdir -p ~/.fireworks")]))
     activate = terminal.home / "venv" / "bin" / "activate"  # the environment of a login, not of this process

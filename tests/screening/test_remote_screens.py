@@ -12,8 +12,10 @@ from remote_manager import Sent
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
+from e3relax_flows.places.checks import check_remote_project
 from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.places.submission import submit_many
 from e3relax_flows.schemas.screens import CandidateState
@@ -176,6 +178,13 @@ def test_resources_that_the_scheduler_does_not_know_are_named_before_anything_is
     with pytest.raises(ConfigError, match=r"role dft gives the resources walltime.*'cpu'.*known: gres, time"):
         start_screen(screen_id, settings)
     assert sent == []
+
+
+def test_resources_that_take_those_of_the_worker_away_are_warned_of(sent: Sent) -> None:
+    workers = {Role.DFT: WorkerConfig(worker="cpu", resources={"gres": "gpu:1"})}
+    (problem,) = check_remote_project(sent.project, workers)
+    assert problem.message.startswith("role dft gives resources without time")
+    assert (problem.is_fatal, problem.is_first_only) == (False, True)
 
 
 def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
