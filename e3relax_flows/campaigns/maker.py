@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
@@ -31,6 +31,7 @@ from e3relax_flows.campaigns.results import (
 from e3relax_flows.campaigns.store import find_campaign, list_scored, load_generation, open_campaign_stores
 from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PREDICT_JOB
@@ -82,6 +83,8 @@ class CampaignMaker(Maker):
     >>> [job.name for job, _ in CampaignMaker(config=config, engine=EmtEngine()).make("an id").iterflow()]
     ['e3r generation']
     """
+
+    opens: ClassVar = (open_campaign_stores, open_claim_store, *RetrainMaker.opens)  # before a submission
 
     config: CampaignConfig = field(kw_only=True)
     engine: Engine = field(kw_only=True)

@@ -1,8 +1,9 @@
-"""`e3relax screen watch ID`: a live view of a screen from its stores; nothing is changed, and no worker is asked."""
+"""`e3relax screen watch ID`: a live view of a screen from its stores, and of its workers; nothing is changed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from e3relax_flows.cli import console
 from e3relax_flows.cli.options import JsonOption
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.errors import ConfigError, E3RelaxError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -28,9 +29,9 @@ def watch(
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.5, metavar="SECONDS")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a screen: candidates by state, rate, time left, savings so far, the last failures.
+    """Watch a screen: candidates by state, rate, time left, workers, savings so far, the last failures.
 
-    It reads the stores only. Ctrl-C ends the view, not the screen; where the screen has ended, so does the view.
+    It changes nothing. Ctrl-C ends the view, not the screen; where the screen has ended, so does the view.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.ledger.store import open_outcome_store
@@ -43,19 +44,35 @@ def watch(
     with open_screen_stores(settings) as stores, open_outcome_store(settings) as outcomes:
         view = view_screen(stores, outcomes, name)
         if as_json:
-            console.print_json(dump_view(view))
+            console.print_json({**dump_view(view), "workers": list_workers(view)})
             return
         if once:
-            console.out.print(render_view(view))
+            console.out.print(render_view(view, list_workers(view)))
             return
         from rich.live import Live
 
-        with suppress(KeyboardInterrupt), Live(render_view(view), console=console.out, auto_refresh=False) as live:
+        first = render_view(view, list_workers(view))
+        with suppress(KeyboardInterrupt), Live(first, console=console.out, auto_refresh=False) as live:
             while not view.has_ended:
                 began = time.monotonic()
                 view = view_screen(stores, outcomes, str(view.screen.screen_id))
-                live.update(render_view(view), refresh=True)
+                live.update(render_view(view, list_workers(view)), refresh=True)
                 time.sleep(max(every, SHARE * (time.monotonic() - began)))
+
+
+def list_workers(view: ScreenView) -> list[str]:
+    """Jobs ready by who may take them, and when a worker was last seen, as `status` has it; none at its end.
+
+    A manager that cannot be asked does not end the view.
+    """
+    from e3relax_flows.places.activity import describe_activity
+
+    if view.has_ended:
+        return []
+    try:
+        return describe_activity(str(view.screen.place))
+    except E3RelaxError as error:
+        return [f"workers are not known: {error}"]
 
 
 def dump_view(view: ScreenView) -> dict[str, Any]:
@@ -75,8 +92,8 @@ def dump_view(view: ScreenView) -> dict[str, Any]:
     }
 
 
-def render_view(view: ScreenView) -> Group:
-    """Lines and tables for a terminal."""
+def render_view(view: ScreenView, workers: Sequence[str] = ()) -> Group:
+    """Lines and tables for a terminal; `workers` are lines on those of its place."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
@@ -91,6 +108,7 @@ def render_view(view: ScreenView) -> Group:
     for state, count in view.counts.items():
         funnel.add_row(console.color_word(state), str(count), "█" * max(round(40 * count / max(total, 1)), 1))
     lines: list[Any] = [console.plain(head), funnel, console.plain(_describe_pace(view))]
+    lines += map(console.plain, workers)
     lines += map(console.plain, _list_savings(view))
     if view.failures:
         failures = Table(box=SIMPLE_HEAD, title="last failures", title_justify="left")

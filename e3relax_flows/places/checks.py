@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,19 @@ class Problem:
     is_first_only: bool = False
 
 
-def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
-    """Whether the stores can be opened here, and by the workers as far as that is known here."""
+def check_stores(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job] = ()) -> Iterator[Problem]:
+    """Whether the stores can be opened here, and by the workers as far as that is known here.
+
+    Besides predictions and outcomes these are the stores that makers of the flows open: they name the functions that
+    open them in `opens`.
+    """
     try:
         with open_stores(settings) as stores:
             embedded = [store for store in (stores.predictions, stores.outcomes) if isinstance(store, SQLiteStore)]
             servers = [store for store in (stores.predictions, stores.outcomes) if type(store) is MongoStore]
+        for open_one in _list_openers(flows):
+            with open_one(settings):
+                pass
     except E3RelaxError as error:
         yield Problem(str(error))
         return
@@ -71,6 +79,12 @@ def check_stores(settings: E3RelaxSettings, place: str) -> Iterator[Problem]:
             is_fatal=False,
             is_first_only=True,
         )
+
+
+def _list_openers(flows: Sequence[Flow | Job]) -> list[Callable[[E3RelaxSettings], AbstractContextManager[Any]]]:
+    """Functions that open what jobs of flows write, each once."""
+    makers = {type(job.maker) for flow in flows for job in iterate_jobs(flow)}
+    return list(dict.fromkeys(opener for maker in makers for opener in getattr(maker, "opens", ())))
 
 
 def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:

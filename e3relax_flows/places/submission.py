@@ -170,7 +170,7 @@ def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
 def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
     """What stands against submitting flows, as far as it does not depend on what is at the place."""
     return [
-        *check_stores(settings, where),
+        *check_stores(settings, where, flows),
         *check_job_store(settings, where, flows),
         *check_potcars(where, flows),
     ]

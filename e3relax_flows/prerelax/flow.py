@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jobflow import Flow, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.ledger.store import find_outcomes, save_outcomes, save_predictions
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.judges import check_judge
@@ -53,6 +54,8 @@ class PrerelaxFlowMaker(Maker):
     >>> [job.name for job, _ in flow.iterflow()]
     ['e3r predict', 'e3r dispatch']
     """
+
+    opens: ClassVar = (open_claim_store,)  # before a submission
 
     name: str = "e3r candidate"
     prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)

@@ -78,6 +78,14 @@ def open_weights(settings: E3RelaxSettings) -> Weights:
     return StoredWeights(store, settings.DATA_DIR / CACHE_DIR)
 
 
+@contextmanager
+def hold_weights(settings: E3RelaxSettings) -> Iterator[Weights]:
+    """The place of weights, when it can be used; errors are those of `Weights.check`."""
+    weights = open_weights(settings)
+    weights.check()
+    yield weights
+
+
 @dataclass(frozen=True)
 class FolderWeights:
     """Model folders below `root`: one called by its model id for each that was registered from elsewhere."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
 from e3relax_flows.core.errors import ModelError
 from e3relax_flows.core.settings import load_settings
+from e3relax_flows.pairs.dataset_store import open_dataset_stores
+from e3relax_flows.pairs.store import open_pair_stores
+from e3relax_flows.registry.judgements import open_judgements
+from e3relax_flows.registry.store import open_alias_store, open_model_store
+from e3relax_flows.registry.weights import hold_weights
 from e3relax_flows.retraining.judging import (
     CHOOSE_JOB,
     COLLECT_JOB,
@@ -54,6 +59,10 @@ class RetrainMaker(Maker):
     >>> [job.name for job in flow.jobs]
     ['e3r snapshot', 'e3r train', 'e3r choose', 'e3r evaluate', 'e3r evaluate', 'e3r gate', 'e3r promote']
     """
+
+    opens: ClassVar = (
+        open_pair_stores, open_dataset_stores, open_model_store, open_alias_store, open_judgements, hold_weights
+    )  # before a submission  # fmt: skip
 
     config: RetrainConfig = field(kw_only=True)
     name: str = "e3r retrain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jobflow import Flow, Maker, job
 from pymatgen.core import Structure
@@ -14,6 +14,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.spool import pack_structure, unpack_structure
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines.base import Engine
+from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.starts import OnRefuse, StartRules
@@ -25,6 +26,7 @@ from e3relax_flows.screening.in_flow import (
     summarize_screen,
 )
 from e3relax_flows.screening.jobs import predict_chunk
+from e3relax_flows.screening.store import open_screen_stores
 
 
 @dataclass
@@ -81,6 +83,8 @@ class ScreenMaker(Maker):
     >>> [job.name for job, _ in maker.make([copper], ["copper"]).iterflow()]
     ['e3r register', 'e3r predict', 'e3r plan', 'e3r dispatch', 'e3r summary']
     """
+
+    opens: ClassVar = (open_screen_stores, open_claim_store)  # before a submission
 
     name: str = "e3r screen"
     prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)

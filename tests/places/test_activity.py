@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import closing
 from datetime import UTC, datetime
 
+import fireworks.core.launchpad
 import pytest
 from launchpads import Campaign
 from remote_manager import Sent
 from test_launchpad_screens import load, register
 
+from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.places.activity import describe_activity, find_last_ping
 from e3relax_flows.places.checks import check_stores
@@ -18,7 +21,10 @@ from e3relax_flows.screening.control import resume_screen, start_screen
 
 
 def test_a_launchpad_without_workers_is_named(
-    campaign: Campaign, settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch
+    campaign: Campaign,
+    settings: E3RelaxSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Jobs ready by category; since when nobody has pinged; nothing of it once a worker runs."""
     monkeypatch.setenv("E3RELAX_WORKERS", '{"predict": {"category": "gpu"}, "light": {"category": "light"}}')
@@ -27,6 +33,10 @@ def test_a_launchpad_without_workers_is_named(
     first = start_screen(screen_id, settings)
     ready, nobody = describe_activity("fireworks")
     assert ready == "launchpad: jobs ready: 2 gpu; 0 running"
+    watch(screen_id, as_json=True)
+    assert json.loads(capsys.readouterr().out)["workers"] == [ready, nobody]
+    watch(screen_id, once=True)
+    assert "launchpad: jobs ready: 2 gpu; 0 running" in capsys.readouterr().out
     assert "no worker has ever run here" in nobody
     campaign.drain_some(1)
     ready, nobody = describe_activity("fireworks")
@@ -38,6 +48,12 @@ def test_a_launchpad_without_workers_is_named(
         assert abs((datetime.now(UTC) - last).total_seconds()) < 120
         pad.launches.update_many({}, {"$set": {"state": "RUNNING"}})
     assert describe_activity("fireworks")[1].startswith("a worker has last pinged")
+    with monkeypatch.context() as elsewhere:  # a machine with another launchpad, which was never set up
+        pad_file = campaign.folder / "my_launchpad.yaml"
+        pad_file.write_text(json.dumps(json.loads(campaign.pad_file.read_text()) | {"name": "e3r_nothing"}))
+        elsewhere.setattr(fireworks.core.launchpad, "LAUNCHPAD_LOC", str(pad_file))
+        watch(screen_id, as_json=True)
+    assert json.loads(capsys.readouterr().out)["workers"][0].startswith("workers are not known: the launchpad takes no")
     resume_screen(screen_id, settings)
     again = start_screen(screen_id, settings)
     assert load(settings, screen_id).phase == "predicting"

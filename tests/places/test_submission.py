@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from contextlib import closing
@@ -15,11 +16,15 @@ from jobflow import Flow, job
 from launchpads import Campaign
 from remote_manager import Sent
 
+from e3relax_flows import CampaignMaker, RetrainMaker
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger import claims as ledger_claims
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
 from e3relax_flows.places.submission import identify_flow, submit, submit_many
+from e3relax_flows.testing import EmtEngine
+
+IMPATIENT = {"serverSelectionTimeoutMS": 100}
 
 
 @job
@@ -84,6 +89,27 @@ def test_a_launchpad_gets_the_flow_once_until_it_is_done(campaign: Campaign) -> 
         assert pad.workflows.count_documents({}) == 3
         specs = json.dumps([pad.get_fw_dict_by_id(number)["spec"] for number in pad.get_fw_ids()], default=str)
         assert "password" not in specs
+
+
+@pytest.mark.parametrize("setting", ["PAIR_STORE", "MODEL_STORE", "WEIGHTS_STORE"])
+@pytest.mark.parametrize("kind", ["retraining", "campaign"])
+def test_stores_that_a_flow_writes_are_opened_before_it_is_submitted(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch, setting: str, kind: str
+) -> None:
+    """Their names are in the message; a flow that does not write them is submitted."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        place = {"host": "127.0.0.1", "port": unused.getsockname()[1], "database": "gone", "collection_name": "gone"}
+    store = {"type": "GridFSStore" if setting == "WEIGHTS_STORE" else "MongoStore", **place}
+    monkeypatch.setenv(f"E3RELAX_{setting}", json.dumps(store | {"mongoclient_kwargs": IMPATIENT}))
+    retrain = RetrainMaker(config={"holdout": "mine"})
+    config = {"engine": "emt", "inputs": ["pool"], "labels": 4, "retraining": {"holdout": "mine"}}
+    campaign = CampaignMaker(config=config, engine=EmtEngine(), retrain=retrain)
+    flow = retrain.make() if kind == "retraining" else campaign.make("an id")
+    with pytest.raises(ConfigError, match=rf"(?s)nothing was submitted: .*gone.*{setting}"):
+        submit(flow, "remote")
+    assert sent == []
+    submit(make_flow(), "remote")
+    assert len(sent) == 1
 
 
 def test_a_killed_submission_is_mended(campaign: Campaign) -> None:
