@@ -28,6 +28,7 @@ ELSEWHERE = {
     "lpad",
     "rlaunch",
     "qlaunch",
+    "sbatch",
     "jf",
     "torchrun",
     "podman",

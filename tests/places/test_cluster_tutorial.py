@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pymongo
 import pytest
@@ -22,7 +23,7 @@ from e3relax_flows.testing import EMT_LATTICES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "tutorials" / "cluster.md").read_text(encoding="utf-8")
-ENGINE = {
+ENGINE: dict[str, Any] = {
     "maker": "atomate2.ase.jobs:EmtRelaxMaker",
     "settings": {"relax_kwargs": {"fmax": 0.005}, "steps": 200, "relax_cell": True},
 }
@@ -146,10 +147,10 @@ def write_candidates(folder: Path) -> None:
     bad.to(str(folder / "bad.vasp"), fmt="poscar")
 
 
-def write_screen(folder: Path) -> None:
+def write_screen(folder: Path, engine: dict[str, Any] = ENGINE) -> None:
     """The page's file, with an engine that this machine has."""
     (text,) = re.findall(r"<!-- file: screen.yaml -->\n```yaml\n(.*?)```", PAGE, re.DOTALL)
-    content = {**yaml.safe_load(text), "engine": ENGINE, "chunk_size": 4, "one_launch": True}
+    content = {**yaml.safe_load(text), "engine": engine, "chunk_size": 4, "one_launch": True}
     content["limits"] |= {"max_in_flight": 3}
     (folder / "screen.yaml").write_text(yaml.safe_dump(content))
 

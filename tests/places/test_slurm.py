@@ -1,4 +1,4 @@
-"""On a real SLURM: a screen through `qlaunch` and our queue adapters; two ranks, stopped by a walltime, that go on."""
+"""On a real SLURM: a screen through `qlaunch`, and by arrays of workers that end in it; a training that is stopped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pymongo
 import pytest
 import yaml
+from fault_engine import FOLDER, HOLD, count_relaxations
 from pymatgen.core import Lattice, Structure
 from slurm import Slurm, slurm  # noqa: F401
-from test_cluster_tutorial import Terminal, read_commands, replace_in, terminal, wait_for, write_screen  # noqa: F401
+from test_cluster_tutorial import ENGINE, Terminal, read_commands, replace_in, terminal, wait_for, write_screen  # noqa: F401
 
 from e3relax_flows.testing import EMT_LATTICES
 
@@ -53,23 +55,28 @@ def write_metals(folder: Path) -> None:
         Structure(cell, [element], [[0, 0, 0]]).to(str(folder / f"{element}.vasp"), fmt="poscar")
 
 
+def submit_metals(terminal: Terminal, slurm: Slurm, engine: dict[str, Any]) -> None:  # noqa: F811
+    """What the page says before workers are started, on the login node of a cluster."""
+    terminal.variables |= slurm.environment
+    replace_in(terminal.clone / "configs" / "fireworks", SMALLER)
+    write_metals(terminal.clone / "candidates")
+    write_screen(terminal.clone, engine)
+    terminal.type("\n".join(["set -e", *read_commands("mkdir -p ~/.fireworks")]))
+    activate = terminal.home / "venv" / "bin" / "activate"  # the environment of a login, not of this process
+    activate.parent.mkdir(parents=True)
+    names = {"HOME", "PATH", "PYTHONPATH", "FW_CONFIG_FILE", "SLURM_CONF", FOLDER} & terminal.variables.keys()
+    activate.write_text("".join(f"export {name}={terminal.variables[name]}\n" for name in sorted(names)))
+    terminal.type(read_commands("lpad reset")[0])
+    terminal.type(read_commands("e3relax screen screen.yaml --submit fireworks --dry-run")[1])
+
+
 def test_a_screen_runs_in_allocations_that_qlaunch_asks_for(
     terminal: Terminal,  # noqa: F811
     slurm: Slurm,  # noqa: F811
     server: tuple[str, int],
 ) -> None:
     """The CPU kind in one partition and the GPU kind in another; an allocation ends when no job is ready."""
-    terminal.variables |= slurm.environment
-    replace_in(terminal.clone / "configs" / "fireworks", SMALLER)
-    write_metals(terminal.clone / "candidates")
-    write_screen(terminal.clone)
-    terminal.type("\n".join(["set -e", *read_commands("mkdir -p ~/.fireworks")]))
-    activate = terminal.home / "venv" / "bin" / "activate"  # the environment of a login, not of this process
-    activate.parent.mkdir(parents=True)
-    names = ("HOME", "PATH", "PYTHONPATH", "FW_CONFIG_FILE", "SLURM_CONF")
-    activate.write_text("".join(f"export {name}={terminal.variables[name]}\n" for name in names))
-    terminal.type(read_commands("lpad reset")[0])
-    terminal.type(read_commands("e3relax screen screen.yaml --submit fireworks --dry-run")[1])
+    submit_metals(terminal, slurm, ENGINE)
     commands = [line for line in read_commands("rlaunch -w ~/.fireworks") if line.startswith("qlaunch")]
     assert ["-m" in command for command in commands] == [True, True]
     for number, command in enumerate(commands):
@@ -87,6 +94,42 @@ def test_a_screen_runs_in_allocations_that_qlaunch_asks_for(
         assert kinds == {("gpu", True), ("cpu", False)}
     wait_for(lambda: slurm.run("squeue", "-h") == "", "no allocation idles")
     assert "2 successful" in terminal.type("e3relax screen status oxides")
+
+
+def test_a_screen_outlives_arrays_of_workers(
+    terminal: Terminal,  # noqa: F811
+    slurm: Slurm,  # noqa: F811
+    server: tuple[str, int],
+) -> None:
+    """Their walltime ends all of them, two in a relaxation; the commands of the page lead to the last outcome."""
+    terminal.variables[FOLDER] = str(terminal.home)
+    terminal.variables["PYTHONPATH"] += f":{ROOT / 'tests'}"
+    (terminal.home / HOLD).touch()
+    submit_metals(terminal, slurm, ENGINE | {"maker": "fault_engine:WatchedRelaxMaker"})
+    arrays = [
+        command.replace("--array=1-2 ", "--array=1 ").replace("--array=1-20", "--array=1-2").replace("=32", "=1")
+        for command in read_commands("sbatch")
+    ]
+    for command in arrays:
+        terminal.type(command)
+    with pymongo.MongoClient(*server) as client:
+        (name,) = [name for name in client.list_database_names() if name.endswith("_pad")]
+        pad = client[name]
+        wait_for(lambda: sum(count_relaxations(terminal.home, "begun").values()) == 2, "both are in a relaxation")
+        for number in slurm.run("squeue", "-h", "-t", "RUNNING", "-o", "%A").split():
+            slurm.run("scontrol", "update", f"JobId={number}", "EndTime=now")
+        wait_for(lambda: slurm.run("squeue", "-h") == "", "all allocations are over")
+        assert slurm.run("squeue", "-h", "-t", "TIMEOUT", "-o", "%P").split() == ["gpu", "standard", "standard"]
+        (terminal.home / HOLD).unlink()
+        assert "2 jobs ran nowhere any more: they run again" in terminal.type_block("e3relax screen recover")
+        for command in arrays:
+            terminal.type(command)
+        wait_for(lambda: not pad.fireworks.find_one({"state": {"$in": OPEN}}), "the launchpad is idle")
+        assert pad.fireworks.count_documents({"state": "FIZZLED"}) == 0
+    slurm.run("scancel", "--user=root")  # workers that wait for jobs
+    assert "2 successful" in terminal.type("e3relax screen status oxides")
+    counts = [sorted(count_relaxations(terminal.home, station).values()) for station in ("begun", "ended")]
+    assert counts == [[2, 2], [1, 1]]
 
 
 @pytest.fixture
