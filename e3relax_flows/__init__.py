@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from e3relax_flows.engines.vasp import VaspEngine as VaspEngine
     from e3relax_flows.ledger.frames import outcomes_dataframe as outcomes_dataframe
     from e3relax_flows.ledger.frames import predictions_dataframe as predictions_dataframe
-    from e3relax_flows.ledger.joining import summarize_savings as summarize_savings
+    from e3relax_flows.ledger.frames import savings_dataframe as savings_dataframe
+    from e3relax_flows.ledger.savings import summarize_savings as summarize_savings
     from e3relax_flows.ledger.store import find_outcomes as find_outcomes
     from e3relax_flows.ledger.store import find_predictions as find_predictions
     from e3relax_flows.ledger.workspace import Workspace as Workspace
@@ -156,8 +157,8 @@ _PUBLIC = {
     "candidates.sources": "read_sources",
     "candidates.spool": "CandidateList",
     "candidates.substitutions": "scale_volume",
-    "ledger.frames": "outcomes_dataframe predictions_dataframe",
-    "ledger.joining": "summarize_savings",
+    "ledger.frames": "outcomes_dataframe predictions_dataframe savings_dataframe",
+    "ledger.savings": "summarize_savings",
     "ledger.store": "find_outcomes find_predictions",
     "ledger.workspace": "Workspace open_workspace",
     "registry.aliases": "promote rollback",
@@ -290,6 +291,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "run_screen",
     "save_holdout",
     "save_pairs",
+    "savings_dataframe",
     "scale_volume",
     "ScreenConfig",
     "ScreenDoc",

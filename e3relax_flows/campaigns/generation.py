@@ -287,7 +287,7 @@ def plan_labels(
     """
     if document.select is None or document.predict is None:
         return []
-    rules = StartRules("initial", config.control, config.paired_controls, config.seed)
+    rules = StartRules("initial", {"initial": config.control}, config.paired_controls, config.seed)
     wanted = document.predict.predictions
     with open_prediction_store(settings) as store:
         found = find_predictions(store, wanted.values())

@@ -37,7 +37,7 @@ def report_screen(
 
     from e3relax_flows.cli.table import read_screen
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.ledger.joining import summarize_savings
+    from e3relax_flows.ledger.savings import summarize_savings
     from e3relax_flows.report.collecting import collect_screen
     from e3relax_flows.report.html import render_screen_page
     from e3relax_flows.report.tables import build_table, describe_savings

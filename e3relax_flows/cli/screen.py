@@ -59,6 +59,18 @@ def screen(
             help="Chance of each to be relaxed from its initial structure, too, to measure savings; 0.1 unless said."
         ),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A start and the chance of each to be relaxed from there, too: initial, predicted or polished; "
+            "repeatable, and all that there are.",
+            metavar="START=FRACTION",
+        ),
+    ] = None,
+    prerelax: Annotated[
+        str | None,
+        typer.Option(help="none: start at the initial structures; predictions serve the arms only.", metavar="none"),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     passes: PassesOption = None,
@@ -87,6 +99,8 @@ def screen(
     changes: dict[str, Any] = {
         "engine": engine,
         "control": control,
+        "arms": _parse_arms(arm or []) or None,
+        "prerelax": prerelax,
         "model": model,
         "device": device,
         "on_refuse": on_refuse,
@@ -100,6 +114,18 @@ def screen(
     changes["engine_settings"] = parse_engine_settings(words) or None
     config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
     raise typer.Exit(_run(config, submit, dry_run, as_json))
+
+
+def _parse_arms(words: list[str]) -> dict[str, float]:
+    """Fractions by start; names are checked with the configuration."""
+    arms = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            arms[name.strip()] = float(text)
+        except ValueError as error:
+            raise ConfigError(f"--arm {word!r} has no number; write START=FRACTION, such as predicted=0.1") from error
+    return arms
 
 
 def _load_config(inputs: list[str], changes: dict[str, Any], limits: dict[str, Any]) -> ScreenConfig:
@@ -151,6 +177,8 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
         engine=get_engine(config.engine, **config.engine_settings),
         on_refuse=config.on_refuse,
         control=config.control,
+        arms=None if config.arms is None else {str(arm): fraction for arm, fraction in config.arms.items()},
+        served="initial" if config.prerelax == "none" else "predicted",
         paired_controls=config.paired_controls,
         seed=config.seed,
         chunk_size=config.chunk_size,
@@ -181,8 +209,15 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSetti
     chunks = -(-counts["candidates"] // maker.chunk_size)
     budget = config.limits.candidates
     at_most = counts["candidates"] if budget is None else min(budget, counts["candidates"])
+    arms = dict(maker.rules.arms)
+    drawn = " and ".join(f"{fraction:.0%} from their {name}" for name, fraction in arms.items()) or "none from another"
     if as_json:
-        plan = {"prediction_jobs": chunks, "relaxed_at_most": at_most, "control": maker.control, "place": where}
+        plan: dict[str, Any] = {
+            "prediction_jobs": chunks,
+            "relaxed_at_most": at_most,
+            "control": arms.get("initial", 0.0),
+        }
+        plan |= {"arms": arms, "served": maker.served, "place": where}
         engine = {"engine": maker.engine.name, "model": maker.prerelax.model}
         console.print_json({"dry_run": True, **counts, **plan, **engine})
         return int(counts["unreadable"] > 0)
@@ -191,8 +226,8 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSetti
         f"{counts['unreadable']} unreadable",
         f"{chunks} prediction job{'s' * (chunks != 1)} of up to {maker.chunk_size} structures, "
         f"model {maker.prerelax.model}",
-        f"at most {at_most} candidates relaxed with {maker.engine.name}, about {maker.control:.0%} of the accepted "
-        "as controls from their initial structure",
+        f"at most {at_most} candidates relaxed with {maker.engine.name} from their {maker.served} structure, about "
+        f"{drawn} one, too",
         f"place: {where}; nothing was done: that was a dry run"
         + ("" if where == "local" else f"; {where} was not asked, nor the stores: that is `e3relax doctor`"),
     ]

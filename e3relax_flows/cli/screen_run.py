@@ -19,7 +19,7 @@ from rich.table import Table
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.cli import console
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.ledger.savings import summarize_savings
 from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.local import JobReport
@@ -28,7 +28,14 @@ from e3relax_flows.prerelax.record import OUTCOME_JOB
 from e3relax_flows.prerelax.relax import CLAIM_JOB
 from e3relax_flows.report.collecting import collect_screen
 from e3relax_flows.report.html import write_screen_page
-from e3relax_flows.report.tables import ScreenTable, TableRow, build_table, describe_medians, describe_savings
+from e3relax_flows.report.tables import (
+    ScreenTable,
+    TableRow,
+    build_table,
+    describe_arms,
+    describe_medians,
+    describe_savings,
+)
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, count_states
 from e3relax_flows.screening.control import Progress, resume_screen, start_screen
 from e3relax_flows.screening.local import run_screen_here
@@ -54,6 +61,7 @@ class ScreenReport:
     table: ScreenTable
     savings: str
     page: Path
+    arms: tuple[str, ...] = ()
 
 
 def run_screen(
@@ -224,10 +232,11 @@ def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> Sc
     """Join a screen with the documents it names, and write its page and document into `out`."""
     documents = collect_screen(screen, settings)
     table = build_table(screen, documents.predictions.values(), documents.outcomes.values())
-    savings = describe_savings(summarize_savings(documents.outcomes.values()))
+    summary = summarize_savings(documents.outcomes.values())
+    savings = describe_savings(summary)
     page = write_screen_page(out / PAGE_FILE, screen, table, savings, documents)
     (out / DOCUMENT_FILE).write_text(screen.model_dump_json(indent=1), encoding="utf-8")
-    return ScreenReport(screen, table, savings, page)
+    return ScreenReport(screen, table, savings, page, tuple(describe_arms(summary)))
 
 
 def show_screen(report: ScreenReport, as_json: bool = False) -> None:
@@ -253,7 +262,7 @@ def show_screen(report: ScreenReport, as_json: bool = False) -> None:
             "What failed is not tried again by itself: correct the cause and run `e3relax screen` with --retry-failed.",
             highlight=False,
         )
-    for text in (describe_medians(table), report.savings):
+    for text in (describe_medians(table), report.savings, *report.arms):
         if text:
             console.out.print(text, highlight=False)
     console.out.print(f"Page: {report.page}", highlight=False, soft_wrap=True)
@@ -268,13 +277,13 @@ def build_rich_table(table: ScreenTable) -> Table:
     rich_table.add_column("verdict", no_wrap=True)
     rich_table.add_column("volume Å³/atom\ninit. → pred. → relaxed", justify="right", min_width=len("22.58 → 21.00"))
     rich_table.add_column("displaced Å\ninit. → pred.", justify="right", min_width=len("displaced"))
-    rich_table.add_column("ionic steps\npred. | init.", justify="right", no_wrap=True)
-    has_scf = any(row.scf_from_predicted is not None or row.scf_from_initial is not None for row in table.rows)
-    if has_scf:
-        rich_table.add_column("SCF steps\npred. | init.", justify="right", no_wrap=True)
+    starts = f"{'pol. | ' if table.has_polished else ''}pred. | init."
+    rich_table.add_column(f"ionic steps\n{starts}", justify="right", no_wrap=True)
+    if table.has_scf:
+        rich_table.add_column(f"SCF steps\n{starts}", justify="right", no_wrap=True)
     rich_table.add_column("relaxation", overflow="fold", min_width=10)
     for row in table.rows[:MAX_ROWS]:
-        rich_table.add_row(*_format_row(row, has_scf))
+        rich_table.add_row(*_format_row(row, table))
     return rich_table
 
 
@@ -283,7 +292,7 @@ def has_errors(screen: ScreenDoc) -> bool:
     return any(row.state in (CandidateState.ERROR, CandidateState.FAILED) for row in screen.candidates)
 
 
-def _format_row(row: TableRow, has_scf: bool) -> list[Any]:
+def _format_row(row: TableRow, table: ScreenTable) -> list[Any]:
     mark = "†" if row.steps_from_initial is not None and not row.initial_is_control else ""
     volumes = (row.initial_volume, row.predicted_volume, row.relaxed_volume)
     displacements = (row.initial_displacement, row.predicted_displacement)
@@ -292,10 +301,10 @@ def _format_row(row: TableRow, has_scf: bool) -> list[Any]:
         console.color_word(row.verdict),
         " → ".join(f"{console.format_number(volume, 2):>5}" for volume in volumes),
         " → ".join(console.format_number(displacement, 3) for displacement in displacements),
-        _format_steps(row.steps_from_predicted, row.steps_from_initial) + mark,
+        _format_steps(table, row.steps_from_polished, row.steps_from_predicted, row.steps_from_initial) + mark,
     ]
-    if has_scf:
-        cells.append(_format_steps(row.scf_from_predicted, row.scf_from_initial))
+    if table.has_scf:
+        cells.append(_format_steps(table, row.scf_from_polished, row.scf_from_predicted, row.scf_from_initial))
     state = console.color_word(row.state)
     return [*cells, state.append(f" ({row.note})", style="dim") if row.note and not _is_long(row) else state]
 
@@ -318,8 +327,9 @@ def _show_notes(rows: Sequence[TableRow]) -> None:
         console.out.print(f"... and {len(names) - MAX_ERRORS} more: all are on the page", highlight=False)
 
 
-def _format_steps(predicted: int | None, initial: int | None) -> str:
-    return f"{console.format_number(predicted, 0)} | {console.format_number(initial, 0):>3}"
+def _format_steps(table: ScreenTable, polished: int | None, predicted: int | None, initial: int | None) -> str:
+    first = f"{console.format_number(polished, 0)} | " if table.has_polished else ""
+    return f"{first}{console.format_number(predicted, 0):>{3 if first else 1}} | {console.format_number(initial, 0):>3}"
 
 
 def _remove_empty_folders(root: Path) -> None:

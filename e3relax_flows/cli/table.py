@@ -65,6 +65,7 @@ def show_table(
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         _print(rows, entries is not None, out)
+        _print_savings(outcomes)
 
 
 def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
@@ -151,6 +152,16 @@ def _read_references(
     if len(left_out) > MAX_LEFT_OUT:
         console.print_error(f"... and {len(left_out) - MAX_LEFT_OUT} entries more")
     return HullSet(kept)
+
+
+def _print_savings(outcomes: Mapping[str, OutcomeDoc]) -> None:
+    """What every start saved, where candidates were relaxed from more than one."""
+    from e3relax_flows.ledger.savings import summarize_savings
+    from e3relax_flows.report.tables import describe_arms, describe_savings
+
+    savings = summarize_savings(outcomes.values())
+    for text in (describe_savings(savings), *describe_arms(savings)) if savings.arms else ():
+        console.out.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print(rows: list[RankedRow], has_hull: bool, out: Path | None) -> None:

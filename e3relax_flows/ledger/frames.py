@@ -9,7 +9,8 @@ from maggma.core import Store
 from pymatgen.core import Structure
 
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
-from e3relax_flows.schemas.outcomes import OutcomeDoc, StructureErrors
+from e3relax_flows.ledger.savings import StartSteps, compare_arms
+from e3relax_flows.schemas.outcomes import ArmSaving, OutcomeDoc, OutcomeState, StartKind, StructureErrors
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.stores.opening import IDS_PER_QUERY, validate_document
 
@@ -36,6 +37,7 @@ PREDICTION_COLUMNS = {
     "initial_volume": "Å³ per atom",
     "predicted_volume": "Å³ per atom",
     "n_passes": "applications of the network",
+    "n_polish_steps": "steps of a potential from the prediction; 0: it is not polished",
     "model_id": "resolved, never an alias",
     "device": "torch device that predicted",
     "wall_time_s": "share of the time of its batch",
@@ -50,7 +52,7 @@ OUTCOME_COLUMNS = {
     "model_id": "model of the prediction",
     "engine": "name of the engine",
     "engine_id": "content id of the engine and its settings",
-    "start_kind": "predicted; initial: refused; control: initial on purpose",
+    "start_kind": "predicted; polished; initial: refused; control: initial on purpose",
     "state": "successful, unconverged or failed",
     "message": "why it failed",
     "formula": "reduced; none without a result, as the columns to dir_name",
@@ -72,8 +74,23 @@ OUTCOME_COLUMNS = {
     "predicted_strain": "norm of the logarithmic strain",
     "predicted_volume_error": "|V/V_relaxed - 1|",
     "predicted_error": "Å; displacement + 2.5 Å · strain",
+    "polished_displacement": "Å; polished against relaxed, only of polished predictions, as the next three",
+    "polished_strain": "norm of the logarithmic strain",
+    "polished_volume_error": "|V/V_relaxed - 1|",
+    "polished_error": "Å; displacement + 2.5 Å · strain",
     "same_basin": "StructureMatcher takes predicted and relaxed for the same structure",
     "last_updated": "UTC",
+}
+SAVINGS_COLUMNS = {
+    "refused": "whether these are candidates whose prediction was refused",
+    "n_pairs": "candidates that converged from both starts",
+    "n_broken_pairs": "candidates that did not",
+    "ionic": "ionic steps from the start over those from the other, each summed over pairs; none without pairs",
+    "ionic_low": "lower end of its 95 % interval, from pairs drawn again; none for a single pair",
+    "ionic_high": "upper end of it",
+    "electronic": "the same of SCF iterations, where the engine counts them",
+    "electronic_low": "lower end of its 95 % interval",
+    "electronic_high": "upper end of it",
 }
 EXPECTED_COLUMNS = (
     "verdict",
@@ -157,6 +174,54 @@ def outcomes_dataframe(
     return _build_frame(rows, "outcome_id", columns)
 
 
+def savings_dataframe(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """What every start saved, measured in pairs: by `engine_id`, `start` and `over`, which it is compared with.
+
+    The columns are those of `SAVINGS_COLUMNS`, always all of them.
+
+    Parameters
+    ----------
+    outcomes
+        Of `outcomes_dataframe`, or rows of it: only the crystals that matter, the outcomes of one model.
+
+    Examples
+    --------
+    >>> from e3relax_flows import open_workspace, outcomes_dataframe, savings_dataframe
+    >>> with open_workspace() as workspace:
+    ...     frame = outcomes_dataframe(workspace.outcomes)
+    >>> savings = savings_dataframe(frame[frame["is_dft"] == True])
+    >>> list(savings.index.names)
+    ['engine_id', 'start', 'over']
+    """
+    import pandas as pd
+
+    rows, keys = [], ["engine_id", "start", "over"]
+    for engine_id, part in outcomes.groupby("engine_id"):
+        steps = [
+            StartSteps(
+                row.structure_id,
+                row.engine_id,
+                row.prediction_id,
+                StartKind(row.start_kind),
+                row.state == OutcomeState.SUCCESSFUL.value,
+                *(None if pd.isna(n) else int(n) for n in (row.n_ionic_steps, row.n_electronic_steps)),
+            )
+            for row in part.itertuples()
+        ]
+        rows += [{"engine_id": engine_id, **_describe_arm(arm)} for arm in compare_arms(steps)]
+    return pd.DataFrame(rows, columns=[*keys, *SAVINGS_COLUMNS]).set_index(keys)
+
+
+def _describe_arm(arm: ArmSaving) -> dict[str, Any]:
+    numbers = {}
+    for name, saving in (("ionic", arm.ionic), ("electronic", arm.electronic)):
+        numbers[name] = saving.ratio if saving else None
+        numbers |= {f"{name}_{end}": getattr(saving, end, None) for end in ("low", "high")}
+    n_pairs = arm.ionic.n_pairs if arm.ionic else 0
+    kept = {"refused": arm.refused, "n_pairs": n_pairs, "n_broken_pairs": arm.n_broken_pairs}
+    return {"start": str(arm.start), "over": str(arm.over), **kept, **numbers}
+
+
 def describe_prediction(doc: PredictionDoc) -> dict[str, Any]:
     """The row of a prediction."""
     initial, structure = doc.initial, doc.structure
@@ -192,6 +257,7 @@ def describe_outcome(doc: OutcomeDoc) -> dict[str, Any]:
         "relaxed_volume": _measure_volume(relaxed),
         **_describe_errors("initial", doc.initial_errors),
         **_describe_errors("predicted", doc.prediction_errors),
+        **_describe_errors("polished", doc.polished_errors),
     }
 
 

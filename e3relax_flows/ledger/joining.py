@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import ElementComparator, StructureMatcher
@@ -18,11 +16,8 @@ from e3relax_flows.core.geometry import find_nearest_images, measure_displacemen
 from e3relax_flows.schemas.outcomes import (
     OutcomeDoc,
     OutcomeState,
-    PairedSaving,
     RelaxationResult,
-    SavingsSummary,
     StartKind,
-    StepStatistics,
     StructureErrors,
     identify_outcome,
 )
@@ -30,11 +25,8 @@ from e3relax_flows.schemas.predictions import PredictionDoc
 
 SITE_TOLERANCE = 0.05  # Å; what codes lose of positions by writing them in files
 LATTICE_TOLERANCE = 1e-3  # norm of the logarithmic strain; the same for lattices
-N_RESAMPLES = 2000
 NEAR_SHAPE = 0.03  # norm of the logarithmic strain without its trace; the matcher allows 20 % and 5 degrees
 NEAR_SITES = 0.1  # of the cube root of the volume per atom; the matcher allows 0.3
-
-T = TypeVar("T")
 
 
 def align_sites(reference: Structure, structure: Structure, tolerance: float = SITE_TOLERANCE) -> list[int]:
@@ -208,105 +200,5 @@ def _add_result(doc: OutcomeDoc, prediction: PredictionDoc, start: Structure, re
         doc.same_basin = share_basin(prediction.structure, relaxed)
 
 
-def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsSummary:
-    """Steps from predicted and from initial structures, and their ratio where a structure has both.
-
-    Pairs are outcomes of the same structure and engine id, one from the predicted structure and one control;
-    where there are several of a kind (of several models), their mean counts. Give the outcomes of one model and
-    one engine to speak of these. Refused predictions (`n_initial`) save nothing and are in no pair.
-
-    Parameters
-    ----------
-    outcomes
-        Of all kinds and states.
-    seed
-        Of the bootstrap over pairs.
-    """
-    docs = list(outcomes)
-    results = [doc.result for doc in docs if doc.result is not None]
-    pairs = _pair(docs)
-    whole = [pair for pair in pairs if all(pair)]
-    return SavingsSummary(
-        n_candidates=len({doc.structure_id for doc in docs}),
-        n_predicted=sum(doc.start_kind.is_from_prediction for doc in docs),
-        n_initial=sum(doc.start_kind is StartKind.INITIAL for doc in docs),
-        n_control=sum(doc.start_kind is StartKind.CONTROL for doc in docs),
-        n_unconverged=sum(doc.state is OutcomeState.UNCONVERGED for doc in docs),
-        n_failed=sum(doc.state is OutcomeState.FAILED for doc in docs),
-        n_broken_pairs=len(pairs) - len(whole),
-        engines=sorted({doc.engine for doc in docs}),
-        is_dft=all(result.is_dft for result in results) if results else None,
-        predicted=_summarize_steps(docs, StartKind.PREDICTED),
-        control=_summarize_steps(docs, StartKind.CONTROL),
-        ionic=measure_saving(whole, _get_ionic_steps, seed),
-        electronic=measure_saving(whole, _get_electronic_steps, seed),
-    )
-
-
-def _get_ionic_steps(result: RelaxationResult) -> int | None:
-    return result.n_ionic_steps
-
-
-def _get_electronic_steps(result: RelaxationResult) -> int | None:
-    return result.n_electronic_steps
-
-
 def _list_numbers(structure: Structure) -> np.ndarray:
     return np.array([site.specie.Z for site in structure])
-
-
-def _list_converged(docs: Iterable[OutcomeDoc], kind: StartKind) -> list[RelaxationResult]:
-    return [
-        doc.result
-        for doc in docs
-        if (doc.start_kind.is_from_prediction if kind is StartKind.PREDICTED else doc.start_kind is kind)
-        and doc.state is OutcomeState.SUCCESSFUL
-        and doc.result is not None
-    ]
-
-
-def _pair(docs: list[OutcomeDoc]) -> list[tuple[list[RelaxationResult], list[RelaxationResult]]]:
-    """Converged results from predicted and from control starts, for every structure and engine that has both."""
-    groups: dict[tuple[str, str], list[OutcomeDoc]] = defaultdict(list)
-    for doc in docs:
-        groups[doc.structure_id, doc.engine_id].append(doc)
-    return [
-        (_list_converged(group, StartKind.PREDICTED), _list_converged(group, StartKind.CONTROL))
-        for group in groups.values()
-        if StartKind.CONTROL in {doc.start_kind for doc in group}
-        and any(doc.start_kind.is_from_prediction for doc in group)
-    ]
-
-
-def _summarize_steps(docs: list[OutcomeDoc], kind: StartKind) -> StepStatistics | None:
-    results = _list_converged(docs, kind)
-    ionic = [steps for result in results if (steps := result.n_ionic_steps) is not None]
-    electronic = [steps for result in results if (steps := result.n_electronic_steps) is not None]
-    if not ionic:
-        return None
-    return StepStatistics(
-        n=len(ionic),
-        mean_ionic_steps=float(np.mean(ionic)),
-        median_ionic_steps=float(np.median(ionic)),
-        mean_electronic_steps=float(np.mean(electronic)) if electronic else None,
-        median_electronic_steps=float(np.median(electronic)) if electronic else None,
-    )
-
-
-def measure_saving(
-    pairs: Sequence[tuple[Sequence[T], Sequence[T]]], get_steps: Callable[[T], int | None], seed: int = 0
-) -> PairedSaving | None:
-    """Ratio of the sums over pairs, and its interval from pairs drawn again with replacement."""
-    counted = [
-        [[steps for result in side if (steps := get_steps(result)) is not None] for side in pair] for pair in pairs
-    ]
-    means = np.array([[np.mean(side) for side in pair] for pair in counted if all(pair)])
-    if len(means) == 0 or means[:, 1].sum() == 0:
-        return None
-    ratio = float(means[:, 0].sum() / means[:, 1].sum())
-    if len(means) == 1:
-        return PairedSaving(n_pairs=1, ratio=ratio, low=None, high=None)
-    random = np.random.default_rng(seed)
-    sums = np.array([means[random.integers(0, len(means), len(means))].sum(axis=0) for _ in range(N_RESAMPLES)])
-    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1e-12), [0.025, 0.975])
-    return PairedSaving(n_pairs=len(means), ratio=ratio, low=float(low), high=float(high))

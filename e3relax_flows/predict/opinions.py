@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
@@ -12,6 +13,11 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.graphs.batching import plan_batches
 from e3relax_flows.schemas.predictions import SecondOpinion
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+    from e3relax_flows.engines.sevennet_batches import SevenNetBatches
 
 # Atoms in one batch: on a CPU larger ones only leave its caches.
 MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
@@ -50,10 +56,25 @@ class Judge:
         from e3relax_flows.graphs.devices import resolve_device
 
         place = resolve_device(device)
+        self.device = str(place)
         self.potential = get_potential(name)
         self.potential.check_installed()
-        self.calculator = self.potential.load(str(place))
         self.max_atoms = MAX_ATOMS[place.type]
+
+    @cached_property
+    def calculator(self) -> Calculator:
+        """ASE calculator, for steps and for potentials that are asked structure by structure."""
+        return self.potential.load(self.device)
+
+    @cached_property
+    def sevennet(self) -> SevenNetBatches | None:
+        """SevenNet's networks in batches; None for other potentials."""
+        weights, family = self.potential.weights, self.potential.family
+        if family is None or family.name != "SevenNet" or weights is None or self.potential.kwargs:
+            return None
+        from e3relax_flows.engines.sevennet_batches import SevenNetBatches
+
+        return SevenNetBatches(weights, self.potential.info.modal, self.device)
 
     @property
     def label(self) -> str:
@@ -117,12 +138,16 @@ class Judge:
                 SinglePoint(float(each["e"]), _find_largest(each["f"]), _find_norm(each["s"]) * EV_PER_CUBIC_ANGSTROM)
                 for each in (results if isinstance(results, list) else [results])
             ]
+        if self.sevennet is not None:
+            crystals = [_make_atoms(structure) for structure in structures]
+            return [
+                SinglePoint(each.energy / len(atoms), _find_largest(each.forces), _find_norm(each.stress))
+                for each, atoms in zip(self.sevennet.evaluate(crystals), crystals, strict=True)
+            ]
         return [self._evaluate_one(structure) for structure in structures]
 
     def _evaluate_one(self, structure: Structure) -> SinglePoint:
-        from pymatgen.io.ase import AseAtomsAdaptor
-
-        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        atoms = _make_atoms(structure)
         atoms.calc = self.calculator
         energy = float(atoms.get_potential_energy()) / len(atoms)
         return SinglePoint(energy, _find_largest(atoms.get_forces()), _find_norm(atoms.get_stress(voigt=False)))
@@ -134,6 +159,12 @@ def turn_right_handed(structure: Structure) -> Structure:
     if np.linalg.det(matrix) < 0:
         matrix, fractions = matrix[SWAP], fractions[:, SWAP]
     return Structure(Lattice(matrix), [site.specie.Z for site in structure], fractions)
+
+
+def _make_atoms(structure: Structure) -> Any:
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    return AseAtomsAdaptor.get_atoms(structure, msonable=False)
 
 
 def _find_largest(forces: Any) -> float:

@@ -1,9 +1,9 @@
-"""Decide where candidates are relaxed from: refusals, controls, outcomes that exist already."""
+"""Decide where candidates are relaxed from: refusals, arms, outcomes that exist already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pymatgen.core import Structure
@@ -16,8 +16,14 @@ from e3relax_flows.schemas.screens import CandidateRow, OutcomeRow
 
 DISPATCH_JOB = "e3r dispatch"
 OnRefuse = Literal["initial", "skip", "fail"]
+Served = Literal["predicted", "initial"]
 MISSING_OUTCOME = "its outcome job left no document"
 ON_REFUSE = ("initial", "skip", "fail")
+SERVED = ("predicted", "initial")
+ARMS = ("initial", "predicted", "polished")
+DEFAULT_CONTROL = 0.1  # of a screen that names no arms
+# the guard expects these predictions to be worse starts; others may be no crystals, or end a calculation
+TRIED_REASONS = frozenset({Reason.HARM, Reason.NO_SAVING, Reason.SCORE})
 PREDICTED_FIELDS = (
     "structure_id", "prediction_id", "model_id", "verdict", "reasons", "score", "expected_error", "harm_probability",
     "is_polished",
@@ -32,36 +38,83 @@ class StartRules:
     ----------
     on_refuse
         What follows a refused prediction: a relaxation from the initial structure, nothing, or a failure.
-    control
-        Fraction of the accepted candidates that start from the initial structure.
+    arms
+        Fraction of the candidates that start from there, too: initial, predicted, polished. The drawing of a candidate
+        is one number for all arms, so that those of a small arm are in the larger ones, and are compared in pairs.
+        Predictions that were refused because they may be worse starts are in the arm `predicted`; others are not.
     paired_controls
-        Whether a control is relaxed from its prediction, too.
+        Whether a candidate of the arm `initial` is relaxed from what is served, too.
     seed
-        Seed of the drawing of controls, which depends on nothing else but the structure's id.
+        Seed of the drawing, which depends on nothing else but the structure's id.
+    served
+        Where every candidate starts: at its prediction, polished where it is, or at its initial structure.
     """
 
     on_refuse: OnRefuse = "initial"
-    control: float = 0.0
+    arms: Mapping[str, float] = field(default_factory=dict)
     paired_controls: bool = False
     seed: int = 0
+    served: Served = "predicted"
 
     def __post_init__(self) -> None:
-        if self.on_refuse not in ON_REFUSE:
-            raise ConfigError(f"on_refuse is {self.on_refuse!r}; it can be {', '.join(map(repr, ON_REFUSE))}")
-        if not 0 <= self.control <= 1:
-            raise ConfigError(f"control is {self.control}; it is a fraction between 0 and 1")
+        for name, value, known in (("on_refuse", self.on_refuse, ON_REFUSE), ("served", self.served, SERVED)):
+            if value not in known:
+                raise ConfigError(f"{name} is {value!r}; it can be {', '.join(map(repr, known))}")
+        for arm, fraction in self.arms.items():
+            if arm not in ARMS:
+                raise ConfigError(f"there cannot be an arm {arm!r}; known: {', '.join(ARMS)}")
+            if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+                raise ConfigError(f"the arm {arm!r} is {fraction!r}; it is a fraction between 0 and 1, such as 0.1")
+
+
+def merge_arms(control: float, arms: Mapping[str, float] | None) -> dict[str, float]:
+    """Arms of a screen, of which `control` is the short form where only the initial structure is one.
+
+    Raises
+    ------
+    ConfigError
+        When both are given and contradict each other.
+    """
+    if arms is None:
+        return {"initial": control}
+    if control not in (DEFAULT_CONTROL, arms.get("initial", 0.0)):
+        raise ConfigError(
+            f"control is {control:g} and arms are {dict(arms)}; give the fraction once: arms: {{initial: {control:g}}}"
+        )
+    return {arm: arms[arm] for arm in (*ARMS, *arms) if arm in arms}
 
 
 def choose_starts(prediction: PredictionDoc | CandidateRow, rules: StartRules) -> list[StartKind]:
     """Where the relaxations of one prediction start; none for errors and for refusals that are not relaxed."""
-    if prediction.verdict == Verdict.ERROR:
+    served = _find_served(prediction, rules)
+    if served is None:
         return []
+    draw = draw_uniform(rules.seed, str(prediction.structure_id))
+    drawn = [
+        kind for arm in ARMS if draw < rules.arms.get(arm, 0.0) and (kind := _find_start(prediction, arm)) is not None
+    ]
+    is_replaced = StartKind.CONTROL in drawn and not rules.paired_controls
+    return list(dict.fromkeys(drawn if is_replaced else [served, *drawn]))
+
+
+def _find_served(prediction: PredictionDoc | CandidateRow, rules: StartRules) -> StartKind | None:
+    if prediction.verdict == Verdict.ERROR:
+        return None
+    if rules.served == "initial":
+        return _find_start(prediction, "initial")
     if prediction.verdict == Verdict.REFUSE:
-        return [StartKind.INITIAL] if rules.on_refuse == "initial" else []
-    own = StartKind.POLISHED if prediction.is_polished else StartKind.PREDICTED
-    if draw_uniform(rules.seed, str(prediction.structure_id)) >= rules.control:
-        return [own]
-    return [own, StartKind.CONTROL] if rules.paired_controls else [StartKind.CONTROL]
+        return StartKind.INITIAL if rules.on_refuse == "initial" else None
+    return StartKind.POLISHED if prediction.is_polished else StartKind.PREDICTED
+
+
+def _find_start(prediction: PredictionDoc | CandidateRow, arm: str) -> StartKind | None:
+    """The start of an arm; None where this candidate does not have it."""
+    is_refused = prediction.verdict == Verdict.REFUSE
+    if arm == "initial":
+        return StartKind.INITIAL if is_refused else StartKind.CONTROL
+    if arm == "polished":
+        return StartKind.POLISHED if prediction.is_polished else None
+    return StartKind.PREDICTED if not is_refused or TRIED_REASONS.issuperset(prediction.reasons) else None
 
 
 def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:

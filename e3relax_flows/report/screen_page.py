@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from e3relax_flows.ledger.energies import Correction
-from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.ledger.savings import summarize_savings
 from e3relax_flows.report.candidate_pages import CommandBook, describe_candidate, describe_elements
 from e3relax_flows.report.pages import CandidateList, Page, Section, Tile, list_table, pack_chunks, round_number
 from e3relax_flows.report.ranked import RankedRow, rank_candidates
@@ -21,11 +21,30 @@ from e3relax_flows.report.screen_figures import (
     draw_savings,
     draw_scores,
 )
-from e3relax_flows.report.tables import MIN_PAIRS, ScreenTable, TableRow, choose_relaxed, describe_medians
+from e3relax_flows.report.tables import (
+    MIN_PAIRS,
+    ScreenTable,
+    TableRow,
+    choose_relaxed,
+    describe_medians,
+    has_arms,
+    list_arms,
+)
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, SavingsSummary
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, ScreenDoc
 
+_POLISHED_COLUMNS: list[dict[str, Any]] = [
+    {"id": "polished", "name": "steps, polished", "digits": 0, "help": "ionic steps from the polished prediction"},
+]
+_POLISHED_SCF: list[dict[str, Any]] = [
+    {
+        "id": "scf_polished",
+        "name": "SCF, polished",
+        "digits": 0,
+        "help": "electronic steps from the polished one",
+    },
+]
 CHUNK_SIZE = 100  # candidates that are unpacked together when one of them is opened
 
 
@@ -66,7 +85,7 @@ def build_screen_page(screen: ScreenDoc, table: ScreenTable, savings: str, docum
     ]
     sections = [
         Section("funnel", "Funnel", [f"Relaxed with {table.engine_label}."], funnel),
-        Section("savings", "Savings", [savings] if savings else [], draw_savings(summary)),
+        Section("savings", "Savings", [savings] if savings else [], draw_savings(summary), _tabulate_arms(summary)),
         Section("errors", "Errors", [medians], errors),
         Section("candidates", "Candidates", [ranking.explanation], candidates=True),
         Section("settings", "Settings", tables=[_tabulate_settings(screen)]),
@@ -168,7 +187,7 @@ def list_candidates(
 
 def choose_columns(table: ScreenTable, has_hull: bool) -> list[dict[str, Any]]:
     """Columns of the list: those with digits are numbers and sorted as such; the others are searched."""
-    has_scf = any(row.scf_from_predicted is not None or row.scf_from_initial is not None for row in table.rows)
+    has_scf = table.has_scf
     energy = (
         {"id": "above", "name": "above hull, eV", "digits": 3, "help": "eV per atom, above the hull of the entries"}
         if has_hull
@@ -203,11 +222,13 @@ def choose_columns(table: ScreenTable, has_hull: bool) -> list[dict[str, Any]]:
             "digits": 2,
             "help": "probability that the prediction is materially further from the relaxed structure",
         },
+        *(_POLISHED_COLUMNS if table.has_polished else []),
         {"id": "steps", "name": "steps", "digits": 0, "help": "ionic steps from the predicted structure"},
         {"id": "control", "name": "steps, initial", "digits": 0, "help": "ionic steps from the initial structure"},
         {"id": "note", "name": "note", "long": True},
     ]
     scf = [
+        *(_POLISHED_SCF if table.has_polished else []),
         {"id": "scf", "name": "SCF", "digits": 0, "help": "electronic steps from the predicted structure"},
         {
             "id": "scf_control",
@@ -238,6 +259,8 @@ def _list_values(candidate: CandidateRow, shown: TableRow, ranking: ScreenRankin
         "harm": round_number(candidate.harm_probability, 3),
         "steps": shown.steps_from_predicted,
         "control": shown.steps_from_initial,
+        "polished": shown.steps_from_polished,
+        "scf_polished": shown.scf_from_polished,
         "scf": shown.scf_from_predicted,
         "scf_control": shown.scf_from_initial,
         "note": shown.note,
@@ -270,13 +293,21 @@ def _list_tiles(screen: ScreenDoc, table: ScreenTable, savings: SavingsSummary) 
     return tiles
 
 
+def _tabulate_arms(savings: SavingsSummary) -> list[Any]:
+    """What each start saved; none where the sentence on savings says it all."""
+    if not has_arms(savings):
+        return []
+    return [list_table(["start", "compared with", "ionic steps", "SCF steps"], list_arms(savings))]
+
+
 def _tabulate_settings(screen: ScreenDoc) -> Any:
     settings = [
         ("screen", screen.name),
         ("engine", f"{screen.engine}, id {screen.engine_id}"),
         ("model", _name_model(screen)),
         ("after a refused prediction", screen.on_refuse),
-        ("control fraction", f"{screen.control:g}{', relaxed from both starts' if screen.paired_controls else ''}"),
+        ("served start", screen.served),
+        ("arms", f"{screen.described_arms}{', relaxed from the served start, too' if screen.paired_controls else ''}"),
         ("seed", str(screen.seed)),
         *((f"version of {name}", version) for name, version in sorted(screen.versions.items())),
     ]

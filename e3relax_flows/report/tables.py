@@ -10,6 +10,7 @@ from statistics import median
 from pymatgen.core import Structure
 
 from e3relax_flows.schemas.outcomes import (
+    ArmSaving,
     OutcomeDoc,
     OutcomeState,
     PairedSaving,
@@ -28,7 +29,8 @@ class TableRow:
     """One candidate: initial, predicted and relaxed side by side; None where there is nothing to say.
 
     Volumes are Å³ per atom, displacements Å (mean over atoms, drift removed). The steps from the initial structure are
-    those of a control, or of a candidate whose prediction was refused (`initial_is_control` distinguishes them).
+    those of a control, or of a candidate whose prediction was refused (`initial_is_control` distinguishes them), whose
+    steps from the predicted structure are then those of an arm.
     """
 
     id: str
@@ -46,6 +48,8 @@ class TableRow:
     steps_from_initial: int | None = None
     scf_from_predicted: int | None = None
     scf_from_initial: int | None = None
+    steps_from_polished: int | None = None
+    scf_from_polished: int | None = None
     initial_is_control: bool = False
 
 
@@ -71,6 +75,17 @@ class ScreenTable:
     code: str
     functional: str
     is_dft: bool | None  # None: nothing was relaxed, so nobody said
+
+    @property
+    def has_scf(self) -> bool:
+        """Whether the engine counts electronic steps."""
+        found = ((row.scf_from_polished, row.scf_from_predicted, row.scf_from_initial) for row in self.rows)
+        return any(steps is not None for row in found for steps in row)
+
+    @property
+    def has_polished(self) -> bool:
+        """Whether a relaxation began at a polished prediction."""
+        return any(row.steps_from_polished is not None for row in self.rows)
 
     @property
     def engine_label(self) -> str:
@@ -114,7 +129,7 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
     initial = prediction.initial if prediction else None
     relaxed = choose_relaxed(outcomes)
     rows = candidate.outcomes
-    predicted_start = _find_start(rows, StartKind.POLISHED) or _find_start(rows, StartKind.PREDICTED)
+    predicted_start, polished_start = (_find_start(rows, kind) for kind in (StartKind.PREDICTED, StartKind.POLISHED))
     control = _find_start(candidate.outcomes, StartKind.CONTROL)
     initial_start = control or _find_start(candidate.outcomes, StartKind.INITIAL)
     return TableRow(
@@ -135,6 +150,8 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
         steps_from_initial=initial_start.n_ionic_steps if initial_start else None,
         scf_from_predicted=predicted_start.n_electronic_steps if predicted_start else None,
         scf_from_initial=initial_start.n_electronic_steps if initial_start else None,
+        steps_from_polished=polished_start.n_ionic_steps if polished_start else None,
+        scf_from_polished=polished_start.n_electronic_steps if polished_start else None,
         initial_is_control=control is not None,
     )
 
@@ -251,13 +268,49 @@ def describe_savings(savings: SavingsSummary) -> str:
 
 def describe_ratio(saving: PairedSaving, what: str) -> str:
     """Steps from predicted over those from initial structures, in words; `what` names the steps."""
+    return (
+        f"From the predicted structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
+        f"initial one ({_describe_interval(saving)})."
+    )
+
+
+def _describe_interval(saving: PairedSaving) -> str:
     interval = "too few for an interval: "
     if saving.n_pairs >= MIN_PAIRS and saving.low is not None and saving.high is not None:
         interval = f"95 % interval {saving.low:.0%} to {saving.high:.0%}, "
-    return (
-        f"From the predicted structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
-        f"initial one ({interval}{_count(saving.n_pairs, 'pair')})."
-    )
+    return f"{interval}{_count(saving.n_pairs, 'pair')}"
+
+
+def has_arms(savings: SavingsSummary) -> bool:
+    """Whether more is known than what the prediction saved over the initial structure."""
+    return len(savings.arms) > 1 or any(arm.refused for arm in savings.arms)
+
+
+def describe_arms(savings: SavingsSummary) -> list[str]:
+    """A sentence for every start that was compared with another on the same candidates; none for one alone."""
+    if not has_arms(savings):
+        return []
+    return [f"Start {arm.label}: {_describe_arm(arm)}." for arm in savings.arms]
+
+
+def _describe_arm(arm: ArmSaving) -> str:
+    parts = [
+        f"{saving.ratio:.0%} of the {what} from the {arm.over} structure ({_describe_interval(saving)})"
+        for what, saving in (("ionic steps", arm.ionic), ("electronic (SCF) steps", arm.electronic))
+        if saving is not None
+    ]
+    if arm.n_broken_pairs:
+        parts.append(f"{_count(arm.n_broken_pairs, 'pair')} not converged on both sides (left out)")
+    return ", ".join(parts)
+
+
+def list_arms(savings: SavingsSummary) -> list[tuple[str, ...]]:
+    """Rows of a table of the arms: start, compared with, ionic steps, SCF steps, each with interval and pairs."""
+    return [
+        (arm.label, str(arm.over), *("–" if saving is None else f"{saving.ratio:.0%} ({_describe_interval(saving)})"
+                                     for saving in (arm.ionic, arm.electronic)))
+        for arm in savings.arms
+    ]  # fmt: skip
 
 
 def _describe_steps(steps: StepStatistics) -> str:

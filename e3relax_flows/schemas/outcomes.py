@@ -178,12 +178,28 @@ class StepStatistics(BaseModel):
 
 
 class PairedSaving(BaseModel):
-    """Steps from the predicted structure over steps from the initial one, for the same structures and engine."""
+    """Steps from one start over steps from another, for the same structures and engine."""
 
     n_pairs: int
-    ratio: float = Field(description="steps from predicted over steps from initial, each summed over pairs; < 1 saves")
+    ratio: float = Field(description="steps from the one over steps from the other, each summed over pairs; < 1 saves")
     low: float | None = Field(None, description="lower end of the bootstrap 95 % interval; None for a single pair")
     high: float | None = Field(None, description="upper end of it")
+
+
+class ArmSaving(BaseModel):
+    """What one start saved over another, of the candidates that were relaxed from both."""
+
+    start: StartKind
+    over: StartKind = Field(description="initial, of controls and refused candidates, or predicted")
+    refused: bool = Field(False, description="whether these are candidates whose prediction was refused")
+    n_broken_pairs: int = Field(0, description="pairs of which one did not converge; they are in no ratio")
+    ionic: PairedSaving | None = Field(None, description="None without a pair that converged")
+    electronic: PairedSaving | None = Field(None, description="None where the code has none, too")
+
+    @property
+    def label(self) -> str:
+        """The start in words."""
+        return f"{self.start}{', though refused' if self.refused else ''}"
 
 
 class SavingsSummary(BaseModel):
@@ -202,3 +218,4 @@ class SavingsSummary(BaseModel):
     control: StepStatistics | None = None
     ionic: PairedSaving | None = Field(None, description="None without controls that have a partner")
     electronic: PairedSaving | None = None
+    arms: list[ArmSaving] = Field(default_factory=list, description="every start that can be compared with another")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -192,12 +192,27 @@ class ScreenDoc(Displayed, BaseModel):
     model: str = Field(description="id of the model, or as it was asked for; the rows hold the ids")
     on_refuse: str
     control: float = Field(description="fraction of accepted candidates that start from the initial structure")
+    arms: dict[str, float] = Field(
+        default_factory=dict, description="fraction of candidates that start from there, too, by start"
+    )
+    served: str = Field("predicted", description="where every candidate starts: predicted or initial")
     paired_controls: bool
     seed: int
     candidates: list[CandidateRow] = Field(default_factory=list)
     counts: dict[str, int] = Field(default_factory=dict, description="candidates by state")
     versions: dict[str, str] = Field(default_factory=collect_versions)
     last_updated: datetime = Field(default_factory=now)
+
+    @model_validator(mode="after")
+    def _name_arms(self) -> ScreenDoc:
+        """Screens of earlier releases have `control` alone."""
+        self.arms = self.arms or {"initial": self.control}
+        return self
+
+    @property
+    def described_arms(self) -> str:
+        """Such as "initial 0.1, predicted 0.05"."""
+        return ", ".join(f"{arm} {fraction:g}" for arm, fraction in self.arms.items()) or "none"
 
     def summarize(self) -> Summary:
         """What is shown of it."""
@@ -207,7 +222,8 @@ class ScreenDoc(Displayed, BaseModel):
             *((f"- {state}", count) for state, count in counts.items()),
             ("engine", self.engine),
             ("model", self.model),
-            ("control fraction", self.control),
+            ("arms", self.described_arms),
+            ("served start", self.served if self.served != "predicted" else None),
             ("screen id", self.screen_id),
             ("message", self.message),
             ("last change", f"{self.last_updated:%Y-%m-%d %H:%M} UTC"),
@@ -232,7 +248,18 @@ class ScreenConfig(CandidatesConfig):
     model: str = Field("default", description="alias, name, id or folder of a model")
     device: str = Field("auto", description="torch device")
     options: PredictOptions = Field(default_factory=PredictOptions, description="how to predict")
-    control: float = Field(0.1, ge=0, le=1, description="fraction of candidates relaxed from the initial structure")
+    control: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="fraction of candidates relaxed from the initial structure; short for an arm",
+    )
+    arms: Mapping[Literal["initial", "predicted", "polished"], Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None, description="fraction of candidates that start from there, too; given, these are all"
+    )
+    prerelax: Literal["predict", "none"] = Field(
+        "predict", description="none: every candidate starts at its initial structure, and only arms at the prediction"
+    )
     paired_controls: bool = Field(True, description="relax controls from their prediction, too")
     on_refuse: Literal["initial", "skip", "fail"] = Field("initial", description="what follows a refused prediction")
     seed: int = Field(0, description="seed of the drawing of controls")

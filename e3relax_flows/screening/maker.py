@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.prerelax.starts import OnRefuse, StartRules
+from e3relax_flows.prerelax.starts import DEFAULT_CONTROL, OnRefuse, Served, StartRules, merge_arms
 from e3relax_flows.screening.in_flow import (
     REGISTER_JOB,
     dispatch_chunk,
@@ -45,16 +45,21 @@ class ScreenMaker(Maker):
     name
         Name of the flow and of the screen.
     prerelax
-        How to predict.
+        How to predict; None: as usual, and `served` is initial.
     engine
         What to relax with, such as `get_engine("chgnet")`.
     on_refuse
         After a refused prediction: relax from the initial structure, skip the candidate, or count it as failed.
     control
         Fraction of the accepted candidates that are relaxed from their initial structure, so that the savings are
-        measured; drawn from the structure's id.
+        measured; drawn from the structure's id. Short for `arms={"initial": ...}`.
+    arms
+        Fraction of the candidates that are relaxed from a start besides the one that they are served, too: initial,
+        predicted, polished. They are measured in pairs; see `StartRules`. Given, they are all the arms there are.
     paired_controls
         Whether a control is relaxed from its prediction, too, so that they are measured in pairs.
+    served
+        Where every candidate starts: predicted, or initial, with which predictions serve the arms only.
     seed
         Of the drawing.
     chunk_size
@@ -90,7 +95,7 @@ class ScreenMaker(Maker):
     prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)
     engine: Engine = field(kw_only=True)
     on_refuse: OnRefuse = "initial"
-    control: float = 0.1
+    control: float = DEFAULT_CONTROL
     paired_controls: bool = True
     seed: int = 0
     chunk_size: int = 200
@@ -98,10 +103,18 @@ class ScreenMaker(Maker):
     retry_failed: bool = False
     order: Literal["given", "change"] = "given"
     one_launch: bool | None = None
+    arms: Mapping[str, float] | None = None
+    served: Served = "predicted"
 
     def __post_init__(self) -> None:
-        StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
-        check_judge(self.prerelax.options.second_opinion, self.engine)
+        if self.prerelax is None:
+            self.prerelax, self.served = PrerelaxMaker(), "initial"
+        options = self.prerelax.options
+        if self.rules.arms.get("polished") and options.polish == 0:
+            raise ConfigError(
+                "arms have polished, and predictions are not polished; ask for it with second_opinion and polish"
+            )
+        check_judge(options.second_opinion, self.engine)
         if self.order not in ("given", "change"):
             raise ConfigError(f"order is {self.order!r}; it can be 'given' or 'change'")
         if self.chunk_size < 1:
@@ -158,7 +171,8 @@ class ScreenMaker(Maker):
     @property
     def rules(self) -> StartRules:
         """Where relaxations start."""
-        return StartRules(self.on_refuse, self.control, self.paired_controls, self.seed)
+        arms = merge_arms(self.control, self.arms)
+        return StartRules(self.on_refuse, arms, self.paired_controls, self.seed, self.served)
 
     @property
     def relaxes_in_one_launch(self) -> bool:

@@ -109,7 +109,9 @@ def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> Scr
         engine_settings=recall_settings(maker.engine),
         model=model,
         on_refuse=maker.on_refuse,
-        control=maker.control,
+        control=maker.rules.arms.get("initial", 0.0),
+        arms=dict(maker.rules.arms),
+        served=maker.served,
         paired_controls=maker.paired_controls,
         seed=maker.seed,
     )
@@ -129,11 +131,14 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
     digest = hashlib.sha256()
     for candidate in candidates.iterate_packed():
         digest.update(f"{candidate.id}\n{candidate.structure_id}\n".encode())
+    arms = {arm: fraction for arm, fraction in maker.rules.arms.items() if arm == "initial" or fraction > 0}
     content: list[Any] = [
         maker.name, model_id, maker.engine.engine_id, maker.prerelax.options.model_dump(mode="json"), maker.on_refuse,
-        maker.control, maker.paired_controls, maker.seed, maker.deduplicate, maker.order,
+        arms.pop("initial", 0.0), maker.paired_controls, maker.seed, maker.deduplicate, maker.order,
         sorted(name for name, _ in candidates.errors), digest.hexdigest(),
     ]  # fmt: skip
+    if arms or maker.served != "predicted":  # without these, screens have the ids of earlier releases
+        content += [arms, maker.served]
     return hash_content(content)
 
 

@@ -10,10 +10,10 @@ from datetime import datetime
 from maggma.core import Store
 
 from e3relax_flows.core.run_information import now
-from e3relax_flows.ledger.joining import measure_saving
+from e3relax_flows.ledger.savings import StartSteps, measure_saving, pair_served
 from e3relax_flows.prerelax.starts import fill_outcomes
-from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving, StartKind
-from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
 from e3relax_flows.screening.states import end
 from e3relax_flows.screening.store import ScreenStores, find_outcome_rows, find_rows, find_screen
 
@@ -80,14 +80,14 @@ def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: dateti
     _settle(rows, outcomes)
     counts = Counter(row.state for row in rows)
     per_hour = None if screen.phase != ScreenPhase.RELAXING else measure_rate(rows, moment or now())
-    pairs = [pair for row in rows if (pair := _find_pair(row))]
+    pairs = pair_served(step for row in rows for step in _list_steps(row))
     return ScreenView(
         screen=screen,
         counts={state.value: counts[state] for state in State if counts[state]},
         per_hour=per_hour,
         seconds_left=3600 * _count_left(screen, counts) / per_hour if per_hour else None,
-        ionic=measure_saving(pairs, lambda row: row.n_ionic_steps),
-        electronic=measure_saving(pairs, lambda row: row.n_electronic_steps),
+        ionic=measure_saving(pairs, lambda one: one.ionic),
+        electronic=measure_saving(pairs, lambda one: one.electronic),
         failures=_list_failures(rows),
     )
 
@@ -128,12 +128,19 @@ def _count_left(screen: ScreenDoc, counts: Counter[CandidateState]) -> int:
     return begun + left
 
 
-def _find_pair(row: ScreenRow) -> tuple[list[OutcomeRow], list[OutcomeRow]] | None:
-    """Converged relaxations of a control from its prediction and from its initial structure."""
-    good = [planned for planned in row.outcomes if planned.state == OutcomeState.SUCCESSFUL]
-    predicted = [planned for planned in good if planned.start_kind.is_from_prediction]
-    control = [planned for planned in good if planned.start_kind == StartKind.CONTROL]
-    return (predicted, control) if predicted and control else None
+def _list_steps(row: ScreenRow) -> list[StartSteps]:
+    """Steps of the relaxations of a candidate from its starts."""
+    ids = (str(row.structure_id), "", str(row.prediction_id))
+    return [
+        StartSteps(
+            *ids,
+            planned.start_kind,
+            planned.state == OutcomeState.SUCCESSFUL,
+            planned.n_ionic_steps,
+            planned.n_electronic_steps,
+        )
+        for planned in row.outcomes
+    ]
 
 
 def _list_failures(rows: Iterable[ScreenRow]) -> list[Failure]:

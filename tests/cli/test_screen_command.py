@@ -115,6 +115,25 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
     assert metals.exists()
 
 
+@pytest.mark.usefixtures("emt", "predictor")
+def test_arms_are_named_at_the_command_and_shown_in_the_tables(e3relax, metals, tmp_path):
+    """From the initial structures, as without prediction, and all from their prediction, too."""
+    arguments = ("screen", metals / "Cu.cif", metals / "Ag.cif", "--engine", "emt", "--prerelax", "none")
+    arguments += ("--arm", "predicted=1", "--out", tmp_path / "out")
+    plan = json.loads(e3relax(*arguments, "--dry-run", "--json").stdout)
+    assert (plan["arms"], plan["control"], plan["served"]) == ({"predicted": 1.0}, 0.0, "initial")
+    planned = " ".join(e3relax(*arguments, "--dry-run").stdout.split())
+    assert "relaxed with emt from their initial structure, about 100% from their predicted one, too" in planned
+    shown = " ".join(e3relax(*arguments).stdout.split())
+    document = json.loads((tmp_path / "out" / "screen.json").read_text())
+    kinds = [[outcome["start_kind"] for outcome in row["outcomes"]] for row in document["candidates"]]
+    assert kinds == [["control", "predicted"]] * 2
+    assert (document["arms"], document["served"]) == ({"predicted": 1.0}, "initial")
+    sentence = "ionic steps that they took from the initial one (too few for an interval: 2 pairs)"
+    assert sentence in shown
+    assert sentence in " ".join(e3relax("table", tmp_path / "out").stdout.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,6 +141,9 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
         (["stats"], "'stats' is no file or folder; did you mean `e3relax screen status`?"),
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
+        (["x.cif", "--engine", "emt", "--arm", "predicted"], "--arm 'predicted' has no number; write START=FRACTION"),
+        (["x.cif", "--engine", "emt", "--arm", "relaxed=0.1"], "arms.relaxed"),
+        (["x.cif", "--engine", "emt", "--prerelax", "never"], "prerelax: Input should be 'predict' or 'none'"),
         (["x.cif", "--engine", "emt", "--control", "2"], "control: Input should be less than or equal to 1 (got 2.0)"),
         (
             ["nowhere", "--engine", "emt"],

@@ -125,7 +125,22 @@ def test_every_column_is_documented_and_filled_from_the_documents(stores):
     assert all(OUTCOME_COLUMNS.values())
     row = outcomes_dataframe(stores.outcomes, {"start_kind": "predicted"}).iloc[0]
     known = {name for name, value in row.items() if not pd.isna(value)}
-    assert set(OUTCOME_COLUMNS) - known == {"message", "n_electronic_steps"}
+    polished = {name for name in OUTCOME_COLUMNS if name.startswith("polished_")}
+    assert set(OUTCOME_COLUMNS) - known == {"message", "n_electronic_steps"} | polished
+
+
+def test_outcomes_measure_the_polished_structure_where_there_is_one(stores):
+    prediction = predict("fine", polished=make_cubic(4.12), n_polish_steps=5)
+    result = RelaxationResult(
+        initial=make_cubic(4.12), relaxed=make_cubic(4.1), converged=True, code="VASP", is_dft=True
+    )
+    save_predictions(stores.predictions, [prediction])
+    save_outcomes(stores.outcomes, [join_outcome(prediction, StartKind.POLISHED, "vasp", "e-1", result)])
+    row = outcomes_dataframe(stores.outcomes, {"start_kind": "polished"}).iloc[0]
+    assert row["polished_volume_error"] == pytest.approx((4.12 / 4.1) ** 3 - 1)
+    assert row["polished_error"] == pytest.approx(2.5 * row["polished_strain"] + row["polished_displacement"])
+    assert row["polished_error"] < row["predicted_error"] < row["initial_error"]
+    assert predictions_dataframe(stores.predictions).loc["p-fine", "n_polish_steps"] == 5
 
 
 def test_the_front_door_has_them():

@@ -13,8 +13,8 @@ from e3relax_flows.ledger.joining import (
     measure_errors,
     reorder_sites,
     share_basin,
-    summarize_savings,
 )
+from e3relax_flows.ledger.savings import summarize_savings
 from e3relax_flows.schemas.outcomes import OutcomeState, RelaxationResult, StartKind, identify_outcome
 
 EXACT = 1e-9

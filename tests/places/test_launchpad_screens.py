@@ -80,6 +80,26 @@ def test_a_screen_ends_without_a_process_that_watches_it(
     assert count_jobs(campaign) == expected
 
 
+@pytest.mark.parametrize("one_launch", [None, False])
+def test_every_arm_of_a_candidate_is_relaxed_at_a_launchpad(
+    campaign: Campaign, settings: E3RelaxSettings, one_launch: bool | None
+) -> None:
+    maker = ScreenMaker(
+        prerelax=None, engine=EmtEngine(), arms={"predicted": 1}, one_launch=one_launch, deduplicate=False
+    )
+    with open_screen_stores(settings) as stores:
+        screen, _ = register_screen(stores, maker, make_items(["Cu", "Ag"])[:2], settings, place="fireworks")
+    screen_id = str(screen.screen_id)
+    resume_screen(screen_id, settings, ScreenLimits(max_in_flight=1))
+    start_screen(screen_id, settings)
+    campaign.drain()
+    screen = load(settings, screen_id)
+    assert (screen.phase, screen.served, screen.counts) == ("finished", "initial", {"successful": 2})
+    for row in screen.candidates:
+        assert [outcome.start_kind for outcome in row.outcomes][1:] == ["predicted"]
+        assert all(outcome.n_ionic_steps for outcome in row.outcomes)
+
+
 def test_what_is_cancelled_does_not_run_and_is_resumed(campaign: Campaign, settings: E3RelaxSettings) -> None:
     screen_id = register(settings)
     start_screen(screen_id, settings)

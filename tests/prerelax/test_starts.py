@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.core import Magmom
 
@@ -13,11 +15,17 @@ from e3relax_flows.candidates.duplicates import find_duplicates
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform, identify_structure
 from e3relax_flows.prerelax.starts import (
+    ARMS,
+    ON_REFUSE,
+    SERVED,
+    OnRefuse,
+    Served,
     StartRules,
     choose_starts,
     describe_prediction,
     fill_outcomes,
     is_reusable,
+    merge_arms,
     plan_outcomes,
     take_start,
 )
@@ -62,13 +70,17 @@ def make_outcome(outcome_id: str, state: OutcomeState, kind: StartKind = StartKi
 @pytest.mark.parametrize(
     ("verdict", "rules", "starts"),
     [
-        (Verdict.ACCEPT, StartRules(control=0), [StartKind.PREDICTED]),
-        (Verdict.ACCEPT, StartRules(control=1), [StartKind.CONTROL]),
-        (Verdict.ACCEPT, StartRules(control=1, paired_controls=True), [StartKind.PREDICTED, StartKind.CONTROL]),
-        (Verdict.REFUSE, StartRules("initial", control=1), [StartKind.INITIAL]),
-        (Verdict.REFUSE, StartRules("skip", control=1), []),
+        (Verdict.ACCEPT, StartRules(), [StartKind.PREDICTED]),
+        (Verdict.ACCEPT, StartRules(arms={"initial": 1}), [StartKind.CONTROL]),
+        (
+            Verdict.ACCEPT,
+            StartRules(arms={"initial": 1}, paired_controls=True),
+            [StartKind.PREDICTED, StartKind.CONTROL],
+        ),
+        (Verdict.REFUSE, StartRules("initial", {"initial": 1}), [StartKind.INITIAL]),
+        (Verdict.REFUSE, StartRules("skip", {"initial": 1}), []),
         (Verdict.REFUSE, StartRules("fail"), []),
-        (Verdict.ERROR, StartRules("initial", control=1), []),
+        (Verdict.ERROR, StartRules("initial", {"initial": 1}), []),
     ],
 )
 def test_starts_follow_verdict_and_rules(verdict: Verdict, rules: StartRules, starts: list[StartKind]) -> None:
@@ -79,7 +91,7 @@ def test_controls_are_the_drawn_fraction_and_depend_on_id_and_seed_only() -> Non
     predictions = [make_prediction(make_structure(3 + 0.001 * i)) for i in range(1000)]
 
     def draw(seed: int) -> list[bool]:
-        rules = StartRules(control=0.1, seed=seed)
+        rules = StartRules(arms={"initial": 0.1}, seed=seed)
         return [choose_starts(p, rules) == [StartKind.CONTROL] for p in predictions]
 
     controls = draw(0)
@@ -90,10 +102,74 @@ def test_controls_are_the_drawn_fraction_and_depend_on_id_and_seed_only() -> Non
     assert abs(sum(controls) - 100) < 38
 
 
-@pytest.mark.parametrize("rules", [{"on_refuse": "maybe"}, {"control": 1.1}, {"control": -0.1}])
-def test_wrong_rules_are_refused(rules: dict) -> None:
-    with pytest.raises(ConfigError, match=r"can be|between 0 and 1"):
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"on_refuse": "maybe"}, "on_refuse is 'maybe'; it can be 'initial', "),
+        ({"served": "polished"}, "served is 'polished'; it can be 'predicted', 'initial'"),
+        ({"arms": {"initial": 1.1}}, "the arm 'initial' is 1.1; it is a fraction between 0 and 1"),
+        ({"arms": {"predicted": -0.1}}, "the arm 'predicted' is -0.1"),
+        ({"arms": {"predicted": True}}, "the arm 'predicted' is True"),
+        ({"arms": {"relaxed": 0.1}}, "there cannot be an arm 'relaxed'; known: initial, predicted, polished"),
+    ],
+)
+def test_wrong_rules_are_refused(rules: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         StartRules(**rules)
+
+
+def test_control_is_the_short_form_of_an_arm() -> None:
+    assert merge_arms(0.2, None) == {"initial": 0.2}
+    assert list(merge_arms(0.1, {"predicted": 0.3, "initial": 0.2})) == ["initial", "predicted"]
+    assert merge_arms(0.1, {"predicted": 0.3}) == {"predicted": 0.3}
+    assert merge_arms(0.2, {"initial": 0.2}) == {"initial": 0.2}
+    with pytest.raises(ConfigError, match=r"control is 0.3 and arms are .*give the fraction once"):
+        merge_arms(0.3, {"initial": 0.2})
+
+
+@given(
+    st.sampled_from([Verdict.ACCEPT, Verdict.REFUSE, Verdict.ERROR]),
+    st.booleans(),
+    st.sets(st.sampled_from([Reason.HARM, Reason.NO_SAVING, Reason.SCORE, Reason.CLOSE_ATOMS])),
+    st.dictionaries(st.sampled_from(ARMS), st.floats(0, 1)),
+    st.sampled_from(ON_REFUSE),
+    st.sampled_from(SERVED),
+    st.text("0123456789abcdef", min_size=4, max_size=4),
+)
+def test_a_candidate_starts_where_it_is_served_and_from_the_arms_it_is_drawn_for(
+    verdict: Verdict, polished: bool, reasons: set, arms: dict, on_refuse: OnRefuse, served: Served, structure_id: str
+) -> None:
+    is_refused = verdict == Verdict.REFUSE
+    row = CandidateRow(
+        id="a",
+        state=CandidateState.PREDICTED,
+        verdict=verdict,
+        reasons=list(reasons) if is_refused else [],
+        is_polished=polished and not is_refused,
+        structure_id=structure_id,
+    )
+    starts = choose_starts(row, StartRules(on_refuse, arms, True, 3, served))
+    assert len(set(starts)) == len(starts)
+    if verdict == Verdict.ERROR or (is_refused and on_refuse != "initial" and served == "predicted"):
+        assert starts == []
+        return
+    initial = StartKind.INITIAL if is_refused else StartKind.CONTROL
+    own = StartKind.POLISHED if row.is_polished else StartKind.PREDICTED
+    assert starts[0] == (initial if is_refused or served == "initial" else own)
+    draw = draw_uniform(3, structure_id)
+    for arm, kind in (("initial", initial), ("predicted", StartKind.PREDICTED), ("polished", StartKind.POLISHED)):
+        has_it = arm == "initial" or (row.is_polished if arm == "polished" else Reason.CLOSE_ATOMS not in row.reasons)
+        is_drawn = has_it and draw < arms.get(arm, 0)
+        assert (kind in starts) == (is_drawn or kind == starts[0])
+    # what is drawn for a small arm is in the larger ones
+    more = choose_starts(
+        row, StartRules(on_refuse, {arm: min(1, 2 * share) for arm, share in arms.items()}, True, 3, served)
+    )
+    assert set(starts) <= set(more)
+    # in place of the served start, not beside it
+    alone = choose_starts(row, StartRules(on_refuse, arms, False, 3, served))
+    replaced = StartKind.CONTROL in starts[1:]
+    assert set(alone) == set(starts[1:] if replaced and draw >= arms.get(starts[0].value, 0) else starts)
 
 
 def test_the_start_is_the_structure_that_its_kind_names() -> None:
@@ -201,7 +277,7 @@ def test_rows_say_what_is_planned() -> None:
 
 def test_outcomes_fill_rows() -> None:
     prediction = make_prediction(make_structure())
-    rules = StartRules(control=1, paired_controls=True)
+    rules = StartRules(arms={"initial": 1}, paired_controls=True)
     row = make_row(prediction, rules)
     first, second = (outcome.outcome_id for outcome in row.outcomes)
     fill_outcomes([row], {first: make_outcome(first, OutcomeState.SUCCESSFUL)}, reused=True)

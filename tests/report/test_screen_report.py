@@ -16,7 +16,7 @@ from made_screen import EVIL, make_documents, relax
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.ledger.joining import summarize_savings
+from e3relax_flows.ledger.savings import summarize_savings
 from e3relax_flows.report.candidate_pages import CommandBook, describe_elements, pack_structure
 from e3relax_flows.report.html import render_screen_page, write_screen_page
 from e3relax_flows.report.screen_figures import MAX_LOG_LABELS, Points, lay_log_axis, thin_points
