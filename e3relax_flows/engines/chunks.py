@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobflow import Maker, OutputReference
+from jobflow import OutputReference
 from pymatgen.core import Structure
 
 from e3relax_flows.engines.base import Engine, iterate_jobs
@@ -15,7 +15,8 @@ from e3relax_flows.engines.base import Engine, iterate_jobs
 def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
     """Relax structures in this process: place and document, or the exception that ended it; each comes once.
 
-    A maker with a method `relax_many` does it in its own way; of others the job of each structure is run here.
+    A maker with a method `relax_many` does it in its own way where that gives an iterator; of others the job of each
+    structure is run here.
 
     Parameters
     ----------
@@ -33,8 +34,10 @@ def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterato
             yield place, error
     # a copy, because makers write into themselves while they run
     maker: Any = copy.deepcopy(engine.maker)
-    relax = getattr(maker, "relax_many", None) or _Each(maker)
-    for number, document in relax([structures[place] for place in accepted]):
+    chosen = [structures[place] for place in accepted]
+    relax_many = getattr(maker, "relax_many", None)
+    found = None if relax_many is None or len(chosen) < 2 else relax_many(chosen)
+    for number, document in _relax_each(maker, chosen) if found is None else found:
         yield accepted[number], document
 
 
@@ -44,17 +47,12 @@ def find_large_parts(engine: Engine) -> dict[str, Any]:
     return {store: "output" if parts is True else parts for store, parts in job._kwargs.items()}
 
 
-class _Each:
-    """Runs the job of one structure after the other; the maker keeps its calculator."""
-
-    def __init__(self, maker: Maker) -> None:
-        self.maker = maker
-
-    def __call__(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
-        for place, structure in enumerate(structures):
-            try:
-                document = type(self.maker).make.original(self.maker, structure)  # type: ignore[attr-defined]
-            except Exception as error:  # the boundary between structures
-                yield place, error
-            else:
-                yield place, document
+def _relax_each(maker: Any, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
+    """Run the job of one structure after the other; the maker keeps its calculator."""
+    for place, structure in enumerate(structures):
+        try:
+            document = type(maker).make.original(maker, structure)
+        except Exception as error:  # the boundary between structures
+            yield place, error
+        else:
+            yield place, document

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from pydantic import Field
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import EngineError
+from e3relax_flows.engines.batches import load_batches
 from e3relax_flows.engines.guards import GuardedRelaxMaker, RightHandedCalculator
+from e3relax_flows.engines.in_step import relax_in_step
 from e3relax_flows.engines.potentials import Potential, find_potential, is_path
 from e3relax_flows.schemas.outcomes import PotentialInfo
 
@@ -102,7 +107,35 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
         info = self.describe().model_copy(update={"device": self.device if device is None else str(device)})
         return PotentialTaskDoc(**dict(document), potential=info)
 
+    def relax_many(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]] | None:
+        """Relax structures in step: place and document, or the exception that ended it, as each ends.
+
+        None where these weights are evaluated for one crystal at a time.
+        """
+        batches = load_batches(self._find_checked(), self.device)
+        if batches is None:
+            return None
+
+        def relax(structure: Structure, calculator: Calculator) -> PotentialTaskDoc:
+            maker = copy.copy(self)
+            maker._calculator = RightHandedCalculator(calculator)  # batches look for lonely atoms
+            return PotentialRelaxMaker.make.original(maker, structure)  # type: ignore[attr-defined]
+
+        return relax_in_step([partial(relax, structure) for structure in structures], batches)
+
     def _get_calculator(self) -> Calculator:
+        calculator = self._find_checked().load(self.device)
+        cutoff = getattr(calculator, "cutoff", getattr(calculator, "r_max", None))
+        return RightHandedCalculator(calculator, cutoff=None if cutoff is None else float(cutoff))
+
+    def _find_checked(self) -> Potential:
+        """The potential of this maker, with the weights that it was made with.
+
+        Raises
+        ------
+        EngineError
+            When other weights are installed here.
+        """
         potential = self.find_potential()
         found = potential.info.weights_hash
         if self.weights_hash is not None and found != self.weights_hash:
@@ -110,6 +143,4 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
                 f"the weights of {potential.label} on this machine have the sha256 {found}, those of the engine "
                 f"{self.weights_hash}; install the same version of its package, or copy the file"
             )
-        calculator = potential.load(self.device)
-        cutoff = getattr(calculator, "cutoff", getattr(calculator, "r_max", None))
-        return RightHandedCalculator(calculator, cutoff=None if cutoff is None else float(cutoff))
+        return potential

@@ -29,18 +29,11 @@ from vesin import NeighborList
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.geometry import Array
+from e3relax_flows.engines.batches import Evaluation
 
 Integers: TypeAlias = NDArray[np.int64]
 PAIRS = "e3relax_pairs"
 CONVOLUTION = "_convolution"
-
-
-class Evaluation(NamedTuple):
-    """What a potential says of one crystal."""
-
-    energy: float  # eV
-    forces: Array  # [n_atoms, 3] eV/Å
-    stress: Array  # [3, 3] eV/Å³, symmetric; positive where the cell wants to shrink, as in ASE
 
 
 @dataclass(frozen=True)
@@ -84,6 +77,8 @@ class SevenNetBatches:
         Task of a network that serves several.
     device
         Of torch.
+    max_atoms
+        What a batch should hold.
 
     Raises
     ------
@@ -91,7 +86,10 @@ class SevenNetBatches:
         When the network is built of something else than SevenNet's own convolutions.
     """
 
-    def __init__(self, weights: Path | str, modal: str | None = None, device: str = "cpu") -> None:
+    name = "sevennetcalculator"  # as of its own calculator
+
+    def __init__(self, weights: Path | str, modal: str | None = None, device: str = "cpu", max_atoms: int = 64) -> None:
+        self.max_atoms = max_atoms
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No tensor product accelerator")
             network: Any = load_checkpoint(str(weights)).build_model()
