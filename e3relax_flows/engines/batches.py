@@ -15,7 +15,6 @@ from ase import Atoms
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.geometry import Array
 from e3relax_flows.engines.potentials import Potential
-from e3relax_flows.graphs.devices import resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ def load_batches(potential: Potential, device: str = "auto") -> Batches | None:
     if potential.family is None or potential.family.name != "SevenNet" or potential.weights is None:
         return None
     from e3relax_flows.engines.sevennet_batches import SevenNetBatches
+    from e3relax_flows.graphs.devices import resolve_device
 
     place = resolve_device(device)
     try:
