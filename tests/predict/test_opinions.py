@@ -65,6 +65,21 @@ def test_units_are_those_of_the_calculator(judge):
     assert judge._evaluate_one(structure) == pytest.approx(point, rel=1e-3)
 
 
+def test_sevennet_judges_in_batches_with_the_numbers_of_its_calculator():
+    pytest.importorskip("sevenn")
+    judge = Judge("sevennet-0", "cpu")
+    structures = [rock_salt(5.3), rock_salt(4.2, ("Mg", "O")) * (2, 1, 1), rock_salt(5.0, ("Cm", "N"))]
+    structures[0].translate_sites([0], [0.03, 0.0, 0.0])
+    *together, unknown = judge.measure(structures)
+    assert "calculator" not in vars(judge)  # the network is loaded once
+    for structure, point in zip(structures, together, strict=False):
+        assert point == pytest.approx(judge._evaluate_one(structure), rel=2e-3, abs=2e-5)
+    assert "SevenNet-0-11Jul2024 was not trained on Cm" in unknown
+    (opinion,) = judge.compare([(structures[0], rock_salt(5.69))])
+    assert opinion.potential == "SevenNet-0-11Jul2024"
+    assert opinion.energy_change < 0
+
+
 def test_a_left_handed_cell_is_the_same_crystal(judge):
     structure = Structure(Lattice.from_parameters(3.9, 4.1, 5.0, 80, 85, 95), ["Ga", "N"], [[0, 0, 0], [0.4, 0.5, 0.6]])
     matrix = structure.lattice.matrix[[1, 0, 2]]
