@@ -5,22 +5,19 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Structure
 
 from e3relax_flows.candidates.hulls import HullSet, read_entries
-from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.text_files import open_text
 from e3relax_flows.schemas.candidates import (
-    RankByChange,
     RankByFunction,
     RankByHull,
     RankByTable,
@@ -53,39 +50,11 @@ def build_score(ranking: Ranking) -> Score:
     raise ConfigError("ranking by change needs predictions, which a list of candidates has not; rank it in a screen")
 
 
-def rank_structures(items: Sequence[ReadItem], ranking: Ranking | None) -> list[int]:
-    """Places of read structures, the most promising first; as they came without a ranking, or with one of predictions.
-
-    Raises
-    ------
-    ConfigError, MissingDependencyError
-        As `build_score`.
-    """
-    if ranking is None or isinstance(ranking, RankByChange):
-        return list(range(len(items)))
-    score = build_score(ranking)
-    return sort_by_score([None if item.structure is None else score(item.id, item.structure) for item in items])
-
-
 def measure_change(prediction: Prediction) -> float | None:
     """How far the network moves a structure, Å: displacement + 2.5 Å · strain; None where nothing was accepted."""
     if prediction.verdict != Verdict.ACCEPT or prediction.displacement is None or prediction.strain is None:
         return None
     return prediction.displacement + STRAIN_WEIGHT_ANGSTROM * prediction.strain
-
-
-def score_predictions(predictions: Iterable[Prediction | None], ranking: Ranking) -> list[float | None]:
-    """Scores of predictions; rankings of structures look at the predicted one, or the initial one where refused."""
-    if isinstance(ranking, RankByChange):
-        return [None if prediction is None else measure_change(prediction) for prediction in predictions]
-    score = build_score(ranking)
-    return [_score_prediction(prediction, score) for prediction in predictions]
-
-
-def sort_by_score(scores: Sequence[float | None]) -> list[int]:
-    """Indices, the smallest score first; equal ones as they came, unknown ones (None, NaN) last."""
-    unknown = [score is None or math.isnan(score) for score in scores]
-    return sorted(range(len(scores)), key=lambda i: (unknown[i], 0.0 if unknown[i] else scores[i], i))
 
 
 def read_numbers(path: Path, column: str | None = None, id_column: str = "id") -> dict[str, float]:
@@ -164,13 +133,6 @@ def _measure_above_hull(hulls: HullSet, calculator: Any) -> Score:
         return hulls.locate(structure.composition, float(atoms.get_potential_energy())).energy_above_hull
 
     return score
-
-
-def _score_prediction(prediction: Prediction | None, score: Score) -> float | None:
-    if prediction is None or prediction.verdict == Verdict.ERROR:
-        return None
-    structure = prediction.structure if prediction.verdict == Verdict.ACCEPT else prediction.initial
-    return None if structure is None else score(str(prediction.id), structure)
 
 
 def _list_rows(content: Any, id_column: str) -> list[dict[str, Any]]:

@@ -13,10 +13,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 from e3relax_flows.candidates.ranking import (
     build_score,
     measure_change,
-    rank_structures,
     read_numbers,
-    score_predictions,
-    sort_by_score,
 )
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
@@ -43,20 +40,13 @@ def make_cell(element: str, length: float, n: int = 1) -> Structure:
     return Structure(lattice, [element], [[0, 0, 0]]) * (n, 1, 1)
 
 
-def test_small_changes_come_first_and_refusals_last(make_prediction):
+def test_change_is_displacement_and_strain_of_accepted_predictions(make_prediction):
     far, near, refused, unmoved = (make_prediction(name) for name in ("far", "near", "refused", "unmoved"))
     far.displacement, far.strain = 0.1, 0.10
     near.displacement, near.strain = 0.2, 0.02
     refused.displacement, refused.strain, refused.verdict = 0.0, 0.0, Verdict.REFUSE
-    scores = score_predictions([far, near, None, refused, unmoved], RANKINGS.validate_python({"by": "change"}))
-    assert scores == [pytest.approx(0.35), pytest.approx(0.25), None, None, None]
-    assert sort_by_score(scores) == [1, 0, 2, 3, 4]
-    assert measure_change(near) < measure_change(far)
-
-
-def test_equal_scores_stay_in_order_and_nan_is_unknown():
-    assert sort_by_score([2.0, None, 1.0, float("nan"), 1.0, -3.0]) == [5, 2, 4, 0, 1, 3]
-    assert sort_by_score([]) == []
+    scores = [measure_change(prediction) for prediction in (far, near, refused, unmoved)]
+    assert scores == [pytest.approx(0.35), pytest.approx(0.25), None, None]
 
 
 @pytest.mark.parametrize(
@@ -67,15 +57,14 @@ def test_equal_scores_stay_in_order_and_nan_is_unknown():
         ("t2.json", json.dumps({"a": {"hull": 0.1}, "b": {}, "c": {"hull": -0.2}})),
     ],
 )
-def test_tables_of_all_forms_give_the_same_order(tmp_path, name, text):
+def test_tables_of_all_forms_give_the_same_scores(tmp_path, name, text):
     file = tmp_path / name
     file.write_text(text)
     assert read_numbers(file, "hull") == {"a": 0.1, "c": -0.2}
-    items = [ReadItem(id, make_cell("Cu", 3.6), None) for id in ("a", "b", "c")]
     ranking = {"by": "table", "file": file, "column": "hull"}
-    assert rank_structures(items, RANKINGS.validate_python(ranking)) == [2, 0, 1]
-    assert rank_structures(items, RANKINGS.validate_python(ranking | {"largest_first": True})) == [0, 2, 1]
-    assert rank_structures(items, None) == [0, 1, 2]
+    for more, sign in (({}, 1.0), ({"largest_first": True}, -1.0)):
+        score = build_score(RANKINGS.validate_python(ranking | more))
+        assert [score(id, make_cell("Cu", 3.6)) for id in ("a", "b", "c")] == [sign * 0.1, None, sign * -0.2]
 
 
 def test_a_plain_dictionary_needs_no_column(tmp_path):
@@ -100,17 +89,13 @@ def test_unclear_tables_are_refused(tmp_path, text, column, message):
         read_numbers(tmp_path / "t.csv", column)
 
 
-def test_users_function_ranks_structures_and_predicted_structures(tmp_path, monkeypatch, make_prediction):
+def test_users_function_ranks_structures(tmp_path, monkeypatch):
     (tmp_path / "my_ranking_module.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     ranking = RANKINGS.validate_python({"by": "function", "function": "my_ranking_module:measure_volume"})
-    items = [ReadItem(id, make_cell("Cu", a), None) for id, a in (("big", 4.0), ("unknown", 3.0), ("small", 3.5))]
-    assert rank_structures(items, ranking) == [2, 0, 1]
-    accepted, refused = make_prediction("accepted"), make_prediction("refused")
-    refused.verdict = Verdict.REFUSE
-    scores = score_predictions([accepted, refused], ranking)
-    assert scores == [pytest.approx(accepted.structure.volume), pytest.approx(refused.initial.volume)]
-    assert scores[0] != pytest.approx(scores[1])
+    score = build_score(ranking)
+    assert score("big", make_cell("Cu", 4.0)) == pytest.approx(16.0)
+    assert score("unknown", make_cell("Cu", 3.0)) is None
     for name, message in (("my_ranking_module:absent", "absent"), ("no_such_module:f", "no_such_module")):
         with pytest.raises(ConfigError, match=message):
             build_score(RANKINGS.validate_python({"by": "function", "function": name}))
@@ -134,9 +119,7 @@ def test_hull_of_a_potential_ranks_by_energy_per_atom(tmp_path, monkeypatch):
     values = {item.id: score(item.id, item.structure) for item in items}
     assert values["right"] == pytest.approx(-0.006, abs=0.01)  # EMT's zero is the bulk
     assert values["other"] is None  # no entry of silver
-    order = [items[place].id for place in rank_structures(items, ranking)]
-    assert order[0] == "right"
-    assert order[-1] == "other"
+    assert values["right"] == min(value for value in values.values() if value is not None)
     with pytest.raises(ConfigError, match="potential 'm3gnet' is unknown"):
         build_score(RANKINGS.validate_python(raw | {"potential": "m3gnet"}))
 
