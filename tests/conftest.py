@@ -64,6 +64,8 @@ SLOW_PLACES = (
     "places/test_slurm.py",
     "places/test_faults_workers.py",
     "places/test_recovery.py",
+    "places/test_remote_campaign.py",
+    "places/test_remote_slurm.py",
     "places/test_remote_tutorial.py",
     "places/test_stopped_training.py",
     "test_packaging.py",

@@ -327,8 +327,8 @@ def gather_labels(
         if held:
             message = (
                 f"{len(held)} relaxations of generation {generation} are at other flows, such as {held[0].describe()}: "
-                f"run `e3relax campaign resume {campaign_id}` when they are over, `e3relax screen recover` where they "
-                "are lost"
+                f"run `e3relax campaign resume {campaign_id}` when they are over; if they were lost on a launchpad, "
+                "`e3relax screen recover` first"
             )
             end_campaign(stores, campaign, CampaignState.HALTED, message)
             return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from e3relax_flows.places.launchpad import open_launchpad
 from e3relax_flows.places.remote import RemotePlace, open_remote
 
+LOCK_MINUTES = 10  # jobflow-remote's locks never expire
 ANY = "any worker"  # of jobs without a category
 
 
@@ -69,6 +70,13 @@ def describe_remote_activity(place: RemotePlace) -> list[str]:
     failed = place.controller.jobs.count_documents({"state": "REMOTE_ERROR"})
     if failed:
         lines.append(f"{failed} jobs were not given to their worker or brought back: see `jf job list -s REMOTE_ERROR`")
+    old = datetime.now(UTC) - timedelta(minutes=LOCK_MINUTES)
+    locked = place.controller.jobs.count_documents({"lock_id": {"$ne": None}, "lock_time": {"$lt": old}})
+    if locked:
+        lines.append(
+            f"{locked} jobs are locked for more than {LOCK_MINUTES} min, as a killed runner leaves them; type "
+            "`jf runner stop`, `jf admin unlock`, `jf admin unlock-flow` and `jf runner start`"
+        )
     seen = find_runner_ping(place.controller)
     if (ready or running) and seen is None:
         lines.append("no runner has taken this project: start it with `jf runner start`")

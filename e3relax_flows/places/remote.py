@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
@@ -14,6 +14,8 @@ from pymongo.errors import PyMongoError
 from e3relax_flows.core.errors import ConfigError, MissingDependencyError, StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.roles import Role, WorkerConfig
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.claims import find_claims, open_claim_store, release_claims
 from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
 from e3relax_flows.places.roles import assign_roles
 
@@ -60,6 +62,22 @@ class RemotePlace:
                 elif job["state"] not in ABANDONED and states[flow] == "FAILED":
                     states[flow] = "RUNNING"
         return states
+
+    def find_over(self, flows: Iterable[str]) -> set[str]:
+        """Those of flows of the project, by uuid, of which no job is at work or will be by itself."""
+        ids = list(flows)
+        documents = list(self.controller.flows.find({"uuid": {"$in": ids}}, {"uuid": 1, "state": 1}))
+        at_work = {"job.hosts": {"$in": ids}, "state": {"$nin": list(OVER)}}
+        busy = {host for job in self.controller.jobs.find(at_work, {"job.hosts": 1}) for host in job["job"]["hosts"]}
+        states = self._find_states(documents)
+        return {flow for flow, state in states.items() if state in (*ENDED, LOST) and flow not in busy}
+
+    def release_lost_claims(self, settings: E3RelaxSettings) -> None:
+        """Release claims on relaxations of flows that are over: their jobs were lost, and will not do it."""
+        with open_claim_store(settings) as claims:
+            held = [claim for claim in find_claims(claims).values() if claim.manager == "remote" and claim.flow]
+            over = self.find_over({str(claim.flow) for claim in held})
+            release_claims(claims, [claim.claim_id for claim in held if claim.flow in over])
 
     def stop(self, placed: Sequence[Placed]) -> set[str]:
         """Take those of the flows of which nothing has begun from the workers; their content ids."""

@@ -289,6 +289,7 @@ def _submit_to_remote(
     again: bool,
 ) -> Submission:
     with hold_submission(settings), open_remote("--submit remote") as place:
+        place.release_lost_claims(settings)
         for flow in flows.values():
             problems += check_sizes(list_job_documents(flow))
         problems += check_remote_store(place.project, [*flows.values(), *samples])

@@ -16,8 +16,12 @@ class DepthFirstFlow(Flow):
 
     jobflow yields all jobs without parents first. Run one by one, all relaxations of a screen would then be over
     before the first outcome is recorded, and a killed run would have nothing to show for them. Managers that run
-    jobs at once see the same jobs and parents.
+    jobs at once see the same jobs and parents. Written down it is a plain flow, since jobflow-remote knows no other.
     """
+
+    def as_dict(self) -> dict[str, Any]:
+        """Dictionary of a plain flow with the same jobs."""
+        return {**super().as_dict(), "@module": Flow.__module__, "@class": Flow.__name__}
 
     def iterflow(self) -> Iterator[tuple[Job, list[str]]]:
         """Jobs with the uuids of their parents, parents first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import fireworks.core.launchpad
 import pytest
@@ -88,3 +88,6 @@ def test_a_project_of_jobflow_remote_without_a_runner_is_named(settings: E3Relax
     assert "start it with `jf runner start`" in runner
     sent.controller.auxiliary.insert_one({"running_runner": {"last_pinged": datetime.now(UTC)}})
     assert "its runner has last pinged" in describe_activity("remote")[2]
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    sent.controller.jobs.update_one({"worker": "gpu"}, {"$set": {"lock_id": "killed", "lock_time": an_hour_ago}})
+    assert "1 jobs are locked for more than 10 min" in describe_activity("remote")[2]

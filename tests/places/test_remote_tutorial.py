@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pymongo
@@ -20,7 +23,8 @@ from test_cluster_tutorial import ROOT, Terminal, read_commands, replace_in, wai
 PYTHON = os.environ.get("E3RELAX_TEST_REMOTE", "")
 # a worker that this machine has, in the place of those of the page
 WORKER = {"type": "local", "scheduler_type": "shell", "max_jobs": 2, "timeout_execute": 120}
-RUNNER = {"delay_checkout": 1, "delay_check_run_status": 1, "delay_advance_status": 1}
+PATIENCE_S = 5.0
+RUNNER = {"delay_checkout": 0.2, "delay_check_run_status": 0.2, "delay_advance_status": 0.2}
 
 
 @pytest.fixture
@@ -51,39 +55,69 @@ def remote_terminal(server: tuple[str, int], tmp_path: Path) -> Iterator[Termina
         yield made
     finally:
         if (home / ".jfremote").exists():
-            made.type("jf runner shutdown || true")
+            stop_runner(made)
         made.kill_workers()
         shutil.rmtree(home)
         with pymongo.MongoClient(*server) as client:
             client.drop_database(database)
 
 
+def stop_runner(terminal: Terminal) -> None:
+    """Its processes, too, which may wait long for a server before they see that they are to end."""
+    pid_file = terminal.home / ".jfremote" / "e3relax" / "daemon" / "supervisord.pid"
+    pid = int(pid_file.read_text()) if pid_file.exists() else None
+    terminal.type("jf runner shutdown || true")
+    deadline = time.monotonic() + PATIENCE_S
+    while pid and (folder := Path(f"/proc/{pid}")).exists():
+        time.sleep(0.2)
+        if time.monotonic() > deadline:
+            with suppress(OSError):
+                for number in (folder / "task" / str(pid) / "children").read_text().split():
+                    os.kill(int(number), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+
+
+def write_project(terminal: Terminal, is_forked: bool = False) -> None:
+    """The page's files in the home, with workers that this machine has; forked ones need not import anything."""
+    worker = dict(WORKER)
+    if is_forked:
+        program, place = ROOT / "tests" / "forked_jobs.py", terminal.home / "jobs"
+        terminal.start(f"{PYTHON} -Wignore {program} {place}", "jobs.log")
+        worker["execution_cmd"] = f"{PYTHON} -S -E {program} {place} {{}}"
+    shutil.copy(terminal.clone / "configs" / "e3relax.yaml", terminal.home / ".e3relax.yaml")
+    terminal.type("\n".join(["set -e", *read_commands("mkdir -p ~/.jfremote")[:2]]))
+    project_file = terminal.home / ".jfremote" / "e3relax.yaml"
+    project = yaml.safe_load(project_file.read_text())
+    project["workers"] = {name: {**worker, "work_dir": str(terminal.home / "jf" / name)} for name in project["workers"]}
+    project_file.write_text(yaml.safe_dump({**project, "runner": RUNNER}, sort_keys=False))  # the first is the default
+    if is_forked:
+        wait_for(place.exists, "the process from which jobs are forked")
+
+
+def leave_out_resources(settings: Path) -> None:
+    """Of a queue: the workers are shells."""
+    content = yaml.safe_load(settings.read_text())
+    for worker in content["WORKERS"].values():
+        worker.pop("resources", None)
+    settings.write_text(yaml.safe_dump(content))
+
+
 def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[str, int]) -> None:
-    """With one bad structure, and resources that the scheduler does not know at first; pairs without extra words."""
+    """One bad structure, resources that the scheduler does not know at first, pairs without extra words, a report."""
     terminal = remote_terminal
     write_candidates(terminal.clone / "candidates")
     for name in ("Ni", "Pd", "Pt", "Au"):
         (terminal.clone / "candidates" / f"{name}.vasp").unlink()
     write_screen(terminal.clone)
-    commands = read_commands("mkdir -p ~/.jfremote")
-    settings = terminal.home / ".e3relax.yaml"
-    shutil.copy(terminal.clone / "configs" / "e3relax.yaml", settings)
-    terminal.type("\n".join(["set -e", *commands[:2]]))
-    project_file = terminal.home / ".jfremote" / "e3relax.yaml"
-    project = yaml.safe_load(project_file.read_text())
-    project["workers"] = {name: {**WORKER, "work_dir": str(terminal.home / "jf" / name)} for name in project["workers"]}
-    project_file.write_text(yaml.safe_dump({**project, "runner": RUNNER}))
-    reset, doctor, submit, start, status, build = commands[3:]
+    write_project(terminal)
+    reset, doctor, submit, start, status, build = read_commands("mkdir -p ~/.jfremote")[3:]
     assert reset.startswith("jf admin reset")
     terminal.type(reset)
     wrong = terminal.type(doctor, code=1)  # the resources are those of SLURM, the workers are shells
     assert re.search(
         r"role train gives the resources gres, nodes, partition, time, which the\s+scheduler\s+of\s+worker", wrong
     )
-    content = yaml.safe_load(settings.read_text())
-    for worker in content["WORKERS"].values():
-        worker.pop("resources", None)
-    settings.write_text(yaml.safe_dump(content))
+    leave_out_resources(terminal.home / ".e3relax.yaml")
     terminal.type(doctor)
     assert "1 prediction jobs are submitted" in terminal.type(submit)
     assert "no runner has taken this project" in terminal.type(status)
@@ -99,3 +133,5 @@ def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[s
     assert "1 error" in shown
     assert "is finished" in terminal.type(submit)
     assert "3 new; 3 pairs in the store" in terminal.type(build)
+    terminal.type("e3relax report screen oxides -o oxides.html")
+    assert "oxides" in (terminal.clone / "oxides.html").read_text()

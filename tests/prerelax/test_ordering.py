@@ -59,8 +59,12 @@ def test_jobs_and_parents_are_those_of_jobflow():
     assert len(flow_to_workflow(flow).fws) == 7
 
 
-def test_a_copy_through_json_keeps_its_order():
+def test_written_down_it_is_a_flow_that_every_manager_reads():
+    """jobflow-remote takes what is not called Flow for a job."""
     _, jobs = build_jobs("ab")
-    copy = MontyDecoder().process_decoded(DepthFirstFlow(jobs).as_dict())
-    assert type(copy) is DepthFirstFlow
-    assert [job.name for job, _ in copy.iterflow()][:4] == ["first a", "second a", "outcome a", "first b"]
+    flow = DepthFirstFlow(jobs)
+    copy = MontyDecoder().process_decoded(flow.as_dict())
+    assert type(copy) is Flow
+    assert {job.uuid: set(parents) for job, parents in copy.iterflow()} == {
+        job.uuid: set(parents) for job, parents in flow.iterflow()
+    }
