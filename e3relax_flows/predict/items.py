@@ -29,7 +29,7 @@ from e3relax_flows.predict.guards import (
 from e3relax_flows.predict.inputs import check_structure, read_numbers, read_types, rebuild_structure
 from e3relax_flows.predict.moves import Geometry, Rules, finish_symmetry, make_move
 from e3relax_flows.predict.opinions import Judge
-from e3relax_flows.predict.polish import relax_shortly
+from e3relax_flows.predict.polish import PolishError, relax_shortly
 from e3relax_flows.predict.symmetry import SymmetryError, find_symmetry
 from e3relax_flows.predict.trust import Expectation, OpinionModel, TrustModel
 from e3relax_flows.predict.vacuum import describe_vacuum, find_vacuum
@@ -241,8 +241,11 @@ class Item:
         )
 
 
-def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int) -> None:
-    """Write some steps of a potential from an accepted prediction into it; what fails leaves it as it is."""
+def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int, limit: float | None = None) -> None:
+    """Write some steps of a potential from an accepted prediction into it.
+
+    What fails, or moves it by more than a limit, Å, leaves it as it is.
+    """
     passes, start = item.passes, time.perf_counter()
     if passes is None or prediction.structure is None or steps == 0:
         return
@@ -251,10 +254,20 @@ def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int) ->
         if n_steps > 0:
             geometry = make_move(passes.geometry, positions, lattice, passes.rules)[0]
             geometry = finish_symmetry(geometry, passes.rules)
+            check_move(judge, passes.geometry, geometry, limit)
             prediction.polished, prediction.n_polish_steps = rebuild_structure(passes.structure, geometry), n_steps
     except E3RelaxError as error:
         prediction.message = f"{item.name}: not polished: {error}"
     prediction.wall_time_s += time.perf_counter() - start
+
+
+def check_move(judge: Judge, before: Geometry, after: Geometry, limit: float | None) -> None:
+    """Raise where the potential has moved a prediction further than it is believed to know better."""
+    displacements = measure_displacements(before.fractions, after.fractions, after.lattice)
+    strain = np.linalg.norm(measure_log_strain(before.lattice, after.lattice))
+    move = float(displacements.mean() + STRAIN_WEIGHT_ANGSTROM * strain)
+    if limit is not None and move > limit:
+        raise PolishError(f"{judge.label} moves it by {move:.3f} Å, and is believed up to {limit:.3f} Å")
 
 
 def ask_opinions(items: Sequence[Item], judge: Judge) -> None:

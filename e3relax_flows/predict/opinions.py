@@ -64,6 +64,10 @@ class Judge:
     @cached_property
     def calculator(self) -> Calculator:
         """ASE calculator, for steps and for potentials that are asked structure by structure."""
+        if self.sevennet is not None:
+            from e3relax_flows.engines.sevennet_batches import BatchCalculator
+
+            return BatchCalculator(self.sevennet)
         return self.potential.load(self.device)
 
     @cached_property

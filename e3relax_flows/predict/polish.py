@@ -26,13 +26,19 @@ class PolishError(E3RelaxError):
 
 @dataclass(frozen=True)
 class PolishRule:
-    """How many steps a potential makes from a prediction, by the error that is expected of it.
+    """How many steps a potential makes from a prediction, and whether what they lead to is served.
 
-    A potential improves what is far off and spoils what is nearer to DFT's minimum than its own minimum is.
+    A potential improves what is far off and spoils what is nearer to DFT's minimum than its own minimum is. Where its
+    minimum is further from the prediction than the error that is expected there, the potential is likelier to be wrong.
     """
 
     steps: int
     min_error: float  # Å; of predictions with a smaller expected error no step is made
+    max_move: float | None = None  # in expected errors; from a move that is longer the prediction is served
+
+    def find_limit(self, expected_error: float | None) -> float | None:
+        """The longest move that is served, Å; None: any."""
+        return None if self.max_move is None or expected_error is None else self.max_move * expected_error
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any], potential: str) -> Self | None:
@@ -47,7 +53,8 @@ class PolishRule:
         if entry is None:
             return None
         try:
-            return cls(int(entry["steps"]), float(entry["min_error"]))
+            limit = entry.get("max_move")
+            return cls(int(entry["steps"]), float(entry["min_error"]), None if limit is None else float(limit))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the model's calibration of polish by {potential} is damaged ({error!r})") from error
 

@@ -252,7 +252,9 @@ class Predictor:
         rule = PolishRule.from_calibration(self.calibration, judge.label)
         for item, prediction in zip(window, predictions, strict=True):
             if prediction.verdict is Verdict.ACCEPT:
-                polish_item(item, prediction, judge, count_steps(options.polish, rule, prediction.expected_error))
+                steps = count_steps(options.polish, rule, prediction.expected_error)
+                limit = rule.find_limit(prediction.expected_error) if rule and options.polish == "auto" else None
+                polish_item(item, prediction, judge, steps, limit)
 
     def get_judge(self, name: str) -> Judge:
         """The potential of a second opinion, loaded once.

@@ -105,12 +105,15 @@ def describe_candidate(
 def list_structures(
     prediction: PredictionDoc | None, outcomes: Sequence[OutcomeDoc]
 ) -> list[tuple[str, Structure, str]]:
-    """Initial, predicted and relaxed structure, those that are there, each with a note."""
+    """Initial, predicted, polished and relaxed structure, those that are there, each with a note."""
     found = []
     if prediction is not None and prediction.initial is not None:
         found.append(("initial", prediction.initial, "as it was given"))
     if prediction is not None and prediction.structure is not None:
         found.append(("predicted", prediction.structure, f"{prediction.verdict} · model {prediction.model_id}"))
+    if prediction is not None and prediction.polished is not None:
+        judge = prediction.second_opinion.potential if prediction.second_opinion else "a potential"
+        found.append(("polished", prediction.polished, f"{prediction.n_polish_steps} steps of {judge}"))
     best = choose_relaxed(outcomes)
     if best is not None and best.result is not None:
         label = best.result.code if best.result.is_dft else f"{best.result.code}, not DFT"

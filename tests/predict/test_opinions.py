@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fake_networks import Contraction
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from e3relax_flows import GuardLimits, PredictOptions, Predictor
 from e3relax_flows.core.errors import ConfigError, EngineError, MissingDependencyError, ModelError
@@ -52,8 +53,6 @@ def test_single_points_in_batches_are_those_of_one_at_a_time(judge):
 
 def test_units_are_those_of_the_calculator(judge):
     """eV/Å and eV/Å³, as ASE has them."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     structure = rock_salt(5.3)
     structure.translate_sites([0], [0.03, 0.0, 0.0])
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
@@ -71,9 +70,19 @@ def test_sevennet_judges_in_batches_with_the_numbers_of_its_calculator():
     structures = [rock_salt(5.3), rock_salt(4.2, ("Mg", "O")) * (2, 1, 1), rock_salt(5.0, ("Cm", "N"))]
     structures[0].translate_sites([0], [0.03, 0.0, 0.0])
     *together, unknown = judge.measure(structures)
-    assert "calculator" not in vars(judge)  # the network is loaded once
-    for structure, point in zip(structures, together, strict=False):
-        assert point == pytest.approx(judge._evaluate_one(structure), rel=2e-3, abs=2e-5)
+    sheared = structures[1].copy().apply_strain([0.02, -0.01, 0.0])
+    found = []
+    for calculator in (judge.calculator, judge.potential.load("cpu")):
+        judge.calculator = calculator
+        for structure, point in zip(structures, together, strict=False):
+            assert judge._evaluate_one(structure) == pytest.approx(point, rel=2e-3, abs=2e-5)
+        atoms = AseAtomsAdaptor.get_atoms(sheared, msonable=False)
+        atoms.calc = calculator
+        found.append((atoms.get_stress(), atoms.get_forces()))
+    (own_stress, own_forces), (stress, forces) = found
+    assert own_stress == pytest.approx(stress, abs=1e-5)
+    assert own_forces == pytest.approx(forces, abs=1e-4)
+    assert np.abs(stress).max() > 0.01
     assert "SevenNet-0-11Jul2024 was not trained on Cm" in unknown
     (opinion,) = judge.compare([(structures[0], rock_salt(5.69))])
     assert opinion.potential == "SevenNet-0-11Jul2024"

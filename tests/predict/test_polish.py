@@ -109,6 +109,23 @@ def test_the_rule_decides_by_the_expected_error():
         predict(rock_salt(), CALIBRATION | {"polish": {"CHGNet-0.3.0": {"steps": "no"}}}, polish="auto")
 
 
+def test_a_move_longer_than_the_rule_believes_is_not_served():
+    """0.1 Å are expected; the compressed crystal moves further than a tenth of that, and not 20 times as far."""
+    assert PolishRule(4, 0.0, 2.0).find_limit(0.1) == pytest.approx(0.2)
+    assert (PolishRule(4, 0.0).find_limit(0.1), PolishRule(4, 0.0, 2.0).find_limit(None)) == (None, None)
+    found = {}
+    for limit in (0.1, 20.0):
+        rule = {"steps": 4, "min_error": 0.0, "max_move": limit}
+        found[limit] = predict(rock_salt(), CALIBRATION | {"polish": {"CHGNet-0.3.0": rule}}, polish="auto")
+    assert (found[20.0].n_polish_steps, found[0.1].n_polish_steps) == (4, 0)
+    assert found[0.1].served is found[0.1].structure
+    assert "not polished: CHGNet-0.3.0 moves it by 0." in found[0.1].message
+    assert "believed up to 0.010 Å" in found[0.1].message
+    # a number of steps is asked for without a rule
+    rule = {"CHGNet-0.3.0": {"steps": 4, "min_error": 0.0, "max_move": 0.1}}
+    assert predict(rock_salt(), CALIBRATION | {"polish": rule}, polish=2).n_polish_steps == 2
+
+
 @pytest.mark.parametrize("polish", [3, "auto"])
 def test_steps_without_a_potential_are_refused(polish):
     with pytest.raises(ConfigError, match=f"polish is {polish!r} and no potential is named"):

@@ -285,6 +285,33 @@ def test_savings_of_pairs_have_a_ratio_and_say_what_is_not_dft(documents):
     assert text.endswith("steps of a potential, not of DFT.")
 
 
+def test_the_page_lists_what_every_arm_saved_and_shows_polished_structures(documents):
+    screen, predictions, outcomes = documents
+    interval = "(too few for an interval: 1 pair)"
+    page = read_page(render_screen_page(screen, build_table(*documents), "", collect(documents)))
+    assert f"29% {interval}" not in page.cells  # the sentence on savings has what there is of one start
+    predictions[0].polished, predictions[0].n_polish_steps = predictions[0].structure.copy(), 7
+    more = [relax("pair", StartKind.POLISHED, 3, 30), relax("refused", StartKind.PREDICTED, 45)]
+    for number, doc in ((0, more[0]), (2, more[1])):
+        screen.candidates[number].outcomes.append(OutcomeRow.from_outcome(doc))
+    whole = (screen, predictions, [*outcomes, *more])
+    page = read_page(render_screen_page(screen, build_table(*whole), "", collect(whole)))
+    for cells in (
+        ("predicted", "initial", f"29% {interval}"),
+        ("polished", "initial", f"18% {interval}"),  # 3 of 17
+        ("polished", "predicted", f"60% {interval}"),
+        ("predicted, though refused", "initial", f"150% {interval}"),
+    ):
+        assert any(tuple(page.cells[start : start + 3]) == cells for start in range(len(page.cells)))
+    content = read_content(whole)
+    names = [column["id"] for column in content["candidates"]["columns"]]
+    row = dict(zip(names, content["candidates"]["rows"][0], strict=True))
+    assert (row["polished"], row["steps"], row["control"], row["scf_polished"]) == (3, 5, 17, 30)
+    structures = unpack(page.scripts["chunk-0"])[0]["structures"]
+    assert [one["name"] for one in structures] == ["initial", "predicted", "polished", "relaxed"]
+    assert structures[2]["note"].endswith("7 steps of a potential")
+
+
 def test_without_controls_no_saving_is_claimed(documents):
     outcomes = [doc for doc in documents[2] if doc.start_kind == StartKind.PREDICTED]
     assert describe_savings(summarize_savings(outcomes)).startswith("No control")
