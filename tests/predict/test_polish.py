@@ -73,6 +73,28 @@ def test_constraints_are_kept():
     assert not np.allclose(held.polished.frac_coords[1], held.structure.frac_coords[1], atol=1e-5)
 
 
+def test_what_a_word_holds_of_the_cell_no_step_changes():
+    """A compressed, sheared cell has forces in both directions that are held."""
+    salt = rock_salt(5.3)
+    sheared = Structure(salt.lattice.matrix @ (np.eye(3) + 0.02 * np.eye(3, k=1)), salt.species, salt.frac_coords)
+    sheared.translate_sites([1], [0.0, 0.0, 0.02])
+    cells = {}
+    for free in ("all", "shape", "volume", "sites"):
+        made = predict(sheared, polish=3, symmetry="free", constraints=Constraints(free=free))
+        assert 1 <= made.n_polish_steps <= 3, free  # fewer where the forces that are left vanish
+        cells[free] = (made.structure.lattice.matrix, made.polished.lattice.matrix)
+    strains = {free: np.linalg.solve(before, after) for free, (before, after) in cells.items()}
+    volumes = {free: np.linalg.det(strain) for free, strain in strains.items()}
+    shapes = {free: strain / volumes[free] ** (1 / 3) for free, strain in strains.items()}
+    assert abs(volumes["all"] - 1) > 1e-2
+    assert np.abs(shapes["all"] - np.eye(3)).max() > 1e-3
+    assert volumes["shape"] == pytest.approx(1.0, abs=1e-6)
+    assert np.abs(shapes["shape"] - np.eye(3)).max() > 1e-3
+    assert abs(volumes["volume"] - 1) > 1e-2
+    assert shapes["volume"] == pytest.approx(np.eye(3), abs=1e-6)
+    assert np.array_equal(*cells["sites"])
+
+
 def test_a_left_handed_cell_moves_as_its_mirror_image_does(judge):
     structure = rock_salt(5.3)
     structure.translate_sites([1], [0.02, 0.0, 0.01])
