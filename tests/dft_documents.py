@@ -72,7 +72,7 @@ def cp2k_output(
             "cp2k_input": given.as_dict(),
             "cp2k_global": {"Run_type": run_type},
         },
-        "output": {"ionic_steps": [{"E": -215.0 - 0.01 * i} for i in range(n_steps)], "scf": [-7.9] * (9 * n_steps)},
+        "output": {"ionic_steps": [{"E": -215.0 - 0.01 * i} for i in range(n_steps - 1)], "scf": [-7.9]},
     }
     output = {
         "@module": "atomate2.cp2k.schemas.task",

@@ -22,6 +22,7 @@ CODES = {
     "atomate2.aims": "FHI-aims",
     "atomate2.jdftx": "JDFTx",
     "e3relax_flows.engines.abinit_jobs": "ABINIT",
+    "e3relax_flows.engines.cp2k_jobs": "CP2K",
     "e3relax_flows.engines.gpaw_jobs": "GPAW",
     "atomate2.forcefields": "potential",
     "atomate2.ase": "ASE",

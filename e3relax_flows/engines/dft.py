@@ -48,18 +48,15 @@ class AtomateEngine(Engine):
 
 @dataclass
 class Cp2kEngine(AtomateEngine):
-    """CP2K: its makers are asked to keep the SCF steps, which savings are counted in."""
+    """CP2K: its documents count SCF steps, which savings are counted in."""
 
     code: ClassVar[str] = "CP2K"
 
     def __post_init__(self) -> None:
-        """Keep SCF steps, and documents of runs that did not converge."""
+        """Exchange atomate2's makers of relaxations for those that count; keep documents that did not converge."""
         super().__post_init__()
-        self.maker = _change_nested(
-            self.maker,
-            "run_cp2k_kwargs",
-            {"task_document_kwargs": {"store_scf": True}, "stop_children_kwargs": {"handle_unsuccessful": False}},
-        )
+        maker = _change_nested(self.maker, "run_cp2k_kwargs", {"stop_children_kwargs": {"handle_unsuccessful": False}})
+        self.maker = recursive_call(maker, _count_cp2k, nested=True)
 
 
 @dataclass
@@ -110,6 +107,17 @@ def _change_nested(maker: Maker, mark: str, defaults: dict[str, dict[str, Any]])
         return changed
 
     return recursive_call(maker, amend, nested=True)
+
+
+def _count_cp2k(nested: Maker) -> Maker:
+    if not hasattr(nested, "run_cp2k_kwargs"):
+        return nested
+    from e3relax_flows.engines.cp2k_jobs import COUNTED
+
+    counted = COUNTED.get(cast(Any, type(nested)))
+    if counted is None:
+        return nested
+    return counted(**{field.name: copy.deepcopy(getattr(nested, field.name)) for field in fields(cast(Any, nested))})
 
 
 def _keep_abinit(nested: Maker) -> Maker:

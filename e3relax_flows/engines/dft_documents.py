@@ -179,18 +179,20 @@ def _name_cp2k_run(document: Any) -> str:
 
 
 def _count_cp2k_ionic(document: Any) -> int | None:
-    return add_known([_count(get_entry(run, "output", "ionic_steps")) for run in _list_runs(document)])
-
-
-def _count_cp2k_electronic(document: Any) -> int | None:
-    return add_known([_count(get_entry(run, "output", "scf")) for run in _list_runs(document)])
+    """As our job counted them; atomate2's document has one geometry per step, and not the start."""
+    known = get_entry(document, "n_ionic_steps")
+    moves = add_known([_count(get_entry(run, "output", "ionic_steps")) for run in _list_runs(document)])
+    return known if known is not None or moves is None else moves + 1
 
 
 def _has_cp2k_converged(document: Any) -> bool:
-    """CP2K ends in good order at its last allowed step, too, so that the steps are counted."""
+    """CP2K ends in good order at its last allowed step, too; where our job did not see it, the steps are counted."""
+    seen = get_entry(document, "has_relaxed")
+    if seen is not None:
+        return _has_succeeded(document) and bool(seen)
     limit = get_entry(_get_cp2k_section(document, "MOTION", _name_cp2k_run(document), "MAX_ITER"), "values")
     last = _count(get_entry(_list_runs(document)[-1], "output", "ionic_steps"))
-    return _has_succeeded(document) and not (limit and last is not None and last > int(limit[0]))
+    return _has_succeeded(document) and not (limit and last is not None and last >= int(limit[0]))
 
 
 def _read_cp2k_freedom(document: Any) -> Freedom:
@@ -265,9 +267,7 @@ FORMS: dict[str, Form] = {
         relaxes=lambda document: _name_cp2k_run(document) in ("GEO_OPT", "CELL_OPT"),
         name_functional=lambda document: _spell(read_plain(document, "input", "xc")),
         count_ionic=_count_cp2k_ionic,
-        count_electronic=lambda document: add_known(
-            [_count(get_entry(run, "output", "scf")) for run in _list_runs(document)]
-        ),
+        count_electronic=lambda document: get_entry(document, "n_electronic_steps"),
         read_freedom=_read_cp2k_freedom,
         has_converged=_has_cp2k_converged,
         read_wall_time=lambda document: get_entry(document, "run_stats", "overall", "total_time"),

@@ -15,7 +15,7 @@ from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines import get_engine
-from e3relax_flows.engines.dft import AbinitEngine, AimsEngine, JdftxEngine
+from e3relax_flows.engines.dft import AbinitEngine, AimsEngine, Cp2kEngine, JdftxEngine
 from e3relax_flows.testing import EmtEngine, check_engine, check_relaxation
 
 COPPER_EDGE = 3.59  # Å, effective medium theory
@@ -69,9 +69,10 @@ def test_codes_that_are_not_here_by_documents_after_their_schemas(engine, write)
     assert (result.relaxed.volume, result.code) == (pytest.approx(end.volume), engine.code)
 
 
-def test_abinit_by_its_recorded_documents():
-    recorded = json.loads((Path(__file__).resolve().parents[1] / "files" / "abinit_documents.json").read_text())
-    engine = AbinitEngine(name="abinit", maker=OpaqueMaker())
+@pytest.mark.parametrize(("kind", "file"), [(AbinitEngine, "abinit"), (Cp2kEngine, "cp2k")])
+def test_codes_by_documents_of_our_own_runs(kind, file):
+    recorded = json.loads((Path(__file__).resolve().parents[1] / "files" / f"{file}_documents.json").read_text())
+    engine = kind(name=file, maker=OpaqueMaker())
     for record in recorded:
         document = record["output"]
         start = Structure.from_dict(document["input"]["structure"])

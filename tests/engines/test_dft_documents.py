@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def test_a_jdftx_relaxation_is_read():
 def test_a_cp2k_relaxation_is_read():
     result = read_dft_documents([cp2k_output(RAW, RELAXED, n_steps=6)], "CP2K")
     assert (result.code, result.functional, result.is_dft, result.converged) == ("CP2K", "PBE", True, True)
-    assert (result.n_ionic_steps, result.n_electronic_steps, result.energy) == (6, 54, -215.25)
+    assert (result.n_ionic_steps, result.n_electronic_steps, result.energy) == (6, None, -215.25)
+    counted = {**cp2k_output(RAW, RELAXED), "n_ionic_steps": 7, "n_electronic_steps": 54, "has_relaxed": True}
+    result = read_dft_documents([counted], "CP2K")
+    assert (result.n_ionic_steps, result.n_electronic_steps, result.converged) == (7, 54, True)
+    assert not read_dft_documents([counted | {"has_relaxed": False}], "CP2K").converged
     assert (result.wall_time_s, result.free) == (92.0, Freedom())
     assert TaskReader().read(cp2k_output(RAW, RELAXED)) == read_dft_documents([cp2k_output(RAW, RELAXED)], "CP2K")
     angles = cp2k_output(RAW, RAW, motion="    KEEP_ANGLES TRUE\n")
@@ -88,23 +93,31 @@ def test_documents_without_a_relaxation_are_errors():
         read_dft_documents([broken], "FHI-aims")
 
 
-RECORDED = json.loads((Path(__file__).resolve().parents[1] / "files" / "abinit_documents.json").read_text())
+def read_recorded(code: str) -> list[dict[str, Any]]:
+    """Documents of our own runs of a code."""
+    folder = Path(__file__).resolve().parents[1] / "files"
+    return json.loads((folder / f"{code.lower()}_documents.json").read_text())
+
+
+RECORDED = read_recorded("ABINIT")
 
 
 @pytest.mark.parametrize(
-    ("place", "kind", "ionic", "electronic", "volumes", "energy"),
+    ("code", "place", "kind", "ionic", "electronic", "volumes", "energy"),
     [
-        (0, "predicted", 7, 31, (40.132, 40.910), -230.25117),
-        (1, "control", 10, 42, (46.026, 40.902), -230.25117),
+        ("ABINIT", 0, "predicted", 7, 31, (40.132, 40.910), -230.25117),
+        ("ABINIT", 1, "control", 10, 42, (46.026, 40.902), -230.25117),
+        ("CP2K", 0, "predicted", 13, 82, (41.093, 44.136), -235.44305),
+        ("CP2K", 1, "control", 13, 90, (40.354, 44.154), -235.44168),
     ],
 )
-def test_real_relaxations_of_abinit_are_read(place, kind, ionic, electronic, volumes, energy):
-    record = RECORDED[place]
+def test_real_relaxations_are_read(code, place, kind, ionic, electronic, volumes, energy):
+    record = read_recorded(code)[place]
     assert record["metadata"]["start_kind"] == kind
     document = record["output"]
-    assert find_form(document).code == "ABINIT"
+    assert find_form(document).code == code
     result = TaskReader().read(document)
-    assert (result.code, result.functional, result.converged) == ("ABINIT", "PBE", True)
+    assert (result.code, result.functional, result.converged) == (code, "PBE", True)
     assert (result.n_ionic_steps, result.n_electronic_steps) == (ionic, electronic)
     assert (result.initial.volume, result.relaxed.volume) == pytest.approx(volumes, abs=1e-3)
     assert result.energy == pytest.approx(energy, abs=1e-4)
@@ -142,6 +155,30 @@ def test_abinit_is_counted_by_its_output(tmp_path):
     assert count_abinit_steps(output) == {"n_ionic_steps": 2, "n_electronic_steps": 5, "wall_time_s": 64.3}
     assert count_abinit_steps(tmp_path / "none") == {}
 
+
+def test_cp2k_is_counted_by_its_output(tmp_path):
+    from e3relax_flows.engines.cp2k_jobs import count_cp2k_steps
+
+    assert count_cp2k_steps(tmp_path) == {}
+    (tmp_path / "cp2k.out").write_text(CP2K_OUTPUT)
+    assert count_cp2k_steps(tmp_path) == {"n_ionic_steps": 3, "n_electronic_steps": 434, "has_relaxed": False}
+    (tmp_path / "cp2k.out").unlink()
+    completed = CP2K_OUTPUT + " *** GEOMETRY OPTIMIZATION COMPLETED ***\n"
+    (tmp_path / "cp2k.out.gz").write_bytes(gzip.compress(completed.encode()))
+    assert count_cp2k_steps(tmp_path)["has_relaxed"]
+
+
+# lines of CP2K 2023.1
+CP2K_OUTPUT = """
+     8 Broy./Diag. 0.30E+00   10.0     0.00000327        -8.6501253845  8.36E-05
+
+  *** SCF run converged in     8 steps ***
+ OPTIMIZATION STEP:      1
+  Leaving inner SCF loop after reaching   400 steps.
+  *** SCF run converged in    20 steps ***
+ OPTIMIZATION STEP:      2
+  *** SCF run converged in     6 steps ***
+"""
 
 ABINIT_OUTPUT = """
 --- Iteration: ( 1/40) Internal Cycle: (1/1)
