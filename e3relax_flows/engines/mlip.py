@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.errors import EngineError, MissingDependencyError
 from e3relax_flows.core.optional import require
 from e3relax_flows.engines.ase_documents import Free, hold_cell, read_ase_documents, read_potential
 from e3relax_flows.engines.base import Engine, get_entry
 from e3relax_flows.engines.potentials import Potential, find_potential
 from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult
+
+TORCHSIM_POTENTIALS = ("SevenNet",)
 
 
 @dataclass
@@ -82,9 +86,13 @@ class PotentialConfig(BaseModel):
     fix_symmetry: bool = Field(False, description="keep the space group that the structure has within symprec")
     symprec: float = Field(1e-2, gt=0, description="Å; where fix_symmetry")
     free: Free = Field("all", description="cell: all; shape (at its volume); volume (at its shape); sites (no cell)")
-    optimizer: str = Field("BFGS", description="ASE's, by atomate2's name")
+    optimizer: str | None = Field(None, description="ASE's, by atomate2's name; None: BFGS, with torchsim LBFGS")
     max_strain: float = Field(1.0, gt=0, description="largest logarithmic strain before a cell has run away")
     functional: str | None = Field(None, description="what weights of your own were trained on")
+    batch: Literal["auto", "serial", "torchsim"] = Field(
+        "auto",
+        description="serial: one after the other; torchsim: a chunk together; auto: TorchSim on a GPU, where it can",
+    )
     calculator_kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of the calculator")
 
     def build(self) -> MlipEngine:
@@ -95,16 +103,16 @@ class PotentialConfig(BaseModel):
         EngineError, MissingDependencyError
             When the potential is unknown, or its package or weights are missing.
         """
-        find_potential(self.potential, self.checkpoint, self.modal, self.calculator_kwargs).check_installed()
+        potential = find_potential(self.potential, self.checkpoint, self.modal, self.calculator_kwargs)
+        potential.check_installed()
         require("ase", "mlip", f"engine {self.name!r}")
-        from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
-
         held = hold_cell(self.free)
-        maker = PotentialRelaxMaker(
+        kind = self._find_maker(potential)
+        maker = kind(
             force_field_name=self.potential,
             relax_cell=held["relax_cell"],
             relax_kwargs={"fmax": self.fmax, "final_atoms_object_file": None, **held["relax_kwargs"]},
-            optimizer_kwargs={"optimizer": self.optimizer},
+            optimizer_kwargs={"optimizer": self.optimizer or ("LBFGS" if kind.batch == "torchsim" else "BFGS")},
             calculator_kwargs=dict(self.calculator_kwargs),
             **self.model_dump(
                 include={
@@ -115,3 +123,36 @@ class PotentialConfig(BaseModel):
         )
         maker.name = f"{maker.describe().label} relax"
         return MlipEngine(name=self.name, maker=maker)
+
+    def _find_maker(self, potential: Potential) -> Any:
+        """Class of the maker, which says how many are relaxed together."""
+        from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
+
+        if self.batch == "serial" or (self.batch == "auto" and not self._prefers_torchsim(potential)):
+            return PotentialRelaxMaker
+        if not has_torchsim_model(potential):
+            raise EngineError(
+                f"batch=torchsim: {potential.label} with these settings has no model in TorchSim that is used here, "
+                f"only {', '.join(TORCHSIM_POTENTIALS)} without calculator_kwargs has; give batch=serial"
+            )
+        if find_spec("torch_sim") is None:
+            raise MissingDependencyError(
+                f"engine {self.name!r} with batch=torchsim needs 'torch_sim', which is not installed; on Python 3.12 "
+                "or newer install it with: pip install 'e3relax-flows[torchsim]'; without it give batch=serial"
+            )
+        from e3relax_flows.engines.torchsim_jobs import TorchSimRelaxMaker
+
+        return TorchSimRelaxMaker
+
+    def _prefers_torchsim(self, potential: Potential) -> bool:
+        """Whether it is there and there is a GPU; on the CPU it is the slower one."""
+        if not has_torchsim_model(potential) or find_spec("torch_sim") is None or self.device == "cpu":
+            return False
+        from e3relax_flows.graphs.devices import resolve_device
+
+        return resolve_device(self.device).type == "cuda"
+
+
+def has_torchsim_model(potential: Potential) -> bool:
+    """Whether TorchSim relaxes by this potential here."""
+    return potential.info.potential in TORCHSIM_POTENTIALS and not potential.kwargs

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ase.calculators.calculator import Calculator
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker
@@ -21,7 +21,7 @@ from e3relax_flows.engines.batches import load_batches
 from e3relax_flows.engines.guards import GuardedRelaxMaker, RightHandedCalculator
 from e3relax_flows.engines.in_step import relax_in_step
 from e3relax_flows.engines.potentials import Potential, find_potential, is_path
-from e3relax_flows.schemas.outcomes import PotentialInfo
+from e3relax_flows.schemas.outcomes import Batch, PotentialInfo
 
 
 class PotentialTaskDoc(ForceFieldTaskDocument):
@@ -66,6 +66,8 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     weights_hash: str | None = None
     functional: str | None = None
 
+    batch: ClassVar[Batch] = "serial"
+
     def __post_init__(self) -> None:
         """Find the potential; what atomate2 adds to the name and the keyword arguments is left out.
 
@@ -95,17 +97,21 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     def describe(self) -> PotentialInfo:
         """What documents say of the potential, before anything runs."""
         changes = {"weights_hash": self.weights_hash, "functional": self.functional}
-        known = {"device": self.device, "fix_symmetry": self.fix_symmetry}
+        known = {"device": self.device, "fix_symmetry": self.fix_symmetry, "batch": self.batch}
         return self.find_potential().info.model_copy(update=changes | known)
 
     @job
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> PotentialTaskDoc:
         """Relax a structure as a job; `prev_dir` is there because atomate2's flows pass it, and is not used."""
         document = ForceFieldRelaxMaker.make.original(self, structure, prev_dir)  # type: ignore[attr-defined]
+        info = self.describe().model_copy(update={"device": self.find_device()})
+        return PotentialTaskDoc(**dict(document), potential=info)
+
+    def find_device(self) -> str:
+        """Where the calculator runs, where it says so."""
         inner = getattr(self.calculator, "inner", self.calculator)
         device = getattr(inner, "device", None)
-        info = self.describe().model_copy(update={"device": self.device if device is None else str(device)})
-        return PotentialTaskDoc(**dict(document), potential=info)
+        return self.device if device is None else str(device)
 
     def relax_many(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]] | None:
         """Relax structures in step: place and document, or the exception that ended it, as each ends.

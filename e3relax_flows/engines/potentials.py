@@ -285,12 +285,22 @@ def _load_calculator(potential: Potential, device: str) -> Calculator:
         # without neighbours there are no forces, so a cell that flew apart would count as relaxed
         return CHGNetCalculator(model, use_device=place, **{"on_isolated_atoms": "error", **kwargs})
     if family.name == "SevenNet":
-        from sevenn.calculator import SevenNetCalculator
-
-        return SevenNetCalculator(weights, modal=potential.info.modal, device=place, **kwargs)
+        return _load_sevennet(weights, potential.info.modal, place, kwargs)
     from mace.calculators import MACECalculator
 
     return MACECalculator(model_paths=weights, device=place, **{"default_dtype": "float64", **kwargs})
+
+
+def _load_sevennet(weights: str, modal: str | None, place: str, kwargs: dict[str, Any]) -> Calculator:
+    """On the CPU the calculator that needs half of the time, where it can take the network; else SevenNet's own."""
+    if place == "cpu" and not kwargs:
+        from e3relax_flows.engines.sevennet_calculator import PairSevenNetCalculator
+
+        with contextlib.suppress(EngineError):
+            return PairSevenNetCalculator(weights, modal)
+    from sevenn.calculator import SevenNetCalculator
+
+    return SevenNetCalculator(weights, modal=modal, device=place, **kwargs)
 
 
 def _load_other(name: str, kwargs: dict[str, Any], device: str) -> Calculator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
@@ -50,6 +50,10 @@ class OutcomeState(StrEnum):
     FAILED = "failed"
 
 
+# serial: structures are relaxed one after the other by ASE; torchsim: those of a chunk together by TorchSim
+Batch = Literal["serial", "torchsim"]
+
+
 class PotentialInfo(BaseModel):
     """Which weights of which potential relaxed a structure, and how."""
 
@@ -61,6 +65,10 @@ class PotentialInfo(BaseModel):
     functional: str | None = Field(None, description="of the energies that it was trained on; None: not known")
     device: str | None = Field(None, description="what it ran on; None: the calculator chose")
     fix_symmetry: bool | None = Field(None, description="whether the space group was kept; None: no relaxation")
+    batch: Batch | None = Field(
+        None,
+        description="serial: one after the other by ASE; torchsim: many together; None: no relaxation, or not known",
+    )
 
 
 class RelaxationResult(BaseModel):

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from sevenn.calculator import SevenNetCalculator
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.potentials import find_potential
 from e3relax_flows.engines.sevennet_batches import SevenNetBatches
+from e3relax_flows.engines.sevennet_calculator import PairSevenNetCalculator
 
 ENERGY, FORCE, STRESS = 2e-6, 5e-5, 2e-6  # eV/atom, eV/Å, eV/Å³: single precision in another order
+
+OWN = {"enable_flash": False}  # arguments of SevenNet's own calculator need that one
 
 
 @cache
@@ -40,7 +44,8 @@ def make_crystals() -> list[Atoms]:
 
 @pytest.mark.parametrize(("checkpoint", "modal"), [("7net-l3i5", None), ("7net-mf-0", "PBE")])
 def test_batches_give_what_the_calculator_gives(checkpoint: str, modal: str | None) -> None:
-    calculator = find_potential("SevenNet", checkpoint, modal).load("cpu")
+    calculator = find_potential("SevenNet", checkpoint, modal, OWN).load("cpu")
+    assert isinstance(calculator, SevenNetCalculator)
     found = load_batches(checkpoint, modal).evaluate(make_crystals())
     for atoms, evaluation in zip(make_crystals(), found, strict=True):
         atoms.calc = calculator
@@ -49,6 +54,17 @@ def test_batches_give_what_the_calculator_gives(checkpoint: str, modal: str | No
         np.testing.assert_allclose(evaluation.stress, atoms.get_stress(voigt=False), atol=STRESS)
     largest = max(np.abs(evaluation.forces).max() for evaluation in found)
     assert largest > 1.0  # otherwise the tolerance shows nothing
+
+
+def test_crystals_of_screens_are_evaluated_per_pair_on_the_cpu() -> None:
+    calculator = find_potential("SevenNet", "7net-mf-0", "PBE").load("cpu")
+    atoms = make_crystals()[3]
+    (expected,) = load_batches("7net-mf-0", "PBE").evaluate([atoms])
+    atoms.calc = calculator
+    assert isinstance(calculator, PairSevenNetCalculator)
+    assert (atoms.get_potential_energy(force_consistent=True), calculator.cutoff) == (expected.energy, 5.0)
+    np.testing.assert_array_equal(atoms.get_stress(voigt=False), expected.stress)
+    np.testing.assert_array_equal(atoms.get_forces(), expected.forces)
 
 
 def test_what_cannot_be_evaluated_is_named() -> None:
