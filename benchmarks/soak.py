@@ -1,4 +1,4 @@
-"""Soak test: thousands of candidates through two FireWorks workers that are killed at random; the ledger at the end.
+"""Soak test: thousands of candidates through workers that are killed at random; the ledger at the end.
 
 `python benchmarks/soak.py --n 5000` starts a server with MongoDB's protocol (SecantusDB, in a process of its own) in a
 folder, registers a screen of EMT alloys, and lets two `rlaunch rapidfire` run it. Every `--kill-every` seconds, at a
@@ -6,6 +6,9 @@ random moment, a random worker is killed with -9, and a new one started, as a qu
 `--recover-after` kills all workers are stopped, and what a user would type is typed: `e3relax screen recover
 --workers-stopped`, `e3relax screen resume ID`. At the end nothing may be missing, and nothing relaxed twice: the engine
 writes a line when a relaxation begins and another when it has ended.
+
+With `--place remote`, by the Python of an environment with jobflow-remote, a runner has two jobs at work. A kill is one
+of a job or of the whole runner, and what is typed is `jf admin unlock`, `e3relax screen resume ID`.
 """
 
 from __future__ import annotations
@@ -15,16 +18,15 @@ import random
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from soak_parts import NotedEngine, Place, count_relaxations, make_candidates
+from soak_parts import FireWorksPlace, NotedEngine, Place, count_relaxations, make_candidates
 
-from e3relax_flows import ScreenLimits, ScreenMaker, load_settings, open_job_store
+from e3relax_flows import ScreenLimits, ScreenMaker, load_settings
 from e3relax_flows.ledger.claims import find_claims, open_claim_store
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.screening.control import resume_screen
@@ -32,7 +34,6 @@ from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import ScreenStores, count_rows, load_screen, open_screen_stores
 
 LOOK_EVERY_S = 10.0
-PATIENCE_S = 60.0  # without an outcome, after which a user would look
 FINAL = ("successful", "unconverged", "failed", "skipped", "duplicate", "error")
 
 
@@ -79,7 +80,7 @@ class Soak:
                 if self.n_kills % self.options.recover_after == 0:
                     self.recover()
                     last_progress = time.monotonic()
-            elif time.monotonic() - last_progress > PATIENCE_S:
+            elif time.monotonic() - last_progress > self.options.patience:
                 self.recover()
                 last_progress = time.monotonic()
         self.finish()
@@ -94,34 +95,28 @@ class Soak:
             self._wait_for_workers()
 
     def kill_one(self) -> None:
-        """Kill a random worker, and start another."""
-        self.place.kill(self.draw.choice(self.place.workers))
+        """Kill something at random, and start what is missing."""
+        self.place.kill_one(self.draw)
         self.n_kills += 1
         self.place.start_workers()
 
     def recover(self) -> None:
         """Stop all workers, type what a user types, start workers again."""
-        self.n_kills += len(self.place.workers) if self.n_recoveries else 0
-        for worker in list(self.place.workers):
-            self.place.kill(worker)
-        for line in self.place.run("screen", "recover", "--workers-stopped").splitlines():
+        self.n_kills += self.place.kill_all()
+        for line in self.place.recover(self.screen_id):
             count, _, words = line.partition(" ")
             if count.isdigit() and "by themselves" not in line:
                 self.mended[words] += int(count)
-        self.place.run("screen", "resume", self.screen_id)
         self.n_recoveries += 1
         self.place.start_workers()
 
     def _wait_for_workers(self) -> None:
         """Until nothing is ready and nothing runs, or nothing happens any more."""
-        from fireworks import LaunchPad
-
-        with closing((pad := LaunchPad.auto_load()).connection):
-            deadline = time.monotonic() + PATIENCE_S
-            while time.monotonic() < deadline:
-                time.sleep(2)
-                if not pad.fireworks.find_one({"state": {"$in": ["READY", "RUNNING", "RESERVED"]}}, {"fw_id": 1}):
-                    return
+        deadline = time.monotonic() + self.options.patience
+        while time.monotonic() < deadline:
+            time.sleep(2)
+            if not self.place.has_work():
+                return
 
     def _draw_kill(self) -> float:
         return time.monotonic() + self.options.kill_every * self.draw.uniform(0.5, 1.5)
@@ -131,12 +126,12 @@ class Soak:
         print(f"{self.minutes:6.1f} min, {self.n_kills} kills, {len(found)} outcomes: {words}", flush=True)
 
 
-def register(n: int, chunk_size: int, max_in_flight: int | None) -> str:
+def register(place: str, n: int, chunk_size: int, max_in_flight: int | None) -> str:
     """Write the screen into the stores; its id."""
     settings = load_settings()
     maker = ScreenMaker(name="soak", engine=NotedEngine(), control=0.1, chunk_size=chunk_size, deduplicate=False)
     with open_screen_stores(settings) as stores:
-        screen, _ = register_screen(stores, maker, make_candidates(n), settings, place="fireworks")
+        screen, _ = register_screen(stores, maker, make_candidates(n), settings, place=place)
     resume_screen(str(screen.screen_id), settings, ScreenLimits(max_in_flight=max_in_flight))
     return str(screen.screen_id)
 
@@ -148,7 +143,7 @@ def count_lost(soak: Soak, stores: ScreenStores) -> dict[str, int]:
     with open_outcome_store(settings) as outcomes, open_prediction_store(settings) as predictions:
         outcome_ids = set(outcomes.distinct("outcome_id"))
         prediction_ids = set(predictions.distinct("prediction_id"))
-    with open_job_store(settings) as store:
+    with soak.place.open_jobs() as store:
         recorded = {
             raw["output"]["outcome_id"]
             for raw in store.query({"name": "e3r outcome"}, ["output.outcome_id"])
@@ -198,7 +193,7 @@ def build_ledger(soak: Soak, n: int) -> Table:
         *((f"  {words}", count) for words, count in lost.items() if count),
         ("claims left", n_claims),
         ("workers killed", soak.n_kills),
-        ("recover and resume typed", soak.n_recoveries),
+        (f"{soak.place.recovery} typed", soak.n_recoveries),
         *((f"  {words}", count) for words, count in soak.mended.items()),
         ("minutes", f"{soak.minutes:.1f}"),
         ("seconds per candidate", f"{60 * soak.minutes / n:.2f}"),
@@ -209,12 +204,23 @@ def build_ledger(soak: Soak, n: int) -> Table:
     return table
 
 
+def open_place(name: str, folder: Path, n_workers: int) -> Place:
+    """A place of a name, in a folder; nothing is started."""
+    if name == "remote":
+        from soak_remote import RemotePlace
+
+        return RemotePlace(folder, n_workers)
+    return FireWorksPlace(folder, n_workers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=["fireworks", "remote"], default="fireworks")
     parser.add_argument("--n", type=int, default=5000, help="candidates")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="on jobflow-remote: jobs at once")
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds, on average; 0: never")
     parser.add_argument("--recover-after", type=int, default=5, help="kills")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds without an outcome, until a user looks")
     parser.add_argument("--max-in-flight", type=int, default=200, help="0: all at once")
     parser.add_argument("--chunk-size", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=600.0, help="the longest it may take")
@@ -223,15 +229,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="an empty one; none: a temporary one")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="e3relax_soak_"))
-    place = Place(folder.absolute(), options.workers)
+    place = open_place(options.place, folder.absolute(), options.workers)
     place.prepare()
     place.start_server()
     try:
-        from fireworks import LaunchPad
-
-        with closing((pad := LaunchPad.from_file(str(place.folder / "my_launchpad.yaml"))).connection):
-            pad.reset("", require_password=False)
-        screen_id = register(options.n, options.chunk_size, options.max_in_flight or None)
+        place.set_up()
+        screen_id = register(place.name, options.n, options.chunk_size, options.max_in_flight or None)
         print(f"screen {screen_id} in {folder}", flush=True)
         soak = Soak(place, screen_id, options, random.Random(options.seed))
         soak.run()

@@ -1,19 +1,22 @@
-"""What the soak test is made of: candidates, an engine that writes down what it does, a server and workers to kill."""
+"""What the soak test is made of: candidates, an engine that writes down what it does, a server, FireWorks to kill."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from atomate2.ase.jobs import EmtRelaxMaker
@@ -21,7 +24,7 @@ from jobflow import CURRENT_JOB
 from jobflow import Maker as JobflowMaker
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows import ReadItem
+from e3relax_flows import ReadItem, load_settings, open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
 LOG_VARIABLE = "E3RELAX_SOAK_LOG"
@@ -118,44 +121,79 @@ def find_free_port() -> int:
 
 
 @dataclass
-class Place:
-    """A folder with a server, the configuration of workers, and their processes."""
+class Place(ABC):
+    """A folder with a server, the configuration of a manager, and its processes."""
 
     folder: Path
     n_workers: int = 2
     port: int = field(default_factory=find_free_port)
     server: subprocess.Popen[bytes] | None = None
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    n_started: int = 0
+    name: ClassVar[str]
+    recovery: ClassVar[str]  # what is typed after kills
 
     def prepare(self) -> None:
-        """Write the files of FireWorks and jobflow, and point the environment at them."""
+        """Write the files of the manager, and point the environment at them."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        server = {"host": "127.0.0.1", "port": self.port, **DURABLE}
-        pad = {"name": "soak", "uri_mode": False, "authsource": None, **server}
-        documents = {"type": "MongoStore", "database": "soak", "collection_name": "outputs", **server}
-        blobs = {**documents, "collection_name": "blobs", "key": "blob_uuid"}
-        files: dict[str, Any] = {
-            "my_launchpad.yaml": pad,
-            "my_fworker.yaml": {"name": "soak", "category": "", "query": "{}"},
-            "FW_config.yaml": {
-                "CONFIG_FILE_DIR": str(self.folder), "LAUNCHPAD_LOC": str(self.folder / "my_launchpad.yaml"),
-                "PING_TIME_SECS": 20, "RUN_EXPIRATION_SECS": 90, "RAPIDFIRE_SLEEP_SECS": 2,
-            },
-            "jobflow.yaml": {"JOB_STORE": {"docs_store": documents, "additional_stores": {"data": blobs}}},
-        }  # fmt: skip
-        for name, content in files.items():
-            (self.folder / name).write_text(yaml.safe_dump(content))
         here = str(Path(__file__).resolve().parent)
+        for name, content in self.list_files().items():
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(yaml.safe_dump(content))
         os.environ |= {
-            "FW_CONFIG_FILE": str(self.folder / "FW_config.yaml"),
             "JOBFLOW_CONFIG_FILE": str(self.folder / "jobflow.yaml"),
             "E3RELAX_CONFIG_FILE": str(self.folder / "none.yaml"),
             "E3RELAX_DATA_DIR": str(self.folder / "data"),
             LOG_VARIABLE: str(self.folder / "relaxations.log"),
             "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": "1",
+            **self.list_variables(),
         }
+
+    def describe_server(self) -> dict[str, Any]:
+        """As the files of stores and managers name it."""
+        return {"host": "127.0.0.1", "port": self.port, **DURABLE}
+
+    def describe_job_store(self) -> dict[str, Any]:
+        """Where the outputs of jobs go."""
+        documents = {"type": "MongoStore", "database": "soak", "collection_name": "outputs", **self.describe_server()}
+        blobs = {**documents, "collection_name": "blobs", "key": "blob_uuid"}
+        return {"docs_store": documents, "additional_stores": {"data": blobs}}
+
+    @abstractmethod
+    def list_files(self) -> dict[str, Any]:
+        """Contents of the manager's files by their paths."""
+
+    @abstractmethod
+    def list_variables(self) -> dict[str, str]:
+        """Variables of the environment that name these files."""
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Make the manager's database."""
+
+    @abstractmethod
+    def start_workers(self) -> None:
+        """Start what is not running, and what would run."""
+
+    @abstractmethod
+    def kill_one(self, draw: random.Random) -> None:
+        """Kill something at random."""
+
+    @abstractmethod
+    def kill_all(self) -> int:
+        """Kill everything; how many processes that were."""
+
+    @abstractmethod
+    def recover(self, screen_id: str) -> list[str]:
+        """Type what a user types when all is stopped; the lines of what was done."""
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether a job is ready or at a worker."""
+
+    @abstractmethod
+    def open_jobs(self) -> AbstractContextManager[Any]:
+        """The job store."""
 
     def start_server(self) -> None:
         """Start the server on its files, and wait until it answers."""
@@ -183,8 +221,66 @@ class Place:
                 time.sleep(0.2)
         raise RuntimeError(f"the server does not answer; see {self.folder / 'server.log'}")
 
+    def run(self, *arguments: str) -> str:
+        """Type an `e3relax` command; what it prints. Its errors end the soak."""
+        command = [sys.executable, "-W", "ignore", "-m", "e3relax_flows.cli.app", *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"e3relax {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def read_status(self, screen_id: str) -> dict[str, Any]:
+        """What `e3relax screen status ID --json` says."""
+        return dict(json.loads(self.run("screen", "status", screen_id, "--json")))
+
+    def stop(self) -> None:
+        """End workers and server."""
+        self.kill_all()
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait()
+
+
+@dataclass
+class FireWorksPlace(Place):
+    """A launchpad, and `rlaunch rapidfire`."""
+
+    name = "fireworks"
+    recovery = "screen recover --workers-stopped, screen resume"
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    n_started: int = 0
+
+    def list_files(self) -> dict[str, Any]:
+        """As `Place.list_files`."""
+        return {
+            "my_launchpad.yaml": {"name": "soak", "uri_mode": False, "authsource": None, **self.describe_server()},
+            "my_fworker.yaml": {"name": "soak", "category": "", "query": "{}"},
+            "FW_config.yaml": {
+                "CONFIG_FILE_DIR": str(self.folder), "LAUNCHPAD_LOC": str(self.folder / "my_launchpad.yaml"),
+                "PING_TIME_SECS": 20, "RUN_EXPIRATION_SECS": 90, "RAPIDFIRE_SLEEP_SECS": 2,
+            },
+            "jobflow.yaml": {"JOB_STORE": self.describe_job_store()},
+        }  # fmt: skip
+
+    def list_variables(self) -> dict[str, str]:
+        """As `Place.list_variables`."""
+        return {"FW_CONFIG_FILE": str(self.folder / "FW_config.yaml")}
+
+    @contextmanager
+    def open_pad(self) -> Iterator[Any]:
+        """The launchpad."""
+        from fireworks import LaunchPad
+
+        with closing((pad := LaunchPad.from_file(str(self.folder / "my_launchpad.yaml"))).connection):
+            yield pad
+
+    def set_up(self) -> None:
+        """As `Place.set_up`."""
+        with self.open_pad() as pad:
+            pad.reset("", require_password=False)
+
     def start_workers(self) -> None:
-        """Start `rlaunch rapidfire` until there are enough."""
+        """As `Place.start_workers`: there are as many as are wanted."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < self.n_workers:
             self.n_started += 1
@@ -208,28 +304,32 @@ class Place:
             with (folder / "log").open("ab") as log:
                 self.workers.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log))
 
-    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+    def kill_one(self, draw: random.Random) -> None:
         """End a worker at once, wherever it is."""
+        worker = draw.choice(self.workers)
         worker.kill()
         worker.wait()
         self.workers.remove(worker)
 
-    def run(self, *arguments: str) -> str:
-        """Type an `e3relax` command; what it prints. Its errors end the soak."""
-        command = [sys.executable, "-W", "ignore", "-m", "e3relax_flows.cli.app", *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"e3relax {' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done.stdout
+    def kill_all(self) -> int:
+        """As `Place.kill_all`."""
+        n_workers = len(self.workers)
+        while self.workers:
+            self.kill_one(random.Random())
+        return n_workers
 
-    def read_status(self, screen_id: str) -> dict[str, Any]:
-        """What `e3relax screen status ID --json` says."""
-        return dict(json.loads(self.run("screen", "status", screen_id, "--json")))
+    def recover(self, screen_id: str) -> list[str]:
+        """As `Place.recover`."""
+        lines = self.run("screen", "recover", "--workers-stopped").splitlines()
+        self.run("screen", "resume", screen_id)
+        return lines
 
-    def stop(self) -> None:
-        """End workers and server."""
-        for worker in list(self.workers):
-            self.kill(worker)
-        if self.server is not None:
-            self.server.terminate()
-            self.server.wait()
+    def has_work(self) -> bool:
+        """As `Place.has_work`."""
+        with self.open_pad() as pad:
+            states = ["READY", "RUNNING", "RESERVED"]
+            return pad.fireworks.find_one({"state": {"$in": states}}, {"fw_id": 1}) is not None
+
+    def open_jobs(self) -> AbstractContextManager[Any]:
+        """As `Place.open_jobs`."""
+        return open_job_store(load_settings())

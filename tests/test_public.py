@@ -41,6 +41,7 @@ EXCEPTIONS = {
     "benchmarks/report_screens.py": ("core ledger report", "makes the documents of a page without a screen"),
     "benchmarks/scaling.py": ("core schemas train", "times steps of training"),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
+    "benchmarks/soak_remote.py": ("places", "asks jobflow-remote what it runs"),
     "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
     "benchmarks/throughput_parts.py": ("graphs model predict", "times parts of a prediction"),
     "benchmarks/trust.py": ("core predict train", "fits the calibration again on parts of the pairs"),
