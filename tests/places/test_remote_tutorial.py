@@ -77,6 +77,17 @@ def stop_runner(terminal: Terminal) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def find_processes(*words: str) -> list[int]:
+    """Numbers of the processes whose command line has one of these words."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = file.read_text(errors="replace").replace("\0", " ")
+            if any(word in line for word in words):
+                found.append(int(file.parent.name))
+    return found
+
+
 def write_project(terminal: Terminal, is_forked: bool = False) -> None:
     """The page's files in the home, with workers that this machine has; forked ones need not import anything."""
     worker = dict(WORKER)
@@ -103,7 +114,7 @@ def leave_out_resources(settings: Path) -> None:
 
 
 def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[str, int]) -> None:
-    """One bad structure, resources that the scheduler does not know at first, pairs without extra words, a report."""
+    """One bad structure, resources that the scheduler does not know at first, a node that fails; pairs, a report."""
     terminal = remote_terminal
     write_candidates(terminal.clone / "candidates")
     for name in ("Ni", "Pd", "Pt", "Au"):
@@ -125,8 +136,17 @@ def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[s
     with pymongo.MongoClient(*server) as client:
         (name,) = [name for name in client.list_database_names() if name.startswith("e3r_remote_")]
         jobs = client[name].jf_jobs
+        wait_for(lambda: find_processes(f"execution run {terminal.home}"), "the prediction runs")
+        for number in find_processes(str(terminal.home), str(terminal.clone.parent)):  # the runner, too
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        for command in ("jf admin unlock -y", "jf admin unlock-flow -y", "jf admin unlock-runner", start):
+            terminal.type(command)
+        over = {"state": {"$in": ["COMPLETED", "FAILED", "REMOTE_ERROR"]}}
+        wait_for(lambda: jobs.count_documents(over) == 2, "its loss is seen, and what followed has ended")
+        assert "1 prediction jobs had failed or were lost, and are submitted again" in terminal.type(submit)
         wait_for(lambda: jobs.count_documents({"job.name": "e3r candidate", "state": "COMPLETED"}) == 3, "relaxed")
-        assert jobs.count_documents({}) == 2 + 3  # prediction, advance, and one launch for each candidate
+        assert jobs.count_documents({}) == 2 + 2 + 3  # prediction, advance, twice; one launch for each candidate
     shown = terminal.type(status)
     assert "remote: finished" in shown
     assert "3 successful" in shown
