@@ -37,6 +37,10 @@ class Rules:
     topping_cost: float = 2.0  # ... as long as the costs of these add up to no more than this
     min_strain: float = 0.03  # Frobenius norm of the logarithmic strain, initial to relaxed
     min_displacement: float = 0.05  # Å, mean over atoms; enough of either
+    max_per_prototype: int = 2  # space group and proportions
+    needs_balance: bool = True  # oxidation states that add up to nothing; most others are metals
+    needs_distance: bool = True  # the least strain or displacement
+    even_electrons: bool = True
     k_length: float = 15.0  # Å of real space that the k-points stand for
     k_length_metal: float = 25.0
     seed: int = 0
@@ -49,12 +53,12 @@ class Case:
     id: str
     source: str
     initial: Structure
-    relaxed: Structure  # of the pair file: it sets the k-points, never a start
+    relaxed: Structure | None  # of the pair file: it sets the k-points, never a start
     ecut: float  # eV
     kpts: tuple[int, int, int]
     cost: float
-    strain: float  # initial to relaxed
-    displacement: float  # Å, the same
+    strain: float | None  # initial to relaxed; None where the file has no relaxed structure
+    displacement: float | None  # Å, the same
 
     @property
     def formula(self) -> str:
@@ -80,18 +84,17 @@ class Case:
     @property
     def stratum(self) -> tuple[str, bool]:
         """Group, and whether more than the volume has to relax."""
+        if self.relaxed is None or self.displacement is None:
+            return self.group, True
         strain = measure_log_strain(self.initial.lattice.matrix, self.relaxed.lattice.matrix)
         deviator = strain - np.eye(3) * np.trace(strain) / 3
         return self.group, bool(np.linalg.norm(deviator) > 0.01 or self.displacement > 0.02)
 
 
-SIDES = ("initial", "relaxed")
-
-
-def read_pair(row: dict[str, Any]) -> tuple[Structure, Structure]:
-    """Initial and relaxed structure of a row of a pair file."""
-    initial, relaxed = (Structure(row[side]["lattice"], row["numbers"], row[side]["frac"]) for side in SIDES)
-    return initial, relaxed
+def read_side(row: dict[str, Any], side: str) -> Structure | None:
+    """Initial or relaxed structure of a row of a pair file; None where the row does not have it."""
+    content = row.get(side)
+    return content and Structure(content["lattice"], row["numbers"], content["frac"])
 
 
 def find_refusal(row: dict[str, Any], rules: Rules) -> str | None:
@@ -110,7 +113,7 @@ def find_refusal(row: dict[str, Any], rules: Rules) -> str | None:
         return "relaxed with +U"
     if symbols & MAGNETIC:
         return "possibly magnetic"
-    if sum(row["numbers"]) % 2:
+    if rules.even_electrons and sum(row["numbers"]) % 2:
         return "an odd number of electrons"
     return None
 
@@ -134,14 +137,20 @@ def estimate_cost(n_kpoints: int, volume: float, ecut: float, n_valence: float) 
 
 def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str], float]) -> Case:
     """Case of a row; the k-points are, axis by axis, the more of what initial and relaxed structure need."""
-    initial, relaxed = read_pair(row)
-    grids = [choose_kpoints(structure, rules.k_length, rules.k_length_metal) for structure in (initial, relaxed)]
-    kpts = tuple(max(pair) for pair in zip(*grids, strict=True))
+    initial, relaxed = read_side(row, "initial"), read_side(row, "relaxed")
+    if initial is None:
+        raise ValueError(f"row {row.get('id')}: it has no initial structure")
+    sides = [side for side in (initial, relaxed) if side is not None]
+    grids = [choose_kpoints(side, rules.k_length, rules.k_length_metal) for side in sides]
+    kpts = tuple(max(counts) for counts in zip(*grids, strict=True))
     ecut = choose_cutoff(initial)
-    volume = max(initial.volume, relaxed.volume)
+    volume = max(side.volume for side in sides)
     n_valence = sum(count_valence(element.symbol) * n for element, n in initial.composition.items())
-    strain = measure_log_strain(initial.lattice.matrix, relaxed.lattice.matrix)
-    displacements = measure_displacements(initial.frac_coords, relaxed.frac_coords, relaxed.lattice.matrix)
+    strain = displacement = None
+    if relaxed is not None:
+        strain = float(np.linalg.norm(measure_log_strain(initial.lattice.matrix, relaxed.lattice.matrix)))
+        moved = measure_displacements(initial.frac_coords, relaxed.frac_coords, relaxed.lattice.matrix)
+        displacement = float(moved.mean())
     return Case(
         id=str(row["id"]),
         source=str(row.get("source") or "unknown"),
@@ -150,9 +159,16 @@ def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str],
         ecut=ecut,
         kpts=kpts,
         cost=estimate_cost(count_kpoints(initial, kpts), volume, ecut, n_valence),
-        strain=float(np.linalg.norm(strain)),
-        displacement=float(displacements.mean()),
+        strain=strain,
+        displacement=displacement,
     )
+
+
+def is_near(case: Case, rules: Rules) -> bool:
+    """Whether the relaxed structure is known and within the least distance of the initial one."""
+    if case.strain is None or case.displacement is None:
+        return False
+    return case.strain < rules.min_strain and case.displacement < rules.min_displacement
 
 
 def choose_cases(
@@ -160,7 +176,7 @@ def choose_cases(
 ) -> tuple[list[Case], list[tuple[str, int]]]:
     """At most `n` cases, and how many rows each rule left.
 
-    Each chemical system occurs once, each prototype (space group and proportions) twice at most. Strata, a group and
+    Each chemical system occurs once, each prototype `max_per_prototype` times at most. Strata, a group and
     whether more than the volume relaxes, take turns, so that any first part of the list is balanced; within a stratum
     the order is that of random numbers drawn from the seed and the id alone.
     """
@@ -174,9 +190,9 @@ def choose_cases(
             counts[reason] += 1
             continue
         case = build_case(row, rules, count_valence)
-        if case.strain < rules.min_strain and case.displacement < rules.min_displacement:
+        if rules.needs_distance and is_near(case, rules):
             counts["start within the least distance of the relaxed structure"] += 1
-        elif not is_charge_balanced(case.initial.composition):
+        elif rules.needs_balance and not is_charge_balanced(case.initial.composition):
             counts["not charge-balanced"] += 1
         else:
             cases.append(case)
@@ -186,7 +202,7 @@ def choose_cases(
     for reason, count in counts.items():
         left -= count
         funnel.append((f"without: {reason}", left))
-    chosen = list(_take_turns(cheap, n, rules.seed))
+    chosen = list(_take_turns(cheap, n, rules))
     return chosen, [*funnel, ("chosen", len(chosen))]
 
 
@@ -205,9 +221,9 @@ def _drop_expensive(cases: list[Case], rules: Rules) -> list[Case]:
     return kept
 
 
-def _take_turns(cases: list[Case], n: int, seed: int) -> Iterator[Case]:
+def _take_turns(cases: list[Case], n: int, rules: Rules) -> Iterator[Case]:
     strata: dict[tuple[str, bool], list[Case]] = defaultdict(list)
-    for case in sorted(cases, key=lambda case: draw_uniform(seed, case.id)):
+    for case in sorted(cases, key=lambda case: draw_uniform(rules.seed, case.id)):
         strata[case.stratum].append(case)
     chemistries: set[str] = set()
     prototypes: dict[tuple[str, str], int] = defaultdict(int)
@@ -219,7 +235,7 @@ def _take_turns(cases: list[Case], n: int, seed: int) -> Iterator[Case]:
             while queue:
                 case = queue.pop(0)
                 prototype = (case.space_group, case.initial.composition.anonymized_formula)
-                if case.chemistry in chemistries or prototypes[prototype] >= 2:
+                if case.chemistry in chemistries or prototypes[prototype] >= rules.max_per_prototype:
                     continue
                 chemistries.add(case.chemistry)
                 prototypes[prototype] += 1

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-ARMS = ("initial", "predicted", "chgnet")
+ARMS = ("initial", "predicted", "second-opinion", "polished", "chgnet", "sevennet")
+PREDICTED = ("predicted", "second-opinion", "polished")
 BASIN_ENERGY = 0.005  # eV per atom
 N_DRAWS = 10_000
 
