@@ -189,7 +189,18 @@ def _find_same_start(known: dict[str, Record], task: Task, start: Structure | No
     for record in known.values():
         same = record["case"]["id"] == task.case.id and record["settings"] == task.settings
         if same and record.get("start_id") == start_id and record["key"] != task.key and not _has_failed(record):
-            own = ("key", "case", "arm", "settings", "model_id", "versions", "machine", "prepare_s", "refused", "message")
+            own = (
+                "key",
+                "case",
+                "arm",
+                "settings",
+                "model_id",
+                "versions",
+                "machine",
+                "prepare_s",
+                "refused",
+                "message",
+            )
             return {name: value for name, value in record.items() if name not in own} | {"same_as": record["arm"]}
     return None
 
@@ -263,12 +274,18 @@ def main() -> None:
             tasks,
             arguments.results,
             lambda task, start: relax_apart(
-                work / task.key, start or task.case.initial, task.settings, POTENTIALS.get(task.arm), arguments.time_limit
+                work / task.key,
+                start or task.case.initial,
+                task.settings,
+                POTENTIALS.get(task.arm),
+                arguments.time_limit,
             ),
             lambda waiting: predict_starts(waiting, arguments.model),
             arguments.retry,
         ):
-            says = f"{record.get('n_ionic')} ionic steps, {record.get('n_scf')} SCF, {record.get('cpu_s') or 0:.0f} CPU s"
+            says = (
+                f"{record.get('n_ionic')} ionic steps, {record.get('n_scf')} SCF, {record.get('cpu_s') or 0:.0f} CPU s"
+            )
             same = f", as {record['same_as']}" if "same_as" in record else ""
             print(f"{record['case']['formula']} {record['arm']}: {record.get('message') or says + same}", flush=True)
     records = list(read_records(arguments.results).values())

@@ -1,4 +1,4 @@
-"""Tables of `dft_savings.py`: per crystal what three starts cost, totals with paired bootstrap intervals."""
+"""Tables of `dft_savings.py`: per crystal what each start costs, totals with paired bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-ARMS = ("initial", "predicted", "second-opinion", "polished", "chgnet", "sevennet")
 PREDICTED = ("predicted", "second-opinion", "polished")
+OTHERS = (*PREDICTED, "chgnet", "sevennet")
+ARMS = ("initial", *OTHERS)
+GENERATED = ("mattergen", "wyformer")  # how the sources of generative models begin
 BASIN_ENERGY = 0.005  # eV per atom
 N_DRAWS = 10_000
 
@@ -21,10 +23,16 @@ Record = dict[str, Any]
 QUANTITIES: dict[str, Callable[[Record], float]] = {
     "SCF iterations": lambda record: record["n_scf"],
     "ionic steps": lambda record: record["n_ionic"],
-    "CPU time": lambda record: record["cpu_s"],
-    "wall time": lambda record: record["wall_s"],
     "CPU time with the preparation": lambda record: record["cpu_s"] + (record.get("prepare_s") or 0.0),
 }
+COMPARISONS = (
+    *((arm, "initial") for arm in OTHERS),
+    ("second-opinion", "chgnet"),
+    ("second-opinion", "sevennet"),
+    ("polished", "second-opinion"),
+    ("polished", "chgnet"),
+    ("polished", "sevennet"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class Ratio:
     low: float | None  # of the 95 % interval; None below five pairs
     high: float | None
 
+    @property
+    def interval(self) -> str:
+        """The 95 % interval in words."""
+        return f"{self.low:.2f} to {self.high:.2f}" if self.low is not None else "too few"
+
 
 @dataclass
 class Row:
@@ -45,6 +58,11 @@ class Row:
 
     case: Record
     arms: dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether a generative model made it."""
+        return str(self.case["source"]).startswith(GENERATED)
 
     def get_converged(self, arm: str) -> Record | None:
         """Record of an arm that reached its minimum; a refused prediction costs what the initial start does."""
@@ -54,12 +72,19 @@ class Row:
             return initial and initial | {"prepare_s": record.get("prepare_s")}
         return record if record is not None and record.get("converged") else None
 
+    def describe_basin(self, arm: str) -> str:
+        """Judgement of an arm that really ran; empty where there is nothing to compare."""
+        record, reference = self.arms.get(arm), self.get_converged("initial")
+        if record is None or reference is None or not record.get("converged"):
+            return ""
+        return judge_basin(record, reference)
+
 
 def join_records(records: Iterable[Record], model_id: str | None) -> list[Row]:
     """Rows in the order of choice; of predictions those of `model_id` only."""
     rows: dict[str, Row] = {}
     for record in sorted(records, key=lambda record: record["case"]["rank"]):
-        if record["arm"] == "predicted" and record.get("model_id") != model_id:
+        if record["arm"] in PREDICTED and record.get("model_id") != model_id:
             continue
         rows.setdefault(record["case"]["id"], Row(record["case"])).arms[record["arm"]] = record
     return list(rows.values())
@@ -88,25 +113,31 @@ def compare_arms(rows: Sequence[Row], arm: str, reference: str, quantity: str) -
 
 
 def judge_basin(record: Record, reference: Record) -> str:
-    """Yes, or what differs from the minimum that `reference` reached: the structure, or the energy in meV/atom."""
+    """Yes, or what differs from the minimum that `reference` reached: the energy per atom, or the structure."""
     difference = record["energy_per_atom"] - reference["energy_per_atom"]
     if abs(difference) > BASIN_ENERGY:
         return "lower" if difference < 0 else "higher"
-    first, second = (Structure.from_dict(each["relaxed"]) for each in (record, reference))
+    first, second = (unpack_structure(each["relaxed"]) for each in (record, reference))
     return "yes" if StructureMatcher(scale=False).fit(first, second) else "other structure"
 
 
-def write_tables(rows: Sequence[Row], command: str, notes: Sequence[str]) -> str:
+def unpack_structure(content: Record) -> Structure:
+    """Structure of a record."""
+    return Structure(content["lattice"], content["numbers"], content["frac"])
+
+
+def write_tables(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """Markdown: a head, totals, crystals, and what did not work."""
     chemistries = {row.case["chemistry"] for row in rows if row.get_converged("initial")}
-    n_whole = sum(all(row.get_converged(arm) for arm in ARMS) for row in rows)
+    whole = [row for row in rows if all(row.get_converged(arm) for arm in ARMS)]
     parts = [
-        f"`{command}`",
-        "",
-        f"{len(rows)} crystals of {len(chemistries)} chemical systems; {n_whole} converged from all three starts.",
+        f"{len(rows)} crystals of {len(chemistries)} chemical systems; {len(whole)} converged from all starts, "
+        f"{sum(row.is_generated for row in whole)} of them made by generative models.",
         *notes,
         "",
         *_write_totals(rows),
+        "",
+        *_write_groups(rows),
         "",
         *_write_crystals(rows),
     ]
@@ -117,64 +148,70 @@ def write_tables(rows: Sequence[Row], command: str, notes: Sequence[str]) -> str
 
 
 def _write_totals(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| sum over crystals | of | | pairs | ratio | 95 % interval |",
-        "|---|---|---|---|---|---|",
-    ]
-    for arm, reference in (("predicted", "initial"), ("chgnet", "initial"), ("predicted", "chgnet")):
-        for quantity in QUANTITIES:
-            ratio = compare_arms(rows, arm, reference, quantity)
-            if ratio is None:
-                continue
-            interval = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low is not None else "too few"
-            lines.append(
-                f"| {quantity} | {arm} / {reference} | {ratio.above:.0f} / {ratio.below:.0f} | {ratio.n} "
-                f"| **{ratio.ratio:.2f}** | {interval} |"
-            )
-    same = [row for row in rows if _describe_basin(row, "predicted") == "yes"]
-    if ratio := compare_arms(same, "predicted", "initial", "SCF iterations"):
-        interval = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.low is not None else "too few"
-        lines.append(
-            f"| SCF iterations, accepted and same minimum | predicted / initial | {ratio.above:.0f} / "
-            f"{ratio.below:.0f} | {ratio.n} | **{ratio.ratio:.2f}** | {interval} |"
-        )
-    basins = {arm: [basin for row in rows if (basin := _describe_basin(row, arm))] for arm in ("predicted", "chgnet")}
-    counts = "; ".join(f"{arm} {found.count('yes')} of {len(found)}" for arm, found in basins.items() if found)
+    lines = ["| sum over crystals | of | | pairs | ratio | 95 % interval |", "|---|---|---|---|---|---|"]
+    for quantity in QUANTITIES:
+        for arm, reference in COMPARISONS:
+            if ratio := compare_arms(rows, arm, reference, quantity):
+                lines.append(
+                    f"| {quantity} | {arm} / {reference} | {ratio.above:.0f} / {ratio.below:.0f} | {ratio.n} "
+                    f"| **{ratio.ratio:.2f}** | {ratio.interval} |"
+                )
+    basins = {arm: [basin for row in rows if (basin := row.describe_basin(arm))] for arm in OTHERS}
+    counts = "; ".join(
+        f"{arm} {found.count('yes')} of {len(found)} ({found.count('lower')} lower, {found.count('higher')} higher)"
+        for arm, found in basins.items()
+        if found
+    )
     if counts:
         lines += ["", f"Same minimum as from the initial structure (5 meV per atom, and StructureMatcher): {counts}."]
-    for source in sorted({row.case["source"] for row in rows}):
-        ratio = compare_arms(
-            [row for row in rows if row.case["source"] == source], "predicted", "initial", "SCF iterations"
-        )
-        if ratio:
-            lines += ["", f"{source}: SCF predicted / initial {ratio.ratio:.2f} ({ratio.n} crystals)."]
     return lines
+
+
+def _write_groups(rows: Sequence[Row]) -> list[str]:
+    """SCF iterations over those from the initial structure, by origin and by whether all minima are the same."""
+    groups = {
+        "all": list(rows),
+        "pairs": [row for row in rows if not row.is_generated],
+        "generated": [row for row in rows if row.is_generated],
+        "the same minimum from all starts": [row for row in rows if _is_same_everywhere(row)],
+        **{source: [row for row in rows if row.case["source"] == source] for source in _list_sources(rows)},
+    }
+    lines = [f"| SCF iterations over initial | crystals | {' | '.join(OTHERS)} |", "|---|---|" + "---|" * len(OTHERS)]
+    for name, chosen in groups.items():
+        ratios = [compare_arms(chosen, arm, "initial", "SCF iterations") for arm in OTHERS]
+        cells = [f"{ratio.ratio:.2f}" if ratio else "-" for ratio in ratios]
+        lines.append(f"| {name} | {len(chosen)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _list_sources(rows: Sequence[Row]) -> list[str]:
+    return sorted({str(row.case["source"]) for row in rows})
+
+
+def _is_same_everywhere(row: Row) -> bool:
+    return all(row.describe_basin(arm) in ("yes", "") for arm in OTHERS) and row.get_converged("initial") is not None
 
 
 def _write_crystals(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "Three figures are those from the initial, the predicted and the CHGNet-relaxed structure; in brackets where "
-        "the relaxation did not converge, with R where the prediction was refused, so that DFT starts from the initial "
-        "structure. ΔE is against the minimum reached from the initial structure, meV per atom. V/V(pair) compares "
-        "the volume that this DFT finds (from the initial structure) with that of the pair file.",
+        f"Figures are those from the starts {', '.join(ARMS)}; in brackets where the relaxation did not converge, R "
+        "where the prediction was refused, so that DFT starts from the initial structure. ΔE is against the minimum reached "
+        "from the initial structure, meV per atom; V/V(pair) compares the volume that this DFT finds (from the initial "
+        "structure) with that of the pair file.",
         "",
-        "| | crystal | source | sites, space group | initial is off by: strain, Å | V/V(relaxed) of the starts | ionic "
-        "steps | SCF iterations | CPU s | wall s | ΔE predicted, chgnet | same minimum | V/V(pair) |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| | crystal | source | sites, space group | initial is off by: strain, Å | ionic steps | SCF iterations | ΔE "
+        "| V/V(pair) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for number, row in enumerate(rows, 1):
-        case = row.case
-        reference = row.get_converged("initial")
-        others = ("predicted", "chgnet")
-        volume = f"{reference['volume'] / case['pair_volume']:.3f}" if reference else "-"
+        case, reference = row.case, row.get_converged("initial")
+        is_known = reference is not None and case["pair_volume"]
+        volume = f"{reference['volume'] / case['pair_volume']:.3f}" if reference and is_known else "-"
+        distance = "-" if case["strain"] is None else f"{case['strain']:.2f}, {case['displacement']:.2f}"
         lines.append(
             f"| {number} | {case['formula']} | {case['source']} | {case['n_sites']}, {case['space_group']} "
-            f"| {case['strain']:.2f}, {case['displacement']:.2f} "
-            f"| {' / '.join(_show_start(row, arm) for arm in ARMS)} "
-            f"| {_show(row, 'n_ionic')} | {_show(row, 'n_scf')} | {_show(row, 'cpu_s')} | {_show(row, 'wall_s')} "
-            f"| {', '.join(_show_difference(row, arm) for arm in others)} "
-            f"| {', '.join(_describe_basin(row, arm) or '-' for arm in others)} "
-            f"| {volume} |"
+            f"| {distance} | {_show(row, 'n_ionic')} | {_show(row, 'n_scf')} "
+            f"| {' / '.join(_show_difference(row, arm) for arm in OTHERS)} | {volume} |"
         )
     return lines
 
@@ -192,26 +229,12 @@ def _show(row: Row, key: str) -> str:
     return " / ".join(cells)
 
 
-def _show_start(row: Row, arm: str) -> str:
-    record, reference = row.arms.get(arm), row.get_converged("initial")
-    if record is None or reference is None or record.get("start_volume") is None:
-        return "-"
-    return f"{record['start_volume'] / reference['volume']:.2f}"
-
-
 def _show_difference(row: Row, arm: str) -> str:
     record, reference = row.arms.get(arm), row.get_converged("initial")
     if record is None or reference is None or not record.get("converged"):
         return "-"
-    return f"{1000 * (record['energy_per_atom'] - reference['energy_per_atom']):+.1f}"
-
-
-def _describe_basin(row: Row, arm: str) -> str:
-    """Judgement of an arm that really ran; empty where there is nothing to compare."""
-    record, reference = row.arms.get(arm), row.get_converged("initial")
-    if record is None or reference is None or not record.get("converged"):
-        return ""
-    return judge_basin(record, reference)
+    difference = 1000 * (record["energy_per_atom"] - reference["energy_per_atom"])
+    return f"{difference:+.0f}" if abs(difference) >= 1 else "0"
 
 
 def _list_failures(row: Row) -> list[str]:

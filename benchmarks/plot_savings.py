@@ -1,25 +1,32 @@
-"""Draw what predictions save a DFT code, crystal by crystal, from a table of `dft_savings.py`; light and dark.
+"""Draw what served starts save a DFT code, crystal by crystal, from the results of `dft_savings.py`; light and dark.
 
-python benchmarks/plot_savings.py [benchmarks/results/dft_savings.md] [--out docs/assets]
+python benchmarks/plot_savings.py [benchmarks/results/dft_savings.jsonl] [--arm polished] [--out docs/assets]
 
-Writes savings-light.svg and savings-dark.svg. After a new measurement copy its `table.md` to benchmarks/results.
+Writes savings-light.svg and savings-dark.svg.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dft_savings import read_records
+from dft_savings_table import OTHERS, Ratio, Row, compare_arms, join_records
+
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "benchmarks" / "results" / "dft_savings.md"
+RESULTS = ROOT / "benchmarks" / "results" / "dft_savings.jsonl"
+ARM = "polished"
 INK = {"light": "#1f2328", "dark": "#e6edf3"}
 GREY = {"light": "#8c959f", "dark": "#7d8590"}
 BLUE = {"light": "#0969da", "dark": "#4493f8"}
-TOTAL = re.compile(
-    r"^\| SCF iterations \| predicted / initial \|.*\| \*\*([\d.]+)\*\* \| ([\d.]+) to ([\d.]+) \|$", re.M
-)
+LABELS = {
+    "predicted": "the prediction that the guard alone serves",
+    "second-opinion": "the prediction that the guard and a second opinion serve",
+    "polished": "the served prediction, polished",
+    "chgnet": "CHGNet's relaxed structure",
+    "sevennet": "SevenNet's relaxed structure",
+}
 
 
 @dataclass(frozen=True)
@@ -28,53 +35,54 @@ class Crystal:
 
     formula: str
     initial: int
-    predicted: int  # of a refused prediction those from the initial structure, where DFT then starts
+    served: int  # of a refused prediction those from the initial structure, where DFT then starts
     is_refused: bool
     reaches_same: bool  # the two relaxations end in the same minimum
 
 
 @dataclass(frozen=True)
 class Savings:
-    """All crystals, and the ratio of the sums of their SCF iterations, predicted over initial."""
+    """All crystals, and the ratio of the sums of their SCF iterations, of an arm over initial."""
 
+    arm: str
     crystals: list[Crystal]
-    low: float  # of the 95 % interval
-    high: float
-
-    @property
-    def ratio(self) -> float:
-        """Sum over all crystals from the served starts, over that from the initial structures."""
-        return sum(each.predicted for each in self.crystals) / sum(each.initial for each in self.crystals)
+    ratio: Ratio
 
 
-def read_savings(text: str) -> Savings:
-    """Read the crystals and the interval from a table of `dft_savings.py`.
+def read_savings(path: Path, arm: str) -> Savings:
+    """Read the crystals of which both starts converged; of several models, those of the last one.
 
     Raises
     ------
     ValueError
-        When the table has no crystals, a start did not converge, or its total is not that of its crystals.
+        When there is none.
     """
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    head = next((line for line in lines if "SCF iterations" in line and "crystal" in line), None)
-    total = TOTAL.search(text)
-    if head is None or total is None:
-        raise ValueError("no table of crystals or no total of SCF iterations; give the table.md of dft_savings.py")
-    crystals = []
-    for line in lines:
-        if len(line) == len(head) and line[0].isdigit():
-            row = dict(zip(head, line, strict=True))
-            initial, predicted, _ = row["SCF iterations"].split(" / ")
-            if not initial.isdigit() or not (predicted.isdigit() or predicted == "R"):
-                raise ValueError(f"{row['crystal']}: SCF iterations {row['SCF iterations']}; both starts must converge")
-            is_refused = predicted == "R"
-            steps = int(initial if is_refused else predicted)
-            same = row["same minimum"].split(", ")[0] == "yes"
-            crystals.append(Crystal(row["crystal"], int(initial), steps, is_refused, same))
-    savings = Savings(crystals, float(total[2]), float(total[3]))
-    if not crystals or abs(savings.ratio - float(total[1])) > 0.006:
-        raise ValueError(f"the total is {total[1]}, and {len(crystals)} crystals do not add up to it")
-    return savings
+    records = list(read_records(path).values())
+    models = [record["model_id"] for record in records if record.get("model_id")]
+    rows = join_records(records, models[-1] if models else None)
+    ratio = compare_arms(rows, arm, "initial", "SCF iterations")
+    crystals = [crystal for row in rows if (crystal := _build_crystal(row, arm))]
+    if ratio is None or not crystals:
+        raise ValueError(f"{path}: no crystal whose relaxations from initial and {arm} both converged")
+    return Savings(arm, crystals, ratio)
+
+
+def _build_crystal(row: Row, arm: str) -> Crystal | None:
+    initial, served = row.get_converged("initial"), row.get_converged(arm)
+    if initial is None or served is None:
+        return None
+    is_refused = bool(row.arms[arm].get("refused"))
+    same = is_refused or row.describe_basin(arm) == "yes"
+    return Crystal(row.case["formula"], initial["n_scf"], served["n_scf"], is_refused, same)
+
+
+def describe_total(savings: Savings) -> str:
+    """Title of the figure."""
+    ratio = savings.ratio
+    text = f"All {ratio.n} crystals: {100 * (1 - ratio.ratio):.0f} % fewer SCF iterations"
+    if ratio.low is None or ratio.high is None:
+        return text
+    return f"{text} (95 % interval {100 * (1 - ratio.high):.0f} to {100 * (1 - ratio.low):.0f} %)"
 
 
 def draw_savings(savings: Savings, theme: str, path: Path) -> None:
@@ -93,9 +101,9 @@ def draw_savings(savings: Savings, theme: str, path: Path) -> None:
     }
     rows = sorted(savings.crystals, key=lambda each: (each.initial, each.formula))
     with mpl.rc_context(style):
-        figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.2, 1.2 + 0.16 * len(rows)), layout="constrained")
         for y, row in enumerate(rows):
-            axes.plot([row.predicted, row.initial], [y, y], color=grey, linewidth=1.4, zorder=1)
+            axes.plot([row.served, row.initial], [y, y], color=grey, linewidth=1.4, zorder=1)
         axes.scatter(
             [row.initial for row in rows],
             range(len(rows)),
@@ -104,20 +112,19 @@ def draw_savings(savings: Savings, theme: str, path: Path) -> None:
             label="control: from the initial structure",
         )
         for name, marker, chosen in (
-            ("from the prediction", "o", lambda row: row.reaches_same),
-            ("from the prediction, lower minimum", "v", lambda row: not row.reaches_same and not row.is_refused),
+            (f"from {LABELS[savings.arm]}", "o", lambda row: row.reaches_same and not row.is_refused),
+            ("the same, into another minimum", "v", lambda row: not row.reaches_same),
             ("refused: from the initial structure", "x", lambda row: row.is_refused),
         ):
             places = [y for y, row in enumerate(rows) if chosen(row)]
-            steps = [rows[y].predicted for y in places]
+            steps = [rows[y].served for y in places]
             axes.scatter(steps, places, s=26, color=blue, marker=marker, label=name, zorder=2)
-        axes.set_yticks(range(len(rows)), [row.formula for row in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [row.formula for row in rows], fontsize=7)
         axes.set_xlim(left=0)
         axes.set_ylim(-0.8, len(rows) - 0.2)
         axes.set_xlabel("SCF iterations of the relaxation (GPAW, PBE)")
         axes.set_title(
-            f"All {len(rows)} crystals: {100 * (1 - savings.ratio):.0f} % fewer SCF iterations "
-            f"(95 % interval {100 * (1 - savings.high):.0f} to {100 * (1 - savings.low):.0f} %)",
+            describe_total(savings),
             fontsize=10,
         )
         axes.spines[["top", "right"]].set_visible(False)
@@ -128,10 +135,11 @@ def draw_savings(savings: Savings, theme: str, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, nargs="?", default=TABLE)
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--arm", choices=OTHERS, default=ARM)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets")
     arguments = parser.parse_args()
-    savings = read_savings(arguments.table.read_text(encoding="utf-8"))
+    savings = read_savings(arguments.results, arguments.arm)
     for theme in INK:
         draw_savings(savings, theme, arguments.out / f"savings-{theme}.svg")
         print(arguments.out / f"savings-{theme}.svg")

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows.core.ids import identify_structure
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 AB = [[0, 0, 0], [0.5, 0.5, 0.5]]
 VALENCE = {"Na": 7, "Cl": 7, "Mg": 10, "O": 6, "K": 9, "Br": 7, "Li": 1, "F": 7, "Ca": 10, "S": 6, "Sr": 10}
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # the script imports its neighbours by name
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(FOLDER))
+import dft_savings as savings  # noqa: E402
+import dft_savings_cases as choosing  # noqa: E402
+import dft_savings_relax as relaxing  # noqa: E402
+import dft_savings_table as tables  # noqa: E402
 
-
-choosing, tables, savings = load("dft_savings_cases"), load("dft_savings_table"), load("dft_savings")
+sys.path.pop(0)
 
 
 def make_cell(symbols: list[str], edge: float, prototype: str = "rock salt") -> Structure:
@@ -146,7 +141,7 @@ def make_record(arm: str, number: int, n_scf: int, **more: Any) -> dict[str, Any
     record = {
         "case": case,
         "arm": arm,
-        "model_id": "m1" if arm == "predicted" else None,
+        "model_id": "m1" if arm in tables.PREDICTED else None,
         "n_scf": n_scf,
         "n_ionic": n_scf // 7,
         "cpu_s": n_scf / 2,
@@ -156,7 +151,7 @@ def make_record(arm: str, number: int, n_scf: int, **more: Any) -> dict[str, Any
         "energy_per_atom": -3.0,
         "volume": structure.volume,
         "start_volume": structure.volume,
-        "relaxed": structure.as_dict(),
+        "relaxed": relaxing.pack_structure(structure),
         "message": None,
     }
     return record | more
@@ -189,10 +184,11 @@ def test_totals_take_converged_pairs_and_charge_refusals_as_the_flow_does():
     with_preparation = tables.compare_arms(rows, "predicted", "initial", "CPU time with the preparation")
     assert with_preparation.above == pytest.approx(10.5 + 35 + 2 * 0.5)
     assert tables.compare_arms(rows, "predicted", "chgnet", "ionic steps").ratio == pytest.approx(1.5)
-    text = tables.write_tables(rows, "the command", [])
+    text = tables.write_tables(rows, [])
     assert "| SCF iterations | predicted / initial | 91 / 140 | 2 | **0.65** | too few |" in text
-    assert "70 / (7) / - " in text
-    assert "70 / R / - " in text
+    assert "| 70 / (7) / - / - / - / - |" in text
+    assert "| 70 / R / - / - / - / - |" in text
+    assert "| all | 4 | 0.65 | - | - | 0.20 | - |" in text
     assert "- F2 (c2), predicted: not converged within its limits" in text
     assert "F4 (c4)" not in text
 
@@ -203,57 +199,83 @@ def test_basin_needs_energy_and_structure():
     assert tables.judge_basin(make_record("predicted", 1, 7, energy_per_atom=-3.01), reference) == "lower"
     assert tables.judge_basin(make_record("predicted", 1, 7, energy_per_atom=-2.99), reference) == "higher"
     other = make_record("predicted", 1, 7)
-    other["relaxed"] = Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.0]]).as_dict()
+    moved = Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.0]])
+    other["relaxed"] = relaxing.pack_structure(moved)
     assert tables.judge_basin(other, reference) == "other structure"
 
 
 def test_interrupted_run_goes_on_and_failures_are_rows(tmp_path: Path):
-    cases, funnel = choose([make_row(["Na", "Cl"], 5.7), make_row(["K", "Br"], 6.6, "b")])
-    savings.write_choice(tmp_path, cases, funnel)
+    cases, _ = choose([make_row(["Na", "Cl"], 5.7), make_row(["K", "Br"], 6.6, "b")])
     arms = ("initial", "predicted")
-    tasks = [savings.plan_task(case, rank, arm, "m1", tmp_path) for rank, case in enumerate(cases, 1) for arm in arms]
-    assert len({task.path for task in tasks}) == 4
+    tasks = [savings.plan_task(case, rank, arm, "m1") for rank, case in enumerate(cases, 1) for arm in arms]
+    assert len({task.key for task in tasks}) == 4
     ran: list[tuple[str, str]] = []
+    path = tmp_path / "results.jsonl"
 
     def relax(task, start):
         ran.append((task.case.formula, task.arm))
-        assert start is not None
         if len(ran) == 2:
             return {"message": "the process ended with status -9", "converged": False}
-        return {"converged": True, "n_scf": 7, "start_volume": start.volume, "message": None}
+        return {"converged": True, "n_scf": 7, "start_id": identify_structure(start), "message": None}
 
     def predict(waiting):
-        given = {"prepare_s": 0.1, "refused": False, "message": None}
-        refused = given | {"start": None, "refused": True, "message": "refuse: score"}
-        return {case.id: refused if case.formula == "KBr" else given | {"start": case.initial} for case in waiting}
+        return {
+            task.key: savings.Start(None, 0.1, True, "refuse: score")
+            if task.case.formula == "KBr"
+            else savings.Start(moved[task.case.formula], 0.1)
+            for task in waiting
+        }
 
-    run = savings.run_tasks(tasks, relax, predict)
+    moved = {case.formula: case.initial.copy().scale_lattice(1.1 * case.initial.volume) for case in cases}
+    run = savings.run_tasks(tasks, path, relax, predict)
     next(run)
     run.close()  # interrupted after the first
     assert len(ran) == 1
-    assert len(list(savings.run_tasks(tasks, relax, predict))) == 3
+    assert len(list(savings.run_tasks(tasks, path, relax, predict))) == 3
     assert len(ran) == 3  # the refused prediction costs no relaxation
-    assert list(savings.run_tasks(tasks, relax, predict)) == []
-    records = savings.read_records(tmp_path)
-    assert [record["message"] for record in records].count("refuse: score") == 1
-    retried = list(savings.run_tasks(tasks, relax, predict, retry=True))
+    assert list(savings.run_tasks(tasks, path, relax, predict)) == []
+    messages = [record["message"] for record in savings.read_records(path).values()]
+    assert sorted(filter(None, messages)) == ["refuse: score", "the process ended with status -9"]
+    retried = list(savings.run_tasks(tasks, path, relax, predict, retry=True))
     assert [(record["arm"], record["converged"]) for record in retried] == [("predicted", True)]
-    assert not list(tmp_path.rglob("*.part"))
+    assert [record["message"] for record in savings.read_records(path).values()].count(None) == 3
 
 
-def test_records_belong_to_model_settings_and_choice(tmp_path: Path):
-    [case], funnel = choose([make_row(["Na", "Cl"], 5.7)])
-    paths = {savings.plan_task(case, 1, "predicted", model, tmp_path).path for model in ("m1", "m2")}
-    assert len(paths) == 2
-    same = {savings.plan_task(case, 1, "initial", model, tmp_path).path for model in ("m1", "m2")}
+def test_equal_starts_are_relaxed_once(tmp_path: Path):
+    [case], _ = choose([make_row(["Na", "Cl"], 5.7)])
+    tasks = [savings.plan_task(case, 1, arm, "m1") for arm in ("initial", "predicted", "polished")]
+    ran: list[str] = []
+
+    def relax(task, start):
+        ran.append(task.arm)
+        return {"converged": True, "n_scf": 7 * len(ran), "start_id": identify_structure(start)}
+
+    def predict(waiting):
+        return {task.key: savings.Start(moved, 0.1 if task.arm == "predicted" else 0.3) for task in waiting}
+
+    moved = case.initial.copy().scale_lattice(1.1 * case.initial.volume)
+    first, second, third = savings.run_tasks(tasks, tmp_path / "results.jsonl", relax, predict)
+    assert ran == ["initial", "predicted"]
+    assert (first["n_scf"], second["n_scf"], third["n_scf"]) == (7, 14, 14)
+    assert third["same_as"] == "predicted"
+    assert (third["arm"], third["prepare_s"]) == ("polished", 0.3)
+
+
+def test_keys_belong_to_model_settings_and_arm():
+    [case], _ = choose([make_row(["Na", "Cl"], 5.7)])
+    assert len({savings.plan_task(case, 1, "predicted", model).key for model in ("m1", "m2")}) == 2
+    same = {savings.plan_task(case, 1, "initial", model).key for model in ("m1", "m2")}
     assert len(same) == 1  # what starts elsewhere does not depend on the weights
-    denser = replace(case, kpts=(9, 9, 9))
-    assert savings.plan_task(denser, 1, "initial", "m1", tmp_path).path not in same
-    savings.write_choice(tmp_path, [case], funnel)
-    for each in (case, denser):
-        task = savings.plan_task(each, 1, "initial", None, tmp_path)
-        content = {"case": savings.describe_case(each, 1), "settings": task.settings, "arm": "initial"}
-        savings.write_json(task.path, content)
-    [record] = savings.read_records(tmp_path)
-    assert record["settings"]["calculator"]["kpts"]["size"] == list(case.kpts)
-    assert json.loads((tmp_path / "choice.json").read_text())["rules"]["seed"] == 0
+    assert savings.plan_task(replace(case, kpts=(9, 9, 9)), 1, "initial", "m1").key not in same
+    assert len({savings.plan_task(case, 1, arm, "m1").key for arm in tables.ARMS}) == len(tables.ARMS)
+
+
+def test_generated_crystals_need_no_relaxed_structure():
+    row = make_row(["Na", "K"], 5.7, "mattergen")
+    del row["relaxed"]
+    assert choose([row])[0] == []
+    [case], _ = choose([row], needs_balance=False, needs_distance=False)
+    assert (case.relaxed, case.strain, case.stratum) == (None, None, ("mattergen", True))
+    assert savings.describe_case(case, 1)["pair_volume"] is None
+    text = tables.write_tables([tables.Row(savings.describe_case(case, 1))], [])
+    assert f"| 1 | {case.formula} | mattergen | 2, {case.space_group} | - |" in text
