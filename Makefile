@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the main job: candidates, predictions, relaxations, a table, an HTML page
 # make test    install into .venv and run the test suite
+# make test-cluster   the tutorials of clusters typed command by command, SLURM, killed workers
 # make test-fast   the tests without servers, browsers, trainings and scripts
 # make coverage    the suite, and which lines it runs
 # make lint    ruff and mypy
@@ -33,7 +34,7 @@ ifeq ($(ENGINE),gpaw)
 ENGINE_READY := $(GPAW)
 endif
 
-.PHONY: demo test test-fast coverage lint docs test-lowest test-newest install clean
+.PHONY: demo test test-cluster test-fast coverage lint docs test-lowest test-newest install clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -45,7 +46,10 @@ demo: $(READY) $(ENGINE_READY)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) -m "not cluster"
+
+test-cluster: $(READY)
+	$(PYTEST) -m cluster
 
 test-fast: $(READY)
 	$(PYTEST) -m "not slow"

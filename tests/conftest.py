@@ -38,9 +38,19 @@ def _keep_space_group(*arguments: Any, **options: Any) -> Any:
 
 SpaceGroup.__new__ = _keep_space_group
 
+# What runs a whole cluster on this machine, command by command from the pages, or kills its workers again and again.
+CLUSTER_PLACES = (
+    "places/test_cluster_tutorial.py",
+    "places/test_faults_workers.py",
+    "places/test_remote_campaign.py",
+    "places/test_remote_slurm.py",
+    "places/test_remote_tutorial.py",
+    "places/test_slurm.py",
+)
 # What starts servers, browsers, trainings or processes by the dozen: `make test-fast` leaves it out.
 SLOW_FIXTURES = {"server", "browser", "open_page"}
 SLOW_PLACES = (
+    *CLUSTER_PLACES,
     "benchmarks",
     "campaigns/test_campaign.py",
     "campaigns/test_campaign_faults.py",
@@ -59,14 +69,8 @@ SLOW_PLACES = (
     "screening/test_screen_network.py",
     "stores/test_durability.py",
     "places/test_campaign_workers.py",
-    "places/test_cluster_tutorial.py",
     "places/test_faults_server.py",
-    "places/test_slurm.py",
-    "places/test_faults_workers.py",
     "places/test_recovery.py",
-    "places/test_remote_campaign.py",
-    "places/test_remote_slurm.py",
-    "places/test_remote_tutorial.py",
     "places/test_stopped_training.py",
     "test_packaging.py",
     "test_readme.py",
@@ -79,16 +83,18 @@ SLOW_PLACES = (
 TESTS = Path(__file__).parent
 
 
-def is_slow_place(item: pytest.Item) -> bool:
-    place = item.path.relative_to(TESTS).as_posix()
-    return any(place == slow or place.startswith(f"{slow}/") for slow in SLOW_PLACES)
+def is_in(item: pytest.Item, places: tuple[str, ...]) -> bool:
+    path = item.path.relative_to(TESTS).as_posix()
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if is_slow_place(item) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if is_in(item, CLUSTER_PLACES):
+            item.add_marker(pytest.mark.cluster)
+        if is_in(item, SLOW_PLACES) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not is_slow_place(item))  # the long files first, so that processes end together
+    items.sort(key=lambda item: not is_in(item, SLOW_PLACES))  # the long files first, so that processes end together
 
 
 @pytest.fixture(autouse=True)
