@@ -57,17 +57,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # The coordinates of pair files have six digits and potentials compute in single precision: with GPAW's own tolerance of
 # 1e-7 hardly any start would have symmetry, which changes no result but multiplies the k-points.
 SYMMETRY = {"tolerance": 1e-3}
-PAIR_RULES = Rules(max_cost=0.3, topping_cost=1.0, max_per_prototype=8)
-# crystals of generative models are larger, metals most of them: coarser k-points, and no rule on what they are made of
+PAIR_RULES = Rules(max_cost=0.15, topping_cost=0.3, max_per_prototype=8, k_length=11.0, k_length_metal=14.0)
+# crystals of generative models are larger, metals most of them: no rule on what they are made of
 GENERATED_RULES = Rules(
-    max_cost=1.5,
+    max_cost=0.8,
     topping_cost=0.0,
     max_per_prototype=4,
     needs_balance=False,
     needs_distance=False,
     even_electrons=False,
-    k_length=12.0,
-    k_length_metal=14.0,
+    k_length=10.0,
+    k_length_metal=12.0,
 )
 PACKAGES = ("e3relax-flows", "gpaw", "chgnet", "sevenn", "ase", "torch")
 
@@ -238,7 +238,7 @@ def count_valence(symbol: str) -> float:
 
 
 def choose_all(arguments: argparse.Namespace) -> list[Case]:
-    """Crystals of both files in turns, two of the first for one of the second; prints how they were chosen."""
+    """Crystals of both files in turns, three of the first for one of the second; prints how they were chosen."""
     chosen: list[list[Case]] = []
     for path, n, rules in (
         (arguments.pairs, arguments.n, PAIR_RULES),
@@ -252,7 +252,7 @@ def choose_all(arguments: argparse.Namespace) -> list[Case]:
         print(f"{path.name}: {asdict(rules)}")
         print("\n".join(f"{left:6d} {what}" for what, left in funnel))
     first, second = chosen
-    turns = zip_longest(first[::2], first[1::2], second)
+    turns = zip_longest(first[::3], first[1::3], first[2::3], sorted(second, key=lambda case: case.cost))
     return [case for case in chain.from_iterable(turns) if case is not None]
 
 
