@@ -57,10 +57,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # The coordinates of pair files have six digits and potentials compute in single precision: with GPAW's own tolerance of
 # 1e-7 hardly any start would have symmetry, which changes no result but multiplies the k-points.
 SYMMETRY = {"tolerance": 1e-3}
-PAIR_RULES = Rules(max_cost=0.15, topping_cost=0.3, max_per_prototype=8, k_length=11.0, k_length_metal=14.0)
+PAIR_RULES = Rules(max_cost=0.2, topping_cost=0.5, max_per_prototype=8, k_length=11.0, k_length_metal=14.0)
 # crystals of generative models are larger, metals most of them: no rule on what they are made of
 GENERATED_RULES = Rules(
-    max_cost=0.8,
+    max_cost=1.2,
     topping_cost=0.0,
     max_per_prototype=4,
     needs_balance=False,
