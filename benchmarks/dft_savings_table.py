@@ -196,8 +196,8 @@ def _write_crystals(rows: Sequence[Row]) -> list[str]:
     lines = [
         f"Figures are those from the starts {', '.join(ARMS)}; in brackets where the relaxation did not converge, R "
         "where the prediction was refused, so that DFT starts from the initial structure. ΔE is against the minimum "
-        "reached from the initial structure, meV per atom; V/V(pair) compares the volume that this DFT finds (from the initial "
-        "structure) with that of the pair file.",
+        "reached from the initial structure, meV per atom; V/V(pair) compares the volume that this DFT finds (from "
+        "the initial structure) with that of the pair file.",
         "",
         "| | crystal | source | sites, space group | initial is off by: strain, Å | ionic steps | SCF iterations | ΔE "
         "| V/V(pair) |",
