@@ -20,7 +20,8 @@ from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
 from e3relax_flows.places.roles import assign_roles
 
 LOST = "LOST"  # state of a flow of which a job could not be given to its worker or brought back, or was stopped
-ENDED = ("COMPLETED", "FAILED", "STOPPED")  # states of flows
+FAILED = "FAILED"  # state of a flow of which a job has failed, and no other goes on
+ENDED = ("COMPLETED", FAILED, "STOPPED")  # states of flows
 WAITING = ("READY", "WAITING")  # states of flows of which nothing has begun
 ABANDONED = ("USER_STOPPED", "REMOTE_ERROR")  # states of jobs that go on only if somebody types a command
 OVER = ("COMPLETED", "FAILED", "STOPPED", "WAITING", "PAUSED", *ABANDONED)  # of jobs that do not run

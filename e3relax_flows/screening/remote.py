@@ -13,7 +13,7 @@ from e3relax_flows.core.errors import ConfigError, EngineError, MissingDependenc
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.checks import check_remote_project, check_remote_store
-from e3relax_flows.places.remote import ENDED, LOST, RemotePlace, open_remote, open_remote_jobs
+from e3relax_flows.places.remote import ENDED, FAILED, LOST, RemotePlace, open_remote, open_remote_jobs
 from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
@@ -64,7 +64,7 @@ def relax_remote(project: str, screen_id: str, row_key: str, advance: bool) -> d
     if broken:
         raise EngineError(
             f"{broken[0].name} of candidate {row.id} failed ({broken[0].error}); correct that, and type "
-            f"`e3relax screen resume {screen_id} --retry-failed`"
+            f"`e3relax screen resume {screen_id}`"
         )
     return {"n_finished": run.n_finished, "n_failed": len(run.failures)}
 
@@ -141,7 +141,7 @@ class RemoteScreenPlace(ScreenPlace):
         for row in rows:
             name = name_candidate(row)
             flow = None
-            if name not in placed or placed[name].state == LOST:
+            if name not in placed or placed[name].state == LOST or (is_whole and placed[name].state == FAILED):
                 flow = self._build_launch(screen, row) if is_whole else self._build_flow(screen, row)
                 self.remote.send(flow, name, self.settings.WORKERS)
             # the flow that has the claims
@@ -187,7 +187,10 @@ class RemoteScreenPlace(ScreenPlace):
         placed = self.remote.find_placed([name_candidate(row) for row in rows])
         for row in rows:
             flow = placed.get(name_candidate(row))
-            yield row, flow.state if flow else None
+            state = flow.state if flow else None
+            # a job that relaxes a whole candidate fails where it was killed or could record nothing, never by the input
+            is_launch = row.submitted is not None and row.submitted.flow == name_launch_flow(row)
+            yield row, LOST if is_launch and state == FAILED else state
 
 
 def _is_limited(screen: ScreenDoc) -> bool:

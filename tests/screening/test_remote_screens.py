@@ -131,7 +131,7 @@ def test_a_prediction_that_failed_is_sent_again_by_the_same_command(
     assert refresh_screen(screen_id, settings).counts == {"successful": 2}
 
 
-@pytest.mark.parametrize("state", ["REMOTE_ERROR", "deleted"])
+@pytest.mark.parametrize("state", ["FAILED", "REMOTE_ERROR", "deleted"])
 def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     settings: E3RelaxSettings, sent: Sent, tmp_path: Path, state: str
 ) -> None:
@@ -150,7 +150,8 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     if state == "deleted":
         sent.controller.flows.delete_one({"uuid": lost.uuid})
     else:
-        sent.set_state(lost.uuid, "RUNNING", state)
+        sent.set_state(lost.uuid, "FAILED" if state == "FAILED" else "RUNNING", state)
+    assert refresh_screen(screen_id, settings).counts == {"submitted": 2}  # nobody counts it as failed
     resume_screen(screen_id, settings)
     assert start_screen(screen_id, settings).lines == ["1 candidates were at no worker and are submitted again"]
     assert [flow.name for flow in sent] == ["e3r candidate Ag", "e3r candidate Cu"]
