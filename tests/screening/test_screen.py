@@ -287,9 +287,12 @@ def test_wrong_input_is_refused_before_anything_runs(structures: list, ids: Any,
         ScreenMaker(engine=EmtEngine()).make(structures, ids)
 
 
-@pytest.mark.parametrize("wrong", [{"control": 2.0}, {"on_refuse": "stop"}, {"chunk_size": 0}])
-def test_wrong_settings_are_refused(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"control": 2.0}, "initial' is 2.0"), ({"on_refuse": "stop"}, "on_refuse"), ({"chunk_size": 0}, "chunk_size")],
+)
+def test_wrong_settings_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ScreenMaker(engine=EmtEngine(), **wrong)
 
 
