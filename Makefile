@@ -1,7 +1,7 @@
 # make demo    install into .venv and run the main job: candidates, predictions, relaxations, a table, an HTML page
 # make test    install into .venv and run the test suite
 # make test-cluster   the tutorials of clusters typed command by command, SLURM, killed workers
-# make test-fast   the tests without servers, browsers, trainings and scripts
+# make test-fast   the tests without servers, browsers, trainings, potentials and scripts
 # make coverage    the suite, and which lines it runs
 # make lint    ruff and mypy
 # make docs    build the documentation into site/; every warning is an error
