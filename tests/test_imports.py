@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 WITHOUT_TORCH = (
     "core", "schemas", "stores", "ledger", "candidates", "pairs", "registry", "places", "report", "cli", "engines",
 )  # fmt: skip
-TORCH_ALONE = {"sevennet_batches", "sevennet_calculator", "torchsim_batches", "torchsim_jobs"}  # imported to evaluate
+TORCH_ALONE = {"sevennet_batches", "torchsim_batches", "torchsim_jobs"}  # imported to evaluate
 OPTIONAL = ("abipy", "torch_sim")  # of the modules whose jobs need it at import
 WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train", "judging")
 NAMED = re.compile(rf"{PACKAGE.name}(?:\.\w+)+(?=$|:\w+$)")  # a string that is a module path

@@ -10,7 +10,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.geometry import Array
@@ -18,7 +21,7 @@ from e3relax_flows.engines.potentials import Potential
 
 logger = logging.getLogger(__name__)
 
-# Atoms in a batch. On a CPU more leave its caches.
+# Atoms in a batch. On a CPU 128 were faster than 64; larger ones, and those of a GPU, were not compared.
 MAX_ATOMS = {"cpu": 128, "cuda": 4_000}
 
 
@@ -42,9 +45,39 @@ class Batches(Protocol):
         ...
 
 
+class EvaluatedCalculator(Calculator):
+    """An ASE calculator whose energy, forces and stress come at once, from `evaluate`."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
+        self.batches, self.device = batches, batches.device
+
+    @property
+    def name(self) -> str:
+        """As the potential's own calculator has it, for documents."""
+        return self.batches.name
+
+    def evaluate(self, atoms: Atoms) -> Evaluation:
+        """Evaluation of one crystal: here a batch of it alone."""
+        return self.batches.evaluate([atoms])[0]
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+        """Fill in energy in eV, forces in eV/Å and stress in eV/Å³."""
+        super().calculate(atoms, properties, system_changes)
+        found = self.evaluate(self.atoms)
+        self.results = {
+            "energy": found.energy,
+            "free_energy": found.energy,
+            "forces": np.asarray(found.forces, dtype=float),
+            "stress": full_3x3_to_voigt_6_stress(np.asarray(found.stress, dtype=float)),
+        }
+
+
 def load_batches(potential: Potential, device: str = "auto") -> Batches | None:
     """What evaluates many crystals at once with the weights of `potential`; None where nothing does."""
-    if potential.family is None or potential.family.name != "SevenNet" or potential.weights is None:
+    family = potential.family
+    if family is None or family.name != "SevenNet" or potential.weights is None or potential.kwargs:
         return None
     from e3relax_flows.engines.sevennet_batches import SevenNetBatches
     from e3relax_flows.graphs.devices import resolve_device

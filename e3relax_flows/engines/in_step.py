@@ -14,18 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
+from ase.calculators.calculator import Calculator
 from greenlet import getcurrent, greenlet
 
-from e3relax_flows.engines.batches import Batches
+from e3relax_flows.engines.batches import Batches, EvaluatedCalculator, Evaluation
 
 Relaxation = Callable[[Calculator], Any]
 
 
-class WaitingCalculator(Calculator):
+class WaitingCalculator(EvaluatedCalculator):
     """The calculator of one relaxation: it hands its crystal to whoever runs the relaxations, and waits.
 
     Attributes
@@ -34,40 +32,21 @@ class WaitingCalculator(Calculator):
         This crystal's part, by its number of atoms, of the time that its batches took.
     """
 
-    def __init__(self, name: str, device: Any) -> None:
-        super().__init__()
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
-        self.label_of_batches, self.device, self.spent_s = name, device, 0.0
-
-    @property
-    def name(self) -> str:
-        """The name of the calculator that evaluates one crystal."""
-        return self.label_of_batches
+    spent_s = 0.0
 
     def clock(self) -> float:
         """Seconds that the evaluations of this relaxation have taken."""
         return self.spent_s
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Wait for energy in eV, forces in eV/Å and stress in eV/Å^3 of the crystal."""
-        super().calculate(atoms, properties, system_changes)
+    def evaluate(self, atoms: Atoms) -> Evaluation:
+        """Wait for the evaluation of the crystal."""
         ambient = sys.stdout, warnings.filters
         try:
-            found, seconds = getcurrent().parent.switch(self.atoms)
+            found, seconds = getcurrent().parent.switch(atoms)
         finally:
             sys.stdout, warnings.filters = ambient
         self.spent_s += seconds
-        self.results = {
-            "energy": found.energy,
-            "free_energy": found.energy,
-            "forces": np.asarray(found.forces, dtype=float),
-            "stress": full_3x3_to_voigt_6_stress(np.asarray(found.stress, dtype=float)),
-        }
+        return found
 
 
 def relax_in_step(relaxations: Sequence[Relaxation], batches: Batches) -> Iterator[tuple[int, Any]]:
@@ -99,7 +78,7 @@ class _Running:
     """One relaxation that waits for the evaluation of `atoms`, or has ended with `result`."""
 
     def __init__(self, relaxation: Relaxation, batches: Batches) -> None:
-        self.calculator = WaitingCalculator(batches.name, batches.device)
+        self.calculator = WaitingCalculator(batches)
         self._greenlet = greenlet(relaxation)
         self.atoms: Atoms | None = None
         self.result: Any = None

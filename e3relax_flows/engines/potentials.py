@@ -285,22 +285,21 @@ def _load_calculator(potential: Potential, device: str) -> Calculator:
         # without neighbours there are no forces, so a cell that flew apart would count as relaxed
         return CHGNetCalculator(model, use_device=place, **{"on_isolated_atoms": "error", **kwargs})
     if family.name == "SevenNet":
-        return _load_sevennet(weights, potential.info.modal, place, kwargs)
+        return _load_sevennet(potential, weights, place)
     from mace.calculators import MACECalculator
 
     return MACECalculator(model_paths=weights, device=place, **{"default_dtype": "float64", **kwargs})
 
 
-def _load_sevennet(weights: str, modal: str | None, place: str, kwargs: dict[str, Any]) -> Calculator:
-    """On the CPU the calculator that needs half of the time, where it can take the network; else SevenNet's own."""
-    if place == "cpu" and not kwargs:
-        from e3relax_flows.engines.sevennet_calculator import PairSevenNetCalculator
+def _load_sevennet(potential: Potential, weights: str, place: str) -> Calculator:
+    """On the CPU the evaluation that needs half of the time, where it can take the network; else SevenNet's own."""
+    from e3relax_flows.engines.batches import EvaluatedCalculator, load_batches
 
-        with contextlib.suppress(EngineError):
-            return PairSevenNetCalculator(weights, modal)
+    if place == "cpu" and (batches := load_batches(potential, place)) is not None:
+        return EvaluatedCalculator(batches)
     from sevenn.calculator import SevenNetCalculator
 
-    return SevenNetCalculator(weights, modal=modal, device=place, **kwargs)
+    return SevenNetCalculator(weights, modal=potential.info.modal, device=place, **potential.kwargs)
 
 
 def _load_other(name: str, kwargs: dict[str, Any], device: str) -> Calculator:

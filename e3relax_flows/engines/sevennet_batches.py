@@ -20,8 +20,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from e3nn import o3
 from numpy.typing import NDArray
 from sevenn import _keys as keys
@@ -162,23 +160,6 @@ class SevenNetBatches:
         if self.modal is not None:
             data[keys.MODAL_TYPE] = torch.full((len(counts),), self.modal, device=place)
         return data, counts, centers, neighbors
-
-
-class BatchCalculator(Calculator):
-    """The same for one crystal, as ASE's optimizers ask for it."""
-
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - ASE reads a list
-
-    def __init__(self, batches: SevenNetBatches) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
-        """Evaluate one crystal."""
-        super().calculate(atoms, properties, system_changes)
-        (found,) = self.batches.evaluate([atoms])
-        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
-        self.results["stress"] = full_3x3_to_voigt_6_stress(found.stress)
 
 
 class HalfEdges(NamedTuple):

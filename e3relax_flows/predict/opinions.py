@@ -17,7 +17,7 @@ from e3relax_flows.schemas.predictions import SecondOpinion
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-    from e3relax_flows.engines.sevennet_batches import SevenNetBatches
+    from e3relax_flows.engines.batches import Batches
 
 # Atoms in one batch: on a CPU larger ones only leave its caches.
 MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
@@ -64,21 +64,20 @@ class Judge:
     @cached_property
     def calculator(self) -> Calculator:
         """ASE calculator, for steps and for potentials that are asked structure by structure."""
-        if self.sevennet is not None:
-            from e3relax_flows.engines.sevennet_batches import BatchCalculator
+        if self.batches is not None:
+            from e3relax_flows.engines.batches import EvaluatedCalculator
 
-            return BatchCalculator(self.sevennet)
+            return EvaluatedCalculator(self.batches)
         return self.potential.load(self.device)
 
     @cached_property
-    def sevennet(self) -> SevenNetBatches | None:
-        """SevenNet's networks in batches; None for other potentials."""
-        weights, family = self.potential.weights, self.potential.family
-        if family is None or family.name != "SevenNet" or weights is None or self.potential.kwargs:
+    def batches(self) -> Batches | None:
+        """What evaluates many crystals at once; None where they are asked one by one, or by CHGNet's own means."""
+        if self.potential.family is None or self.potential.family.name == "CHGNet":
             return None
-        from e3relax_flows.engines.sevennet_batches import SevenNetBatches
+        from e3relax_flows.engines.batches import load_batches
 
-        return SevenNetBatches(weights, self.potential.info.modal, self.device)
+        return load_batches(self.potential, self.device)
 
     @property
     def label(self) -> str:
@@ -142,11 +141,11 @@ class Judge:
                 SinglePoint(float(each["e"]), _find_largest(each["f"]), _find_norm(each["s"]) * EV_PER_CUBIC_ANGSTROM)
                 for each in (results if isinstance(results, list) else [results])
             ]
-        if self.sevennet is not None:
+        if self.batches is not None:
             crystals = [_make_atoms(structure) for structure in structures]
             return [
                 SinglePoint(each.energy / len(atoms), _find_largest(each.forces), _find_norm(each.stress))
-                for each, atoms in zip(self.sevennet.evaluate(crystals), crystals, strict=True)
+                for each, atoms in zip(self.batches.evaluate(crystals), crystals, strict=True)
             ]
         return [self._evaluate_one(structure) for structure in structures]
 

@@ -101,7 +101,7 @@ def test_copy_with_another_name_is_another_potential():
     maker = get_engine("chgnet").maker
     copy = dataclasses.replace(maker, force_field_name="SevenNet", checkpoint=None, weights_hash=None, functional=None)
     assert copy.describe().label == "SevenNet-0-11Jul2024"
-    assert type(copy.find_potential().load()).__name__ == "PairSevenNetCalculator"
+    assert type(copy.find_potential().load()).__name__ == "EvaluatedCalculator"
     older = dataclasses.replace(maker, checkpoint="0.2.0")
     with pytest.raises(EngineError, match=r"weights of CHGNet-0\.2\.0 on this machine have the sha256 \w+, those of "):
         older._get_calculator()
