@@ -33,7 +33,7 @@ from typing import Any
 
 from dft_savings_cases import Case, Rules, choose_cases
 from dft_savings_relax import Start, relax_apart, work_on
-from dft_savings_table import ARMS, PREDICTED, join_records, write_tables
+from dft_savings_table import ARMS, PREDICTED, find_model_id, join_records, write_tables
 from pymatgen.core import Structure
 
 from e3relax_flows import PredictOptions, Verdict
@@ -262,8 +262,8 @@ def main() -> None:
         work_on(arguments.worker)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the same command goes on"))  # and end the worker with us
-    model_id = find_model(arguments.model).model_id
     if not arguments.table:
+        model_id = find_model(arguments.model).model_id
         cases = choose_all(arguments)
         for rank, case in enumerate(cases, 1):
             print(f"{rank:3d} {case.formula:12s} {case.space_group:10s} {case.ecut:.0f} eV {case.kpts} {case.id}")
@@ -292,9 +292,8 @@ def main() -> None:
     if not records:
         sys.exit(f"{arguments.results}: no results yet; run without --table")
     versions = ", ".join(f"{name} {version}" for name, version in sorted(records[-1]["versions"].items()))
-    notes = [f"Model {model_id}; {versions}; one thread on a machine with {os.cpu_count()} cores."]
-    table = write_tables(join_records(records, model_id), notes)
-    print(table)
+    notes = [f"Model {find_model_id(records)}; {versions}; one thread on a machine with {os.cpu_count()} cores."]
+    print(write_tables(join_records(records), notes))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,14 @@ class Row:
         return judge_basin(record, reference)
 
 
-def join_records(records: Iterable[Record], model_id: str | None) -> list[Row]:
-    """Rows in the order of choice; of predictions those of `model_id` only."""
+def find_model_id(records: Sequence[Record]) -> str | None:
+    """Model of the last prediction."""
+    return next((record["model_id"] for record in reversed(records) if record.get("model_id")), None)
+
+
+def join_records(records: Sequence[Record]) -> list[Row]:
+    """Rows in the order of choice; of predictions by several models those of the last one only."""
+    model_id = find_model_id(records)
     rows: dict[str, Row] = {}
     for record in sorted(records, key=lambda record: record["case"]["rank"]):
         if record["arm"] in PREDICTED and record.get("model_id") != model_id:

@@ -23,7 +23,7 @@ BLUE = {"light": "#0969da", "dark": "#4493f8"}
 LABELS = {
     "predicted": "the prediction that the guard alone serves",
     "second-opinion": "the prediction that the guard and a second opinion serve",
-    "polished": "the served prediction, polished",
+    "polished": "what guard, second opinion and polish serve",
     "chgnet": "CHGNet's relaxed structure",
     "sevennet": "SevenNet's relaxed structure",
 }
@@ -58,8 +58,7 @@ def read_savings(path: Path, arm: str) -> Savings:
         When there is none.
     """
     records = list(read_records(path).values())
-    models = [record["model_id"] for record in records if record.get("model_id")]
-    rows = join_records(records, models[-1] if models else None)
+    rows = join_records(records)
     ratio = compare_arms(rows, arm, "initial", "SCF iterations")
     crystals = [crystal for row in rows if (crystal := _build_crystal(row, arm))]
     if ratio is None or not crystals:

@@ -175,10 +175,9 @@ def test_totals_take_converged_pairs_and_charge_refusals_as_the_flow_does():
         make_record("predicted", 1, 21),
         make_record("predicted", 2, 7, converged=False, message="not converged within its limits"),
         make_record("predicted", 3, 0, refused=True, converged=False, message="refuse: score"),
-        make_record("predicted", 4, 700, model_id="another"),
         make_record("chgnet", 1, 14),
     ]
-    rows = tables.join_records(records, "m1")
+    rows = tables.join_records([make_record("predicted", 4, 700, model_id="earlier"), *records])
     ratio = tables.compare_arms(rows, "predicted", "initial", "SCF iterations")
     assert (ratio.n, ratio.above, ratio.below) == (2, 21 + 70, 140)
     with_preparation = tables.compare_arms(rows, "predicted", "initial", "CPU time with the preparation")
