@@ -175,7 +175,7 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
     snapshot = ended.snapshot
     assert snapshot.incumbent_id == first.challenger_id
     assert snapshot.n_replayed == pytest.approx(0.4 * snapshot.n_train, abs=6)
-    assert len({training.model_id for training in ended.trainings}) == 2
+    assert len({training.run_id for training in ended.trainings}) == 2  # both may keep the weights they began with
     best = min(ended.trainings, key=lambda training: (training.best_score, training.model_id))
     assert ended.challenger_id == best.model_id
     with open_judgements(serving) as stores:
