@@ -41,7 +41,7 @@ from jobflow.managers.fireworks import flow_to_workflow
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from rich.table import Table
-from soak_parts import Place
+from soak_parts import FireWorksPlace
 
 from e3relax_flows import Engine, ReadItem, RelaxationResult, ScreenMaker, load_settings
 from e3relax_flows.screening import launchpad  # noqa: F401  a worker's import, not the submission's
@@ -285,7 +285,7 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only, options.n[0], bool(options.sample))))
         return
-    place = Place(Path(tempfile.mkdtemp(prefix="e3relax_overhead_")))
+    place = FireWorksPlace(Path(tempfile.mkdtemp(prefix="e3relax_overhead_")))
     place.prepare()
     place.start_server()
     try:
