@@ -8,11 +8,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
-from e3relax_flows.candidates.hulls import HullSet, read_entries
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.optional import require
@@ -25,6 +24,9 @@ from e3relax_flows.schemas.candidates import (
     split_function,
 )
 from e3relax_flows.schemas.predictions import Prediction, Verdict
+
+if TYPE_CHECKING:
+    from e3relax_flows.candidates.hulls import HullSet
 
 Score = Callable[[str, Structure], float | None]
 
@@ -44,6 +46,8 @@ def build_score(ranking: Ranking) -> Score:
         sign = -1.0 if ranking.largest_first else 1.0
         return lambda id, _: sign * values[id] if id in values else None
     if isinstance(ranking, RankByHull):
+        from e3relax_flows.candidates.hulls import HullSet, read_entries  # imports matplotlib and plotly
+
         return _measure_above_hull(HullSet(read_entries(ranking.entries)), load_calculator(ranking.potential))
     if isinstance(ranking, RankByFunction):
         return load_function(ranking.function)
