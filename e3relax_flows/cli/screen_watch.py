@@ -17,6 +17,7 @@ from e3relax_flows.core.errors import ConfigError, E3RelaxError
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.screening.watching import ScreenView
 
 SHARE = 10  # a view that takes long to read is read again after so many times as long
@@ -44,33 +45,33 @@ def watch(
     with open_screen_stores(settings) as stores, open_outcome_store(settings) as outcomes:
         view = view_screen(stores, outcomes, name)
         if as_json:
-            console.print_json({**dump_view(view), "workers": list_workers(view)})
+            console.print_json({**dump_view(view), "workers": list_workers(view, settings)})
             return
         if once:
-            console.out.print(render_view(view, list_workers(view)))
+            console.out.print(render_view(view, list_workers(view, settings)))
             return
         from rich.live import Live
 
-        first = render_view(view, list_workers(view))
+        first = render_view(view, list_workers(view, settings))
         with suppress(KeyboardInterrupt), Live(first, console=console.out, auto_refresh=False) as live:
             while not view.has_ended:
                 began = time.monotonic()
                 view = view_screen(stores, outcomes, str(view.screen.screen_id))
-                live.update(render_view(view, list_workers(view)), refresh=True)
+                live.update(render_view(view, list_workers(view, settings)), refresh=True)
                 time.sleep(max(every, SHARE * (time.monotonic() - began)))
 
 
-def list_workers(view: ScreenView) -> list[str]:
+def list_workers(view: ScreenView, settings: E3RelaxSettings) -> list[str]:
     """Jobs ready by who may take them, and when a worker was last seen, as `status` has it; none at its end.
 
     A manager that cannot be asked does not end the view.
     """
-    from e3relax_flows.places.activity import describe_activity
+    from e3relax_flows.screening.watching import describe_workers
 
     if view.has_ended:
         return []
     try:
-        return describe_activity(str(view.screen.place))
+        return describe_workers(view.screen, settings)
     except E3RelaxError as error:
         return [f"workers are not known: {error}"]
 

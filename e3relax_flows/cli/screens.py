@@ -50,10 +50,10 @@ def show_status(
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
     from e3relax_flows.cli.screen_run import dump_screen
     from e3relax_flows.ledger.workspace import open_workspace
-    from e3relax_flows.places.activity import describe_activity
     from e3relax_flows.schemas.screens import ScreenPhase
     from e3relax_flows.screening.control import refresh_screen
     from e3relax_flows.screening.store import count_rows, find_screen, list_screens, open_screen_stores
+    from e3relax_flows.screening.watching import describe_workers
 
     with open_workspace() as workspace:
         stores = workspace.get(open_screen_stores)
@@ -61,8 +61,8 @@ def show_status(
         if name is not None:
             screens = [refresh_screen(str(screens[0].screen_id), workspace.settings)]
         rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
-    is_open = name is not None and screens[0].phase != ScreenPhase.FINISHED
-    workers = describe_activity(str(screens[0].place)) if is_open else []
+        is_open = name is not None and screens[0].phase != ScreenPhase.FINISHED
+        workers = describe_workers(screens[0], workspace.settings) if is_open else []
     if as_json:
         found = [dump_screen(screen, counts) for screen, counts in rows]
         console.print_json(found if name is None else {**found[0], "workers": workers})

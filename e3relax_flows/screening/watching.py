@@ -10,12 +10,15 @@ from datetime import datetime
 from maggma.core import Store
 
 from e3relax_flows.core.run_information import now
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.savings import StartSteps, measure_saving, pair_served
+from e3relax_flows.places.activity import describe_activity
 from e3relax_flows.prerelax.starts import fill_outcomes
 from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.screening.place import open_place
 from e3relax_flows.screening.states import end
-from e3relax_flows.screening.store import ScreenStores, find_outcome_rows, find_rows, find_screen
+from e3relax_flows.screening.store import ScreenStores, find_outcome_rows, find_rows, find_screen, open_screen_stores
 
 State = CandidateState
 TO_COME = (State.WAITING, State.PREDICTED, State.PLANNED, State.SUBMITTED)
@@ -90,6 +93,35 @@ def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: dateti
         electronic=measure_saving(pairs, lambda one: one.electronic),
         failures=_list_failures(rows),
     )
+
+
+def describe_workers(screen: ScreenDoc, settings: E3RelaxSettings) -> list[str]:
+    """What the workers of a screen's place have before them, and candidates that none of them will relax, in lines.
+
+    Parameters
+    ----------
+    screen
+        Of any place.
+    settings
+        For the stores.
+
+    Raises
+    ------
+    StoreError
+        When the manager's database cannot be reached.
+    """
+    lines = describe_activity(str(screen.place))
+    with open_screen_stores(settings) as stores:
+        submitted = find_rows(stores, str(screen.screen_id), [State.SUBMITTED])
+    with open_place(screen.place, settings, "screen status") as place:
+        lost = [row.id for row in place.find_lost(submitted)]
+    if lost:
+        names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
+        lines.append(
+            f"the jobs of {len(lost)} submitted candidates were killed, failed or are gone ({names}); send them again: "
+            f"e3relax screen resume {screen.screen_id}"
+        )
+    return lines
 
 
 def measure_rate(rows: Iterable[ScreenRow], moment: datetime) -> float | None:

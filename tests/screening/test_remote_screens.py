@@ -23,6 +23,7 @@ from e3relax_flows.screening.control import cancel_screen, refresh_screen, resum
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import find_rows, load_screen, open_screen_stores
+from e3relax_flows.screening.watching import describe_workers
 from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
@@ -151,7 +152,9 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
         sent.controller.flows.delete_one({"uuid": lost.uuid})
     else:
         sent.set_state(lost.uuid, "FAILED" if state == "FAILED" else "RUNNING", state)
-    assert refresh_screen(screen_id, settings).counts == {"submitted": 2}  # nobody counts it as failed
+    screen = refresh_screen(screen_id, settings)
+    assert screen.counts == {"submitted": 2}  # nobody counts it as failed
+    assert describe_workers(screen, settings)[-1].startswith("the jobs of 1 submitted candidates were killed")
     resume_screen(screen_id, settings)
     assert start_screen(screen_id, settings).lines == ["1 candidates were at no worker and are submitted again"]
     assert [flow.name for flow in sent] == ["e3r candidate Ag", "e3r candidate Cu"]
