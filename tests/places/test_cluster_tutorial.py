@@ -147,10 +147,10 @@ def write_candidates(folder: Path) -> None:
     bad.to(str(folder / "bad.vasp"), fmt="poscar")
 
 
-def write_screen(folder: Path, engine: dict[str, Any] = ENGINE) -> None:
+def write_screen(folder: Path, engine: dict[str, Any] = ENGINE, chunk_size: int = 4) -> None:
     """The page's file, with an engine that this machine has."""
     (text,) = re.findall(r"<!-- file: screen.yaml -->\n```yaml\n(.*?)```", PAGE, re.DOTALL)
-    content = {**yaml.safe_load(text), "engine": engine, "chunk_size": 4, "one_launch": True}
+    content = {**yaml.safe_load(text), "engine": engine, "chunk_size": chunk_size, "one_launch": True}
     content["limits"] |= {"max_in_flight": 3}
     (folder / "screen.yaml").write_text(yaml.safe_dump(content))
 

@@ -18,7 +18,16 @@ from pathlib import Path
 import pymongo
 import pytest
 import yaml
-from test_cluster_tutorial import ROOT, Terminal, read_commands, replace_in, wait_for, write_candidates, write_screen
+from test_cluster_tutorial import (
+    RETRAINING,
+    ROOT,
+    Terminal,
+    read_commands,
+    replace_in,
+    wait_for,
+    write_candidates,
+    write_screen,
+)
 
 PYTHON = os.environ.get("E3RELAX_TEST_REMOTE", "")
 # a worker that this machine has, in the place of those of the page
@@ -114,12 +123,10 @@ def leave_out_resources(settings: Path) -> None:
 
 
 def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[str, int]) -> None:
-    """One bad structure, resources that the scheduler does not know at first, a node that fails; pairs, a report."""
+    """A bad structure, resources that no scheduler knows at first, a node that fails; pairs, a report, a retraining."""
     terminal = remote_terminal
     write_candidates(terminal.clone / "candidates")
-    for name in ("Ni", "Pd", "Pt", "Au"):
-        (terminal.clone / "candidates" / f"{name}.vasp").unlink()
-    write_screen(terminal.clone)
+    write_screen(terminal.clone, chunk_size=8)
     write_project(terminal)
     reset, doctor, submit, start, status, build = read_commands("mkdir -p ~/.jfremote")[3:]
     assert reset.startswith("jf admin reset")
@@ -145,13 +152,23 @@ def test_jobflow_remote_by_the_letter(remote_terminal: Terminal, server: tuple[s
         over = {"state": {"$in": ["COMPLETED", "FAILED", "REMOTE_ERROR"]}}
         wait_for(lambda: jobs.count_documents(over) == 2, "its loss is seen, and what followed has ended")
         assert "1 prediction jobs had failed or were lost, and are submitted again" in terminal.type(submit)
-        wait_for(lambda: jobs.count_documents({"job.name": "e3r candidate", "state": "COMPLETED"}) == 3, "relaxed")
-        assert jobs.count_documents({}) == 2 + 2 + 3  # prediction, advance, twice; one launch for each candidate
+        wait_for(lambda: jobs.count_documents({"job.name": "e3r candidate", "state": "COMPLETED"}) == 7, "relaxed")
+        assert jobs.count_documents({}) == 2 + 2 + 7  # prediction, advance, twice; one launch for each candidate
     shown = terminal.type(status)
     assert "remote: finished" in shown
-    assert "3 successful" in shown
+    assert "7 successful" in shown
     assert "1 error" in shown
     assert "is finished" in terminal.type(submit)
-    assert "3 new; 3 pairs in the store" in terminal.type(build)
+    assert "7 new; 7 pairs in the store" in terminal.type(build)
     terminal.type("e3relax report screen oxides -o oxides.html")
     assert "oxides" in (terminal.clone / "oxides.html").read_text()
+
+    # a retraining, at the same workers
+    terminal.type("e3relax data freeze mine --fraction 0.3 --potentials --min-pairs 2")
+    (terminal.clone / "retrain.yaml").write_text(yaml.safe_dump(RETRAINING))
+    assert "7 jobs in 1 flows submitted" in terminal.type("e3relax retrain retrain.yaml --submit remote")
+    with pymongo.MongoClient(*server) as client:
+        flows = client[name].flows
+        wanted = {"name": "e3r retrain", "state": {"$in": ["COMPLETED", "FAILED"]}}
+        wait_for(lambda: flows.find_one(wanted), "trained")
+        assert flows.find_one(wanted)["state"] == "COMPLETED"
