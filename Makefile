@@ -57,10 +57,14 @@ test-fast: $(READY)
 coverage: $(READY)
 	$(PYTEST) --cov=e3relax_flows --cov-report=term:skip-covered
 
+# scripts: names, arguments and abstract classes only
+LAX := $(addprefix --disable-error-code ,arg-type assignment func-returns-value has-type misc return-value var-annotated)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --allow-untyped-defs $(LAX) benchmarks/*.py workflows/*.py
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -38,7 +38,7 @@ def read_structures(options: argparse.Namespace) -> list[Structure]:
     if options.pairs is None:
         found = build_structures(10 * options.n)
     else:
-        pairs = load_pairs([options.pairs])
+        pairs: Any = load_pairs([options.pairs])
         found = [Structure(pair.initial_lattice, pair.numbers, pair.initial_fractions) for pair in pairs]
     small = [structure for structure in found if 2 <= len(structure) <= options.atoms]
     return small[:: max(1, len(small) // options.n)][: options.n]
@@ -54,10 +54,11 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     structures = read_structures(options)
     first, cpu_first = time.perf_counter(), time.process_time()
+    maker: Any = engine.maker
     if batch == "torchsim":
-        engine.maker._load()
+        maker._load()
     else:
-        engine.maker.calculator  # noqa: B018  loads it
+        maker.calculator  # noqa: B018  loads it
     load = time.process_time() - cpu_first
     start, cpu = time.perf_counter(), time.process_time()
     results: list[Any] = [None] * len(structures)

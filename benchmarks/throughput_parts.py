@@ -253,7 +253,7 @@ class Stopwatch:
         self._since = now
 
 
-PARTS = {
+PARTS: dict[str, list[tuple[Any, str]]] = {
     "checks of the input": [(items, "check_structure"), (items, "read_types"), (items, "resolve_constraints")],
     "symmetry": [(items, "find_symmetry"), (items, "finish_symmetry")],
     "graphs": [(items.Passes, "build_crystal"), (batches, "pack_crystals")],

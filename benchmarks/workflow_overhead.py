@@ -166,7 +166,7 @@ def replace_predictor() -> None:
     os.environ["E3RELAX_MODEL"] = MODEL
     predictor = TablePredictor(read_model_folder(folder).model_id, {})
     module = SimpleNamespace(Predictor=SimpleNamespace(load=lambda *_, **__: predictor))
-    sys.modules["e3relax_flows.predict.predictor"] = module  # type: ignore[assignment]
+    sys.modules["e3relax_flows.predict.predictor"] = module
 
 
 def measure(method: str, n: int, drains: bool) -> dict[str, Any]:
