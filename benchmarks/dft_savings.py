@@ -68,6 +68,7 @@ GENERATED_RULES = Rules(
     even_electrons=False,
     k_length=10.0,
     k_length_metal=12.0,
+    coarse_above=0.52,  # the first five, which were relaxed before this rule, cost less
 )
 PACKAGES = ("e3relax-flows", "gpaw", "chgnet", "sevenn", "ase", "torch")
 

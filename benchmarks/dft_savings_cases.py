@@ -43,6 +43,8 @@ class Rules:
     even_electrons: bool = True
     k_length: float = 15.0  # Å of real space that the k-points stand for
     k_length_metal: float = 25.0
+    coarse_above: float = math.inf  # cost from which a crystal, chosen all the same, has k-points for coarse_k_length
+    coarse_k_length: float = 7.0
     seed: int = 0
 
 
@@ -56,7 +58,7 @@ class Case:
     relaxed: Structure | None  # of the pair file: it sets the k-points, never a start
     ecut: float  # eV
     kpts: tuple[int, int, int]
-    cost: float
+    cost: float  # with k-points that are not coarse
     strain: float | None  # initial to relaxed; None where the file has no relaxed structure
     displacement: float | None  # Å, the same
 
@@ -141,11 +143,13 @@ def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str],
     if initial is None:
         raise ValueError(f"row {row.get('id')}: it has no initial structure")
     sides = [side for side in (initial, relaxed) if side is not None]
-    grids = [choose_kpoints(side, rules.k_length, rules.k_length_metal) for side in sides]
-    kpts = tuple(max(counts) for counts in zip(*grids, strict=True))
+    kpts = _choose_grid(sides, rules.k_length, rules.k_length_metal)
     ecut = choose_cutoff(initial)
     volume = max(side.volume for side in sides)
     n_valence = sum(count_valence(element.symbol) * n for element, n in initial.composition.items())
+    cost = estimate_cost(count_kpoints(initial, kpts), volume, ecut, n_valence)
+    if cost > rules.coarse_above:
+        kpts = _choose_grid(sides, rules.coarse_k_length, rules.coarse_k_length)
     strain = displacement = None
     if relaxed is not None:
         strain = float(np.linalg.norm(measure_log_strain(initial.lattice.matrix, relaxed.lattice.matrix)))
@@ -158,10 +162,17 @@ def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str],
         relaxed=relaxed,
         ecut=ecut,
         kpts=kpts,
-        cost=estimate_cost(count_kpoints(initial, kpts), volume, ecut, n_valence),
+        cost=cost,
         strain=strain,
         displacement=displacement,
     )
+
+
+def _choose_grid(sides: list[Structure], length: float, length_metal: float) -> tuple[int, int, int]:
+    """Axis by axis the most that a side needs."""
+    grids = [choose_kpoints(side, length, length_metal) for side in sides]
+    first, second, third = (max(counts) for counts in zip(*grids, strict=True))
+    return first, second, third
 
 
 def is_near(case: Case, rules: Rules) -> bool:
