@@ -1,8 +1,8 @@
 """What a campaign with a real DFT code gains: SCF iterations of each generation, against the model that it began with.
 
-    python benchmarks/dft_loop.py --out FOLDER [--labels 20] [--generations 4]
+    python benchmarks/dft_loop.py --out FOLDER [--labels 20] [--generations 3]
 
-The family is all compounds of four elements (Li, Al, Si, P) in the prototypes of pymatgen's AFLOW table with 3 to 5
+The family is all compounds of four elements (Li, Al, Si, P) in the prototypes of pymatgen's AFLOW table with 3 or 4
 atoms per cell, the cheaper half of them; most of them are no known phases. Those of a quarter of the prototypes are the
 holdout, on which the gate judges each retrained model. A campaign draws its generations at random from the others,
 relaxes them with GPAW (PBE, plane waves, coarse k-points) from what the model in service serves, retrains, and promotes
@@ -71,9 +71,9 @@ from e3relax_flows.schemas.candidates import PrototypeSource
 ELEMENTS = ("Li", "Al", "Si", "P")
 VALENCE = {"Li": 3, "Al": 3, "Si": 4, "P": 5}  # electrons of GPAW's PBE datasets
 PROPORTIONS = ((1, 2), (1, 3), (1, 4), (2, 3), (1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 2, 2))
-LEAST_ATOMS, MOST_ATOMS = 3, 5
-MAX_COST = 0.12  # millions of plane-wave coefficients, see dft_savings_cases.py
-K_LENGTH = 10.0  # Å of real space that the k-points stand for
+LEAST_ATOMS, MOST_ATOMS = 3, 4
+MAX_COST = 0.06  # millions of plane-wave coefficients, see dft_savings_cases.py
+K_LENGTH = 7.0  # Å of real space that the k-points stand for
 HELD_OUT = 0.25  # of the prototypes
 ALIAS, HOLDOUT, SOURCE = "loop", "prototypes", "screen"
 ENGINE = {"k_length": K_LENGTH, "k_length_metal": K_LENGTH, "steps": 40}
@@ -310,9 +310,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--known", type=int, default=24, help="candidates of the holdout")
+    parser.add_argument("--known", type=int, default=22, help="candidates of the holdout")
     parser.add_argument("--labels", type=int, default=20, help="of each generation")
-    parser.add_argument("--generations", type=int, default=4)
+    parser.add_argument("--generations", type=int, default=3)
     parser.add_argument("--count", action="store_true", help="say how many candidates there are, and stop")
     arguments = parser.parse_args()
     known, pool = split_family(list_family(), arguments.known)

@@ -72,7 +72,8 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
             with hold_submission(settings, f"screen {screen_id}"):
                 progress.lines += place.submit_chunks(screen, list_waiting_chunks(stores, screen_id))
                 lost = place.find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
-                release(stores, lost, workspace.claims if place.frees_claims else None)
+                claims = workspace.claims if place.frees_claims else None
+                release(stores, find_screen(stores, screen_id), lost, claims)
             if lost:
                 progress.lines.append(f"{len(lost)} candidates were at no worker and are submitted again")
             progress.screen = advance_screen(screen_id, settings, place)
@@ -119,9 +120,7 @@ def resume_screen(
         check_error_text(rows, error, screen_id)
         if limits is not None:
             screen.limits = limits
-        killed = _find_killed(stores, screen_id)
-        release(stores, killed)
-        screen.n_submitted -= len(killed)
+        release(stores, screen, _find_killed(stores, screen_id))
         requeued = [row for row in select_retried(rows, error) if can_go_on(row, retry_failed)]
         for row in requeued:
             _requeue(row, error)

@@ -63,7 +63,7 @@ def register_flow(maker: ScreenMaker, items: Sequence[ReadItem]) -> str:
         screen_id = str(screen.screen_id)
         if not is_new:
             lost = FlowPlace().find_lost(find_rows(stores, screen_id, [CandidateState.SUBMITTED]))
-            release(stores, lost)
+            release(stores, screen, lost)
             resume_screen(screen_id, settings, retry_failed=maker.retry_failed)
     return screen_id
 

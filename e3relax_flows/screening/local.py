@@ -24,7 +24,6 @@ from e3relax_flows.screening.store import (
     find_screen,
     list_waiting_chunks,
     open_screen_stores,
-    save_screen,
 )
 
 OnJob = Callable[[JobReport], None]
@@ -118,9 +117,6 @@ def relax_here(
 
 
 def _release_taken(screen_id: str, settings: E3RelaxSettings, rows: list[ScreenRow]) -> None:
-    """Plan anew what was taken and did not end; it spends no budget."""
+    """Plan anew what was taken and did not end."""
     with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
-        release(stores, rows)
-        screen = find_screen(stores, screen_id)
-        screen.n_submitted -= len(rows)
-        save_screen(stores, screen)
+        release(stores, find_screen(stores, screen_id), rows)

@@ -13,7 +13,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, release_claims
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.states import Event, advance
-from e3relax_flows.screening.store import ScreenStores, save_rows
+from e3relax_flows.screening.store import ScreenStores, save_rows, save_screen
 
 
 class ScreenPlace(ABC):
@@ -86,8 +86,13 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
         yield LocalPlace()
 
 
-def release(stores: ScreenStores, rows: Sequence[ScreenRow], claims: Store | None = None) -> None:
-    """Plan rows anew that were submitted and not relaxed; what their flows claimed in a store `claims` is free then."""
+def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], claims: Store | None = None) -> None:
+    """Plan rows of a screen anew that were submitted and not relaxed; they spend no budget.
+
+    What their flows claimed in a store `claims` is free then.
+    """
+    if not rows:
+        return
     if claims is not None:
         ids = [planned.outcome_id for row in rows for planned in row.outcomes]
         flows = {row.submitted.flow for row in rows if row.submitted}
@@ -96,3 +101,5 @@ def release(stores: ScreenStores, rows: Sequence[ScreenRow], claims: Store | Non
         advance(row, Event.RELEASE)
         row.submitted = None
     save_rows(stores, rows, [CandidateState.SUBMITTED])
+    screen.n_submitted -= len(rows)
+    save_screen(stores, screen)

@@ -156,7 +156,9 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     assert screen.counts == {"submitted": 2}  # nobody counts it as failed
     assert describe_workers(screen, settings)[-1].startswith("the jobs of 1 submitted candidates were killed")
     resume_screen(screen_id, settings)
-    assert start_screen(screen_id, settings).lines == ["1 candidates were at no worker and are submitted again"]
+    progress = start_screen(screen_id, settings)
+    assert progress.lines == ["1 candidates were at no worker and are submitted again"]
+    assert progress.screen.n_submitted == 2  # what was lost has spent no budget
     assert [flow.name for flow in sent] == ["e3r candidate Ag", "e3r candidate Cu"]
     run(sent, settings, tmp_path)
     assert refresh_screen(screen_id, settings).counts == {"successful": 2}
