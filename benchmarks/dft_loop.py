@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import Any
 
 from dft_savings_cases import count_kpoints, estimate_cost
 from dft_savings_table import Ratio, measure_ratio
@@ -65,7 +66,6 @@ from e3relax_flows import (
 from e3relax_flows.candidates.aflow import read_prototypes
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.engines.gpaw_settings import choose_cutoff, choose_kpoints
-from e3relax_flows.places.local import JobReport
 from e3relax_flows.schemas.candidates import PrototypeSource
 
 ELEMENTS = ("Li", "Al", "Si", "P")
@@ -199,7 +199,7 @@ def describe_campaign(pool: Path, arguments: argparse.Namespace) -> CampaignConf
     )
 
 
-def tell(job: JobReport) -> None:
+def tell(job: Any) -> None:
     """Say that a job has ended."""
     print(job.name, job.error or "", file=sys.stderr)
 

@@ -35,6 +35,10 @@ EXCEPTIONS = {
     "benchmarks/accuracy_methods.py": ("core engines", "stops a potential's relaxation as the engine does"),
     "benchmarks/accuracy_metrics.py": ("core train", "measures as training does"),
     "benchmarks/candidates.py": ("candidates", "compares its own search for duplicates at the same tolerances"),
+    "benchmarks/dft_loop.py": (
+        "candidates core engines schemas",
+        "chooses a family by what GPAW's engine costs",
+    ),
     "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
     "benchmarks/dft_savings_relax.py": ("core", "names starts, so that equal ones are relaxed once"),
@@ -51,6 +55,7 @@ EXCEPTIONS = {
     "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
     "benchmarks/throughput_parts.py": ("graphs model predict", "times parts of a prediction"),
     "benchmarks/trust.py": ("core predict train", "fits the calibration again on parts of the pairs"),
+    "benchmarks/walk.py": ("cli", "types a command in its own process, to count what it calls"),
     "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
 }
 

@@ -202,6 +202,7 @@ def test_a_builder_is_json(tmp_path):
     assert (again.reader, again.source, again.chunk_size, again.pairs.key) == (TaskReader(), "mine", 7, "pair_id")
 
 
+@pytest.mark.slow
 def test_mrun_runs_the_builder(tasks, tmp_path):
     fill(tasks, 12)
     tasks.close()

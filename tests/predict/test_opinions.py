@@ -64,6 +64,7 @@ def test_units_are_those_of_the_calculator(judge):
     assert judge._evaluate_one(structure) == pytest.approx(point, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sevennet_judges_in_batches_with_the_numbers_of_its_calculator():
     pytest.importorskip("sevenn")
     judge = Judge("sevennet-0", "cpu")

@@ -69,6 +69,7 @@ def test_weights_in_gridfs(mongo, make_model, monkeypatch):
         assert store._files_collection.write_concern.document == {"w": "majority", "j": True}
 
 
+@pytest.mark.slow
 def test_weights_in_a_bucket(bucket, make_model, monkeypatch):
     store = check_weights(bucket, make_model, monkeypatch)
     assert type(store) is S3Store

@@ -84,6 +84,7 @@ def polish_maker(**changes: Any) -> ScreenMaker:
     return ScreenMaker(prerelax=prerelax, engine=EmtEngine(), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_every_arm_is_relaxed_and_compared_here_and_in_a_flow(settings: E3RelaxSettings, tmp_path: Path) -> None:
     maker = polish_maker(arms={"initial": 1, "predicted": 1, "polished": 1})

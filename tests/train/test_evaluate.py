@@ -19,6 +19,7 @@ from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.metrics import combine_errors, measure_pair
 
 
+@pytest.mark.slow
 def test_trained_exported_and_evaluated(config_file, tmp_path):
     config = load_train_config(config_file)
     folder = export_model(train_model(config), config.out / "tiny")
