@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -56,7 +57,8 @@ class Walk:
 def find_room(frame: FrameType) -> str | None:
     """The package of a function of ours; None for all others, those that are not counted, and expressions."""
     code = frame.f_code
-    if not code.co_filename.startswith(str(ROOT)) or code.co_name.startswith("<"):
+    is_function = code.co_flags & CO_OPTIMIZED and not code.co_name.startswith("<")  # no module, class, expression
+    if not is_function or not code.co_filename.startswith(str(ROOT)):
         return None
     room = Path(code.co_filename).relative_to(ROOT).parts[0]
     return None if room in LEFT_OUT else room
