@@ -64,7 +64,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --allow-untyped-defs $(LAX) benchmarks/*.py workflows/*.py
+	MYPYPATH=benchmarks $(BIN)/mypy --allow-untyped-defs --no-warn-unused-ignores $(LAX) benchmarks/*.py workflows/*.py
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -73,7 +73,7 @@ def watch() -> Iterator[Walk]:
         walk.n_openings += 1
         return connect(*arguments, **options)
 
-    sqlite3.connect = count  # type: ignore[assignment]
+    sqlite3.connect = count
     sys.setprofile(walk.note)
     try:
         yield walk
