@@ -6,28 +6,10 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from e3relax_flows.places.launchpad import open_launchpad
-from e3relax_flows.places.remote import RemotePlace, open_remote
+from e3relax_flows.places.remote import RemotePlace
 
 LOCK_MINUTES = 10  # jobflow-remote's locks never expire
 ANY = "any worker"  # of jobs without a category
-
-
-def describe_activity(place: str) -> list[str]:
-    """What the workers of a place have before them, in lines; none for screens that run here.
-
-    Raises
-    ------
-    StoreError
-        When the manager's database cannot be reached.
-    """
-    if place == "fireworks":
-        with open_launchpad("screen status") as pad:
-            return describe_launchpad_activity(pad)
-    if place == "remote":
-        with open_remote("screen status") as remote:
-            return describe_remote_activity(remote)
-    return []
 
 
 def describe_launchpad_activity(pad: Any) -> list[str]:

@@ -9,6 +9,7 @@ from jobflow import CURRENT_JOB, Flow, Job, JobConfig, OnMissing, Response, job
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.engines.base import iterate_jobs
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.starts import DISPATCH_JOB
@@ -18,7 +19,14 @@ from e3relax_flows.screening.control import resume_screen
 from e3relax_flows.screening.flows import build_candidate_flow
 from e3relax_flows.screening.place import ScreenPlace, release
 from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import find_rows, list_row_keys, list_waiting_chunks, load_screen, open_screen_stores
+from e3relax_flows.screening.store import (
+    find_rows,
+    find_screen,
+    list_row_keys,
+    list_waiting_chunks,
+    load_screen,
+    open_screen_stores,
+)
 
 if TYPE_CHECKING:
     from e3relax_flows.screening.maker import ScreenMaker
@@ -62,8 +70,9 @@ def register_flow(maker: ScreenMaker, items: Sequence[ReadItem]) -> str:
         screen, is_new = register_screen(stores, maker, items, settings, place=FlowPlace.name)
         screen_id = str(screen.screen_id)
         if not is_new:
-            lost = FlowPlace().find_lost(find_rows(stores, screen_id, [CandidateState.SUBMITTED]))
-            release(stores, screen, lost)
+            with hold_submission(settings, f"screen {screen_id}"):
+                lost = FlowPlace().find_lost(find_rows(stores, screen_id, [CandidateState.SUBMITTED]))
+                release(stores, find_screen(stores, screen_id), lost)
             resume_screen(screen_id, settings, retry_failed=maker.retry_failed)
     return screen_id
 

@@ -20,6 +20,7 @@ from e3relax_flows.core.roles import Role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
+from e3relax_flows.places.activity import describe_launchpad_activity
 from e3relax_flows.places.checks import check_launchpad
 from e3relax_flows.places.launchpad import (
     CONTENT_KEY,
@@ -293,6 +294,10 @@ class FireworksPlace(ScreenPlace):
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """Those that have no workflow, or one that nobody runs."""
         return self._select(rows, NEVER)
+
+    def describe_activity(self) -> list[str]:
+        """As `ScreenPlace.describe_activity`."""
+        return describe_launchpad_activity(self.pad)
 
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """As `ScreenPlace.withdraw`."""

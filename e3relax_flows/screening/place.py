@@ -54,6 +54,10 @@ class ScreenPlace(ABC):
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """Those that were submitted and that nobody will relax."""
 
+    def describe_activity(self) -> list[str]:
+        """What its workers have before them, in lines; none where this process works."""
+        return []
+
     @abstractmethod
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """Take back what has not begun, chunks too; the rows that nobody will relax now."""

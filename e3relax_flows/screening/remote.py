@@ -12,6 +12,7 @@ from jobflow import Flow, Job, JobConfig, OnMissing, job
 from e3relax_flows.core.errors import ConfigError, EngineError, MissingDependencyError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
+from e3relax_flows.places.activity import describe_remote_activity
 from e3relax_flows.places.checks import check_remote_project, check_remote_store
 from e3relax_flows.places.remote import ENDED, FAILED, LOST, RemotePlace, open_remote, open_remote_jobs
 from e3relax_flows.places.submission import check_flows, judge_problems
@@ -174,6 +175,10 @@ class RemoteScreenPlace(ScreenPlace):
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """As `ScreenPlace.find_lost`."""
         return [row for row, state in self._find_states(rows) if state in (None, LOST)]
+
+    def describe_activity(self) -> list[str]:
+        """As `ScreenPlace.describe_activity`."""
+        return describe_remote_activity(self.remote)
 
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
         """As `ScreenPlace.withdraw`."""

@@ -12,7 +12,6 @@ from maggma.core import Store
 from e3relax_flows.core.run_information import now
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.savings import StartSteps, measure_saving, pair_served
-from e3relax_flows.places.activity import describe_activity
 from e3relax_flows.prerelax.starts import fill_outcomes
 from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
@@ -110,11 +109,10 @@ def describe_workers(screen: ScreenDoc, settings: E3RelaxSettings) -> list[str]:
     StoreError
         When the manager's database cannot be reached.
     """
-    lines = describe_activity(str(screen.place))
     with open_screen_stores(settings) as stores:
         submitted = find_rows(stores, str(screen.screen_id), [State.SUBMITTED])
     with open_place(screen.place, settings, "screen status") as place:
-        lost = [row.id for row in place.find_lost(submitted)]
+        lines, lost = place.describe_activity(), [row.id for row in place.find_lost(submitted)]
     if lost:
         names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
         lines.append(

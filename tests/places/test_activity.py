@@ -15,9 +15,15 @@ from test_launchpad_screens import load, register
 
 from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.places.activity import describe_activity, find_last_ping
+from e3relax_flows.places.activity import find_last_ping
 from e3relax_flows.places.checks import check_stores
 from e3relax_flows.screening.control import resume_screen, start_screen
+from e3relax_flows.screening.place import open_place
+
+
+def describe_activity(name: str) -> list[str]:
+    with open_place(name, load_settings(), "this test") as place:
+        return place.describe_activity()
 
 
 def test_a_launchpad_without_workers_is_named(
