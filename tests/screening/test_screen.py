@@ -25,8 +25,9 @@ from e3relax_flows.places.local import LocalRun, run_flow_locally
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult
 from e3relax_flows.schemas.predictions import PredictionDoc
-from e3relax_flows.schemas.screens import ScreenDoc
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.store import find_rows, open_screen_stores, save_rows
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
 
 METALS = ("Al", "Cu", "Ag", "Ni", "Pd", "Pt")
@@ -126,6 +127,20 @@ def test_the_same_screen_again_does_nothing(screener: Screener, predictor: Table
     more = screener.run(maker, [*structures, make_fcc("Pt")], [*METALS[:3], "Pt"])
     assert predictor.n_predicted == 4
     assert more.names["EMT relax"] == len(more.screen.candidates[-1].outcomes)
+
+
+def test_what_an_earlier_flow_left_submitted_is_taken_up_and_spends_no_budget(
+    screener: Screener, settings: E3RelaxSettings
+) -> None:
+    maker = ScreenMaker(engine=EmtEngine(), control=0)
+    first = screener.run(maker, [make_fcc("Cu"), make_fcc("Ag")]).screen
+    with open_screen_stores(settings) as stores:
+        (row, _) = rows = find_rows(stores, str(first.screen_id), [CandidateState.SUCCESSFUL])
+        row.state, row.outcomes[0].state = CandidateState.SUBMITTED, None  # as if the flow had been killed
+        save_rows(stores, rows[:1], [CandidateState.SUCCESSFUL])
+    again = screener.run(maker, [make_fcc("Cu"), make_fcc("Ag")]).screen
+    assert (first.n_submitted, again.n_submitted) == (2, 2)
+    assert [str(row.state) for row in again.candidates] == ["successful", "successful"]
 
 
 def test_controls_start_from_the_initial_structure_and_take_more_steps(screener: Screener) -> None:
