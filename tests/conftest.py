@@ -94,18 +94,32 @@ SLOW_PLACES = (
 TESTS = Path(__file__).parent
 
 
-def is_in(item: pytest.Item, places: tuple[str, ...]) -> bool:
-    path = item.path.relative_to(TESTS).as_posix()
-    return any(path == place or path.startswith(f"{place}/") for place in places)
+# By the expression after -m: which files need not even be loaded.
+LEFT_OUT = {"not slow": SLOW_PLACES, "not cluster": CLUSTER_PLACES}
+
+
+def is_in(path: Path, places: tuple[str, ...]) -> bool:
+    name = path.relative_to(TESTS).as_posix()
+    return any(name == place or name.startswith(f"{place}/") for place in places)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    expression = config.getoption("markexpr")
+    if not collection_path.is_relative_to(TESTS):
+        return None
+    if expression == "cluster" and collection_path.name.startswith("test_"):
+        return not is_in(collection_path, CLUSTER_PLACES) or None
+    return is_in(collection_path, LEFT_OUT.get(expression, ())) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if is_in(item, CLUSTER_PLACES):
+        if is_in(item.path, CLUSTER_PLACES):
             item.add_marker(pytest.mark.cluster)
-        if is_in(item, SLOW_PLACES) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if is_in(item.path, SLOW_PLACES) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not is_in(item, SLOW_PLACES))  # the long files first, so that processes end together
+    # the long files first, so that processes end together
+    items.sort(key=lambda item: not is_in(item.path, SLOW_PLACES))
 
 
 @pytest.fixture(autouse=True)

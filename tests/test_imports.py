@@ -120,6 +120,7 @@ def test_a_downward_import_is_none() -> None:
     assert find_upward_imports("predict", source) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rooms", "banned"),
     [(WITHOUT_TORCH, ("torch",)), (WITHOUT_WORKFLOWS, WORKFLOW_PACKAGES)],

@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,12 +202,6 @@ def test_ids_are_unique(tmp_path):
         CAESIUM.to(filename=str(tmp_path / name))
     ids = [item.id for item in read(*(tmp_path / name for name in names))]
     assert ids == ["x", "x-2", "x-2-2", "x-3"]
-
-
-def test_reading_needs_no_torch():
-    code = "import sys, e3relax_flows.candidates.reading; print('torch' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
 
 
 def test_advice_is_about_the_file_where_its_name_is_known(tmp_path):

@@ -135,6 +135,7 @@ def test_scaled_volume_is_near_the_measured_one(rule, tolerance):
     assert np.allclose(scaled.frac_coords, exchanged.frac_coords)
 
 
+@pytest.mark.slow
 def test_predictor_gives_the_most_probable_first_without_oxidation_states():
     rules = SubstitutionRules(threshold=0.02)
     items = list(substitute(ReadItem("NaCl", make_salt(), None), rules))

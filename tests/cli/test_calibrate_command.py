@@ -10,6 +10,7 @@ from made_halides import make_pairs, write_pairs
 pytest.importorskip("chgnet")
 
 
+@pytest.mark.slow
 def test_a_calibrated_second_opinion_is_asked_and_shown(e3relax, small_model, tmp_path):
     rows = make_pairs(3, 40)
     pairs, folder = write_pairs(tmp_path / "pairs.jsonl.gz", rows), tmp_path / "judged"

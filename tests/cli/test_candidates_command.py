@@ -105,6 +105,7 @@ def test_configuration_of_a_screen_is_one_of_candidates(folder, tmp_path):
         load_screen_config(tmp_path / "none.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, folder):
     register_engine("emt", EMT_ENTRY, overwrite=True)
@@ -133,6 +134,7 @@ def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, fold
     assert "no document of a screen" in " ".join(e3relax("table", folder / "values.csv").stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, settings, tmp_path):
     register_engine("emt", EMT_ENTRY, overwrite=True)
@@ -154,6 +156,7 @@ def test_a_screen_ranked_by_change_relaxes_what_moves_least_first(e3relax, setti
     assert orders == {False: ["Ag", "Au", "Cu", "Pd"], True: ["Cu", "Au", "Pd", "Ag"]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_the_hull_may_be_the_materials_projects(e3relax, folder, monkeypatch):
     register_engine("emt", EMT_ENTRY, overwrite=True)

@@ -281,6 +281,7 @@ def test_an_initial_structure_that_was_predicted_is_refused(
     assert "predicted as p-1" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_vasp")
 def test_folders_of_vasp_runs_are_read_and_joined(
     e3relax: Callable[..., Any], settings: E3RelaxSettings, jobs: JobStore, tmp_path: Path

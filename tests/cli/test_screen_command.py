@@ -115,6 +115,7 @@ def test_screen_reads_a_configuration_and_options_win(e3relax, metals, tmp_path)
     assert metals.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emt", "predictor")
 def test_arms_are_named_at_the_command_and_shown_in_the_tables(e3relax, metals, tmp_path):
     """From the initial structures, as without prediction, and all from their prediction, too."""

@@ -28,6 +28,7 @@ def metals(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     arguments = (metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out")
@@ -70,6 +71,7 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
         assert told["page"] == str(tmp_path / "out" / "report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, monkeypatch, tmp_path):
     arguments = ("screen", metals, "--engine", "emt", "--control", 0, "--out", tmp_path / "out")
@@ -114,6 +116,7 @@ def test_an_unknown_screen_is_one_message(e3relax):
     assert "run" in e3relax("screen", "--help").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("predictor")
 def test_only_what_failed_with_a_text_in_its_error_is_retried(e3relax, metals, settings, tmp_path):
     for element in ("W", "Mo"):  # EMT has no potential for these, and names the element

@@ -28,6 +28,7 @@ def build_salt(edge: float) -> Structure:
     return cell.get_primitive_structure()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chgnet", "sevennet-0", "gpaw"])
 def test_engines_by_name(name, tmp_path):
     package = {"chgnet": "chgnet", "sevennet-0": "sevenn", "gpaw": "gpaw"}[name]
@@ -46,7 +47,7 @@ def test_emt_and_a_maker_by_its_path(tmp_path):
 
 
 @pytest.mark.usefixtures("fake_vasp")
-@pytest.mark.parametrize("name", ["vasp-single", "vasp-mp-gga-static"])
+@pytest.mark.parametrize("name", ["vasp-single", pytest.param("vasp-mp-gga-static", marks=pytest.mark.slow)])
 def test_vasp(name, tmp_path):
     volume = relaxed_volume(["Na", "Cl"])
     start = build_salt((4 * 1.1 * volume) ** (1 / 3))

@@ -316,9 +316,3 @@ def test_a_job_store_that_is_away_is_named(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(config))
     with pytest.raises(StoreError, match=r"job store mongodb://127.0.0.1:9/mp/outputs cannot.*JOBFLOW_CONFIG_FILE"):
         open_job_store(settings)
-
-
-def test_stores_need_no_torch():
-    code = "import sys, e3relax_flows.stores.opening, e3relax_flows.ledger.joining; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

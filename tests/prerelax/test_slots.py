@@ -128,6 +128,7 @@ def test_materials_project_relaxation_of_recorded_runs(replay_vasp: Any, silicon
     assert outputs["MP GGA relax 2"].output.energy == pytest.approx(-10.84, abs=0.05)
 
 
+@pytest.mark.slow
 def test_as_bulk_relaxation_of_elastic_constants(predictor: TablePredictor, tmp_path: Path) -> None:
     predictor.volumes = {"Cu": EMT_LATTICES["Cu"] ** 3 / 4}
     copper = Structure(Lattice([[0, 1.9, 1.9], [1.9, 0, 1.9], [1.9, 1.9, 0]]), ["Cu"], [[0, 0, 0]])
@@ -143,6 +144,7 @@ def test_as_bulk_relaxation_of_elastic_constants(predictor: TablePredictor, tmp_
     assert document.derived_properties.k_vrh == pytest.approx(COPPER_BULK_MODULUS, abs=BULK_MODULUS_TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_vasp")
 def test_as_bulk_relaxation_of_elastic_constants_with_vasp(
     silicon_predictor: TablePredictor, silicon: Structure, tmp_path: Path

@@ -193,6 +193,7 @@ def test_of_threads_that_move_at_once_one_wins(settings, models, monkeypatch):
     check_one_wins(settings, models, monkeypatch)
 
 
+@pytest.mark.slow
 def test_of_processes_that_promote_at_once_one_wins(settings, models):
     environment = {**os.environ, "E3RELAX_DATA_DIR": str(settings.DATA_DIR)}
     children = [

@@ -6,8 +6,6 @@ import base64
 import gzip
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -269,11 +267,6 @@ def read_content(documents):
     screen, predictions, outcomes = documents
     text = render_screen_page(screen, build_table(screen, predictions, outcomes), "", collect(documents))
     return json.loads(read_page(text).scripts["content"])
-
-
-def test_report_does_not_import_torch():
-    code = "import sys, e3relax_flows.report.html; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
 def test_savings_of_pairs_have_a_ratio_and_say_what_is_not_dft(documents):

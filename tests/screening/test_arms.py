@@ -146,6 +146,7 @@ def test_every_arm_is_relaxed_and_compared_here_and_in_a_flow(settings: E3RelaxS
     assert again.screen_id == screen.screen_id
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_a_screen_without_prediction_starts_at_the_initial_structures(
     settings: E3RelaxSettings, tmp_path: Path

@@ -84,6 +84,7 @@ def test_a_packed_structure_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) 
             unpack_structure(damaged)
 
 
+@pytest.mark.slow
 def test_nothing_in_the_package_runs_what_it_reads() -> None:
     """No unsafe YAML, no pickle, no torch.load that may run code, no archive unpacked."""
     forbidden = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads",

@@ -52,7 +52,7 @@ def look(settings: E3RelaxSettings, screen_id: str, **terms) -> ScreenView:
         return view_screen(stores, outcomes, screen_id, **terms)
 
 
-def test_a_screen_that_has_ended(settings, screen_id):
+def test_a_screen_that_has_ended(settings, screen_id, monkeypatch, capsys):
     view = look(settings, screen_id)
     assert view.has_ended
     assert view.counts == {"successful": 3, "failed": 1}
@@ -72,6 +72,14 @@ def test_a_screen_that_has_ended(settings, screen_id):
     dumped = json.loads(json.dumps(dump_view(view)))
     assert dumped["savings"]["ionic"]["n_pairs"] == 3
     assert dumped["failures"][0]["moment"] == failure.moment.isoformat()
+    with pytest.raises(ConfigError, match="add --once, or --json"):
+        watch(screen_id)
+    watch(screen_id[:6], as_json=True)
+    assert json.loads(capsys.readouterr().out)["counts"] == {"successful": 3, "failed": 1}
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(console, "out", terminal)
+    watch(screen_id, once=False)  # live; the screen has ended, so the view ends
+    assert "last failures" in terminal.file.getvalue()
 
 
 def test_what_nobody_has_settled_is_counted_and_nothing_is_written(settings, screen_id):
@@ -98,14 +106,3 @@ def test_what_nobody_has_settled_is_counted_and_nothing_is_written(settings, scr
     assert not view.has_ended
     with open_screen_stores(settings) as stores:
         assert list(stores.rows.query({}, sort={"number": 1})) == before
-
-
-def test_the_command(settings, screen_id, monkeypatch, capsys):  # noqa: ARG001
-    with pytest.raises(ConfigError, match="add --once, or --json"):
-        watch(screen_id)
-    watch(screen_id[:6], as_json=True)
-    assert json.loads(capsys.readouterr().out)["counts"] == {"successful": 3, "failed": 1}
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(console, "out", terminal)
-    watch(screen_id, once=False)  # live; the screen has ended, so the view ends
-    assert "last failures" in terminal.file.getvalue()
