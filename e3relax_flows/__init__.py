@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from e3relax_flows.campaigns.control import read_candidates as read_pool
     from e3relax_flows.campaigns.control import register_campaign as register_campaign
     from e3relax_flows.campaigns.control import resume_campaign as resume_campaign
+    from e3relax_flows.campaigns.control import run_campaign as run_campaign
     from e3relax_flows.campaigns.control import start_campaign as start_campaign
     from e3relax_flows.campaigns.maker import CampaignMaker as CampaignMaker
     from e3relax_flows.campaigns.results import build_pairs as build_campaign_pairs
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from e3relax_flows.core.geometry import measure_displacements as measure_displacements
     from e3relax_flows.core.geometry import measure_log_strain as measure_log_strain
     from e3relax_flows.core.settings import E3RelaxSettings as E3RelaxSettings
+    from e3relax_flows.core.settings import isolate_stores as isolate_stores
     from e3relax_flows.core.settings import load_settings as load_settings
     from e3relax_flows.engines.ase_documents import read_ase_documents as read_ase_documents
     from e3relax_flows.engines.base import Engine as Engine
@@ -133,7 +135,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "core.errors": "ConfigError E3RelaxError MissingDependencyError",
     "core.geometry": "find_nearest_images measure_displacements measure_log_strain",
-    "core.settings": "E3RelaxSettings load_settings",
+    "core.settings": "E3RelaxSettings isolate_stores load_settings",
     "schemas.campaigns": "CampaignConfig CampaignState",
     "schemas.candidates": "MaterialsProjectSource SubstitutionSource",
     "schemas.datasets": "HoldoutDoc PairFilter",
@@ -183,7 +185,7 @@ _PUBLIC = {
     "screening.maker": "ScreenMaker",
     "retraining.maker": "RetrainMaker",
     "campaigns.control": "build_maker=build_campaign_maker read_candidates=read_pool "
-    "register_campaign resume_campaign start_campaign",
+    "register_campaign resume_campaign run_campaign start_campaign",
     "campaigns.maker": "CampaignMaker",
     "campaigns.results": "build_pairs=build_campaign_pairs",
     "campaigns.store": "find_campaign load_generations open_campaign_stores",
@@ -234,6 +236,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "identify_flow",
     "identify_pair",
     "INTERSTITIAL",
+    "isolate_stores",
     "iter_pairs",
     "label_prototype",
     "list_engines",
@@ -285,6 +288,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "RetrainDoc",
     "RetrainMaker",
     "rollback",
+    "run_campaign",
     "run_candidates",
     "run_flow_locally",
     "run_retraining",

@@ -35,6 +35,7 @@ EXCEPTIONS = {
     "benchmarks/accuracy_methods.py": ("core engines", "stops a potential's relaxation as the engine does"),
     "benchmarks/accuracy_metrics.py": ("core train", "measures as training does"),
     "benchmarks/candidates.py": ("candidates", "compares its own search for duplicates at the same tolerances"),
+    "benchmarks/dft_loop.py": ("candidates core engines schemas", "chooses crystals by what GPAW's engine will do"),
     "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
     "benchmarks/dft_savings_relax.py": ("core", "names starts, so that equal ones are relaxed once"),

@@ -14,7 +14,6 @@ touched. Run it again after an interruption: what was relaxed and trained is fou
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -49,6 +48,7 @@ from e3relax_flows import (
     freeze_holdout,
     get_engine,
     identify_pair,
+    isolate_stores,
     iter_pairs,
     list_engines,
     list_holdouts,
@@ -79,7 +79,7 @@ FEW_ATOMS = 3  # for DFT and for a quick run
 def main() -> int:
     arguments = parse_arguments()
     start = resolve_model(arguments.model, load_settings())
-    settings = isolate(arguments.out)
+    settings = isolate_stores(arguments.out)
     register_model(start, settings)
     if find_alias(ALIAS, settings) is None:
         promote(ALIAS, start.model_id, "where the proof begins", settings=settings)
@@ -100,15 +100,6 @@ def main() -> int:
         rollback(ALIAS, "the proof is over", settings)
     show_history(settings)
     return int(not good.promoted or bad.promoted)
-
-
-def isolate(out: Path) -> E3RelaxSettings:
-    """Settings whose stores are in `out`, whatever the user's own are."""
-    for name in [name for name in os.environ if name.startswith("E3RELAX_") and "_STORE" in name]:
-        del os.environ[name]
-    os.environ["E3RELAX_CONFIG_FILE"] = str((out / "settings.yaml").absolute())
-    os.environ["E3RELAX_DATA_DIR"] = str((out / "data").absolute())
-    return load_settings()
 
 
 def screen(maker: ScreenMaker, candidates: list[tuple[str, Structure]], out: Path, settings: E3RelaxSettings) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -30,14 +29,13 @@ from e3relax_flows import (
     PairFilter,
     PrerelaxMaker,
     ScreenMaker,
-    build_campaign_maker,
     build_campaign_pairs,
     enumerate_candidates,
     find_alias,
-    find_campaign,
     find_same_holdout,
     freeze_holdout,
     get_engine,
+    isolate_stores,
     iter_pairs,
     load_generations,
     load_settings,
@@ -45,15 +43,12 @@ from e3relax_flows import (
     open_dataset_stores,
     open_pair_store,
     promote,
-    read_pool,
-    register_campaign,
     register_model,
     resolve_model,
-    resume_campaign,
+    run_campaign,
     run_screen,
     save_holdout,
     show_campaign,
-    start_campaign,
 )
 
 ALIAS, HOLDOUT = "campaign", "interstitial"
@@ -64,7 +59,7 @@ SMOKE = {"n": 9, "known": 5, "labels": 1, "steps": 10, "max_atoms": 2}
 def main() -> int:
     arguments = parse_arguments()
     start = resolve_model("default", load_settings())
-    settings = isolate(arguments.out)
+    settings = isolate_stores(arguments.out)
     register_model(start, settings)
     if find_alias(ALIAS, settings) is None:
         promote(ALIAS, start.model_id, "where the campaign begins", settings=settings)
@@ -73,16 +68,13 @@ def main() -> int:
     pool = [item for item in candidates[arguments.known :] if item[1].chemical_system not in holdout.groups]
     path = arguments.out / "pool.json"
     path.write_text(json.dumps(jsanitize({name: item.as_dict() for name, item in pool}, recursive_msonable=True)))
-    return run_campaign(describe_campaign(path, arguments), settings, arguments.out)
-
-
-def isolate(out: Path) -> E3RelaxSettings:
-    """Settings whose stores are in `out`, whatever the user's own are."""
-    for name in [name for name in os.environ if name.startswith("E3RELAX_") and "_STORE" in name]:
-        del os.environ[name]
-    os.environ["E3RELAX_CONFIG_FILE"] = str((out / "settings.yaml").absolute())
-    os.environ["E3RELAX_DATA_DIR"] = str((out / "data").absolute())
-    return load_settings()
+    config = describe_campaign(path, arguments)
+    campaign = run_campaign(
+        config, settings, arguments.out, lambda job: print(job.name, job.error or "done", file=sys.stderr)
+    )
+    with open_campaign_stores(settings) as stores:
+        show_campaign(campaign, load_generations(stores, campaign.campaign_id))
+    return int(campaign.state != CampaignState.FINISHED)
 
 
 def relax_known(
@@ -131,27 +123,6 @@ def describe_campaign(pool: Path, arguments: argparse.Namespace) -> CampaignConf
             "stop": {"labels": arguments.labels * arguments.generations},
         }
     )
-
-
-def run_campaign(config: CampaignConfig, settings: E3RelaxSettings, out: Path) -> int:
-    """Register, run and show the campaign; go on with it where it was interrupted."""
-    with open_campaign_stores(settings) as stores:
-        items = read_pool(config, settings)
-        campaign, _ = register_campaign(stores, build_campaign_maker(config), items, settings)
-        if campaign.state in (CampaignState.RUNNING, CampaignState.HALTED, CampaignState.STOPPED):
-            resume_campaign(stores, campaign)
-        if campaign.state != CampaignState.FINISHED:
-            start_campaign(
-                stores,
-                campaign,
-                settings,
-                "local",
-                out,
-                lambda job: print(f"{job.name}: {job.error or 'done'}", file=sys.stderr),
-            )
-        campaign = find_campaign(stores, campaign.campaign_id)
-        show_campaign(campaign, load_generations(stores, campaign.campaign_id))
-    return int(campaign.state != CampaignState.FINISHED)
 
 
 def parse_arguments() -> argparse.Namespace:

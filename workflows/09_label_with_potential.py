@@ -19,7 +19,6 @@ an interruption: what was relaxed is found. Labels of potentials are never DFT r
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,9 +46,9 @@ from e3relax_flows import (
     find_nearest_images,
     find_outcomes,
     get_engine,
+    isolate_stores,
     iter_pairs,
     label_prototype,
-    load_settings,
     measure_log_strain,
     open_pair_store,
     open_pair_stores,
@@ -74,7 +73,7 @@ def main() -> int:
     arguments = parse_arguments()
     teacher, second = get_engine(arguments.teacher, **arguments.settings), get_engine(arguments.second)
     starts = list(draw_starts(arguments))
-    settings = isolate(arguments.out)
+    settings = isolate_stores(arguments.out)
     begin = perf_counter()
     prerelax = PrerelaxMaker(model=arguments.model)
     screen = ScreenMaker(name="teacher", prerelax=prerelax, engine=teacher, control=0.0, deduplicate=False)
@@ -94,15 +93,6 @@ def main() -> int:
     print(f"disputed: {', '.join(f'{n} by {reason}' for reason, n in counts.items() if reason != 'kept') or 'none'}")
     print(f"{counts['kept'] / hours:.0f} pairs an hour in this run; they are in {arguments.out / 'pairs.jsonl.gz'}")
     return 0
-
-
-def isolate(out: Path) -> E3RelaxSettings:
-    """Settings whose stores are in `out`, whatever the user's own are."""
-    for name in [name for name in os.environ if name.startswith("E3RELAX_") and "_STORE" in name]:
-        del os.environ[name]
-    os.environ["E3RELAX_CONFIG_FILE"] = str((out / "settings.yaml").absolute())
-    os.environ["E3RELAX_DATA_DIR"] = str((out / "data").absolute())
-    return load_settings()
 
 
 def draw_starts(arguments: argparse.Namespace) -> Iterator[tuple[str, Structure]]:

@@ -15,6 +15,7 @@ from e3relax_flows.campaigns.store import (
     CampaignStores,
     end_campaign,
     find_campaign,
+    open_campaign_stores,
     read_pool_chunk,
     request_stop,
     save_campaign,
@@ -212,6 +213,42 @@ def start_campaign(
         campaign.state = before
         save_campaign(stores, campaign)
         raise
+
+
+def run_campaign(
+    config: CampaignConfig,
+    settings: E3RelaxSettings,
+    out: Path,
+    on_job_finished: Callable[[JobReport], None] | None = None,
+) -> CampaignDoc:
+    """Run a campaign here to its end, or go on with it where it was interrupted; what was done is found.
+
+    `workflows/06_campaign.py` is a complete script, which also makes the holdout and the pool. The
+    campaign is `finished` where a stop rule ended it; where a job failed, its state is another one, with a message.
+
+    Parameters
+    ----------
+    config
+        What to do; its id is that of the campaign.
+    settings
+        For the stores.
+    out
+        Folder of the jobs' own folders.
+    on_job_finished
+        Called with each job that ended.
+
+    Raises
+    ------
+    ConfigError, EngineError, ModelError
+        Those of `register_campaign` and `build_maker`.
+    """
+    with open_campaign_stores(settings) as stores:
+        campaign, _ = register_campaign(stores, build_maker(config), read_candidates(config, settings), settings)
+        if campaign.state in (CampaignState.RUNNING, CampaignState.HALTED, CampaignState.STOPPED):
+            resume_campaign(stores, campaign)
+        if campaign.state != CampaignState.FINISHED:
+            start_campaign(stores, campaign, settings, "local", out, on_job_finished)
+        return find_campaign(stores, campaign.campaign_id)
 
 
 def check_start(campaign: CampaignDoc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,26 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
             f"the settings file (E3RELAX_CONFIG_FILE or {DEFAULT_CONFIG_FILE}) cannot be read ({error}); "
             "write one setting per line, such as DATA_DIR: /home/me/e3relax_data"
         ) from error
+
+
+def isolate_stores(folder: Path) -> E3RelaxSettings:
+    """Keep all stores of this process and of those it starts in one folder, whatever the user's settings are.
+
+    It changes the environment: E3RELAX_DATA_DIR is `folder`/data, E3RELAX_CONFIG_FILE is `folder`/settings.yaml, which
+    need not exist, and no E3RELAX_*_STORE is left.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores
+    >>> isolate_stores(Path("runs/trial")).DATA_DIR.parts[-3:]
+    ('runs', 'trial', 'data')
+    """
+    for name in [name for name in os.environ if re.fullmatch("E3RELAX_.*_STORE.*", name)]:
+        del os.environ[name]
+    os.environ["E3RELAX_CONFIG_FILE"] = str((folder / "settings.yaml").absolute())
+    os.environ["E3RELAX_DATA_DIR"] = str((folder / "data").absolute())
+    return load_settings()
 
 
 def _expand_paths(spec: dict[str, Any]) -> dict[str, Any]:
