@@ -90,7 +90,7 @@ def freeze_holdout(
     pairs
         Read once, in any order.
     take
-        A fraction of the groups, or their names.
+        A fraction of the groups, or their names; names may be those of all, before a campaign makes pairs of others.
     filter
         Which pairs are wanted; the usual filter where it is None.
     min_pairs
@@ -99,8 +99,8 @@ def freeze_holdout(
     Raises
     ------
     ConfigError
-        When the fraction is not between 0 and 1, a named group is unknown, functionals would be mixed, the pairs are
-        too few, or nothing would be left to train on.
+        When the fraction is not between 0 and 1, a named group is unknown, functionals would be mixed, or the pairs
+        are too few.
     """
     filter = filter or PairFilter()
     collected = collect_notes(pairs, filter)
@@ -112,7 +112,7 @@ def freeze_holdout(
     else:
         groups = _check_groups(by_group, sorted({take} if isinstance(take, str) else set(take)), group_by)
     held = [note for group in groups for note in by_group[group]]
-    _check_enough(len(held), len(by_group) - len(groups), take, min_pairs, collected)
+    _check_enough(len(held), take, min_pairs, collected)
     pair_ids = sorted(note.pair_id for note in held)
     return HoldoutDoc(
         holdout_id=identify_holdout(pair_ids),
@@ -264,7 +264,7 @@ def _check_groups(by_group: dict[str, list[PairNote]], names: list[str], group_b
     return names
 
 
-def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pairs: int, collected: Collected) -> None:
+def _check_enough(n_held: int, take: float | Sequence[str], min_pairs: int, collected: Collected) -> None:
     more = "a larger --fraction" if isinstance(take, float | int) else "more groups (--group)"
     if n_held < min_pairs:
         raise ConfigError(
@@ -272,8 +272,6 @@ def _check_enough(n_held: int, n_left: int, take: float | Sequence[str], min_pai
             f"compare models ({collected.describe()}); give {more}, build or import more pairs (e3relax data build, "
             "e3relax data import), or lower --min-pairs"
         )
-    if n_left == 0:
-        raise ConfigError(f"the holdout would have all {n_held} pairs, and none would be left to train on; name fewer")
 
 
 def choose_pairs(

@@ -211,7 +211,7 @@ def test_what_the_filter_leaves_out_is_counted_by_reason():
         (0.1, 10, f"would have 3 of 30 pairs, at least {MIN_PAIRS} are needed.*no pair was left out.*--fraction"),
         (["A-X001"], 10, "would have 3 of 30 pairs.*--group.*--min-pairs"),
         (["A-X01"], 40, r"no pair is of the group 'A-X01' \(chemical_system\); there are 40 groups, such as A-X0"),
-        ([f"A-X{k:03d}" for k in range(10)], 10, "all 30 pairs, and none would be left to train on"),
+        (0.5, 1, "would have 0 of 3 pairs"),  # never all groups
         (1.5, 10, "a fraction of 1.5"),
         (0.5, 0, "would have 0 of 0 pairs"),
         (["A-X001"], 0, "there are 0 groups, such as none"),
@@ -229,6 +229,8 @@ def test_named_groups_are_held_out():
     assert len(holdout.pair_ids) == 6
     assert holdout.fraction is None
     assert freeze_holdout(pairs, "h", "chemical_system", "A-X003", min_pairs=2).groups == ["A-X003"]
+    every = freeze_holdout(pairs, "h", "chemical_system", [f"A-X{k:03d}" for k in range(20)])
+    assert len(every.pair_ids) == len(pairs) == 60  # those to train on come later
 
 
 def test_nothing_to_train_on_says_why():
