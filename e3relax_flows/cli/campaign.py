@@ -109,9 +109,8 @@ def show_status(
 ) -> None:
     """Show the generations of a campaign in one table; without a name, all campaigns."""
     from e3relax_flows.campaigns.store import find_campaign, list_campaigns, load_generations, open_campaign_stores
-    from e3relax_flows.core.settings import load_settings
 
-    with open_campaign_stores(load_settings()) as stores:
+    with open_campaign_stores() as stores:
         campaigns = list_campaigns(stores) if name is None else [find_campaign(stores, name)]
         found = [(campaign, load_generations(stores, campaign.campaign_id)) for campaign in campaigns]
     if as_json:
@@ -164,9 +163,8 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
     """End a campaign before its next phase; what runs is finished and kept."""
     from e3relax_flows.campaigns.control import stop_campaign
     from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
-    from e3relax_flows.core.settings import load_settings
 
-    with open_campaign_stores(load_settings()) as stores:
+    with open_campaign_stores() as stores:
         campaign = find_campaign(stores, name)
         if dry_run:
             _print_lines(stores, campaign, ["it would end before its next phase"], as_json)

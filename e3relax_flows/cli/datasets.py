@@ -44,7 +44,6 @@ def freeze_pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Hold whole groups of pairs out of every training; models are judged on them."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
     from e3relax_flows.pairs.datasets import freeze_holdout
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
@@ -52,8 +51,7 @@ def freeze_pairs(
     if (fraction is None) == (not group):
         raise ConfigError("say what is held out: --fraction 0.1 of the groups, or --group A-B for every group")
     filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
-    settings = load_settings()
-    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
+    with open_dataset_stores() as stores, open_pair_store() as pairs:
         take = fraction if fraction is not None else group or []
         found = follow(iter_pairs(pairs), "reading pairs")
         holdout = freeze_holdout(found, name, _check_by(by), take, filter, seed, min_pairs)
@@ -73,10 +71,9 @@ def show_holdouts(as_json: JsonOption = False) -> None:
     """List the holdouts."""
     from rich.table import Table
 
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.dataset_store import list_holdouts, open_dataset_stores
 
-    with open_dataset_stores(load_settings()) as stores:
+    with open_dataset_stores() as stores:
         rows = [_describe(holdout) for holdout in list_holdouts(stores)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -110,14 +107,12 @@ def prepare_dataset(
     as_json: JsonOption = False,
 ) -> None:
     """Count the pairs that may be trained on, split them by groups, and keep their ids as a dataset."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.dataset_store import find_holdout, list_holdouts, open_dataset_stores, save_dataset
     from e3relax_flows.pairs.datasets import build_dataset
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
     filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
-    settings = load_settings()
-    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
+    with open_dataset_stores() as stores, open_pair_store() as pairs:
         holdouts = [find_holdout(stores, name) for name in holdout] if holdout else list_holdouts(stores)
         found = follow(iter_pairs(pairs), "reading pairs")
         dataset = build_dataset(found, holdouts, filter, _check_by(by), val_fraction, seed)

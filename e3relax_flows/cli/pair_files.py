@@ -41,15 +41,14 @@ def import_pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Take in pairs that exist already; what cannot be taken in is one line that says why."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.ledger.store import open_prediction_store
     from e3relax_flows.pairs.files import Stated
     from e3relax_flows.pairs.prediction_index import PredictionIndex
     from e3relax_flows.pairs.store import CURRENT, PairWriter, open_pair_stores
 
-    settings, refused = load_settings(), []
+    refused = []
     stated = Stated(functional, is_dft=not not_dft, converged=converged)
-    with open_prediction_store(settings) as predictions, open_pair_stores(settings) as stores:
+    with open_prediction_store() as predictions, open_pair_stores() as stores:
         writer, index = PairWriter(stores, dry_run), PredictionIndex(predictions)
         batch: list[BuiltPair] = []
         with console.make_progress() as progress, console.hide_warnings():
@@ -85,7 +84,6 @@ def export_pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Write pairs as lines of JSON, which training, `data import` and `evaluate` read."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.datasets import explain_leaving_out
     from e3relax_flows.pairs.files import write_pair_file
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
@@ -93,7 +91,7 @@ def export_pairs(
     if not file.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"{file}: the name of a pair file ends in .jsonl or .jsonl.gz")
     filter = _build_filter(functional, source, start, dft_only, fully_free, max_atoms)
-    with open_pair_store(load_settings()) as store:
+    with open_pair_store() as store:
         reasons: Counter[str | None] = Counter()
         pairs = (pair for pair in iter_pairs(store) if not _note(explain_leaving_out(pair, filter), reasons))
         shown = console.follow(pairs, "reading pairs" if dry_run else "writing pairs")

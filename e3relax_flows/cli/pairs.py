@@ -82,10 +82,9 @@ def show_pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Count the pairs by source, functional and start, and what was left out by reason; or show one pair."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.pairs.store import open_pair_stores
 
-    with open_pair_stores(load_settings()) as stores:
+    with open_pair_stores() as stores:
         if pair is not None:
             doc = _find_pair(stores.pairs, pair)
             typer.echo(doc.model_dump_json(indent=1)) if as_json else _print_pair(doc)

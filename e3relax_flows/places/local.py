@@ -106,7 +106,7 @@ def run_flow_locally(
 
 def _release_claims(flow: str) -> None:
     """Release what the jobs of a run have claimed and will not finish, since this process may live on."""
-    with suppress(E3RelaxError), open_claim_store(load_settings()) as claims:
+    with suppress(E3RelaxError), open_claim_store() as claims:
         claims.remove_docs({"flow": flow, "manager": None})
 
 
