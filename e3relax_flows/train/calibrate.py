@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from e3relax_flows.core.savings import find_harmed, measure_savings
 from e3relax_flows.predict.predictor import Predictor
@@ -23,6 +24,7 @@ Floats = NDArray[np.float64]
 COVERAGE = 0.9
 HARM_GOAL = 0.03  # material harm: of all structures, for every source
 NEAR_GOAL = 0.08  # of the better starts, a fifth of which are minima themselves: more than any screen has
+SHOWN = 0.05  # probability of as much harm below which a guard does not keep the goals
 MIN_PAIRS = 50  # of a source, to have a say in the threshold
 MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficients cannot be fitted
 NEAR = " (near)"  # added to the source of a pair whose start was made better
@@ -250,12 +252,25 @@ def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
 
 
 def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Trust of another model; its threshold is lowered where it lets more harm pass than the goal, never raised."""
+    """Trust of another model; its threshold is lowered where more harm than the goals is shown, never raised.
+
+    A few starts by themselves show nothing: of 30 without any harm the bound of `measure_threshold` is above the goal.
+    """
     judged = judge_by(known, data)
     tighter = [point for point in trace_thresholds(data, judged) if point.max_harm < known.max_harm]
-    if not tighter or measure_threshold(data, judged, known.max_harm).exceed(goal) <= 0:
+    if not tighter or not is_harm_shown(data, judged.accept(known.max_harm), goal):
         return known
     return replace(known, max_harm=choose_max_harm(tighter, goal))
+
+
+def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
+    """Whether so many starts are harmed as a guard that keeps the goals would harm in less than one of twenty cases.
+
+    Better starts have a goal of their own; each kind is a one-sided binomial test.
+    """
+    harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
+    kinds = ((harmed[~near], goal), (harmed[near], NEAR_GOAL))
+    return any(binom.sf(flags.sum() - 1, len(flags), allowed) < SHOWN for flags, allowed in kinds)
 
 
 def describe_trust(trust: TrustModel) -> dict[str, Any]:
@@ -284,7 +299,7 @@ def calibrate(
     parent
         Calibration of the model that training began with. Its trust is kept where there are fewer than `MIN_STARTS`
         starts, and fewer than it was fitted to: fitted to tens of them a guard lets nearly everything pass. Its
-        threshold can become lower then, not higher.
+        threshold becomes lower then where these starts show more harm than the goals, never higher.
     """
     better = vary_starts(pairs.select(range(0, len(pairs), 3)))
     data = collect(predictor, join_pairs([pairs, better]), options)

@@ -21,6 +21,7 @@ from e3relax_flows.train.calibrate import (
     fit_guard,
     fit_odds,
     fit_trust,
+    is_harm_shown,
     judge_by,
     judge_starts,
     judge_unseen,
@@ -114,6 +115,24 @@ def test_a_kept_threshold_is_only_ever_lowered():
     assert before.harmed["all"] == pytest.approx((judged.accept(known.max_harm).sum() + 1) / 61)
     assert after.harmed["all"] < 0.05 < before.harmed["all"]
     assert kept.max_harm < known.max_harm
+
+
+@pytest.mark.parametrize(
+    ("n", "n_harmed", "n_near", "is_shown"),
+    [
+        (20, 0, 0, False),
+        (20, 2, 0, False),  # 12 % of the guards that harm 3 % harm as many
+        (20, 3, 0, True),  # 2 % of them
+        (40, 4, 20, False),  # the last twenty are better starts; 7 % of the guards that harm 8 % of these
+        (40, 5, 20, True),  # 2 %
+    ],
+)
+def test_a_few_harmed_starts_show_nothing(n, n_harmed, n_near, is_shown):
+    data = make_data(10, n=n)
+    near = np.arange(n) >= n - n_near
+    after = np.where(np.arange(n) >= n - n_harmed, 2.0 * data.before + 0.1, 0.5 * data.before)
+    data = data._replace(after=after, sources=np.where(near, "a (near)", "a"))
+    assert is_harm_shown(data, np.full(n, True)) == is_shown
 
 
 @pytest.mark.parametrize(
