@@ -254,13 +254,15 @@ def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
 def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
     """Trust of another model; its threshold is lowered where more harm than the goals is shown, never raised.
 
-    A few starts by themselves show nothing: of 30 without any harm the bound of `measure_threshold` is above the goal.
+    It becomes the one that saves most among those at which no such harm is shown. A few starts by themselves show
+    nothing: of 30 without any harm the bound of `measure_threshold` is above the goal.
     """
     judged = judge_by(known, data)
-    tighter = [point for point in trace_thresholds(data, judged) if point.max_harm < known.max_harm]
-    if not tighter or not is_harm_shown(data, judged.accept(known.max_harm), goal):
+    if not is_harm_shown(data, judged.accept(known.max_harm), goal):
         return known
-    return replace(known, max_harm=choose_max_harm(tighter, goal))
+    curve = [point for point in trace_thresholds(data, judged) if point.max_harm < known.max_harm]
+    kept = [point for point in curve if not is_harm_shown(data, judged.accept(point.max_harm), goal)]
+    return replace(known, max_harm=max(kept, key=lambda point: point.saving).max_harm if kept else 0.0)
 
 
 def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
