@@ -129,7 +129,11 @@ def _choose_dataset(
         old = {doc.pair_id for doc in known if explain_leaving_out(doc, wanted.filter) is None}
     elif trained_on:
         old = {*trained_on.train, *trained_on.val}
-    chosen = choose_pairs(everything, old, config.replay.fraction, wanted.seed, bundled)
+    fraction, named = config.replay.fraction, config.replay.sources is not None or config.replay.bundled is True
+    if fraction and not named and not old.union(bundled).intersection([*everything.train, *everything.val, *bundled]):
+        logger.warning("no pair that the incumbent was trained on is in the pair store: nothing is replayed")
+        fraction = 0.0
+    chosen = choose_pairs(everything, old, fraction, wanted.seed, bundled)
     dataset = add_bundled(build(chosen), chosen & bundled)
     counted = {"left_out": everything.left_out, "n_quarantined": everything.n_quarantined}
     return dataset.model_copy(update=counted), len((old | bundled).intersection(dataset.train))
@@ -192,11 +196,11 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
     shards = write_shards(dataset, settings)
     entries = describe_training(config, parent, _list_functionals(shards))
     parent_id = parent.model_id if config.method == "finetune" else None
-    run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config.freeze), seed)
+    run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config), seed)
     folder = name_run_folder(settings.DATA_DIR, run_id)
     # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
-    finetune = {"path": str(parent.path), "freeze": config.freeze, "accept_worse": True} if parent_id else None
-    entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune}
+    finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
+    entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
     path = _write_config(folder / CONFIG_FILE, entries)
     before = _read_step(path)
@@ -236,12 +240,13 @@ def estimate_training(
     return estimate_hours(TrainConfig.model_validate(entries), pairs)
 
 
-def _describe_run(entries: dict[str, Any], freeze: list[str]) -> dict[str, Any]:
+def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, Any]:
     """What makes a training another one; not where it runs and how it is watched."""
     from e3relax_flows.schemas.training import TrainConfig
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
-    return complete.describe({}) | {"freeze": freeze}
+    blend = {"blend": config.blend} if config.blend and config.method == "finetune" else {}
+    return complete.describe({}) | {"freeze": config.freeze} | blend
 
 
 def write_shards(dataset: DatasetDoc, settings: E3RelaxSettings) -> Path:

@@ -31,14 +31,14 @@ class DatasetConfig(_Section):
 class ReplayConfig(_Section):
     """Old pairs among the new ones, so that fine-tuning forgets nothing."""
 
-    fraction: float = Field(0.5, ge=0, lt=1, description="of the pairs trained on; 0: none")
+    fraction: float = Field(0.5, ge=0, lt=1, description="of the pairs trained on, or all old ones; 0: none")
     sources: list[str] | None = Field(
         None, description="old pairs are those of these sources; none: those of the incumbent's dataset"
     )
     bundled: bool | Literal["auto"] = Field(
-        "auto",
+        False,
         description="whether the pairs of the package's replay set are old ones, too; auto: where no sources are named "
-        "and all other pairs are of PBE, PBE+U or a potential for these",
+        "and all other pairs are of PBE, PBE+U or a potential for these; in two measurements more was forgotten",
     )
 
 
@@ -68,6 +68,13 @@ class RetrainConfig(_Section):
         description="entries of a training configuration, such as schedule; without out, name, seed, and files of data",
     )
     freeze: list[str] = Field(default_factory=list, description="beginnings of names of parameters that stay")
+    blend: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the incumbent's weights in the fine-tuned model, against forgetting; 0: none, as for "
+        "another functional",
+    )
     launch: LaunchConfig = Field(default_factory=lambda: LaunchConfig())
     options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="of the evaluation")
     chunk_size: int = Field(2000, ge=1, description="pairs of a holdout in one evaluation job")

@@ -100,6 +100,12 @@ class FinetuneConfig(_Section):
 
     path: Path = Field(description="checkpoint (its best weights), model folder, or name of a bundled model")
     freeze: list[str] = Field(default_factory=list, description="beginnings of the names of parameters that stay")
+    blend: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of these weights in the exported model (Wortsman 2022, arXiv 2109.01903)",
+    )
     accept_worse: bool = Field(False, description="start although the weights are worse than leaving crystals alone")
 
 

@@ -7,18 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from e3relax_flows.core.model_folders import ModelFolder, find_model
 from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.model.files import save_model
+from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.training import FinetuneConfig
 from e3relax_flows.train.calibrate import calibrate
 from e3relax_flows.train.dataset import list_elements, load_pairs
+from e3relax_flows.train.finetune import read_start
 from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 
 
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
+
+    Where `finetune.blend` says so they are averaged with those that training began with before.
 
     Where these are few, the guard of the model that was fine-tuned is kept.
 
@@ -31,6 +37,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """
     network = trainer.average
     network.load_state_dict(trainer.best)
+    blend_weights(network, trainer.config.finetune)
     network.eval()
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     inherited = _read_parent_calibration(trainer.config.finetune)
@@ -51,6 +58,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
         "versions": collect_versions(),
         "schedule": trainer.config.schedule.model_dump(mode="json"),
         "loss": dataclasses.asdict(trainer.config.loss),
+        "blend": trainer.config.finetune.blend if trainer.config.finetune else 0.0,
         "data": {
             "train": [p.name for p in trainer.config.data.train],
             "val": [p.name for p in trainer.config.data.val],
@@ -67,6 +75,22 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     )
 
 
+def blend_weights(network: RelaxationNetwork, finetune: FinetuneConfig | None) -> None:
+    """Average the weights of a network with those that fine-tuning began with, as its configuration says.
+
+    Between both the gain on the new pairs falls more slowly than what is forgotten of the old (Wortsman et al. 2022,
+    arXiv 2109.01903).
+    """
+    if finetune is None or finetune.blend == 0:
+        return
+    start = read_start(finetune, network).weights
+    mixed = {
+        name: torch.lerp(weights, start[name].to(weights), finetune.blend) if weights.is_floating_point() else weights
+        for name, weights in network.state_dict().items()
+    }
+    network.load_state_dict(mixed)
+
+
 def _read_parent_calibration(finetune: FinetuneConfig | None) -> dict[str, Any]:
     """Calibration of the model whose weights training began with; empty where nothing says so."""
     if finetune is None or finetune.path.is_file():
@@ -77,6 +101,8 @@ def _read_parent_calibration(finetune: FinetuneConfig | None) -> dict[str, Any]:
 def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, Any]) -> str:
     data = provenance["data"]
     is_own = calibration["n_fitted"] == calibration["n_pairs"]
+    share = provenance["blend"]
+    blend = f" Averaged with the weights that training began with: {share:.0%} are of those." if share else ""
     guard = "Guard" if is_own else f"Guard of the model it began with, fitted to {calibration['n_fitted']} starts"
     return f"""# {name}
 
@@ -84,7 +110,7 @@ Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}
 {provenance["n_parameters"]} parameters: the best averaged weights, of step {provenance["step"]} out of
 {provenance["steps"]} ({provenance["hours"]} h).
 Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over the identity's error
-{provenance["best_score"]:.3f}. {guard}: probability of harm up to
+{provenance["best_score"]:.3f}.{blend} {guard}: probability of harm up to
 {calibration["trust"]["max_harm"]:.3f} ({calibration["refused"]:.1%} refused of {calibration["n_pairs"]}: the validation
 pairs, and a third of them again from better starts).
 

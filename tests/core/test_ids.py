@@ -78,7 +78,7 @@ OTHERS = {
     "evaluation": "6691f6bc34a3d081",
     "gate": "3bd36133f887ec75",
     "screen": "cf9fd50792b01c03",
-    "campaign": "9ca2209b12feba28",
+    "campaign": "66dff4e0fc7c9ce3",
 }
 
 

@@ -97,7 +97,9 @@ def test_a_better_model_is_promoted_a_corrupted_one_rejected(serving: E3RelaxSet
 
     # the same crystals, each with a relaxed lattice that is 12 % too long
     store_pairs(serving, make_pairs(RADII, "corrupted", per_system=6, scale=2.46))
-    bad = run({**CONFIG, "name": "bad", "dataset": {"filter": {"sources": ["corrupted"]}}}, tmp_path / "bad")
+    bad = run(
+        {**CONFIG, "name": "bad", "blend": 0, "dataset": {"filter": {"sources": ["corrupted"]}}}, tmp_path / "bad"
+    )
     assert (bad.decision, bad.promoted) == (Decision.REJECT, False), bad.reasons
     assert resolve_model("serving", serving).model_id == ended.challenger_id
 
@@ -184,14 +186,17 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
 
 
 def test_replay_without_old_pairs_says_what_to_do(serving: E3RelaxSettings) -> None:
-    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": 0.5, "bundled": False}})
+    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": 0.5, "sources": ["elsewhere"]}})
     with pytest.raises(ConfigError, match=r"replay\.sources.*replay\.bundled: true"):
         take_snapshot(config, None, serving)
 
 
-def test_the_pairs_of_the_package_are_replayed_by_default(serving: E3RelaxSettings) -> None:
+def test_the_pairs_of_the_package_are_replayed(serving: E3RelaxSettings, caplog: pytest.LogCaptureFixture) -> None:
     share = 0.1
     config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": share}})
+    assert take_snapshot(config, None, serving).n_replayed == 0  # nothing old is there, and the package is not asked
+    assert "nothing is replayed" in caplog.text
+    config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": share, "bundled": "auto"}})
     snapshot = take_snapshot(config, None, serving)
     assert snapshot.n_bundled == snapshot.n_replayed
     n_own = snapshot.n_train + snapshot.n_val - snapshot.n_bundled
@@ -208,9 +213,12 @@ def test_the_pairs_of_the_package_are_replayed_by_default(serving: E3RelaxSettin
 def test_the_pairs_of_the_package_are_not_mixed_with_other_functionals(serving: E3RelaxSettings) -> None:
     pairs = [pair.model_copy(update={"functional": "r2SCAN"}) for pair in make_pairs(OXIDES, "scan", per_system=6)]
     store_pairs(serving, [pair.model_copy(update={"pair_id": identify_pair(pair)}) for pair in pairs])
-    config = {**CONFIG, "dataset": {"filter": {"functionals": ["r2SCAN"]}}, "replay": {"fraction": 0.1}}
-    with pytest.raises(ConfigError, match=r"replay\.bundled: true"):
-        take_snapshot(RetrainConfig.model_validate(config), None, serving)
+    config = {
+        **CONFIG,
+        "dataset": {"filter": {"functionals": ["r2SCAN"]}},
+        "replay": {"fraction": 0.1, "bundled": "auto"},
+    }
+    assert take_snapshot(RetrainConfig.model_validate(config), None, serving).n_bundled == 0
     forced = RetrainConfig.model_validate({**config, "replay": {"fraction": 0.1, "bundled": True}})
     assert take_snapshot(forced, None, serving).n_bundled > 0
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from e3relax_flows.core.errors import ConfigError, ModelError
-from e3relax_flows.model.files import save_model
+from e3relax_flows.model.files import load_network, save_model
 from e3relax_flows.schemas.training import load_train_config
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, write_checkpoint
+from e3relax_flows.train.export import export_model
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.progress import LOG_FILE, dump_record
 from e3relax_flows.train.trainer import Trainer
@@ -102,3 +103,18 @@ def test_sizes_and_kind_must_be_those_of_the_start(rewrite, parent, config_file)
     with pytest.raises(ModelError, match="none of the"):
         train_model(rewrite(finetune="no-such-model", network={"n_scalars": 16}))
     assert load_train_config(config_file).finetune.path.name == "no-such-model"
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.25])
+def test_the_exported_weights_are_blended_with_those_of_the_start(rewrite, parent, tmp_path, blend):
+    start = export_model(parent, tmp_path / "start")
+    finetune = {"path": str(start.path), "blend": blend, "accept_worse": True}
+    child = train_model(rewrite(out="child", finetune=finetune, schedule={"max_steps": 8}, val_every=4))
+    before, exported = load_network(start).state_dict(), export_model(child, tmp_path / "tuned")
+    after = load_network(exported).state_dict()
+    assert any(not torch.equal(child.best[name], before[name]) for name in before)
+    for name, value in after.items():
+        expected = (1 - blend) * child.best[name] + blend * before[name] if blend else child.best[name]
+        assert torch.allclose(value, expected, rtol=1e-6, atol=1e-7)
+    assert exported.config["provenance"]["blend"] == blend
+    assert ("25% are of those" in (exported.path / "card.md").read_text()) == (blend > 0)
