@@ -143,7 +143,8 @@ def test_ctrl_c_says_how_to_go_on(e3relax, monkeypatch, words, advice):
     def interrupt(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("e3relax_flows.core.settings.load_settings", interrupt)
+    for module in ("core.settings", "stores.pool"):
+        monkeypatch.setattr(f"e3relax_flows.{module}.load_settings", interrupt)
     result = e3relax(*words)
     assert result.code == 130
     assert f"interrupted; {advice}" in " ".join(result.stderr.split())
