@@ -129,8 +129,8 @@ def _choose_dataset(
         old = {doc.pair_id for doc in known if explain_leaving_out(doc, wanted.filter) is None}
     elif trained_on:
         old = {*trained_on.train, *trained_on.val}
-    fraction, named = config.replay.fraction, config.replay.sources is not None or config.replay.bundled is True
-    if fraction and not named and not old.union(bundled).intersection([*everything.train, *everything.val, *bundled]):
+    fraction, named = config.replay.fraction, config.replay.sources is not None
+    if fraction and not named and not bundled and old.isdisjoint([*everything.train, *everything.val]):
         logger.warning("no pair that the incumbent was trained on is in the pair store: nothing is replayed")
         fraction = 0.0
     chosen = choose_pairs(everything, old, fraction, wanted.seed, bundled)

@@ -24,9 +24,8 @@ from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
 
-    Where `finetune.blend` says so they are averaged with those that training began with before.
-
-    Where these are few, the guard of the model that was fine-tuned is kept.
+    Before the calibration the weights are averaged with those of the start, where `finetune.blend` says so. Where the
+    validation pairs are few, the guard of the model that was fine-tuned is kept.
 
     Exporting the same run again gives the same model.
 

@@ -11,7 +11,7 @@ from jobflow import Flow, JobStore, job, run_locally
 from maggma.stores import MemoryStore
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.core.settings import load_settings
+from e3relax_flows.core.settings import isolate_stores, load_settings
 
 STORE = {"type": "SQLiteStore", "path": "mine.sqlite"}
 
@@ -76,3 +76,15 @@ def test_paths_in_a_firework_folder_are_below_the_folder_of_the_launch(
     monkeypatch.chdir(home / "job_search")
     monkeypatch.setenv("E3RELAX_DATA_DIR", "here")
     assert home / "job_search" / "here" == load_settings().DATA_DIR
+
+
+def test_all_stores_of_a_script_are_in_one_folder(tmp_path, monkeypatch):
+    """Settings of the user that name other stores are left out, in processes that are started, too."""
+    for name in ("E3RELAX_CONFIG_FILE", "E3RELAX_DATA_DIR"):
+        monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setenv("E3RELAX_PAIR_STORE", '{"type": "MemoryStore"}')
+    monkeypatch.setenv("E3RELAX_MODEL_STORE__TYPE", "MemoryStore")
+    settings = isolate_stores(tmp_path)
+    assert settings == load_settings()
+    assert (settings.DATA_DIR, settings.CONFIG_FILE) == (tmp_path / "data", tmp_path / "settings.yaml")
+    assert (settings.PAIR_STORE, settings.MODEL_STORE) == (None, None)
