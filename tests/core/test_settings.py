@@ -86,5 +86,6 @@ def test_all_stores_of_a_script_are_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("E3RELAX_MODEL_STORE__TYPE", "MemoryStore")
     settings = isolate_stores(tmp_path)
     assert settings == load_settings()
-    assert (settings.DATA_DIR, settings.CONFIG_FILE) == (tmp_path / "data", tmp_path / "settings.yaml")
+    assert tmp_path / "data" == settings.DATA_DIR
+    assert tmp_path / "settings.yaml" == settings.CONFIG_FILE
     assert (settings.PAIR_STORE, settings.MODEL_STORE) == (None, None)
