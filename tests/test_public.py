@@ -39,6 +39,10 @@ EXCEPTIONS = {
     "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
     "benchmarks/dft_savings_relax.py": ("core", "names starts, so that equal ones are relaxed once"),
+    "benchmarks/label_value.py": (
+        "campaigns cli core judging retraining schemas train",
+        "replays the choices of campaigns on pairs that exist, and trains without a flow",
+    ),
     "benchmarks/polish.py": ("core ledger predict train", "polishes step by step, and measures as training does"),
     "benchmarks/potential_batches.py": (
         "core engines train",
