@@ -67,7 +67,7 @@ def make_screen(n_candidates: int, n_atoms: int = 16, seed: int = 0) -> tuple[Sc
         seed=seed,
         candidates=rows,
     )
-    return screen, ScreenDocuments(predictions, outcomes, {MODEL_ID: THRESHOLD})
+    return screen, ScreenDocuments(predictions, outcomes, {MODEL_ID: {None: THRESHOLD}})
 
 
 def _make_prediction(number: int, n_atoms: int, random: np.random.Generator) -> tuple[PredictionDoc, Structure]:

@@ -32,6 +32,7 @@ from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.places.submission import Place, Submission, submit
+from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.campaigns import (
     CampaignConfig,
@@ -102,19 +103,21 @@ def read_candidates(config: CampaignConfig, settings: E3RelaxSettings) -> Iterat
 
 
 def check_service(config: CampaignConfig, settings: E3RelaxSettings) -> str:
-    """Id of the model in service, after a look for the holdouts.
+    """Id of the model in service, after a look for the holdouts and at the second opinion.
 
     Raises
     ------
     ConfigError
-        When a holdout is missing.
+        When a holdout is missing, or the model is not calibrated for the second opinion or for its polish.
     ModelError
         When the alias means no model.
     """
     with open_dataset_stores(settings) as stores:
         for name in filter(None, (config.retraining.holdout, config.retraining.original_holdout)):
             find_holdout(stores, name)
-    return resolve_model(config.retraining.alias, settings).model_id
+    folder = resolve_model(config.retraining.alias, settings)
+    check_calibrated(config.options, folder)
+    return folder.model_id
 
 
 def register_campaign(

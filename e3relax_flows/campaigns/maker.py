@@ -33,6 +33,7 @@ from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
+from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.relax import claim_relaxation
@@ -93,6 +94,7 @@ class CampaignMaker(Maker):
 
     def __post_init__(self) -> None:
         self.config = CampaignConfig.model_validate(self.config)
+        check_judge(self.config.options.second_opinion, self.engine)
         self.retrain = self.retrain or RetrainMaker(config=self.config.retraining)
 
     def as_dict(self) -> dict[str, Any]:

@@ -23,13 +23,18 @@ Config = TypeVar("Config", bound=BaseModel)
 def load_screen_config(path: Path, **overrides: Any) -> ScreenConfig:
     """Read a YAML file; relative paths in it are taken from its folder, those of `overrides` from the working one.
 
+    Of `options` the overrides replace the fields that they name, and leave the others as the file has them.
+
     Raises
     ------
     ConfigError
         When the file cannot be read, a key is unknown or a value cannot be used.
     """
     changes = {key: value for key, value in overrides.items() if value is not None}
-    return make_config(ScreenConfig, _read_yaml(path) | changes, str(path))
+    raw = _read_yaml(path)
+    if isinstance(raw.get("options"), dict) and "options" in changes:
+        changes["options"] = raw["options"] | changes["options"]
+    return make_config(ScreenConfig, raw | changes, str(path))
 
 
 def load_candidates_config(path: Path) -> CandidatesConfig:

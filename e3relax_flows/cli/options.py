@@ -180,7 +180,29 @@ def build_predict_options(
 
     from e3relax_flows.schemas.predictions import PredictOptions
 
-    fields: dict[str, Any] = {"constraints": parse_constraints(constrain or [])}
+    try:
+        return PredictOptions.model_validate(parse_predict_options(passes, symmetry, constrain, second_opinion, polish))
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error)) from error
+
+
+def parse_predict_options(
+    passes: int | None,
+    symmetry: str | None,
+    constrain: list[str] | None,
+    second_opinion: str | None,
+    polish: str | None,
+) -> dict[str, Any]:
+    """Those fields of the options of a prediction that were typed; what is None is not among them.
+
+    Raises
+    ------
+    ConfigError
+        When a word cannot be used.
+    """
+    fields: dict[str, Any] = {}
+    if constrain:
+        fields["constraints"] = parse_constraints(constrain)
     if passes is not None:
         fields["passes"] = passes
     if symmetry is not None:
@@ -191,18 +213,21 @@ def build_predict_options(
         get_potential(second_opinion)  # a name that is unknown is refused before anything is read
         fields["second_opinion"] = second_opinion
     if polish is not None:
-        fields["polish"] = int(polish) if polish.isdigit() else polish
-    try:
-        return PredictOptions.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigError(describe_validation(error)) from error
+        if polish != "auto" and not re.fullmatch("[0-9]+", polish):
+            raise ConfigError(f"--polish {polish!r} is not auto, 0 or a number of steps, such as --polish 5")
+        fields["polish"] = polish if polish == "auto" else int(polish)
+    return fields
 
 
 def describe_validation(error: Any, known: Iterable[str] = ()) -> str:
     """A pydantic error on one line: where, what, the value that was given, and the nearest of the `known` keys."""
     parts = []
     for item in error.errors():
-        place = ".".join(map(str, item["loc"])) or "the whole"
+        place = ".".join(map(str, item["loc"]))
+        if item["type"] == "value_error" and isinstance(item["input"], dict):  # of several keys: the words name them
+            parts.append(f"{place}: {item['ctx']['error']}" if place else str(item["ctx"]["error"]))
+            continue
+        place = place or "the whole"
         value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
         nearest = get_close_matches(place, list(known), n=1) if item["type"] == "extra_forbidden" else []
         hint = f", did you mean {nearest[0]}?" if nearest else ""

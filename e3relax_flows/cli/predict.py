@@ -65,14 +65,17 @@ def predict(
     """
     options = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
     if dry_run:
-        raise typer.Exit(_plan(inputs, model, out, as_json))
+        raise typer.Exit(_plan(inputs, model, options, out, as_json))
     counts: Counter[str] = Counter()
     shown: list[Prediction] = []
+    silent: list[str] = []
     with ExitStack() as stack:
         predictions = _iterate_predictions(inputs, model, device, options, stack)
         writer = _open_writer(out, stack) if out else None
         for prediction in predictions:
             counts[str(prediction.verdict)] += 1
+            if prediction.second_opinion is not None and prediction.second_opinion.message:
+                silent.append(prediction.second_opinion.message)
             if writer is not None:
                 writer.write(prediction)
             if as_json:
@@ -83,17 +86,26 @@ def predict(
                 shown.append(prediction)
     if not as_json:
         _show(shown, counts, out)
+    if silent:
+        share = f"{len(silent)} of {sum(counts.values())}"
+        console.err.print(
+            console.plain(f"{share} have no second opinion, and the guard judged alone; the first: {silent[0]}"),
+            style="yellow",
+            soft_wrap=True,
+        )
     raise typer.Exit(1 if counts["error"] else 0)
 
 
-def _plan(inputs: list[str], model: str | None, out: Path | None, as_json: bool) -> int:
+def _plan(inputs: list[str], model: str | None, options: PredictOptions, out: Path | None, as_json: bool) -> int:
     """Read the inputs and say what would be predicted; the exit code."""
     from e3relax_flows.candidates.reading import read_structures
     from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.prerelax.judges import check_calibrated
 
     settings = load_settings()
     folder = choose_model(model, settings) if model else choose_usual_model(settings)
+    check_calibrated(options, folder, is_local=True)
     good, bad = 0, 0
     with console.hide_warnings():
         for item in console.show_notes(read_structures(inputs)):

@@ -24,9 +24,9 @@ from e3relax_flows.cli.options import (
     SecondOpinionOption,
     SubmitOption,
     SymmetryOption,
-    build_predict_options,
     complete_engine,
     parse_engine_settings,
+    parse_predict_options,
     split_settings,
 )
 from e3relax_flows.core.errors import ConfigError
@@ -95,7 +95,6 @@ def screen(
     What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
     remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
     """
-    options = (passes, symmetry, constrain, second_opinion, polish)
     changes: dict[str, Any] = {
         "engine": engine,
         "control": control,
@@ -106,9 +105,8 @@ def screen(
         "on_refuse": on_refuse,
         "retry_failed": retry_failed or None,
         "out": out,
+        "options": parse_predict_options(passes, symmetry, constrain, second_opinion, polish) or None,
     }
-    if any(value is not None for value in options):
-        changes["options"] = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     inputs, words = split_settings(inputs, engine_setting)
     changes["engine_settings"] = parse_engine_settings(words) or None
@@ -117,10 +115,16 @@ def screen(
 
 
 def _parse_arms(words: list[str]) -> dict[str, float]:
-    """Fractions by start; names are checked with the configuration."""
+    """Fractions by start."""
+    if not words:
+        return {}
+    from e3relax_flows.prerelax.starts import ARMS
+
     arms = {}
     for word in words:
         name, _, text = word.partition("=")
+        if name.strip() not in ARMS:
+            raise ConfigError(f"--arm {word!r} names no start; the starts are {', '.join(ARMS)}")
         try:
             arms[name.strip()] = float(text)
         except ValueError as error:
@@ -167,6 +171,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
 
     check_place(where)
     settings = load_settings()
+    _check_second_opinion(config, settings, where == "local")
     name = config.engine if isinstance(config.engine, str) else config.engine.maker
     hint = next((info.hint for info in list_engines() if info.name == name and not info.available), None)
     if hint and where == "local":
@@ -194,6 +199,25 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     report = run_candidates(maker, items, settings, config.out, config)
     show_screen(report, as_json)
     return int(has_errors(report.screen))
+
+
+def _check_second_opinion(config: ScreenConfig, settings: E3RelaxSettings, is_local: bool) -> None:
+    """See that the model is calibrated for it; a model that only the workers have is not looked for."""
+    if config.options.second_opinion is None:
+        return
+    from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
+    from e3relax_flows.core.errors import ModelError
+    from e3relax_flows.prerelax.judges import check_calibrated
+    from e3relax_flows.schemas.screens import ScreenConfig
+
+    try:
+        is_usual = config.model == ScreenConfig.model_fields["model"].default
+        folder = choose_usual_model(settings) if is_usual else choose_model(config.model, settings)
+    except ModelError:
+        if is_local:
+            raise
+        return
+    check_calibrated(config.options, folder, is_local)
 
 
 def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool) -> int:

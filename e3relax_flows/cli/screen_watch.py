@@ -136,4 +136,5 @@ def _list_savings(view: ScreenView) -> list[str]:
     from e3relax_flows.report.tables import describe_ratio
 
     named = ((view.ionic, "ionic steps"), (view.electronic, "electronic (SCF) steps"))
-    return [describe_ratio(saving, what) for saving, what in named if saving is not None]
+    start = "served" if view.has_polished else "predicted"
+    return [describe_ratio(saving, what, start) for saving, what in named if saving is not None]

@@ -332,11 +332,20 @@ def get_potential(name: str) -> Potential:
     """
     from e3relax_flows.engines.potentials import find_potential
 
-    entry = _REGISTRY.get(name)
+    entry, known = _REGISTRY.get(name), list_potentials()
     preset = dict(entry.preset) if entry is not None else {}
     if entry is not None and "potential" not in preset:
-        raise EngineError(f"engine {name!r} is not one potential; known: {', '.join(list_potentials())}")
-    return find_potential(preset.get("potential", name), preset.get("checkpoint"))
+        raise EngineError(f"engine {name!r} is not one potential; known: {', '.join(known)}")
+    try:
+        return find_potential(preset.get("potential", name), preset.get("checkpoint"))
+    except EngineError as error:
+        nearest = get_close_matches(name.lower(), known, n=1)
+        if entry is not None or not nearest:
+            raise
+        raise EngineError(
+            f"potential {name!r} is unknown; did you mean {nearest[0]}? known: {', '.join(known)}, a force field of "
+            "atomate2, or an ASE calculator as module:Class"
+        ) from error
 
 
 def recall_settings(engine: Engine) -> dict[str, Any] | None:

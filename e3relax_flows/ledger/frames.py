@@ -37,6 +37,8 @@ PREDICTION_COLUMNS = {
     "initial_volume": "Å³ per atom",
     "predicted_volume": "Å³ per atom",
     "n_passes": "applications of the network",
+    "opinion_potential": "versioned name of the weights that were asked for a second opinion",
+    "opinion_energy_change": "eV per atom, predicted - initial, by that potential",
     "n_polish_steps": "steps of a potential from the prediction; 0: it is not polished",
     "model_id": "resolved, never an alias",
     "device": "torch device that predicted",
@@ -235,6 +237,8 @@ def describe_prediction(doc: PredictionDoc) -> dict[str, Any]:
         "reasons": ",".join(map(str, doc.reasons)),
         "error_low": low,
         "error_high": high,
+        "opinion_potential": doc.second_opinion.potential if doc.second_opinion else None,
+        "opinion_energy_change": doc.second_opinion.energy_change if doc.second_opinion else None,
         "initial_volume": _measure_volume(initial),
         "predicted_volume": _measure_volume(structure),
     }

@@ -68,14 +68,14 @@ def open_outcome_store(settings: E3RelaxSettings) -> Iterator[Store]:
 
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
-    """Write the predictions that are not there yet; the number written. An id that exists is left as it is.
+    """Write the predictions that are not there yet, or there with a second opinion that failed; the number written.
 
     An initial structure with coordinates that are not finite is not kept; the message of its prediction names them.
     """
     raws = [dump_document(doc) for doc in docs]
     for raw in raws:
         raw["initial"] = None if find_not_finite(raw["initial"]) else raw["initial"]
-    return write_documents(store, raws)
+    return write_documents(store, raws, {"second_opinion.failed": True})
 
 
 def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:

@@ -249,6 +249,9 @@ def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int, li
     passes, start = item.passes, time.perf_counter()
     if passes is None or prediction.structure is None or steps == 0:
         return
+    if prediction.second_opinion is not None and prediction.second_opinion.message:
+        prediction.message = f"{item.name}: not polished: {prediction.second_opinion.message}"
+        return
     try:
         positions, lattice, n_steps = relax_shortly(judge, prediction.structure, passes.rules.freedom, steps)
         if n_steps > 0:
@@ -258,6 +261,8 @@ def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int, li
             prediction.polished, prediction.n_polish_steps = rebuild_structure(passes.structure, geometry), n_steps
     except E3RelaxError as error:
         prediction.message = f"{item.name}: not polished: {error}"
+        if prediction.second_opinion is not None and getattr(error, "failed", False):
+            prediction.second_opinion = prediction.second_opinion.model_copy(update={"failed": True})
     prediction.wall_time_s += time.perf_counter() - start
 
 

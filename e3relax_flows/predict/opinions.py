@@ -25,6 +25,13 @@ EV_PER_CUBIC_ANGSTROM = 1 / 160.21766  # of one GPa
 SWAP = [1, 0, 2]  # two exchanged axes describe a left-handed cell as a right-handed one
 
 
+class Silence(NamedTuple):
+    """Why there is no opinion on a structure."""
+
+    message: str
+    failed: bool  # the potential failed, which may not happen again
+
+
 class SinglePoint(NamedTuple):
     """What a potential says of one structure."""
 
@@ -89,7 +96,7 @@ class Judge:
         found = self.measure([structure for pair in pairs for structure in pair])
         opinions = []
         for before, after in zip(found[::2], found[1::2], strict=True):
-            failed = next((each for each in (before, after) if isinstance(each, str)), None)
+            silence = next((each for each in (before, after) if isinstance(each, Silence)), None)
             if isinstance(before, SinglePoint) and isinstance(after, SinglePoint):
                 opinions.append(
                     SecondOpinion(
@@ -102,19 +109,19 @@ class Judge:
                     )
                 )
             else:
-                opinions.append(SecondOpinion(potential=self.label, message=failed))
+                opinions.append(SecondOpinion(potential=self.label, **(silence._asdict() if silence else {})))
         return opinions
 
-    def measure(self, structures: Sequence[Structure]) -> list[SinglePoint | str]:
-        """Single points in the order of the structures, a sentence in place of what failed."""
-        found: dict[int, SinglePoint | str] = {}
+    def measure(self, structures: Sequence[Structure]) -> list[SinglePoint | Silence]:
+        """Single points in the order of the structures, the reason in place of what failed."""
+        found: dict[int, SinglePoint | Silence] = {}
         known = []
         for index, structure in enumerate(structures):
             try:
                 self.potential.check(structure)
                 known.append(index)
             except E3RelaxError as error:
-                found[index] = str(error)
+                found[index] = Silence(str(error), failed=False)
         order = sorted(known, key=lambda index: len(structures[index]))
         sizes = [(len(structures[index]), 0) for index in order]
         for places in plan_batches(sizes, self.max_atoms, 1):
@@ -122,14 +129,15 @@ class Judge:
             found |= dict(zip(batch, self._run([structures[index] for index in batch]), strict=True))
         return [found[index] for index in range(len(structures))]
 
-    def _run(self, structures: list[Structure]) -> list[SinglePoint | str]:
+    def _run(self, structures: list[Structure]) -> list[SinglePoint | Silence]:
         """One batch; when it fails it is halved until only the guilty structure is left."""
         try:
             points = self._evaluate([turn_right_handed(structure) for structure in structures])
-            return [point if all(map(math.isfinite, point)) else _describe_not_finite(self.label) for point in points]
+            silence = Silence(f"{self.label} gives numbers that are not finite", failed=False)
+            return [point if all(map(math.isfinite, point)) else silence for point in points]
         except Exception as error:  # the boundary between structures
             if len(structures) == 1:
-                return [f"{self.label} failed on it: {type(error).__name__}: {error}"]
+                return [Silence(f"{self.label} failed on it: {type(error).__name__}: {error}", failed=True)]
         half = len(structures) // 2
         return self._run(structures[:half]) + self._run(structures[half:])
 
@@ -176,7 +184,3 @@ def _find_largest(forces: Any) -> float:
 
 def _find_norm(stress: Any) -> float:
     return float(np.linalg.norm(np.asarray(stress, dtype=float)))
-
-
-def _describe_not_finite(label: str) -> str:
-    return f"{label} gives numbers that are not finite"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import ConfigError, E3RelaxError, ModelError
+from e3relax_flows.core.errors import E3RelaxError, ModelError
 from e3relax_flows.predict.constraints import Freedom
 from e3relax_flows.predict.opinions import SWAP, Judge, turn_right_handed
 
@@ -21,7 +21,11 @@ MAX_VOLUME_RATIO = 1.5  # larger or smaller than the prediction's, the potential
 
 
 class PolishError(E3RelaxError):
-    """A prediction that a potential could not polish."""
+    """A prediction that a potential could not polish; `failed` where it may be able to the next time."""
+
+    def __init__(self, message: str, failed: bool = False) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,6 @@ def count_steps(asked: int | Literal["auto"], rule: PolishRule | None, expected_
     return rule.steps if rule is not None and expected_error is not None and expected_error >= rule.min_error else 0
 
 
-def check_rule(rule: PolishRule | None, judge: Judge, model_id: str) -> None:
-    """Raise where steps are to be decided by a rule that the model does not have."""
-    if rule is None:
-        raise ConfigError(
-            f"model {model_id} has no calibrated number of steps of {judge.label}; give one, such as polish=5, or 0"
-        )
-
-
 def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: int) -> tuple[Floats, Floats, int]:
     """Make at most so many steps downhill.
 
@@ -98,11 +94,11 @@ def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: i
 
     is_left = np.linalg.det(structure.lattice.matrix) < 0
     atoms = AseAtomsAdaptor.get_atoms(turn_right_handed(structure), msonable=False)
-    atoms.calc = judge.calculator
     if fixed := np.flatnonzero(~freedom.atoms.any(axis=1)).tolist():
         atoms.set_constraint(FixAtoms(fixed))
     volume = atoms.get_volume()
     try:
+        atoms.calc = judge.calculator
         held = {"constant_volume": freedom.cell == "shape", "hydrostatic_strain": freedom.cell == "volume"}
         free: Any = FrechetCellFilter(atoms, **held) if len(freedom.axes) == 3 else atoms
         optimizer = BFGS(free, logfile=None)
@@ -113,6 +109,8 @@ def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: i
     except PolishError:
         raise
     except Exception as error:  # the boundary between structures
-        raise PolishError(f"{judge.label} failed on it: {type(error).__name__}: {error}") from error
+        raise PolishError(f"{judge.label} failed on it: {type(error).__name__}: {error}", failed=True) from error
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise PolishError(f"{judge.label} gives numbers that are not finite")
     lattice = atoms.cell.array[SWAP] if is_left else atoms.cell.array
     return np.array(atoms.positions), np.array(lattice), int(optimizer.nsteps)

@@ -23,8 +23,8 @@ from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.batches import BatchRunner
 from e3relax_flows.predict.items import Item, ask_opinions, polish_item, start_passes
 from e3relax_flows.predict.opinions import Judge
-from e3relax_flows.predict.polish import PolishRule, check_rule, count_steps
-from e3relax_flows.predict.trust import OpinionModel, TrustModel
+from e3relax_flows.predict.polish import PolishRule, count_steps
+from e3relax_flows.predict.trust import TrustModel, check_opinion, check_polish
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdict
 
 # Structures are read, predicted and returned in windows, so that memory does not grow with their number.
@@ -154,7 +154,7 @@ class Predictor:
         if options.second_opinion is not None:
             judge = self.get_judge(options.second_opinion)
             if options.polish == "auto":
-                check_rule(PolishRule.from_calibration(self.calibration, judge.label), judge, self.model_id)
+                check_polish(self.calibration, judge.label, self.model_id)
         if ids is not None and isinstance(structures, Sized) and len(structures) != len(ids):
             raise ConfigError(f"{len(ids)} ids for {len(structures)} structures; give one per structure")
         wrong = [id for id in ids or () if not isinstance(id, str | None)]
@@ -268,13 +268,7 @@ class Predictor:
         """
         if name not in self._judges:
             judge = Judge(name, str(self.device))
-            if OpinionModel.from_calibration(self.calibration, judge.label) is None:
-                known = ", ".join(self.calibration.get("second_opinions", {})) or "none"
-                raise ConfigError(
-                    f"model {self.model_id} is not calibrated for second opinions of {judge.label} (calibrated: "
-                    f"{known}); run: e3relax models calibrate {self.model_id} FOLDER --pairs FILE "
-                    f"--second-opinion {name}"
-                )
+            check_opinion(self.calibration, name, judge.label, self.model_id)
             self._judges[name] = judge
         return self._judges[name]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from e3relax_flows.core.errors import ModelError
+from e3relax_flows.core.errors import ConfigError, ModelError
 
 # What is seen while predicting, without knowing the relaxed structure; Å and strains, or numbers.
 SIGNALS = {
@@ -148,6 +148,38 @@ class OpinionModel:
         row = np.array([1.0, find_log_odds(alone.harm), weigh_energy(energy_change, move)])
         log_odds = float(np.clip(row @ np.array(self.harm), -50.0, 50.0))
         return alone._replace(harm=1.0 / (1.0 + float(np.exp(-log_odds))), saving=float(row @ np.array(self.saving)))
+
+
+def check_opinion(calibration: Mapping[str, Any], name: str, label: str, model_id: str) -> None:
+    """See that a model is calibrated for the second opinion of a potential.
+
+    Parameters
+    ----------
+    name, label
+        Of the potential: as it is asked for, and with its weights.
+
+    Raises
+    ------
+    ConfigError
+        When it is not; the message names those that it is calibrated for, and what to type.
+    ModelError
+        When the calibration is damaged.
+    """
+    if OpinionModel.from_calibration(calibration, label) is not None:
+        return
+    known = ", ".join(calibration.get("second_opinions", {})) or "none"
+    raise ConfigError(
+        f"model {model_id} is not calibrated for second opinions of {label} (calibrated: {known}); run: e3relax models "
+        f"calibrate {model_id} FOLDER --pairs FILE --second-opinion {name}"
+    )
+
+
+def check_polish(calibration: Mapping[str, Any], label: str, model_id: str) -> None:
+    """Raise ConfigError where the steps of a potential are to be decided by a rule that the model does not have."""
+    if label not in calibration.get("polish", {}):
+        raise ConfigError(
+            f"model {model_id} has no calibrated number of steps of {label}; give one, such as polish=5, or 0"
+        )
 
 
 def weigh_energy(energy_change: float, move: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,12 @@ class PrerelaxMaker(Maker):
     options
         How to predict; a dictionary of the fields of `PredictOptions` will do.
     second_opinion
-        Potential that judges every prediction by its energies of initial and predicted structure, such as "chgnet";
-        None: as `options` say. Not the potential that relaxes afterwards: see `check_judge`.
+        Written into `options`, where it is read from: the potential that judges every prediction by its energies of
+        initial and predicted structure, such as "chgnet"; None: as `options` say. Not the potential that relaxes
+        afterwards: see `check_judge`.
     polish
-        Steps of that potential from an accepted prediction, or "auto" for the calibrated rule; None: as `options` say.
+        Written into `options`, too: steps of that potential from an accepted prediction, or "auto" for the calibrated
+        rule; None: as `options` say.
 
     Examples
     --------
@@ -78,15 +80,14 @@ class PrerelaxMaker(Maker):
     model: str = DEFAULT_MODEL
     device: str = DEFAULT_DEVICE
     options: PredictOptions = field(default_factory=lambda: PredictOptions())
-    second_opinion: str | None = None
-    polish: str | int | None = None
+    second_opinion: InitVar[str | None] = None
+    polish: InitVar[str | int | None] = None
 
-    def __post_init__(self) -> None:
-        self.options = PredictOptions.model_validate(self.options or {})
-        own = {"second_opinion": self.second_opinion, "polish": self.polish}
-        given = {name: value for name, value in own.items() if value is not None}
-        self.options = PredictOptions.model_validate(self.options.model_dump() | given)
-        self.second_opinion, self.polish = self.options.second_opinion, self.options.polish
+    def __post_init__(self, second_opinion: str | None, polish: str | int | None) -> None:
+        given = {"second_opinion": second_opinion, "polish": polish}
+        options = self.options.model_dump() if isinstance(self.options, PredictOptions) else self.options or {}
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.options = PredictOptions.model_validate(options | changes)
 
     def as_dict(self) -> dict[str, Any]:
         """Dictionary with plain options, so that jobflow's `dict_mod` reaches into them."""
@@ -132,7 +133,8 @@ def predict_stored(
 ) -> tuple[list[PredictionDoc], int]:
     """Predict what the prediction store does not hold yet, and store it.
 
-    Errors are not stored: the same structure is tried again the next time.
+    Errors are not stored: the same structure is tried again the next time. So is one on which the potential of the
+    second opinion failed, which replaces what was stored.
 
     Returns
     -------
@@ -164,7 +166,8 @@ def predict_stored(
     # the first of those with the same id stands for all
     unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
     with open_stores(settings) as stores:
-        found = find_predictions(stores.predictions, [key for key, index in unique.items() if structure_ids[index]])
+        known = find_predictions(stores.predictions, [key for key, index in unique.items() if structure_ids[index]])
+        found = {key: doc for key, doc in known.items() if not (doc.second_opinion and doc.second_opinion.failed)}
         made: dict[str, PredictionDoc] = {}
         for key, identity, name in zip(prediction_ids, identities, ids, strict=True):
             if isinstance(identity, ContentError):

@@ -68,18 +68,23 @@ def collect_screen(
         predictions = read(prediction_ids, lambda ids: find_predictions(stores.predictions, ids), 0)
         outcomes = read(outcome_ids, lambda ids: find_outcomes(stores.outcomes, ids), len(prediction_ids))
     models = sorted({prediction.model_id for prediction in predictions.values()})
-    limits = {model_id: find_threshold(model_id, settings) for model_id in models}
-    return ScreenDocuments(predictions, outcomes, {name: limit for name, limit in limits.items() if limit is not None})
+    limits = {model_id: find_thresholds(model_id, settings) for model_id in models}
+    return ScreenDocuments(predictions, outcomes, limits)
 
 
-def find_threshold(model_id: str, settings: E3RelaxSettings) -> float | None:
-    """Largest probability of harm that a model's calibration accepts; None where the model is not to be found."""
+def find_thresholds(model_id: str, settings: E3RelaxSettings) -> dict[str | None, float]:
+    """Largest probabilities of harm that a model's calibration accepts, by potential of the second opinion.
+
+    None stands for the guard alone. Empty where the model is not to be found.
+    """
     try:
         model = locate_model(model_id, settings)
     except ModelError:
-        return None
+        return {}
     config = model.doc.config if model.doc else model.folder.config if model.folder else {}
-    return config.get("calibration", {}).get("trust", {}).get("max_harm")
+    calibration = config.get("calibration") or {}
+    entries = {None: calibration.get("trust") or {}, **(calibration.get("second_opinions") or {})}
+    return {name: float(entry["max_harm"]) for name, entry in entries.items() if "max_harm" in entry}
 
 
 def collect_model(spec: str, settings: E3RelaxSettings) -> ModelDocuments:

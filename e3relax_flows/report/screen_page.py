@@ -54,7 +54,8 @@ class ScreenDocuments:
 
     predictions: Mapping[str, PredictionDoc] = field(default_factory=dict)  # by prediction id
     outcomes: Mapping[str, OutcomeDoc] = field(default_factory=dict)  # by outcome id
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # calibrated largest probability of harm, by model
+    # calibrated largest probability of harm, by model and by potential of the second opinion; None: the guard alone
+    thresholds: Mapping[str, Mapping[str | None, float]] = field(default_factory=dict)
     ranked: Sequence[RankedRow] = ()  # of `rank_candidates`; none: ranked by energies within each formula
 
 
@@ -151,11 +152,16 @@ def find_relaxed(screen: ScreenDoc, documents: ScreenDocuments, ranking: ScreenR
 
 
 def find_thresholds(documents: ScreenDocuments) -> list[float]:
-    """Largest probabilities of harm that were accepted: the user's where one was set, or else the models'."""
+    """Largest probabilities of harm that were accepted: the user's where one was set, or else the models'.
+
+    A model has one for the guard alone and one for each second opinion.
+    """
     limits = set()
     for prediction in documents.predictions.values():
-        own = prediction.options.guards.max_harm
-        limits.add(documents.thresholds.get(prediction.model_id) if own is None else own)
+        own, opinion = prediction.options.guards.max_harm, prediction.second_opinion
+        judge = opinion.potential if opinion is not None and opinion.energy_change is not None else None
+        calibrated = documents.thresholds.get(prediction.model_id, {})
+        limits.add(calibrated.get(judge, calibrated.get(None)) if own is None else own)
     return sorted(limit for limit in limits if limit is not None)
 
 
@@ -307,11 +313,21 @@ def _tabulate_settings(screen: ScreenDoc) -> Any:
         ("model", _name_model(screen)),
         ("after a refused prediction", screen.on_refuse),
         ("served start", screen.served),
+        ("second opinion", _name_opinion(screen)),
         ("arms", f"{screen.described_arms}{', relaxed from the served start, too' if screen.paired_controls else ''}"),
         ("seed", str(screen.seed)),
         *((f"version of {name}", version) for name, version in sorted(screen.versions.items())),
     ]
     return list_table(["setting", "value"], settings)
+
+
+def _name_opinion(screen: ScreenDoc) -> str:
+    """The potential that judges predictions as it was named, and its steps from them."""
+    options = screen.maker.get("prerelax", {}).get("options", {})
+    name, polish = options.get("second_opinion"), options.get("polish", 0)
+    if name is None:
+        return "none"
+    return name if polish == 0 else f"{name}, {'steps as calibrated' if polish == 'auto' else f'{polish} steps'}"
 
 
 def _describe_origin(screen: ScreenDoc) -> str:

@@ -242,10 +242,11 @@ def describe_medians(table: ScreenTable) -> str:
 def describe_savings(savings: SavingsSummary) -> str:
     """What was saved against the controls, in words; without controls nothing is claimed."""
     sentences = []
+    start = "served" if any(arm.start is StartKind.POLISHED for arm in savings.arms) else "predicted"
     if savings.ionic is not None:
-        sentences.append(describe_ratio(savings.ionic, "ionic steps"))
+        sentences.append(describe_ratio(savings.ionic, "ionic steps", start))
         if savings.electronic is not None:
-            sentences.append(describe_ratio(savings.electronic, "electronic (SCF) steps"))
+            sentences.append(describe_ratio(savings.electronic, "electronic (SCF) steps", start))
     elif savings.predicted is not None and savings.control is not None:
         sentences.append(
             f"{_describe_steps(savings.predicted)} from the predicted structure, "
@@ -266,10 +267,20 @@ def describe_savings(savings: SavingsSummary) -> str:
     return " ".join(sentences)
 
 
-def describe_ratio(saving: PairedSaving, what: str) -> str:
-    """Steps from predicted over those from initial structures, in words; `what` names the steps."""
+def describe_ratio(saving: PairedSaving, what: str, start: str = "predicted") -> str:
+    """Steps from predicted over those from initial structures, in words.
+
+    Parameters
+    ----------
+    saving
+        Of the relaxations from both.
+    what
+        Names the steps.
+    start
+        Names the structure: served where some of the predictions are polished.
+    """
     return (
-        f"From the predicted structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
+        f"From the {start} structure the relaxations took {saving.ratio:.0%} of the {what} that they took from the "
         f"initial one ({_describe_interval(saving)})."
     )
 

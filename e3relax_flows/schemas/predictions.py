@@ -164,7 +164,10 @@ class PredictOptions(BaseModel):
     @model_validator(mode="after")
     def _check_polish(self) -> Self:
         if self.polish != 0 and self.second_opinion is None:
-            raise ValueError(f"polish is {self.polish!r} and no potential is named; give second_opinion, too")
+            raise ValueError(
+                f"polish is {self.polish!r} and no potential is named; give second_opinion, too, such as chgnet "
+                "(typed: --second-opinion chgnet)"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -185,6 +188,7 @@ class SecondOpinion(BaseModel):
     initial_stress: float | None = Field(None, description="eV/Å³, Frobenius norm")
     predicted_stress: float | None = None
     message: str | None = Field(None, description="why there is none; the guard then judged alone")
+    failed: bool = Field(False, description="the potential failed on it, which may not happen again")
 
 
 class Prediction(Displayed, BaseModel):

@@ -13,7 +13,7 @@ from e3relax_flows.core.run_information import now
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.savings import StartSteps, measure_saving, pair_served
 from e3relax_flows.prerelax.starts import fill_outcomes
-from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving
+from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving, StartKind
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
 from e3relax_flows.screening.place import open_place
 from e3relax_flows.screening.states import end
@@ -48,7 +48,9 @@ class ScreenView:
     seconds_left
         At that rate, within the budget; None where the rate is.
     ionic, electronic
-        Steps from the predicted over those from the initial structure, of the controls that have both.
+        Steps from the served over those from the initial structure, of the controls that have both.
+    has_polished
+        Whether some of the served structures are polished.
     """
 
     screen: ScreenDoc
@@ -58,6 +60,7 @@ class ScreenView:
     ionic: PairedSaving | None
     electronic: PairedSaving | None
     failures: list[Failure]
+    has_polished: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -91,6 +94,7 @@ def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: dateti
         ionic=measure_saving(pairs, lambda one: one.ionic),
         electronic=measure_saving(pairs, lambda one: one.electronic),
         failures=_list_failures(rows),
+        has_polished=any(planned.start_kind is StartKind.POLISHED for row in rows for planned in row.outcomes),
     )
 
 

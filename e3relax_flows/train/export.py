@@ -41,8 +41,9 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     inherited = _read_parent_calibration(trainer.config.finetune)
     calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val), parent=inherited)
-    if inherited.get("second_opinions"):  # they join what the guard expects, whose scale training keeps
-        calibration["second_opinions"] = inherited["second_opinions"]
+    for name in ("second_opinions", "polish"):  # they go by what the guard expects, whose scale training keeps
+        if inherited.get(name):
+            calibration[name] = inherited[name]
     calibration["elements"] = sorted(
         {*list_elements(load_pairs(trainer.config.data.train)), *inherited.get("elements", [])}
     )

@@ -16,6 +16,7 @@ from e3relax_flows.cli.options import parse_engine_settings
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.engines import list_engines, register_engine
 from e3relax_flows.ledger.store import open_outcome_store
+from e3relax_flows.schemas.predictions import PredictOptions
 from e3relax_flows.schemas.screens import ScreenConfig
 from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
@@ -143,7 +144,9 @@ def test_arms_are_named_at_the_command_and_shown_in_the_tables(e3relax, metals, 
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
         (["x.cif", "--engine", "emt", "--arm", "predicted"], "--arm 'predicted' has no number; write START=FRACTION"),
-        (["x.cif", "--engine", "emt", "--arm", "relaxed=0.1"], "arms.relaxed"),
+        (["x.cif", "--engine", "emt", "--arm", "relaxed=0.1"], "names no start; the starts are initial, predicted"),
+        (["x.cif", "--engine", "emt", "--polish", "5"], "give second_opinion, too, such as chgnet (typed: --second"),
+        (["x.cif", "--engine", "emt", "--polish", "²"], "--polish '²' is not auto, 0 or a number of steps"),
         (["x.cif", "--engine", "emt", "--prerelax", "never"], "prerelax: Input should be 'predict' or 'none'"),
         (["x.cif", "--engine", "emt", "--control", "2"], "control: Input should be less than or equal to 1 (got 2.0)"),
         (
@@ -170,6 +173,29 @@ def test_sample_configuration_names_every_key_and_loads():
     named = set(yaml.safe_load((CONFIGS / "screen.yaml").read_text()))
     assert named == set(ScreenConfig.model_fields) - {"retry_failed"}
     assert config.engine in {info.name for info in list_engines()}
+
+
+def test_typed_options_leave_the_other_options_of_a_file(tmp_path):
+    file = tmp_path / "screen.yaml"
+    file.write_text("inputs: [a]\nengine: gpaw\noptions: {second_opinion: chgnet, polish: auto, passes: 1}\n")
+    for typed, expected in (
+        ({"polish": 5}, {"second_opinion": "chgnet", "polish": 5, "passes": 1}),
+        ({"second_opinion": "sevennet"}, {"second_opinion": "sevennet", "polish": "auto", "passes": 1}),
+        ({"symmetry": "free"}, {"second_opinion": "chgnet", "polish": "auto", "passes": 1, "symmetry": "free"}),
+    ):
+        assert load_screen_config(file, options=typed).options == PredictOptions(**expected)
+    with pytest.raises(ConfigError, match=r"polish.*greater than or equal to 0"):
+        load_screen_config(file, options={"polish": -1})
+
+
+@pytest.mark.usefixtures("emt", "predictor")
+def test_a_second_opinion_that_cannot_be_asked_for_is_refused_before_the_screen(e3relax, metals):
+    screen = ["screen", metals, "--engine", "emt"]
+    for command in (screen, [*screen, "--dry-run"], ["predict", metals, "--dry-run"]):
+        result = e3relax(*command, "--second-opinion", "chgnet-r2scan")
+        assert result.code == 2
+        assert "is not calibrated for second opinions of CHGNet-r2SCAN" in " ".join(result.stderr.split())
+    assert not (metals.parent / "runs").exists()
 
 
 def test_unknown_key_is_refused_with_the_known_ones(tmp_path):

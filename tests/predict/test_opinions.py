@@ -84,7 +84,8 @@ def test_sevennet_judges_in_batches_with_the_numbers_of_its_calculator():
     assert own_stress == pytest.approx(stress, abs=1e-5)
     assert own_forces == pytest.approx(forces, abs=1e-4)
     assert np.abs(stress).max() > 0.01
-    assert "SevenNet-0-11Jul2024 was not trained on Cm" in unknown
+    assert "SevenNet-0-11Jul2024 was not trained on Cm" in unknown.message
+    assert not unknown.failed
     (opinion,) = judge.compare([(structures[0], rock_salt(5.69))])
     assert opinion.potential == "SevenNet-0-11Jul2024"
     assert opinion.energy_change < 0

@@ -163,8 +163,52 @@ def test_a_potential_that_runs_away_leaves_the_prediction_as_it_is(judge, monkey
     assert "not polished: CHGNet-0.3.0 runs away from it" in prediction.message
     freedom = resolve_constraints(rock_salt(), Constraints())
     lonely = Structure(Lattice.cubic(30), ["He"], [[0, 0, 0]])
-    with pytest.raises(PolishError, match="failed on it"):
+    with pytest.raises(PolishError, match="failed on it") as caught:
         relax_shortly(judge, lonely, freedom, 1)
+    assert caught.value.failed
+    assert not prediction.second_opinion.failed
+
+
+def test_a_potential_without_an_opinion_makes_no_steps():
+    salt = Structure(Lattice.cubic(3.3), ["Cm", "N"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    prediction = predict(salt, polish=2)
+    assert (prediction.verdict, prediction.polished, prediction.n_polish_steps) == ("accept", None, 0)
+    assert "not polished: CmN: CHGNet-0.3.0 was not trained on Cm" in prediction.message
+    assert not prediction.second_opinion.failed
+
+
+def test_a_potential_that_cannot_be_loaded_costs_its_opinion_and_its_steps_alone(monkeypatch):
+    class Broken(Judge):
+        @property
+        def calculator(self):
+            raise OSError("no such weights")
+
+    monkeypatch.setattr("e3relax_flows.predict.predictor.Judge", lambda *_: Broken("chgnet", "cpu"))
+    prediction = predict(rock_salt(), polish=2)
+    assert (prediction.verdict, prediction.polished) == ("accept", None)
+    assert prediction.second_opinion.message == "CHGNet-0.3.0 failed on it: OSError: no such weights"
+    assert prediction.second_opinion.failed
+
+
+def test_steps_that_fail_are_tried_again_the_next_time(monkeypatch):
+    def fail(*_arguments):
+        raise PolishError("CHGNet-0.3.0 failed on it: RuntimeError: out of memory", failed=True)
+
+    monkeypatch.setattr("e3relax_flows.predict.items.relax_shortly", fail)
+    prediction = predict(rock_salt(), polish=2)
+    assert (prediction.polished, prediction.second_opinion.failed) == (None, True)
+    assert prediction.second_opinion.energy_change is not None
+
+
+def test_numbers_of_the_potential_that_are_not_finite_are_the_potentials(monkeypatch):
+    def lose_all(optimizer, **_options):
+        yield optimizer.optimizable.atoms.positions.fill(np.nan)
+
+    monkeypatch.setattr("ase.optimize.BFGS.irun", lose_all)
+    monkeypatch.setattr("ase.optimize.BFGS.nsteps", 1, raising=False)
+    prediction = predict(rock_salt(), polish=1)
+    assert prediction.polished is None
+    assert "not polished: CHGNet-0.3.0" in prediction.message
 
 
 def test_options_that_do_not_polish_have_the_ids_they_had():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ from e3relax_flows.ledger.store import find_predictions, open_stores
 from e3relax_flows.prerelax.predict import PREDICT_JOB, PrerelaxMaker, predict_stored
 from e3relax_flows.schemas.predictions import (
     Constraints,
+    Prediction,
     PredictionDoc,
     PredictOptions,
     PrerelaxDoc,
+    SecondOpinion,
     Verdict,
     identify_prediction,
 )
@@ -99,6 +102,28 @@ def test_nothing_is_predicted_twice(settings: E3RelaxSettings, predictor: TableP
     predict_stored(structures[:1], ["a"], "default", "auto", PredictOptions(passes=1))
     assert predictor.n_predicted == 4
     assert len(read_predictions(settings)) == 4
+
+
+def test_a_potential_that_failed_is_asked_again(
+    settings: E3RelaxSettings, predictor: TablePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opinions = [
+        SecondOpinion(potential="CHGNet-0.3.0", message="out of memory", failed=True),
+        SecondOpinion(potential="CHGNet-0.3.0", energy_change=-0.2),
+    ]
+    plain = TablePredictor.predict
+
+    def predict(self: TablePredictor, *arguments: Any, **fields: Any) -> list[Prediction]:
+        opinion = opinions.pop(0)
+        return [one.model_copy(update={"second_opinion": opinion}) for one in plain(self, *arguments, **fields)]
+
+    monkeypatch.setattr(TablePredictor, "predict", predict)
+    options = PredictOptions(second_opinion="chgnet")
+    for message, n_predicted in (("out of memory", 1), (None, 2), (None, 2)):
+        (document,), _ = predict_stored([make_fcc("Cu")], ["a"], "default", "auto", options)
+        assert (document.second_opinion.message, predictor.n_predicted) == (message, n_predicted)
+        (stored,) = read_predictions(settings)
+        assert stored.second_opinion == document.second_opinion
 
 
 def test_a_prediction_found_again_has_the_properties_that_were_asked_for(

@@ -23,7 +23,7 @@ from e3relax_flows.report.tables import build_table, describe_medians, describe_
 from e3relax_flows.schemas.outcomes import (
     StartKind,
 )
-from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
+from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions, SecondOpinion
 from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenConfig
 
 
@@ -119,8 +119,9 @@ def unpack(text: str):
 
 def collect(documents) -> ScreenDocuments:
     _, predictions, outcomes = documents
+    limits = {"m" * 16: {None: 0.08, "CHGNet-0.3.0": 0.06}}
     return ScreenDocuments(
-        {doc.prediction_id: doc for doc in predictions}, {doc.outcome_id: doc for doc in outcomes}, {"m" * 16: 0.08}
+        {doc.prediction_id: doc for doc in predictions}, {doc.outcome_id: doc for doc in outcomes}, limits
     )
 
 
@@ -203,6 +204,10 @@ def test_errors_stand_against_score_and_risk_with_the_threshold(documents):
     assert figures["harm"]["data"][0]["y"] == [round(0.075 / 0.45, 4)] * 2
     limits = [shape["x0"] for shape in figures["harm"]["layout"]["shapes"] if shape["x0"] == shape["x1"]]
     assert limits == [0.08]
+    predictions[0].second_opinion = SecondOpinion(potential="CHGNet-0.3.0", energy_change=-0.1)
+    predictions[1].second_opinion = SecondOpinion(potential="CHGNet-0.3.0", message="failed")  # the guard judged alone
+    shapes = read_content(documents)["figures"]["harm"]["layout"]["shapes"]
+    assert [shape["x0"] for shape in shapes if shape["x0"] == shape["x1"]] == [0.06, 0.08]
     for doc in predictions:
         doc.options = PredictOptions(guards=GuardLimits(max_harm=0.3, max_score=0.2))
     figures = read_content(documents)["figures"]
