@@ -30,6 +30,10 @@ MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficien
 NEAR = " (near)"  # added to the source of a pair whose start was made better
 BETTER = "better starts"  # all of these as one source
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
+# How far the coefficients of a guard may be from those of its parent, standard deviations, and that of a single saving
+# from what is expected: of the pairs that were tried (benchmarks/results/retraining.md) these kept most of the saving.
+PARENT_INTERCEPT, PARENT_SLOPE, SAVING_NOISE = 1.0, 0.3, 0.6
+MOST_HARM = 0.5  # an adapted threshold is no higher
 
 
 class CalibrationSet(NamedTuple):
@@ -193,13 +197,18 @@ def balance_sources(sources: NDArray[np.str_]) -> Floats:
     return (len(sources) / len(counts) / counts)[index]
 
 
-def fit_odds(logs: Floats, flags: NDArray[np.bool_], counts: Floats) -> Floats:
-    """Logistic regression by Newton's method with a small ridge; `counts` [n] say how much a row counts."""
-    weights = np.zeros(logs.shape[1])
-    penalty = _penalty(logs)
+def fit_odds(
+    logs: Floats, flags: NDArray[np.bool_], counts: Floats, prior: tuple[Floats, Floats] | None = None
+) -> Floats:
+    """Logistic regression by Newton's method; `counts` [n] say how much a row counts.
+
+    `prior` are means and precisions of the coefficients; None: a small ridge.
+    """
+    mean, penalty = (np.zeros(logs.shape[1]), _penalty(logs)) if prior is None else (prior[0], np.diag(prior[1]))
+    weights = mean.copy()
     for _ in range(50):
         chance = find_harm(logs, weights)
-        gradient = logs.T @ (counts * (chance - flags)) + penalty @ weights
+        gradient = logs.T @ (counts * (chance - flags)) + penalty @ (weights - mean)
         curvature = (logs * (counts * chance * (1 - chance))[:, None]).T @ logs + penalty + 1e-9 * np.eye(len(weights))
         change = np.linalg.solve(curvature, gradient)
         weights -= change * min(1.0, 5.0 / max(float(np.abs(change).max()), 1e-12))
@@ -265,6 +274,39 @@ def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL)
     return replace(known, max_harm=max(kept, key=lambda point: point.saving).max_harm if kept else 0.0)
 
 
+def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
+    """Trust of another model, adapted to starts that are too few for a fit of their own, where more is saved by that.
+
+    Fine-tuning changes what the network expects of itself. A kept guard then refuses much of what would be saved,
+    or lets pass what harms. So its coefficients are fitted with those of the parent as the mean of a Gaussian prior
+    (maximum a posteriori). Of this guard, its threshold moved where harm stays within the goals, and of the kept one
+    (`keep_trust`) that is taken which saves more on these starts.
+    """
+    kept = keep_trust(known, data, goal)
+    if known.saving is None:
+        return kept
+    mean = (np.array(known.harm), np.array(known.saving))
+    spread = np.full(data.logs.shape[1], PARENT_SLOPE)
+    spread[0] = PARENT_INTERCEPT
+    flags, ones = find_harmed(data.before, data.after), np.ones(len(data.after))
+    harm = fit_odds(data.logs, flags, ones, (mean[0], 1 / spread**2))
+    savings = measure_savings(data.before, data.after) - data.logs @ mean[1]
+    weighted = data.logs / SAVING_NOISE**2
+    change = np.linalg.solve(weighted.T @ data.logs + np.diag(1 / spread**2), weighted.T @ savings)
+    own = replace(known, harm=tuple(harm.tolist()), saving=tuple((mean[1] + change).tolist()))
+    adapted = keep_trust(own, data, goal)
+    judged = judge_by(own, data)
+    limits = [limit for limit in np.unique(judged.harm) if is_harm_within(data, judged.accept(limit), goal)]
+    guards = [kept, adapted, *(replace(own, max_harm=min(float(limit), MOST_HARM)) for limit in limits)]
+    return max(guards, key=lambda guard: measure_gain(guard, data))
+
+
+def measure_gain(trust: TrustModel, data: CalibrationSet) -> float:
+    """What a guard saves on the starts: sum of ln(error of the start / error of what is served)."""
+    accepted = judge_by(trust, data).accept(trust.max_harm)
+    return float(measure_savings(data.before, data.after)[accepted].sum())
+
+
 def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
     """Whether so many starts are harmed as a guard that keeps the goals would harm in less than one of twenty cases.
 
@@ -273,6 +315,13 @@ def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float
     harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
     kinds = ((harmed[~near], goal), (harmed[near], NEAR_GOAL))
     return any(binom.sf(flags.sum() - 1, len(flags), allowed) < SHOWN for flags, allowed in kinds)
+
+
+def is_harm_within(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
+    """Whether the goals are kept as `measure_threshold` states them: of n starts of which k are harmed (k+1)/(n+1)."""
+    harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
+    kinds = ((harmed[~near], goal), (harmed[near], NEAR_GOAL))
+    return all((flags.sum() + 1) / (len(flags) + 1) <= allowed for flags, allowed in kinds if len(flags))
 
 
 def describe_trust(trust: TrustModel) -> dict[str, Any]:
@@ -299,9 +348,9 @@ def calibrate(
     Parameters
     ----------
     parent
-        Calibration of the model that training began with. Its trust is kept where there are fewer than `MIN_STARTS`
-        starts, and fewer than it was fitted to: fitted to tens of them a guard lets nearly everything pass. Its
-        threshold becomes lower then where these starts show more harm than the goals, never higher.
+        Calibration of the model that training began with. Its trust is kept, or adapted (`adapt_trust`), where there
+        are fewer than `MIN_STARTS` starts, and fewer than it was fitted to: fitted to tens of them alone a guard lets
+        nearly everything pass.
     """
     better = vary_starts(pairs.select(range(0, len(pairs), 3)))
     data = collect(predictor, join_pairs([pairs, better]), options)
@@ -309,7 +358,7 @@ def calibrate(
     known = TrustModel.from_calibration(parent or {})
     n_known = int((parent or {}).get("n_fitted", (parent or {}).get("n_pairs", 0)))
     if known is not None and known.signals == trust.signals and n_fitted < min(MIN_STARTS, n_known):
-        trust, n_fitted = keep_trust(known, data), n_known
+        trust, n_fitted = adapt_trust(known, data), n_known
     return {
         "trust": describe_trust(trust),
         "n_fitted": n_fitted,

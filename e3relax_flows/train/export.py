@@ -103,7 +103,7 @@ def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, An
     is_own = calibration["n_fitted"] == calibration["n_pairs"]
     share = provenance["blend"]
     blend = f" Averaged with the weights that training began with: {share:.0%} are of those." if share else ""
-    guard = "Guard" if is_own else f"Guard of the model it began with, fitted to {calibration['n_fitted']} starts"
+    guard = "Guard" if is_own else f"Guard of its parent, fitted to {calibration['n_fitted']} starts, or adapted"
     return f"""# {name}
 
 Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}.

@@ -11,6 +11,7 @@ from e3relax_flows.train.calibrate import (
     NEAR_GOAL,
     CalibrationSet,
     Judgement,
+    adapt_trust,
     balance_sources,
     calibrate,
     choose_max_harm,
@@ -26,6 +27,7 @@ from e3relax_flows.train.calibrate import (
     judge_starts,
     judge_unseen,
     keep_trust,
+    measure_gain,
     measure_threshold,
     trace_thresholds,
     vary_starts,
@@ -117,6 +119,34 @@ def test_a_kept_threshold_is_only_ever_lowered():
     assert kept.max_harm < known.max_harm
 
 
+def test_a_guard_that_became_too_strict_is_adapted_and_one_that_is_right_is_kept():
+    """After fine-tuning the network expects twice the errors; 80 starts show that these are what they were."""
+    known, few, new = fit_trust(make_data(0)), make_data(5, n=80), make_data(6)
+    kept = adapt_trust(known, few)
+    assert abs(measure_gain(kept, new) / measure_gain(known, new) - 1) < 0.1
+
+    def shift(data):
+        logs = data.logs.copy()
+        logs[:, 1] += np.log(2.0)  # the residual
+        return data._replace(logs=logs)
+
+    adapted = adapt_trust(known, shift(few))
+    assert (adapted.error, adapted.interval, adapted.signals) == (known.error, known.interval, known.signals)
+    strict, best = measure_gain(known, shift(new)), measure_gain(known, new)
+    assert strict < 0.8 * best
+    assert measure_gain(adapted, shift(new)) > strict + 0.4 * (best - strict)
+    harmed = judge_by(adapted, shift(new)).accept(adapted.max_harm) & find_harmed(new.before, new.after)
+    assert harmed.mean() < 0.05
+    assert adapted.max_harm <= 0.5
+
+
+def test_a_guard_is_not_adapted_to_starts_that_are_harmed():
+    known, few = fit_trust(make_data(0)), make_data(5, n=60)
+    bad = few._replace(after=2.0 * few.before + 0.02)
+    adapted = adapt_trust(known, bad)
+    assert not judge_by(adapted, bad).accept(adapted.max_harm).any()
+
+
 @pytest.mark.parametrize(
     ("n", "n_harmed", "n_near", "is_shown"),
     [
@@ -159,7 +189,7 @@ def test_few_validation_pairs_keep_the_guard_of_the_parent(config_file, monkeypa
     assert len(starts) == 24 + 8  # a third of them again, from better starts
     assert found["n_pairs"] == n_starts
     assert found["n_fitted"] == (n_known if is_kept else n_starts)
-    assert (tuple(found["trust"]["harm"]) == trust.harm) == is_kept
+    assert (tuple(found["trust"]["error"]) == trust.error) == is_kept  # harm and saving may be adapted
     final = TrustModel.from_calibration(found)
     assert found["refused"] == pytest.approx(1 - np.mean(judge_by(final, data).accept(final.max_harm)))
     if is_kept:
@@ -185,7 +215,7 @@ def test_calibrations_of_earlier_releases_are_read_and_kept():
     assert old.expect({"residual": 0.1, "displacement": 0.2}).saving is None
     data = make_data(5, n=60)
     assert judge_by(old, data).accept(1.0).all()
-    assert keep_trust(old, data._replace(after=0.5 * data.before)) == old
+    assert adapt_trust(old, data._replace(after=0.5 * data.before)) == old
 
 
 def test_a_source_is_judged_by_what_was_fitted_without_it():

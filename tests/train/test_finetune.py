@@ -118,3 +118,18 @@ def test_the_exported_weights_are_blended_with_those_of_the_start(rewrite, paren
         assert torch.allclose(value, expected, rtol=1e-6, atol=1e-7)
     assert exported.config["provenance"]["blend"] == blend
     assert ("25% are of those" in (exported.path / "card.md").read_text()) == (blend > 0)
+
+
+def test_what_is_calibrated_by_expected_errors_is_carried_over(rewrite, parent, tmp_path):
+    start = export_model(parent, tmp_path / "start")
+    config = json.loads((start.path / "config.json").read_text())
+    entries = {"second_opinions": {"P": {"harm": [0, 1, 0], "saving": [0, 1, 0], "max_harm": 0.1}}}
+    entries |= {"polish": {"P": {"steps": 4, "min_error": 0.1}}}
+    config["calibration"] |= entries
+    calibrated = save_model(
+        tmp_path / "calibrated", load_network(start), "card", {"calibration": config["calibration"]}
+    )
+    finetune = {"path": str(calibrated.path), "accept_worse": True}
+    child = train_model(rewrite(out="child", finetune=finetune, schedule={"max_steps": 4}, val_every=4))
+    calibration = export_model(child, tmp_path / "tuned").config["calibration"]
+    assert {name: calibration[name] for name in entries} == entries
