@@ -136,6 +136,7 @@ def train(folder, base, labelled, budget, seed, arm):
         if sum(g in held for g in labelled.groups) >= wanted:
             break
         held.add(group)
+    shutil.rmtree(folder / "shards", ignore_errors=True)  # of a run that was interrupted
     for name, is_held in (("train", False), ("val", True)):
         indices = [i for i, group in enumerate(labelled.groups) if (group in held) is is_held]
         write_shards(labelled.select(indices), folder / "shards" / name)

@@ -34,6 +34,7 @@ RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 # from what is expected: of the pairs that were tried (benchmarks/results/retraining.md) these kept most of the saving.
 PARENT_INTERCEPT, PARENT_SLOPE, SAVING_NOISE = 1.0, 0.3, 0.6
 MOST_HARM = 0.5  # an adapted threshold is no higher
+MARGIN = 0.1  # by so much more of what the parent's guard saves an adapted one must save; less is chance
 
 
 class CalibrationSet(NamedTuple):
@@ -280,7 +281,7 @@ def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL
     Fine-tuning changes what the network expects of itself. A kept guard then refuses much of what would be saved,
     or lets pass what harms. So its coefficients are fitted with those of the parent as the mean of a Gaussian prior
     (maximum a posteriori). Of this guard, its threshold moved where harm stays within the goals, and of the kept one
-    (`keep_trust`) that is taken which saves more on these starts.
+    (`keep_trust`) the adapted one is taken where it saves more on these starts, by `MARGIN`.
     """
     kept = keep_trust(known, data, goal)
     if known.saving is None:
@@ -297,8 +298,10 @@ def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL
     adapted = keep_trust(own, data, goal)
     judged = judge_by(own, data)
     limits = [limit for limit in np.unique(judged.harm) if is_harm_within(data, judged.accept(limit), goal)]
-    guards = [kept, adapted, *(replace(own, max_harm=min(float(limit), MOST_HARM)) for limit in limits)]
-    return max(guards, key=lambda guard: measure_gain(guard, data))
+    guards = [adapted, *(replace(own, max_harm=min(float(limit), MOST_HARM)) for limit in limits)]
+    best = max(guards, key=lambda guard: measure_gain(guard, data))
+    gain = measure_gain(kept, data)
+    return best if measure_gain(best, data) > gain + MARGIN * abs(gain) else kept
 
 
 def measure_gain(trust: TrustModel, data: CalibrationSet) -> float:
