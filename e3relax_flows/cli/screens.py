@@ -95,6 +95,7 @@ def resume(
     from e3relax_flows.cli.screen_run import finish_here, has_errors, prepare_again, show_progress, show_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.screening.control import plan_resume, start_screen
+    from e3relax_flows.screening.place import HERE
     from e3relax_flows.screening.store import find_screen, open_screen_stores
 
     if error is not None and not retry_failed:
@@ -109,7 +110,7 @@ def resume(
         _say(plan_resume(screen_id, settings, retry_failed, error), found, settings, as_json)
         return
     prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed, error)
-    if found.place == "local":
+    if found.place in HERE:
         report = finish_here(screen_id, settings, out or Path("runs") / screen_id)
         show_screen(report, as_json)
         raise typer.Exit(int(has_errors(report.screen)))

@@ -10,7 +10,7 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError, StructureError
 from e3relax_flows.core.ids import draw_uniform
-from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind, identify_outcome
+from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL, OutcomeDoc, OutcomeState, StartKind, identify_outcome
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, OutcomeRow
 
@@ -21,7 +21,6 @@ MISSING_OUTCOME = "its outcome job left no document"
 ON_REFUSE = ("initial", "skip", "fail")
 SERVED = ("predicted", "initial")
 ARMS = ("initial", "predicted", "polished")
-DEFAULT_CONTROL = 0.1  # of a screen that names no arms
 # the guard expects these predictions to be worse starts; others may be no crystals, or end a calculation
 TRIED_REASONS = frozenset({Reason.HARM, Reason.NO_SAVING, Reason.SCORE})
 PREDICTED_FIELDS = (
@@ -52,7 +51,7 @@ class StartRules:
 
     on_refuse: OnRefuse = "initial"
     arms: Mapping[str, float] = field(default_factory=dict)
-    paired_controls: bool = False
+    paired_controls: bool = True
     seed: int = 0
     served: Served = "predicted"
 

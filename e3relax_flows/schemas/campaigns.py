@@ -14,7 +14,7 @@ from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.engines import EngineSpec
 from e3relax_flows.schemas.models import Decision, OnChallenger
-from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
+from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL, OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictOptions, Verdict
 from e3relax_flows.schemas.retraining import RetrainConfig, SnapshotDoc
 
@@ -121,7 +121,7 @@ class CampaignConfig(_Section):
     labels: int = Field(ge=1, description="candidates that each generation chooses")
     mix: Mix = Field(default_factory=lambda: Mix())
     scored_by: ScoredBy = Field("error", description="error: saves most hours per hour of labels; see configs")
-    control: float = Field(0.1, ge=0, le=1, description="fraction relaxed from the initial structure, too")
+    control: float = Field(DEFAULT_CONTROL, ge=0, le=1, description="fraction relaxed from the initial structure, too")
     paired_controls: bool = Field(True, description="relax controls from their prediction, too")
     seed: int = 0
     source: str = Field("screen", description="source of the pairs; screen: as `e3relax data build` calls them")

@@ -17,6 +17,8 @@ from e3relax_flows.schemas.functionals import FunctionalName
 from e3relax_flows.schemas.pairs import Freedom
 from e3relax_flows.schemas.predictions import JsonStructure, Prediction
 
+DEFAULT_CONTROL = 0.1  # fraction of candidates that are relaxed from their initial structures, too
+
 
 class StartKind(StrEnum):
     """Where the relaxation began.

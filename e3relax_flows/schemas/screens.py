@@ -15,7 +15,7 @@ from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.candidates import CandidatesConfig
 from e3relax_flows.schemas.displays import Displayed, Summary, keep_known
 from e3relax_flows.schemas.engines import EngineSpec
-from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState, StartKind
+from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL, OutcomeDoc, OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
 
 
@@ -249,7 +249,7 @@ class ScreenConfig(CandidatesConfig):
     device: str = Field("auto", description="torch device")
     options: PredictOptions = Field(default_factory=PredictOptions, description="how to predict")
     control: float = Field(
-        0.1,
+        DEFAULT_CONTROL,
         ge=0,
         le=1,
         description="fraction of candidates relaxed from the initial structure; short for an arm",

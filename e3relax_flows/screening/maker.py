@@ -17,7 +17,8 @@ from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
-from e3relax_flows.prerelax.starts import DEFAULT_CONTROL, OnRefuse, Served, StartRules, merge_arms
+from e3relax_flows.prerelax.starts import OnRefuse, Served, StartRules, merge_arms
+from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL
 from e3relax_flows.screening.in_flow import (
     REGISTER_JOB,
     dispatch_chunk,

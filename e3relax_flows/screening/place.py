@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from jobflow import Flow, Job
 from maggma.core import Store
 
+from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, release_claims
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.states import Event, advance
 from e3relax_flows.screening.store import ScreenStores, save_rows, save_screen
+
+# Places whose screens go on in this process: a flow of `ScreenMaker.make` that ended early is not begun again, and what
+# it still holds is claimed.
+HERE = ("local", "flow")
 
 
 class ScreenPlace(ABC):
@@ -69,6 +74,8 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
 
     Raises
     ------
+    ConfigError
+        When no place has this name.
     MissingDependencyError
         When its package is not installed; `purpose` says what for.
     StoreError
@@ -84,10 +91,12 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
 
         with open_remote_place(settings, purpose) as place:
             yield place
-    else:
+    elif name is None or name in HERE:
         from e3relax_flows.screening.local import LocalPlace
 
         yield LocalPlace()
+    else:
+        raise ConfigError(f"{name!r} is not a place of a screen; known: fireworks, remote, {', '.join(HERE)}")
 
 
 def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], claims: Store | None = None) -> None:

@@ -8,9 +8,16 @@ import re
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.engines import register_engine
+from e3relax_flows.candidates.items import ReadItem
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.engines import get_engine, register_engine
+from e3relax_flows.ledger.store import open_outcome_store
 from e3relax_flows.schemas.screens import CandidateState
 from e3relax_flows.screening import local
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.place import open_place
+from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.store import find_rows, open_screen_stores
 from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
@@ -151,3 +158,26 @@ def test_only_what_failed_with_a_text_in_its_error_is_retried(e3relax, metals, s
     }
     assert after["Mo"].state == "failed"
     assert after["Mo"].outcomes[0].recorded > before["Mo"].outcomes[0].recorded
+
+
+@pytest.mark.usefixtures("predictor")
+def test_a_screen_of_a_flow_that_ended_early_goes_on_here(e3relax, metals, tmp_path):
+    """The flow has registered the screen and predicted; `resume` relaxes, and two that go on do nothing twice."""
+    items = [ReadItem(path.stem, Structure.from_file(path), None) for path in sorted(metals.iterdir())]
+    settings = load_settings()
+    with open_screen_stores(settings) as stores:
+        maker = ScreenMaker(engine=get_engine("emt"), control=0.0)
+        screen, _ = register_screen(stores, maker, items, settings, place="flow")
+    for _ in range(2):
+        result = e3relax("screen", "resume", screen.screen_id, "--out", tmp_path / "out")
+        assert result.code == 0
+        (found,) = json.loads(e3relax("screen", "status", "--json").stdout)
+        assert (found["phase"], found["counts"]) == ("finished", {"successful": 2})
+    with open_outcome_store(settings) as store:
+        assert store.count() == 2
+
+
+def test_a_place_that_is_none_is_refused(settings):
+    message = "'cluster' is not a place of a screen; known: fireworks, remote, local, flow"
+    with pytest.raises(ConfigError, match=message), open_place("cluster", settings, "a test"):
+        pass
