@@ -21,15 +21,14 @@ from time import perf_counter
 import matplotlib as mpl
 import numpy as np
 import torch
+from selection_parts import assess, describe_schedule, finetune, look_at
 
 from e3relax_flows import (
     COMMON,
     INTERSTITIAL,
     PairFilter,
-    PredictOptions,
     Predictor,
     PrerelaxMaker,
-    RetrainConfig,
     ScreenMaker,
     enumerate_candidates,
     find_outcomes,
@@ -39,21 +38,17 @@ from e3relax_flows import (
     resolve_model,
     run_screen,
 )
-from e3relax_flows.campaigns.selection import Pool, choose_candidates, estimate_costs
+from e3relax_flows.campaigns.selection import choose_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.core.model_folders import read_model_folder
-from e3relax_flows.judging.assess import assess_pairs
-from e3relax_flows.judging.bootstrap import draw_sums, read_errors
+from e3relax_flows.judging.bootstrap import draw_sums
 from e3relax_flows.ledger.store import open_stores
 from e3relax_flows.pairs.datasets import build_dataset
 from e3relax_flows.pairs.making import LeftOutError, pair_outcome
-from e3relax_flows.retraining.training import describe_training
 from e3relax_flows.schemas.campaigns import Mix
-from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.export import export_model
-from e3relax_flows.train.launch import launch_training
-from e3relax_flows.train.snapshot import pack_pairs, write_snapshot
+from e3relax_flows.train.snapshot import pack_pairs
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -65,7 +60,6 @@ ARMS = {
     "diverse": Mix(scored=0, diverse=1, random=0),
 }
 HELD_OUT, POOL_SEED = 0.3, 0  # of the chemical systems; the same for all arms and seeds
-OPTIONS = PredictOptions()
 
 
 def label_pool(arguments, settings, model_id):
@@ -106,27 +100,6 @@ def split_pool(pairs):
     ]
 
 
-def look_at(predictor, pairs, ids):
-    """The pool as the selection sees it: expected errors and embeddings by this model, costs by size."""
-    structures = [pairs[i][0].initial for i in ids]
-    errors = [
-        p.expected_error if p.expected_error is not None else np.nan for p in predictor.predict(structures, OPTIONS)
-    ]
-    electrons = np.array([sum(structure.atomic_numbers) for structure in structures], dtype=float)
-    return Pool(ids, np.array(errors), estimate_costs(electrons), predictor.embed(structures))
-
-
-def assess(predictor, pairs, ids):
-    """Errors, Å, of a model on pairs: of its predictions, and of what its guard lets through."""
-    packed = pack_pairs([pairs[i][0] for i in ids])
-    rows = assess_pairs(predictor, packed, OPTIONS)
-    identity = np.array([row.identity_displacement + 2.5 * row.identity_strain for row in rows])
-    errors = read_errors(rows)
-    errors = np.where(np.isnan(errors), identity, errors)
-    served = np.where([row.verdict == "accept" for row in rows], errors, identity)
-    return errors, served, identity, np.array([row.group for row in rows])
-
-
 def train(folder, start, pairs, labelled, seed, arguments):
     """Fine-tune a model on all that was labelled; gives its folder."""
     if (folder / "model" / "config.json").exists():
@@ -136,29 +109,8 @@ def train(folder, start, pairs, labelled, seed, arguments):
         docs.values(), [], PairFilter(dft_only=False), val_fraction=arguments.val_fraction, seed=seed
     )
     splits = {name: pack_pairs(docs.values(), getattr(dataset, name)) for name in ("train", "val")}
-    shards, steps = folder / "shards", arguments.steps
-    write_snapshot(shards, splits, dataset.dataset_id)
-    config = RetrainConfig.model_validate(
-        {
-            "holdout": "none",
-            "training": {
-                "data": {"max_atoms": 160},
-                "schedule": {
-                    "max_steps": steps, "learning_rate": 2e-4, "warmup_steps": steps // 20, "ema_decay": 0.99
-                },
-                "val_every": max(steps // 8, 1),
-                "threads": 1,
-            },
-        }
-    )  # fmt: skip
-    entries = describe_training(config, start, sorted(dataset.functionals))
-    entries |= {"out": str(folder), "name": "model", "seed": seed}
-    entries["finetune"] = {"path": str(start.path), "accept_worse": True}
-    entries["data"] |= {name: [str(shards / name)] for name in splits}
-    launch = launch_training(TrainConfig.model_validate(entries))
-    if launch.is_stopped:
-        raise SystemExit(f"stopped ({launch.trainer.stopped}); run again to go on")
-    return export_model(launch.trainer, folder / "model")
+    trainer = finetune(folder, start, splits, seed, describe_schedule(arguments.steps, 2e-4, 8))
+    return export_model(trainer, folder / "model")
 
 
 def run_campaign(arm, seed, pairs, pool_ids, held_ids, start, arguments):
@@ -173,19 +125,20 @@ def run_campaign(arm, seed, pairs, pool_ids, held_ids, start, arguments):
             continue
         begin = perf_counter()
         predictor = Predictor.load(str(model.path), device="cpu")
-        pool = look_at(predictor, pairs, pool_ids)
+        pool, _ = look_at(predictor, pool_ids, [pairs[i][0].initial for i in pool_ids])
         taken = [pool_ids.index(i) for i in labelled]
         choices = choose_candidates(pool, ARMS[arm], arguments.labels, (seed, str(generation)), "error", taken)
         chosen = [pool_ids[choice.index] for choice in choices]
-        before, _, _, _ = assess(predictor, pairs, chosen)
+        before, _, _ = assess(predictor, pack_pairs([pairs[i][0] for i in chosen]))
         labelled = [*labelled, *chosen]
         model = train(folder, model, pairs, labelled, seed, arguments)
-        errors, served, identity, groups = assess(Predictor.load(str(model.path), device="cpu"), pairs, held_ids)
+        held = pack_pairs([pairs[i][0] for i in held_ids])
+        errors, served, identity = assess(Predictor.load(str(model.path), device="cpu"), held)
         content = {
             "arm": arm, "seed": seed, "generation": generation, "labelled": labelled, "model_id": model.model_id,
             "chosen_error": float(before.mean()), "hours": sum(pairs[i][1] for i in chosen) / 3600,
             "errors": errors.tolist(), "served": served.tolist(), "identity": identity.tolist(),
-            "groups": groups.tolist(), "seconds": round(perf_counter() - begin, 1),
+            "groups": held.groups, "seconds": round(perf_counter() - begin, 1),
         }  # fmt: skip
         draft = record.with_suffix(".tmp")
         draft.write_text(json.dumps(content))
@@ -287,10 +240,11 @@ def main():
         start = resolve_model("default", settings)
         pairs = label_pool(arguments, settings, start.model_id)
         pool_ids, held_ids = split_pool(pairs)
-        base = assess(Predictor.load(str(start.path), device="cpu"), pairs, held_ids)
+        held = pack_pairs([pairs[i][0] for i in held_ids])
+        base = assess(Predictor.load(str(start.path), device="cpu"), held)
         print(
             f"model {start.model_id}; {len(pool_ids)} pairs in the pool, {len(held_ids)} held out in "
-            f"{len(set(base[3]))} chemical systems; error {base[0].mean():.4f} Å, served {base[1].mean():.4f} Å, "
+            f"{len(set(held.groups))} chemical systems; error {base[0].mean():.4f} Å, served {base[1].mean():.4f} Å, "
             f"initial {base[2].mean():.4f} Å", flush=True,
         )  # fmt: skip
         if not arguments.report:

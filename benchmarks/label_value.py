@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -24,22 +25,18 @@ from time import perf_counter
 import matplotlib as mpl
 import numpy as np
 import torch
+from selection_parts import assess, describe_schedule, finetune, look_at
 
-from e3relax_flows import PredictOptions, Predictor, RetrainConfig
-from e3relax_flows.campaigns.selection import Pool, choose_candidates, estimate_costs
+from e3relax_flows import Predictor
+from e3relax_flows.campaigns.selection import choose_candidates
 from e3relax_flows.cli import console
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.core.model_folders import find_model
-from e3relax_flows.judging.assess import assess_pairs
-from e3relax_flows.judging.bootstrap import draw_sums, read_errors
-from e3relax_flows.retraining.training import describe_training
+from e3relax_flows.judging.bootstrap import draw_sums
 from e3relax_flows.schemas.campaigns import Mix
-from e3relax_flows.schemas.training import TrainConfig
 from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.evaluate import make_start
+from e3relax_flows.train.evaluate import combine_errors, make_start, measure_predictions
 from e3relax_flows.train.export import export_model
-from e3relax_flows.train.launch import launch_training
-from e3relax_flows.train.shards import write_shards
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -54,7 +51,6 @@ ARMS = {
 STEPS = {100: 300, 300: 500, 1000: 1000}  # of fine-tuning, by labels
 VAL_FRACTION = 0.2  # of the groups of the labelled pairs; they choose the best weights
 BLENDS = (0.0, 0.5)  # shares of the base model's weights; the others only in the random arm
-OPTIONS = PredictOptions()
 
 
 def main():
@@ -76,29 +72,35 @@ def measure(chemistry, arguments):
     out, base = arguments.out / chemistry, find_model(str(arguments.base))
     pool, test = load_pairs(arguments.pool), sample(load_pairs(arguments.test), arguments.n_test)
     others = sample(load_pairs(arguments.others), arguments.n_others) if arguments.others else None
-    predictor = Predictor.load(str(base.path), device="cpu")
-    looked = {}
-    write(out / "base.json", assess(predictor, test, others) | {"n_pool": len(pool), "groups": test.groups})
+    predictor, looked = Predictor.load(str(base.path), device="cpu"), None
+    write(out / "base.json", judge(predictor, test, others) | {"n_pool": len(pool), "groups": test.groups})
     for seed in range(arguments.seeds):
         for budget in (n for n in STEPS if n < len(pool)):
             for arm in ARMS if budget in arguments.compared else ("random",):
                 record = out / arm / str(budget) / str(seed) / "result.json"
                 if record.exists():
                     continue
-                looked = looked or look_at(predictor, pool)
+                looked = looked or look(predictor, pool)
                 begin = perf_counter()
-                chosen = choose(looked, pool, arm, budget, seed)
+                chosen = choose(*looked[:2], arm, budget, seed)
                 models = train(record.parent, base, pool.select(chosen), budget, seed, arm)
                 content = {
-                    str(blend): assess(Predictor.load(str(path), device="cpu"), test, others)
+                    str(blend): judge(Predictor.load(str(path), device="cpu"), test, others)
                     for blend, path in models.items()
                 }
-                content["before"] = float(looked["true"][chosen].mean())
+                content["before"] = float(looked[2][chosen].mean())
                 content["atoms"] = float(pool.sizes[chosen].mean())
                 write(record, content)
                 error, served = (np.mean(content["0.0"][kind]) for kind in ("errors", "served"))
                 print(f"{chemistry}, {arm}, {budget} labels, seed {seed}: error {error:.4f} Å, served {served:.4f} Å; "
                       f"{perf_counter() - begin:.0f} s", flush=True)  # fmt: skip
+
+
+def look(predictor, pool):
+    """The pool as the base model sees it, the expected savings, and the true errors of its predictions, Å."""
+    found, predictions = look_at(predictor, pool.ids, [make_start(pool[i]) for i in range(len(pool))])
+    savings = [one.expected_saving if one.expected_saving is not None else np.nan for one in predictions]
+    return found, np.array(savings), combine_errors(measure_predictions(predictions, pool))
 
 
 def sample(pairs, n):
@@ -107,71 +109,43 @@ def sample(pairs, n):
     return pairs.select(sorted(order[:n]))
 
 
-def look_at(predictor, pool):
-    """The pool as the base model sees it, and the true errors of its predictions."""
-    structures = [make_start(pool[i]) for i in range(len(pool))]
-    found = predictor.predict(structures, OPTIONS)
-    errors = [p.expected_error if p.expected_error is not None else np.nan for p in found]
-    savings = [p.expected_saving if p.expected_saving is not None else np.nan for p in found]
-    electrons = np.array([sum(structure.atomic_numbers) for structure in structures], dtype=float)
-    true = read_errors(assess_pairs(predictor, pool, OPTIONS))
-    return {
-        "error": np.array(errors), "saving": np.exp(-np.array(savings)), "true": true,
-        "costs": estimate_costs(electrons), "embeddings": predictor.embed(structures),
-    }  # fmt: skip
-
-
-def choose(looked, pool, arm, budget, seed):
-    """Indices of the pool that an arm labels."""
-    scores = looked["saving" if arm == "saving" else "error"]
-    seen = Pool(pool.ids, scores, looked["costs"], looked["embeddings"])
+def choose(pool, savings, arm, budget, seed):
+    """Indices of the pool that an arm labels; `savings` [n] are the expected ones, ln(start / prediction)."""
+    seen = replace(pool, errors=np.exp(-savings)) if arm == "saving" else pool
     return [choice.index for choice in choose_candidates(seen, ARMS[arm], budget, (seed, "label value"))]
 
 
 def train(folder, base, labelled, budget, seed, arm):
     """Fine-tune the base model; gives the exported models by the share of the base model's weights."""
-    groups = sorted(set(labelled.groups), key=lambda group: draw_uniform(seed, f"val:{group}"))
-    held, wanted = set(), VAL_FRACTION * len(labelled)
-    for group in groups:
-        if sum(g in held for g in labelled.groups) >= wanted:
-            break
-        held.add(group)
-    shutil.rmtree(folder / "shards", ignore_errors=True)  # of a run that was interrupted
-    for name, is_held in (("train", False), ("val", True)):
-        indices = [i for i, group in enumerate(labelled.groups) if (group in held) is is_held]
-        write_shards(labelled.select(indices), folder / "shards" / name)
-    steps = STEPS[budget]
-    schedule = {"max_steps": steps, "learning_rate": 3e-4, "warmup_steps": steps // 20, "ema_decay": 0.99}
-    training = {"data": {"max_atoms": 160}, "schedule": schedule, "val_every": steps // 5, "threads": 1}
-    config = RetrainConfig.model_validate({"holdout": "none", "training": training})
-    entries = describe_training(config, base, sorted(set(labelled.functionals)))
-    entries |= {"out": str(folder / "run"), "name": "model", "seed": seed, "device": "cpu"}
-    entries["finetune"] = {"path": str(base.path), "accept_worse": True}
-    entries["data"] |= {name: [str(folder / "shards" / name)] for name in ("train", "val")}
-    launch = launch_training(TrainConfig.model_validate(entries))
-    if launch.is_stopped:
-        raise SystemExit(f"stopped ({launch.trainer.stopped}); run again to go on")
-    trainer, paths = launch.trainer, {}
+    held = hold_out(labelled, seed)
+    splits = {
+        name: labelled.select([i for i, group in enumerate(labelled.groups) if (group in held) is is_held])
+        for name, is_held in (("train", False), ("val", True))
+    }
+    trainer, paths = finetune(folder / "run", base, splits, seed, describe_schedule(STEPS[budget], 3e-4, 5)), {}
     for blend in BLENDS if arm == "random" else BLENDS[:1]:
-        finetune = trainer.config.finetune.model_copy(update={"blend": blend})
-        trainer.config = trainer.config.model_copy(update={"finetune": finetune})
+        tuned = trainer.config.finetune.model_copy(update={"blend": blend})
+        trainer.config = trainer.config.model_copy(update={"finetune": tuned})
         paths[blend] = export_model(trainer, folder / f"blend-{blend}").path
-    for name in ("run", "shards"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(folder / "run", ignore_errors=True)
     return paths
 
 
-def assess(predictor, test, others):
+def hold_out(labelled, seed):
+    """Groups of the labelled pairs that choose the best weights: so many that they have a fifth of the pairs."""
+    held, wanted = set(), VAL_FRACTION * len(labelled)
+    for group in sorted(set(labelled.groups), key=lambda group: draw_uniform(seed, f"val:{group}")):
+        if sum(g in held for g in labelled.groups) >= wanted:
+            break
+        held.add(group)
+    return held
+
+
+def judge(predictor, test, others):
     """Errors, Å, of the predictions and of what is served on the test pairs, and of the predictions of other pairs."""
-    rows = assess_pairs(predictor, test, OPTIONS)
-    initial = np.array([row.identity_displacement + 2.5 * row.identity_strain for row in rows])
-    errors = read_errors(rows)
-    errors = np.where(np.isnan(errors), initial, errors)
-    served = np.where([row.verdict == "accept" for row in rows], errors, initial)
-    found = {"errors": errors.tolist(), "served": served.tolist(), "initial": initial.tolist()}
-    if others is not None:
-        found["others"] = float(np.nanmean(read_errors(assess_pairs(predictor, others, OPTIONS))))
-    return found
+    errors, served, initial = (values.tolist() for values in assess(predictor, test))
+    found = {"errors": errors, "served": served, "initial": initial}
+    return found | ({"others": float(assess(predictor, others)[0].mean())} if others is not None else {})
 
 
 def write(path, content):

@@ -171,7 +171,6 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
 
     check_place(where)
     settings = load_settings()
-    _check_second_opinion(config, settings, where == "local")
     name = config.engine if isinstance(config.engine, str) else config.engine.maker
     hint = next((info.hint for info in list_engines() if info.name == name and not info.available), None)
     if hint and where == "local":
@@ -201,30 +200,14 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     return int(has_errors(report.screen))
 
 
-def _check_second_opinion(config: ScreenConfig, settings: E3RelaxSettings, is_local: bool) -> None:
-    """See that the model is calibrated for it; a model that only the workers have is not looked for."""
-    if config.options.second_opinion is None:
-        return
-    from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
-    from e3relax_flows.core.errors import ModelError
-    from e3relax_flows.prerelax.judges import check_calibrated
-    from e3relax_flows.schemas.screens import ScreenConfig
-
-    try:
-        is_usual = config.model == ScreenConfig.model_fields["model"].default
-        folder = choose_usual_model(settings) if is_usual else choose_model(config.model, settings)
-    except ModelError:
-        if is_local:
-            raise
-        return
-    check_calibrated(config.options, folder, is_local)
-
-
 def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool) -> int:
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
+    from e3relax_flows.screening.register import resolve_screen_model
 
+    if config.options.second_opinion is not None:  # the registry is not asked otherwise
+        resolve_screen_model(maker, settings, where == "local")
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(console.show_notes(read_candidates(config, settings)))
         counts = candidates.count()

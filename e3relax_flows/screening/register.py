@@ -15,8 +15,10 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import recall_settings
+from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.candidates import RankByChange, Ranking
@@ -69,12 +71,11 @@ def register_screen(
     Raises
     ------
     ConfigError
-        When nothing could be read.
+        When nothing could be read, or the model is not calibrated for the second opinion.
     ModelError
         When there is no such model.
     """
-    model = maker.prerelax.model
-    model_id = resolve_model(settings.MODEL if model == DEFAULT_MODEL else model, settings).model_id
+    model, model_id = maker.prerelax.model, resolve_screen_model(maker, settings, is_local=place == "local").model_id
     with CandidateList() as candidates:
         candidates.add(items)
         if candidates.count()["candidates"] == 0:
@@ -94,6 +95,17 @@ def register_screen(
         screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
     save_screen(stores, screen)
     return screen, True
+
+
+def resolve_screen_model(maker: ScreenMaker, settings: E3RelaxSettings, is_local: bool) -> ModelFolder:
+    """The model that the name in a maker means now, which can be asked as the maker's options say.
+
+    Errors are those of `resolve_model` and `check_calibrated`.
+    """
+    name = maker.prerelax.model
+    folder = resolve_model(settings.MODEL if name == DEFAULT_MODEL else name, settings)
+    check_calibrated(maker.prerelax.options, folder, is_local)
+    return folder
 
 
 def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> ScreenDoc:

@@ -25,13 +25,13 @@ COVERAGE = 0.9
 HARM_GOAL = 0.03  # material harm: of all structures, for every source
 NEAR_GOAL = 0.08  # of the better starts, a fifth of which are minima themselves: more than any screen has
 SHOWN = 0.05  # probability of as much harm below which a guard does not keep the goals
-MIN_PAIRS = 50  # of a source, to have a say in the threshold
+MIN_PAIRS = 50  # of a source, to have a say in the threshold; and starts to which a guard is adapted
 MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficients cannot be fitted
 NEAR = " (near)"  # added to the source of a pair whose start was made better
 BETTER = "better starts"  # all of these as one source
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 # How far the coefficients of a guard may be from those of its parent, standard deviations, and that of a single saving
-# from what is expected: of the pairs that were tried (benchmarks/results/retraining.md) these kept most of the saving.
+# from what is expected: of what was tried (benchmarks/results/label_value.md) these kept most of the saving.
 PARENT_INTERCEPT, PARENT_SLOPE, SAVING_NOISE = 1.0, 0.3, 0.6
 MOST_HARM = 0.5  # an adapted threshold is no higher
 MARGIN = 0.1  # by so much more of what the parent's guard saves an adapted one must save; less is chance
@@ -281,10 +281,11 @@ def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL
     Fine-tuning changes what the network expects of itself. A kept guard then refuses much of what would be saved,
     or lets pass what harms. So its coefficients are fitted with those of the parent as the mean of a Gaussian prior
     (maximum a posteriori). Of this guard, its threshold moved where harm stays within the goals, and of the kept one
-    (`keep_trust`) the adapted one is taken where it saves more on these starts, by `MARGIN`.
+    (`keep_trust`) the adapted one is taken where it saves more on these starts, by `MARGIN`; never for fewer than
+    `MIN_PAIRS` starts, which can fit anything.
     """
     kept = keep_trust(known, data, goal)
-    if known.saving is None:
+    if known.saving is None or len(data.after) < MIN_PAIRS:
         return kept
     mean = (np.array(known.harm), np.array(known.saving))
     spread = np.full(data.logs.shape[1], PARENT_SLOPE)
@@ -315,16 +316,18 @@ def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float
 
     Better starts have a goal of their own; each kind is a one-sided binomial test.
     """
-    harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
-    kinds = ((harmed[~near], goal), (harmed[near], NEAR_GOAL))
-    return any(binom.sf(flags.sum() - 1, len(flags), allowed) < SHOWN for flags, allowed in kinds)
+    return any(binom.sf(k - 1, n, allowed) < SHOWN for k, n, allowed in _count_harmed(data, accepted, goal))
 
 
 def is_harm_within(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
     """Whether the goals are kept as `measure_threshold` states them: of n starts of which k are harmed (k+1)/(n+1)."""
+    return all((k + 1) / (n + 1) <= allowed for k, n, allowed in _count_harmed(data, accepted, goal) if n)
+
+
+def _count_harmed(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float) -> list[tuple[int, int, float]]:
+    """Harmed ones, all, and the goal, of the starts as they came and of the better ones."""
     harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
-    kinds = ((harmed[~near], goal), (harmed[near], NEAR_GOAL))
-    return all((flags.sum() + 1) / (len(flags) + 1) <= allowed for flags, allowed in kinds if len(flags))
+    return [(int(harmed[kind].sum()), int(kind.sum()), allowed) for kind, allowed in ((~near, goal), (near, NEAR_GOAL))]
 
 
 def describe_trust(trust: TrustModel) -> dict[str, Any]:
@@ -363,6 +366,7 @@ def calibrate(
     if known is not None and known.signals == trust.signals and n_fitted < min(MIN_STARTS, n_known):
         trust, n_fitted = adapt_trust(known, data), n_known
     return {
+        "adapted": known is not None and n_fitted == n_known and trust.harm != known.harm,
         "trust": describe_trust(trust),
         "n_fitted": n_fitted,
         "n_pairs": len(data.after),

@@ -25,7 +25,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
 
     Before the calibration the weights are averaged with those of the start, where `finetune.blend` says so. Where the
-    validation pairs are few, the guard of the model that was fine-tuned is kept.
+    validation pairs are few, the guard of the model that was fine-tuned is kept or adapted to them (`adapt_trust`).
 
     Exporting the same run again gives the same model.
 
@@ -103,7 +103,8 @@ def _write_card(name: str, provenance: dict[str, Any], calibration: dict[str, An
     is_own = calibration["n_fitted"] == calibration["n_pairs"]
     share = provenance["blend"]
     blend = f" Averaged with the weights that training began with: {share:.0%} are of those." if share else ""
-    guard = "Guard" if is_own else f"Guard of its parent, fitted to {calibration['n_fitted']} starts, or adapted"
+    adapted = ", adapted to these pairs" if calibration["adapted"] else ""
+    guard = "Guard" if is_own else f"Guard of its parent, fitted to {calibration['n_fitted']} starts{adapted}"
     return f"""# {name}
 
 Trained {provenance["trained"]} with e3relax-flows on {", ".join(data["train"])}.

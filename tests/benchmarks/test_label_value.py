@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from e3relax_flows.campaigns.selection import Pool
 from e3relax_flows.train.pairs import PairSet
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -41,13 +42,20 @@ def test_a_sample_is_the_same_each_time_and_grows():
 def test_arms_choose_what_they_are_named_for():
     rng = np.random.default_rng(0)
     errors, savings = rng.uniform(size=N), rng.uniform(-1, 1, N)
-    looked = {"error": errors, "saving": np.exp(-savings), "costs": np.ones(N), "embeddings": rng.normal(size=(N, 4))}
-    chosen = {arm: labels.choose(looked, make_pairs(), arm, 10, 0) for arm in labels.ARMS}
+    pool = Pool(make_pairs().ids, errors, np.ones(N), rng.normal(size=(N, 4)))
+    chosen = {arm: labels.choose(pool, savings, arm, 10, 0) for arm in labels.ARMS}
     assert all(len(set(indices)) == 10 for indices in chosen.values())
     assert set(chosen["scored"]) == set(np.argsort(-errors)[:10])
     assert set(chosen["saving"]) == set(np.argsort(savings)[:10])
-    assert set(chosen["random"]) != set(labels.choose(looked, make_pairs(), "random", 10, 1))
+    assert set(chosen["random"]) != set(labels.choose(pool, savings, "random", 10, 1))
     assert len(set(chosen["mixed"]) & set(np.argsort(-errors)[:10])) >= 4
+
+
+def test_groups_that_choose_the_weights_have_a_fifth_of_the_pairs():
+    pairs = make_pairs()
+    held = labels.hold_out(pairs, 0)
+    assert 12 <= sum(group in held for group in pairs.groups) < 12 + 5  # the largest group has five
+    assert labels.hold_out(pairs, 0) == held != labels.hold_out(pairs, 1)
 
 
 def test_intervals_see_groups_and_seeds():

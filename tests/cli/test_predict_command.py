@@ -214,3 +214,15 @@ def test_reasons_are_codes_in_the_table_and_sentences_below_it(e3relax, small_mo
     assert "disordered" in table
     assert "only ordered structures" not in table
     assert sum("only ordered structures" in line and line.startswith("b: ") for line in messages.splitlines()) == 1
+
+
+def test_predictions_without_the_second_opinion_that_was_asked_for_are_counted(e3relax, tmp_path):
+    pytest.importorskip("chgnet")
+    for name, metal, edge in (("known", "Mg", 4.2), ("unknown", "Cm", 5.0)):
+        structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(edge), [metal, "N"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        structure.get_primitive_structure().to_file(str(tmp_path / f"{name}.cif"))
+    result = e3relax("predict", tmp_path, "--second-opinion", "chgnet")
+    assert result.code == 0
+    said = " ".join(result.stderr.split())
+    assert "1 of 2 have no second opinion, and the guard judged alone; the first: CmN: CHGNet-0.3.0 was not" in said
+    assert "second opinion" not in e3relax("predict", tmp_path / "known.cif", "--second-opinion", "chgnet").stderr

@@ -195,7 +195,7 @@ def test_a_second_opinion_that_cannot_be_asked_for_is_refused_before_the_screen(
         result = e3relax(*command, "--second-opinion", "chgnet-r2scan")
         assert result.code == 2
         assert "is not calibrated for second opinions of CHGNet-r2SCAN" in " ".join(result.stderr.split())
-    assert not (metals.parent / "runs").exists()
+    assert "no screens" in e3relax("screen", "status").stdout
 
 
 def test_unknown_key_is_refused_with_the_known_ones(tmp_path):

@@ -162,7 +162,7 @@ def test_only_what_failed_with_a_text_in_its_error_is_retried(e3relax, metals, s
 
 @pytest.mark.usefixtures("predictor")
 def test_a_screen_of_a_flow_that_ended_early_goes_on_here(e3relax, metals, tmp_path):
-    """The flow has registered the screen and predicted; `resume` relaxes, and two that go on do nothing twice."""
+    """The flow has registered the screen; `resume` predicts and relaxes, and typed twice it does nothing twice."""
     items = [ReadItem(path.stem, Structure.from_file(path), None) for path in sorted(metals.iterdir())]
     settings = load_settings()
     with open_screen_stores(settings) as stores:

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -36,12 +36,19 @@ ELSEWHERE = {
 }
 
 
-def run_page(page: Path, commands: dict[tuple[str, ...], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """Run the blocks of a page in their order; gives the names that its Python has left."""
+class PageRun(NamedTuple):
+    """What came of a page."""
+
+    names: dict[str, Any]  # that its Python has left
+    n_run: int  # blocks of Python and commands that were run
+
+
+def run_page(page: Path, commands: dict[tuple[str, ...], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> PageRun:
+    """Run the blocks of a page in their order; gives the names that its Python has left, and how many blocks ran."""
     module = ModuleType("__page__")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where its dataclasses look for their own names
     monkeypatch.setattr(console.out, "width", 140)  # tables are as wide as those shown
-    output, is_printed = "", False
+    output, is_printed, n_run = "", False, 0
     for block in read_blocks(page):
         if block.file is not None:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +60,7 @@ def run_page(page: Path, commands: dict[tuple[str, ...], Any], monkeypatch: pyte
             if block.why_not is None and block.file is None:
                 capsys.readouterr()
                 exec(code, vars(module))
-                output, is_printed = capsys.readouterr().out, True
+                output, is_printed, n_run = capsys.readouterr().out, True, n_run + 1
         elif block.language == "text":
             check_output(block.text, output, is_printed)
         elif block.language == "sh":
@@ -63,8 +70,8 @@ def run_page(page: Path, commands: dict[tuple[str, ...], Any], monkeypatch: pyte
                 if block.why_not is None:
                     assert command.words[0] == "e3relax", f"{command}: give a reason with <!-- not run: ... -->"
                     assert run(command.words, monkeypatch) == command.exit_code, capsys.readouterr().err
-                    output += capsys.readouterr().out
-    return vars(module)
+                    output, n_run = output + capsys.readouterr().out, n_run + 1
+    return PageRun(vars(module), n_run)
 
 
 def check_output(shown: str, output: str, is_whole: bool = False) -> None:

@@ -31,6 +31,6 @@ def check_screen(names: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_blocks_of_a_page_run_in_order(page, commands, monkeypatch, capsys):
-    names = run_page(page, commands, monkeypatch, capsys)
+    names = run_page(page, commands, monkeypatch, capsys).names
     if page.name == "python.md":
         check_screen(names)

@@ -208,7 +208,7 @@ def test_numbers_of_the_potential_that_are_not_finite_are_the_potentials(monkeyp
     monkeypatch.setattr("ase.optimize.BFGS.nsteps", 1, raising=False)
     prediction = predict(rock_salt(), polish=1)
     assert prediction.polished is None
-    assert "not polished: CHGNet-0.3.0" in prediction.message
+    assert "not polished: CHGNet-0.3.0 gives numbers that are not finite" in prediction.message
 
 
 def test_options_that_do_not_polish_have_the_ids_they_had():

@@ -129,6 +129,7 @@ def test_every_arm_is_relaxed_and_compared_here_and_in_a_flow(settings: E3RelaxS
         in lines[3]
     )
     assert "(too few for an interval: 2 pairs)" in describe_savings(savings)
+    assert describe_savings(savings).startswith("From the served structure")  # some are polished
     row = next(row for row in build_table(screen, [], outcomes).rows if row.id == "Cu")
     shown = (row.steps_from_polished, row.steps_from_predicted, row.steps_from_initial)
     assert shown == tuple(steps["Cu", kind] for kind in ("polished", "predicted", "control"))

@@ -7,6 +7,7 @@ from e3relax_flows.core.savings import find_harmed, measure_savings
 from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
 from e3relax_flows.train import calibrate as calibrate_module
 from e3relax_flows.train.calibrate import (
+    MIN_PAIRS,
     MIN_STARTS,
     NEAR_GOAL,
     CalibrationSet,
@@ -135,6 +136,8 @@ def test_a_guard_that_became_too_strict_is_adapted_and_one_that_is_right_is_kept
     strict, best = measure_gain(known, shift(new)), measure_gain(known, new)
     assert strict < 0.8 * best
     assert measure_gain(adapted, shift(new)) > strict + 0.4 * (best - strict)
+    few_starts = shift(make_data(5, n=MIN_PAIRS - 1))  # these can fit anything
+    assert adapt_trust(known, few_starts) == keep_trust(known, few_starts)
     harmed = judge_by(adapted, shift(new)).accept(adapted.max_harm) & find_harmed(new.before, new.after)
     assert harmed.mean() < 0.05
     assert adapted.max_harm <= 0.5
