@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows import outcomes_dataframe, savings_dataframe
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.model_folders import CONFIG_FILE, read_model_folder
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.savings import summarize_savings
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
@@ -47,8 +49,15 @@ def make_items() -> list[ReadItem]:
 
 
 @pytest.fixture
-def table(predictor: TablePredictor, monkeypatch: pytest.MonkeyPatch) -> TablePredictor:
+def table(settings: E3RelaxSettings, predictor: TablePredictor, monkeypatch: pytest.MonkeyPatch) -> TablePredictor:
     """Accepted predictions are polished to EMT's minimum; that of platinum is refused, though good."""
+    pytest.importorskip("chgnet")
+    folder = settings.DATA_DIR / "models" / "table"
+    opinion = {"harm": [0, 1, 0], "saving": [0, 1, 0], "max_harm": 0.2}
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    content["calibration"] = {"second_opinions": {"CHGNet-0.3.0": opinion}}
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    predictor.model_id = read_model_folder(folder).model_id
     predict_one = predictor._predict_one
 
     def polish(initial: Any, name: str | None) -> Prediction:
