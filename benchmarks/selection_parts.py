@@ -1,4 +1,4 @@
-"""Parts of `ablation.py` and `label_value.py`: a pool as a model sees it, fine-tuning, errors of predictions."""
+"""Parts of `label_value.py`: a pool as a model sees it, fine-tuning, errors of predictions."""
 
 from __future__ import annotations
 

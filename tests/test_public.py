@@ -26,15 +26,10 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # rooms whose inside a script may import, with the reason; users have no such need
 EXCEPTIONS = {
     "docs/hooks.py": ("cli core", "describes every command, setting and document"),
-    "benchmarks/ablation.py": (
-        "campaigns cli core judging ledger pairs schemas train",
-        "replays campaigns' choices",
-    ),
     "benchmarks/accuracy.py": ("core train", "reads pair files, and measures as training does"),
     "benchmarks/accuracy_cases.py": ("core train", "reads pair files"),
     "benchmarks/accuracy_methods.py": ("core engines", "stops a potential's relaxation as the engine does"),
     "benchmarks/accuracy_metrics.py": ("core train", "measures as training does"),
-    "benchmarks/candidates.py": ("candidates", "compares its own search for duplicates at the same tolerances"),
     "benchmarks/dft_loop.py": ("candidates core engines schemas", "chooses crystals by what GPAW's engine will do"),
     "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
@@ -44,14 +39,6 @@ EXCEPTIONS = {
         "campaigns judging retraining schemas train",
         "trains without a flow",
     ),
-    "benchmarks/polish.py": ("core ledger predict train", "polishes step by step, and measures as training does"),
-    "benchmarks/potential_batches.py": (
-        "core engines train",
-        "runs both ways of a chunk, which an engine chooses from",
-    ),
-    "benchmarks/report_pages.py": ("report", "times the writing of a page alone"),
-    "benchmarks/report_screens.py": ("core ledger report", "makes the documents of a page without a screen"),
-    "benchmarks/scaling.py": ("core schemas train", "times steps of training"),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
     "benchmarks/soak_remote.py": ("places", "asks jobflow-remote what it runs"),
     "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
