@@ -98,13 +98,16 @@ def locate_model(spec: str, settings: E3RelaxSettings) -> KnownModel:
         return _know(read_model_folder(Path(spec)))
     if is_bundled_name(spec):
         return _know(find_model(spec))
-    if MODEL_ID.fullmatch(spec) and (doc := find_model_doc(spec, settings)):
-        return KnownModel(spec, doc.name, None, doc)
+    if MODEL_ID.fullmatch(spec):  # nothing else may be called by an id
+        if doc := find_model_doc(spec, settings):
+            return KnownModel(spec, doc.name, None, doc)
+        if folders := match_folders(spec, find_models_dir(settings)):
+            return _know(folders[-1])
     alias = find_alias(spec, settings)
-    if alias and spec in ALIASES:  # it means what it was moved to, and nothing else
-        return _locate_id(alias.model_id, settings)
+    if spec in ALIASES:  # it means what it was moved to, or its bundled model, and nothing else
+        return _locate_id(alias.model_id, settings) if alias else _know(find_model(spec))
     found = [_locate_id(alias.model_id, settings)] if alias else []
-    found += _match(ALIASES.get(spec, spec), settings)
+    found += _match(spec, settings)
     ids = {model.model_id: model.name for model in found}
     if len(ids) > 1:
         listed = ", ".join(f"{model_id} ({name})" for model_id, name in ids.items())
