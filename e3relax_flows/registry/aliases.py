@@ -6,12 +6,12 @@ import logging
 
 from e3relax_flows.core.errors import ModelError, StoreError
 from e3relax_flows.core.model_folders import ALIASES, MODEL_NAME, find_model, is_model_id, list_model_paths
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.registry.location import find_models_dir
 from e3relax_flows.registry.models import fetch_model
 from e3relax_flows.registry.store import find_alias, find_model_docs, open_alias_store
 from e3relax_flows.schemas.models import AliasDoc, AliasMove
 from e3relax_flows.stores.opening import describe_store, dump_document, write_documents
+from e3relax_flows.stores.pool import SettingsLike, StorePool, open_pool
 
 NEVER_MOVED = -1  # version of an alias without document
 
@@ -25,7 +25,7 @@ def promote(
     reason: str,
     gate_id: str | None = None,
     expected: int | None = None,
-    settings: E3RelaxSettings | None = None,
+    settings: SettingsLike = None,
 ) -> AliasDoc:
     """Let an alias mean a model from now on; an alias that means it already is left as it is.
 
@@ -42,7 +42,7 @@ def promote(
     expected
         Version that the alias must have, -1 for one that was never moved; None: any.
     settings
-        Read anew when None.
+        Where the registry is: settings, or a `Workspace`. Read anew when None.
 
     Raises
     ------
@@ -51,10 +51,10 @@ def promote(
     StoreError
         When the alias has another version than expected or is moved by somebody else at this moment.
     """
-    settings = settings or load_settings()
-    document, is_move = plan_promotion(name, model_id, reason, gate_id, expected, settings)
-    if is_move:
-        _store(document, settings)
+    with open_pool(settings) as pool:
+        document, is_move = plan_promotion(name, model_id, reason, gate_id, expected, pool)
+        if is_move:
+            _store(document, pool)
     return document
 
 
@@ -64,13 +64,14 @@ def plan_promotion(
     reason: str,
     gate_id: str | None,
     expected: int | None,
-    settings: E3RelaxSettings,
+    settings: SettingsLike,
 ) -> tuple[AliasDoc, bool]:
     """The alias after a promotion, which is not done, and whether it moves; else as `promote`."""
     _check_reason(reason)
-    _check_alias_name(name, settings)
-    fetch_model(model_id, settings)
-    current = find_alias(name, settings)
+    with open_pool(settings) as pool:
+        _check_alias_name(name, pool)
+        fetch_model(model_id, pool)
+        current = find_alias(name, pool)
     if current is not None and current.model_id == model_id:
         return current, False
     version = current.version if current else NEVER_MOVED
@@ -85,7 +86,7 @@ def plan_promotion(
     return _move(name, current, move), True
 
 
-def rollback(name: str, reason: str, settings: E3RelaxSettings | None = None) -> AliasDoc:
+def rollback(name: str, reason: str, settings: SettingsLike = None) -> AliasDoc:
     """Let an alias mean what it meant before the last promotion that is not rolled back yet.
 
     Once again goes further back; the alias default ends at the bundled model, others at their first.
@@ -97,13 +98,13 @@ def rollback(name: str, reason: str, settings: E3RelaxSettings | None = None) ->
     StoreError
         When somebody else moves the alias at this moment.
     """
-    settings = settings or load_settings()
-    document = plan_rollback(name, reason, settings)
-    _store(document, settings)
+    with open_pool(settings) as pool:
+        document = plan_rollback(name, reason, pool)
+        _store(document, pool)
     return document
 
 
-def plan_rollback(name: str, reason: str, settings: E3RelaxSettings) -> AliasDoc:
+def plan_rollback(name: str, reason: str, settings: SettingsLike) -> AliasDoc:
     """The alias after a rollback, which is not done; parameters and errors are those of `rollback`."""
     _check_reason(reason)
     current = find_alias(name, settings)
@@ -144,20 +145,20 @@ def _move(name: str, current: AliasDoc | None, move: AliasMove) -> AliasDoc:
     return AliasDoc(name=name, model_id=move.model_id, history=history, version=len(history))
 
 
-def _store(document: AliasDoc, settings: E3RelaxSettings) -> None:
+def _store(document: AliasDoc, pool: StorePool) -> None:
     """Write the next version of an alias, unless somebody else has written it."""
-    with open_alias_store(settings) as store:
-        if not store.ensure_index(store.key, unique=True):
-            raise StoreError(
-                f"{describe_store(store)} has no unique index on {store.key!r}, so two could move an alias at once; "
-                "let its user make indexes, and remove doubled aliases"
-            )
-        before = {"version": document.version - 1} if document.version > 1 else None
-        if write_documents(store, [dump_document(document)], before) != 1:
-            raise StoreError(
-                f"alias {document.name!r} was moved by somebody else at this moment, and not by you; see "
-                f"`e3relax models history --alias {document.name}` and decide again"
-            )
+    store = pool.get(open_alias_store)
+    if not store.ensure_index(store.key, unique=True):
+        raise StoreError(
+            f"{describe_store(store)} has no unique index on {store.key!r}, so two could move an alias at once; "
+            "let its user make indexes, and remove doubled aliases"
+        )
+    before = {"version": document.version - 1} if document.version > 1 else None
+    if write_documents(store, [dump_document(document)], before) != 1:
+        raise StoreError(
+            f"alias {document.name!r} was moved by somebody else at this moment, and not by you; see "
+            f"`e3relax models history --alias {document.name}` and decide again"
+        )
     move = document.history[-1]
     how = "rolled back" if move.rollback else "promoted"
     logger.info("alias %s: %s to %s from %s: %s", document.name, how, move.model_id, move.previous_id, move.reason)
@@ -168,10 +169,10 @@ def _check_reason(reason: str) -> None:
         raise ModelError("a move of an alias needs its reason, for those who read the history; give --reason TEXT")
 
 
-def _check_alias_name(name: str, settings: E3RelaxSettings) -> None:
+def _check_alias_name(name: str, pool: StorePool) -> None:
     """An alias must not be mistaken for a model."""
     if not MODEL_NAME.fullmatch(name) or is_model_id(name):
         raise ModelError(f"{name!r} cannot be an alias; use letters, digits, '.', '_', '-', and no model's id")
-    names = {path.name for path in list_model_paths(find_models_dir(settings))}
-    if name in names or find_model_docs({"name": name}, settings):
+    names = {path.name for path in list_model_paths(find_models_dir(pool.settings))}
+    if name in names or find_model_docs({"name": name}, pool):
         raise ModelError(f"{name!r} is the name of a model and cannot be an alias; choose another name")

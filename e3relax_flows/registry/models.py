@@ -28,12 +28,12 @@ from e3relax_flows.core.model_folders import (
     read_listed_folder,
     read_model_folder,
 )
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.registry.location import find_models_dir
 from e3relax_flows.registry.store import find_alias, find_model_doc, find_model_docs, list_aliases, open_model_store
 from e3relax_flows.registry.weights import open_weights, read_weights
 from e3relax_flows.schemas.models import ModelDoc
 from e3relax_flows.stores.opening import dump_document, write_documents
+from e3relax_flows.stores.pool import SettingsLike, StorePool, open_pool
 
 OWN_FIELDS = {"model_id", "kind", "config", "weights_sha256", "n_bytes"}  # read from the folder, never given
 
@@ -65,7 +65,7 @@ class Inventory:
     problems: dict[Path, str]
 
 
-def resolve_model(spec: str, settings: E3RelaxSettings | None = None) -> ModelFolder:
+def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
     """The verified folder of a model, fetched where it is not on this machine.
 
     Parameters
@@ -74,7 +74,7 @@ def resolve_model(spec: str, settings: E3RelaxSettings | None = None) -> ModelFo
         Alias, name, id (8 digits or more) or path of a folder. An alias means what it means now: hand on the
         `model_id` of the folder, never the alias.
     settings
-        Read anew when None.
+        Where the registry is: settings, or a `Workspace`. Read anew when None.
 
     Raises
     ------
@@ -83,47 +83,52 @@ def resolve_model(spec: str, settings: E3RelaxSettings | None = None) -> ModelFo
     StoreError
         When the registry or the store of weights cannot be used.
     """
-    settings = settings or load_settings()
-    model = locate_model(spec, settings)
-    if model.folder is None and model.doc is not None:
-        return open_weights(settings).load(model.doc)
-    if model.folder is None:
-        return fetch_model(model.model_id, settings)
-    return replace(model.folder, name=model.name)
+    with open_pool(settings) as pool:
+        model = locate_model(spec, pool)
+        if model.folder is not None:
+            return replace(model.folder, name=model.name)
+        return open_weights(pool.settings).load(model.doc) if model.doc else fetch_model(model.model_id, pool)
 
 
-def locate_model(spec: str, settings: E3RelaxSettings) -> KnownModel:
+def locate_model(spec: str, settings: SettingsLike) -> KnownModel:
     """The model that `spec` means, without fetching its files; parameters and errors are those of `resolve_model`."""
     if is_model_folder(spec):
         return _know(read_model_folder(Path(spec)))
     if is_bundled_name(spec):
         return _know(find_model(spec))
-    if MODEL_ID.fullmatch(spec):  # nothing else may be called by an id
-        if doc := find_model_doc(spec, settings):
-            return KnownModel(spec, doc.name, None, doc)
-        if folders := match_folders(spec, find_models_dir(settings)):
-            return _know(folders[-1])
-    alias = find_alias(spec, settings)
-    if spec in ALIASES:  # it means what it was moved to, or its bundled model, and nothing else
-        return _locate_id(alias.model_id, settings) if alias else _know(find_model(spec))
-    found = [_locate_id(alias.model_id, settings)] if alias else []
-    found += _match(spec, settings)
-    ids = {model.model_id: model.name for model in found}
-    if len(ids) > 1:
-        listed = ", ".join(f"{model_id} ({name})" for model_id, name in ids.items())
-        raise ModelError(f"model {spec!r} may be any of {listed}; give the id")
-    if found:
-        return found[0]
-    names = {path.name for path in list_model_paths(find_models_dir(settings)) if not MODEL_ID.fullmatch(path.name)}
-    names |= {doc.name for doc in find_model_docs({}, settings)}
-    aliases = sorted({*ALIASES, *(doc.name for doc in list_aliases(settings))})
+    with open_pool(settings) as pool:
+        found = _find_named(spec, pool)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(f"{model.model_id} ({model.name})" for model in found)
+            raise ModelError(f"model {spec!r} may be any of {listed}; give the id")
+        paths = list_model_paths(find_models_dir(pool.settings))
+        names = {path.name for path in paths if not MODEL_ID.fullmatch(path.name)}
+        names |= {doc.name for doc in find_model_docs({}, pool)}
+        aliases = sorted({*ALIASES, *(doc.name for doc in list_aliases(pool))})
     raise ModelError(
         f"model {spec!r} is no alias ({', '.join(aliases)}), and is none of the {len(names)} known models "
         f"({', '.join(sorted(names))}) nor the id of one; run `e3relax models list`"
     )
 
 
-def fetch_model(model_id: str, settings: E3RelaxSettings | None = None) -> ModelFolder:
+def _find_named(spec: str, pool: StorePool) -> list[KnownModel]:
+    """The models that an id, an alias or a name may mean, each once."""
+    if MODEL_ID.fullmatch(spec):  # nothing else may be called by an id
+        if doc := find_model_doc(spec, pool):
+            return [KnownModel(spec, doc.name, None, doc)]
+        if folders := match_folders(spec, find_models_dir(pool.settings)):
+            return [_know(folders[-1])]
+    alias = find_alias(spec, pool)
+    if spec in ALIASES:  # it means what it was moved to, or its bundled model, and nothing else
+        return [_locate_id(alias.model_id, pool) if alias else _know(find_model(spec))]
+    meant = [_locate_id(alias.model_id, pool)] if alias else []
+    found = {model.model_id: model for model in _match(spec, pool)}
+    return list((found | {model.model_id: model for model in meant}).values())
+
+
+def fetch_model(model_id: str, settings: SettingsLike = None) -> ModelFolder:
     """The verified folder of a registered or bundled model, by its whole id.
 
     Raises
@@ -133,20 +138,22 @@ def fetch_model(model_id: str, settings: E3RelaxSettings | None = None) -> Model
     StoreError
         When the registry or the store of weights cannot be used.
     """
-    settings = settings or load_settings()
-    if doc := find_model_doc(model_id, settings):
-        return open_weights(settings).load(doc)
+    with open_pool(settings) as pool:
+        if doc := find_model_doc(model_id, pool):
+            return open_weights(pool.settings).load(doc)
     return _find_bundled(model_id)
 
 
-def list_models(settings: E3RelaxSettings) -> Inventory:
+def list_models(settings: SettingsLike) -> Inventory:
     """Everything that can be named: bundled models, registered ones, and those on this machine only."""
     meanings = {alias: find_model(alias).model_id for alias in ALIASES}
-    meanings |= {doc.name: doc.model_id for doc in list_aliases(settings)}
-    docs = {doc.model_id: doc for doc in find_model_docs({}, settings)}
+    with open_pool(settings) as pool:
+        meanings |= {doc.name: doc.model_id for doc in list_aliases(pool)}
+        docs = {doc.model_id: doc for doc in find_model_docs({}, pool)}
+        paths = list_model_paths(find_models_dir(pool.settings))
     folders: dict[str, ModelFolder] = {}
     problems: dict[Path, str] = {}
-    for path in list_model_paths(find_models_dir(settings)):
+    for path in paths:
         try:
             folder = read_listed_folder(path)
         except ModelError as error:
@@ -163,7 +170,7 @@ def list_models(settings: E3RelaxSettings) -> Inventory:
     return Inventory(models, problems)
 
 
-def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None, **facts: Any) -> ModelDoc:
+def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: Any) -> ModelDoc:
     """Keep a model's files and its document; what is registered already stays, and damaged files are replaced.
 
     Parameters
@@ -171,7 +178,7 @@ def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None,
     folder
         The model; its files are verified.
     settings
-        Read anew when None.
+        Where the registry is: settings, or a `Workspace`. Read anew when None.
     facts
         Fields of `ModelDoc` that the folder does not say: name, parent_id, dataset_id, run_id, metrics,
         training_hours, hardware, ...
@@ -185,18 +192,17 @@ def register_model(folder: ModelFolder, settings: E3RelaxSettings | None = None,
     StoreError
         When the registry or the store of weights cannot be used.
     """
-    settings = settings or load_settings()
     weights = read_weights(folder)
     doc = describe_model(folder, weights, **facts)
-    _check_name(doc, settings)
-    existing = find_model_doc(doc.model_id, settings)
-    # first the files: a document always means a model that is there
-    open_weights(settings).save(existing or doc, weights)
-    if existing is None:
-        with open_model_store(settings) as store:
-            write_documents(store, [dump_document(doc)])
-        logger.info("model %s is registered as %s", doc.model_id, doc.name)
-        existing = find_model_doc(doc.model_id, settings)
+    with open_pool(settings) as pool:
+        _check_name(doc, pool)
+        existing = find_model_doc(doc.model_id, pool)
+        # first the files: a document always means a model that is there
+        open_weights(pool.settings).save(existing or doc, weights)
+        if existing is None:
+            write_documents(pool.get(open_model_store), [dump_document(doc)])
+            logger.info("model %s is registered as %s", doc.model_id, doc.name)
+            existing = find_model_doc(doc.model_id, pool)
     if existing is None or identify_model(existing.config, weights) != doc.model_id:
         raise StoreError("the registry does not return what was written to it; correct MODEL_STORE")
     return existing
@@ -232,31 +238,31 @@ def describe_model(folder: ModelFolder, weights: bytes, **facts: Any) -> ModelDo
         raise ConfigError(f"facts of model {folder.name}: {lines}") from error
 
 
-def _check_name(doc: ModelDoc, settings: E3RelaxSettings) -> None:
+def _check_name(doc: ModelDoc, pool: StorePool) -> None:
     if not MODEL_NAME.fullmatch(doc.name):
         raise ModelError(f"{doc.name!r} cannot be a model's name; use letters, digits, '.', '_' and '-'")
     if is_model_id(doc.name) and doc.name != doc.model_id:
         raise ModelError(f"{doc.name!r} looks like the id of another model; name the model differently")
-    if doc.name in ALIASES or find_alias(doc.name, settings):
+    if doc.name in ALIASES or find_alias(doc.name, pool):
         raise ModelError(f"{doc.name!r} is an alias, run `e3relax models history --alias {doc.name}`; choose a name")
     if is_bundled_name(doc.name) and find_model(doc.name).model_id != doc.model_id:
         raise ModelError(f"{doc.name!r} is the name of a bundled model; name yours differently")
 
 
-def _locate_id(model_id: str, settings: E3RelaxSettings) -> KnownModel:
+def _locate_id(model_id: str, pool: StorePool) -> KnownModel:
     """A registered or bundled model."""
-    if doc := find_model_doc(model_id, settings):
+    if doc := find_model_doc(model_id, pool):
         return KnownModel(model_id, doc.name, None, doc)
     return _know(_find_bundled(model_id))
 
 
-def _match(spec: str, settings: E3RelaxSettings) -> list[KnownModel]:
+def _match(spec: str, pool: StorePool) -> list[KnownModel]:
     """Models of the name; if there are none, those whose id begins so; each with its folder and its document."""
-    folders = match_folders(spec, find_models_dir(settings))
-    docs = find_model_docs({"name": spec}, settings)
+    folders = match_folders(spec, find_models_dir(pool.settings))
+    docs = find_model_docs({"name": spec}, pool)
     is_named = bool(docs) or any(folder.path.name == spec for folder in folders)
     if is_model_id(spec) and not is_named:
-        docs = find_model_docs({"model_id": {"$regex": f"^{spec}"}}, settings)
+        docs = find_model_docs({"model_id": {"$regex": f"^{spec}"}}, pool)
     at = {folder.model_id: folder for folder in folders}
     by_id = {doc.model_id: doc for doc in docs}
     return [

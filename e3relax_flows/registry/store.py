@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.model_folders import MODEL_ID
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.registry.location import find_registry_file, has_collection, name_collections
 from e3relax_flows.schemas.models import AliasDoc, ModelDoc
 from e3relax_flows.stores.opening import build_store, connect_store, describe_store, validate_document
-from e3relax_flows.stores.pool import shared
+from e3relax_flows.stores.pool import SettingsLike, open_pool, shared
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 Doc = TypeVar("Doc", bound=BaseModel)
@@ -55,36 +55,34 @@ def describe_registry(settings: E3RelaxSettings) -> str:
     return describe_store(build_store(settings.MODEL_STORE, settings, models, "model_id"))
 
 
-def find_model_doc(model_id: str, settings: E3RelaxSettings | None = None) -> ModelDoc | None:
+def find_model_doc(model_id: str, settings: SettingsLike = None) -> ModelDoc | None:
     """The document of a registered model; None when there is none."""
     return next(iter(find_model_docs({"model_id": model_id}, settings)), None)
 
 
-def find_model_docs(criteria: dict[str, Any], settings: E3RelaxSettings | None = None) -> list[ModelDoc]:
+def find_model_docs(criteria: dict[str, Any], settings: SettingsLike = None) -> list[ModelDoc]:
     """Registered models that match, oldest first."""
-    settings = settings or load_settings()
-    if not has_collection(settings, name_collections(settings)[0]):
-        return []
-    with open_model_store(settings) as store:
-        docs = [_validate(raw, ModelDoc, store) for raw in store.query(criteria)]
-    return sorted(docs, key=lambda doc: doc.created_at)
+    with open_pool(settings) as pool:
+        if not has_collection(pool.settings, name_collections(pool.settings)[0]):
+            return []
+        store = pool.get(open_model_store)
+        return sorted(
+            (_validate(raw, ModelDoc, store) for raw in store.query(criteria)), key=lambda doc: doc.created_at
+        )
 
 
-def find_alias(name: str, settings: E3RelaxSettings | None = None) -> AliasDoc | None:
+def find_alias(name: str, settings: SettingsLike = None) -> AliasDoc | None:
     """An alias with its history; None when it was never moved."""
-    return next(iter(_find_aliases({"name": name}, settings or load_settings())), None)
+    return next(iter(list_aliases(settings, {"name": name})), None)
 
 
-def list_aliases(settings: E3RelaxSettings | None = None) -> list[AliasDoc]:
-    """All aliases that were ever moved, by name."""
-    return sorted(_find_aliases({}, settings or load_settings()), key=lambda doc: doc.name)
-
-
-def _find_aliases(criteria: dict[str, Any], settings: E3RelaxSettings) -> list[AliasDoc]:
-    if not has_collection(settings, name_collections(settings)[1]):
-        return []
-    with open_alias_store(settings) as store:
-        return [_validate(raw, AliasDoc, store) for raw in store.query(criteria)]
+def list_aliases(settings: SettingsLike = None, criteria: dict[str, Any] | None = None) -> list[AliasDoc]:
+    """All aliases that were ever moved, or those that match, by name."""
+    with open_pool(settings) as pool:
+        if not has_collection(pool.settings, name_collections(pool.settings)[1]):
+            return []
+        store = pool.get(open_alias_store)
+        return sorted((_validate(raw, AliasDoc, store) for raw in store.query(criteria)), key=lambda doc: doc.name)
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 
@@ -19,7 +19,7 @@ Opener = Callable[[E3RelaxSettings], AbstractContextManager[Opened]]
 class SharedOpener(Protocol[Shared]):
     """What `shared` makes of an opener."""
 
-    def __call__(self, settings: E3RelaxSettings | None = None) -> AbstractContextManager[Shared]:
+    def __call__(self, settings: SettingsLike = None) -> AbstractContextManager[Shared]:
         """Open, or share what is open; closed at the end unless it is shared."""
 
 
@@ -60,6 +60,7 @@ class StorePool:
         self._stack.close()
 
 
+SettingsLike: TypeAlias = E3RelaxSettings | StorePool | None
 _CURRENT: ContextVar[StorePool | None] = ContextVar("pool", default=None)
 
 
@@ -67,6 +68,24 @@ def find_pool(settings: E3RelaxSettings | None) -> StorePool | None:
     """The pool around this call, if its settings are these; None: whatever its settings are."""
     pool = _CURRENT.get()
     return pool if pool is not None and settings in (None, pool.settings) else None
+
+
+@contextmanager
+def open_pool(settings: SettingsLike = None) -> Iterator[StorePool]:
+    """The pool that is given, or the one around this call, left open; else a new one, closed at the end.
+
+    Parameters
+    ----------
+    settings
+        A pool, such as a `Workspace`; or settings. None: those of the pool around, or those that are read now.
+    """
+    if isinstance(settings, StorePool):
+        yield settings
+    elif (pool := find_pool(settings)) is not None:
+        yield pool
+    else:
+        with closing(StorePool(settings or load_settings())) as pool:
+            yield pool
 
 
 @contextmanager
@@ -81,20 +100,13 @@ def use_pool(pool: StorePool) -> Iterator[None]:
 
 
 def shared(opener: Opener[Opened]) -> SharedOpener[Opened]:
-    """Let an opener, within a pool of equal settings, give what the pool has open, and leave it open.
-
-    Without settings it takes those of the pool around, or reads them now.
-    """
+    """Let an opener, within a pool of equal settings, give what the pool has open; see `open_pool`."""
 
     @wraps(opener)
     @contextmanager
-    def open_shared(settings: E3RelaxSettings | None = None) -> Iterator[Opened]:
-        pool = find_pool(settings)
-        if pool is not None:
+    def open_shared(settings: SettingsLike = None) -> Iterator[Opened]:
+        with open_pool(settings) as pool:
             yield pool.get(opener)
-            return
-        with opener(settings or load_settings()) as opened:
-            yield opened
 
     setattr(open_shared, UNSHARED, opener)
     return open_shared
