@@ -1,4 +1,4 @@
-"""ASE's atoms as pymatgen's structures, with the constraints that selective dynamics expresses; others are refused."""
+"""ASE's atoms as pymatgen's structures, with their constraints as selective dynamics; others are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def convert_atoms(atoms: Any, switches: NDArray[np.bool_] | None = None) -> Stru
     atoms
         With a cell of three vectors.
     switches
-        [n_atoms, 3] whether a fractional coordinate may change; none: as the constraints of `atoms` say.
+        [n_atoms, 3] whether a fractional coordinate may change; None: as the constraints of `atoms` require.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def convert_atoms(atoms: Any, switches: NDArray[np.bool_] | None = None) -> Stru
     if any(share < 1 for share in shares):
         raise StructureError(
             "disordered",
-            f"its info says that sites are shared ({atoms.info['occupancy']}), and each has one element only; order it "
+            f"its info lists shared sites ({atoms.info['occupancy']}), and each has one element only; order it "
             "first, or take `occupancy` out of atoms.info",
         )
     switches = express_constraints(atoms) if switches is None else switches
@@ -61,7 +61,7 @@ def convert_atoms(atoms: Any, switches: NDArray[np.bool_] | None = None) -> Stru
 
 
 def express_constraints(atoms: Any) -> NDArray[np.bool_]:
-    """Switches [n_atoms, 3] of selective dynamics that say the same as the constraints of ASE's atoms.
+    """Switches [n_atoms, 3] of selective dynamics that are equivalent to the constraints of ASE's atoms.
 
     FixAtoms, FixScaled, FixCartesian, FixedPlane and FixedLine each hold displacements of single atoms along some
     covectors. They can be expressed where these span the same space as some of the reciprocal lattice vectors, since
@@ -93,7 +93,7 @@ def express_constraints(atoms: Any) -> NDArray[np.bool_]:
 
 
 def _list_covectors(constraint: Any, reciprocal: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """What a constraint holds of the displacement of each of its atoms [n, 3]; None for other kinds."""
+    """Directions that a constraint holds of the displacements of its atoms [n, 3]; None for other kinds."""
     name = type(constraint).__name__
     if name == "FixAtoms":
         return np.eye(3)
@@ -132,6 +132,6 @@ def _describe(constraint: Any) -> str:
 
 
 def combine_switches(frames: Iterable[Any]) -> NDArray[np.bool_]:
-    """Switches [n_atoms, 3] of what no frame of a trajectory holds; errors as `express_constraints`."""
+    """Switches [n_atoms, 3] of a trajectory: true where no frame holds the coordinate; see `express_constraints`."""
     found: Sequence[NDArray[np.bool_]] = [express_constraints(frame) for frame in frames]
     return np.logical_and.reduce(found)

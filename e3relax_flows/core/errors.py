@@ -1,10 +1,10 @@
-"""Errors that say what happened, with the value, and what to type."""
+"""Errors whose messages state what happened, with the value, and what to type."""
 
 import re
 
 from e3relax_flows.core.secrets import mask_secrets
 
-# what pymongo adds to "Name or service not known": half a screen, none of which says what to do
+# what pymongo adds to "Name or service not known": half a screen, and no remedy
 DRIVER_STATE = re.compile(
     r"(?: \(configured timeouts: [^)]*\))?, Timeout: [^,]*, Topology Description: <TopologyDescription .*>\]>"
 )
@@ -26,7 +26,7 @@ class StructureError(E3RelaxError):
 
 
 class ContentError(E3RelaxError):
-    """A value of which no content id can be made, with its place."""
+    """A value from which no content id can be computed, with its path."""
 
 
 class ModelError(E3RelaxError):
@@ -49,7 +49,7 @@ class StartUnknownError(EngineError):
 
 
 class StateError(E3RelaxError):
-    """An event that cannot happen to something in the state that it is in."""
+    """An event that is not allowed in the present state."""
 
 
 class ConfigError(E3RelaxError):

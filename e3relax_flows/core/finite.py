@@ -1,4 +1,4 @@
-"""Numbers that are none: NaN and infinities are kept out of stores, references and exports."""
+"""Finite numbers: keep NaN and infinities out of stores, references and exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether it is a number, neither NaN nor infinite; truth values and text are none."""
+    """Whether a value is a finite number; booleans and text are not numbers."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -24,7 +24,7 @@ def is_finite_structure(structure: Structure) -> bool:
 
 
 def find_not_finite(content: Any) -> str | None:
-    """Dotted path of the first NaN or infinity in a plain document, with its value; None where there is none."""
+    """Dotted path of the first NaN or infinity in a plain document, with its value; None where all are finite."""
     if isinstance(content, float) and not math.isfinite(content):
         return f"= {content}"
     items = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()

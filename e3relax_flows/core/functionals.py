@@ -1,6 +1,6 @@
-"""One spelling of every functional, whoever wrote it: emmet of any release, pymatgen, GPAW or a user.
+"""Spell names of functionals in one way, whether they come from emmet, pymatgen, GPAW or a user.
 
-A name is BASE, then what was added to it with +, then the pressure: "PBE+U", "PBE+D3-BJ", "r2SCAN at 50 GPa".
+A name is BASE, then each addition after a +, then the pressure: "PBE+U", "PBE+D3-BJ", "r2SCAN at 50 GPa".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NAMES = (
     *("revPBE-vdW", "optPBE-vdW", "optB88-vdW", "optB86b-vdW", "vdW-DF2", "rev-vdW-DF2", "vdW-DF-cx"),
 )
 ALIASES = {
-    "gga": "PBE",  # emmet's and pymatgen's word where INCAR leaves the functional to POTCARs of PBE
+    "gga": "PBE",  # emmet's and pymatgen's name where INCAR leaves the functional to POTCARs of PBE
     "revpbe+pade": "RPBE",
     "revpbe+padé": "RPBE",
     "revtpss": "RTPSS",
@@ -27,7 +27,7 @@ ALIASES = {
     "perdew-zunger81": "LDA",
     "scan+rvv10": "SCAN-rVV10",
     "r2scan+rvv10": "r2SCAN-rVV10",
-    "gga_x_pbe+gga_c_pbe": "PBE",  # libxc's words, as GPAW takes them
+    "gga_x_pbe+gga_c_pbe": "PBE",  # libxc's names, as GPAW takes them
     "gga_x_pbe_sol+gga_c_pbe_sol": "PBEsol",
     "mgga_x_scan+mgga_c_scan": "SCAN",
     "mgga_x_r2scan+mgga_c_r2scan": "r2SCAN",
@@ -53,7 +53,7 @@ ADDITIONS = {
     "ddsc": "dDsC",
     "soc": "SOC",
 }
-ORDER = {name: place for place, name in enumerate(dict.fromkeys(ADDITIONS.values()))}
+ORDER = {name: index for index, name in enumerate(dict.fromkeys(ADDITIONS.values()))}
 PRESSURE = re.compile(r"(.*?)\s+at\s+([-+]?[\d.]+(?:e[-+]?\d+)?)\s*gpa", re.IGNORECASE)
 ADDED_BY_HYPHEN = re.compile(r"(.+?)-((?:dft-)?(?:d2|d3.*|d4|ts|mbd))", re.IGNORECASE)
 OF_PYMATGEN = re.compile(r"(?:vdw-)?(?:dft-)?(.+)")  # vdW-DFT-D3-BJ is D3-BJ
@@ -76,7 +76,7 @@ def spell_functional(name: str) -> str:
 
 
 def add_pressure(name: str, pressure: float) -> str:
-    """Name of a functional under a pressure in GPa; none where it is 0."""
+    """Name of a functional at a pressure in GPa; 0 adds nothing to the name."""
     return f"{name} at {pressure:g} GPa" if pressure else name
 
 

@@ -1,4 +1,4 @@
-"""Content ids: the same content has the same id on every machine, and no value of it is left out."""
+"""Content ids: the same content has the same id on every machine, and the id depends on every value in it."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def hash_content(content: Any, name: str = "content") -> str:
     return _hash(canonicalize(content, name))
 
 
-def canonicalize(value: Any, place: str = "content", digits: int | None = None, versions: bool = True) -> Any:
-    """The canonical form of a value: what JSON has, with nothing left out.
+def canonicalize(value: Any, path: str = "content", digits: int | None = None, versions: bool = True) -> Any:
+    """The canonical form of a value: JSON types only, with no value left out.
 
     Numbers and arrays of NumPy are those of Python, tuples are lists, keys of dictionaries are their JSON texts.
-    NaN and the infinities are values like others, and one NaN is like another. Enumerations are their texts, paths
-    too; pydantic models and what has an `as_dict` (MSONable) are their dictionaries.
+    NaN and the infinities are ordinary values, and all NaN are equal. Enumerations become their texts, paths
+    too; pydantic models and objects with `as_dict` (MSONable) become their dictionaries.
 
     Parameters
     ----------
     value
         Anything.
-    place
+    path
         Where it is, for messages.
     digits
-        To which floats are rounded; none: they are not.
+        To which floats are rounded; None: not at all.
     versions
         Whether dictionaries keep the versions of packages in them; those of objects are always left out.
 
@@ -79,18 +79,18 @@ def canonicalize(value: Any, place: str = "content", digits: int | None = None, 
         return float(value) if digits is None else round(float(value), digits)
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        return str.__str__(text) if isinstance(text, str) else _refuse(value, place)
+        return str.__str__(text) if isinstance(text, str) else _refuse(value, path)
     if isinstance(value, np.ndarray):
         value = value.tolist()
         if not isinstance(value, list):  # the only number of an array without dimensions
-            return canonicalize(value, place, digits, versions)
+            return canonicalize(value, path, digits, versions)
     if isinstance(value, list | tuple):
-        return [canonicalize(item, f"{place}[{index}]", digits, versions) for index, item in enumerate(value)]
+        return [canonicalize(item, f"{path}[{index}]", digits, versions) for index, item in enumerate(value)]
     if not isinstance(value, Mapping):
-        value, versions = _describe_object(value, place), False
+        value, versions = _describe_object(value, path), False
     elif not versions and (value.get("@module"), value.get("@class")) == ARRAY:
-        return canonicalize(value.get("data"), place, digits, versions)
-    return _write_keys(value, place, digits, versions)
+        return canonicalize(value.get("data"), path, digits, versions)
+    return _write_keys(value, path, digits, versions)
 
 
 def identify_structure(structure: Structure) -> str:
@@ -118,7 +118,7 @@ def identify_structure(structure: Structure) -> str:
 
 
 def draw_uniform(seed: int, key: str) -> float:
-    """A number in [0, 1) that depends on nothing but `seed` and `key`."""
+    """A number in [0, 1) that depends only on `seed` and `key`."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return math.ldexp(int.from_bytes(digest[:8], "big"), -64)
 
@@ -128,18 +128,18 @@ def _hash(plain: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
-def _write_keys(value: Mapping[Any, Any], place: str, digits: int | None, versions: bool) -> dict[str, Any]:
+def _write_keys(value: Mapping[Any, Any], path: str, digits: int | None, versions: bool) -> dict[str, Any]:
     """A dictionary with its keys as JSON writes them."""
     written: dict[str, Any] = {}
     for key, item in value.items():
-        name = canonicalize(key, f"{place}, key {key!r}")
+        name = canonicalize(key, f"{path}, key {key!r}")
         if isinstance(name, list | dict):
-            _refuse(key, f"{place}, key {key!r}")
+            _refuse(key, f"{path}, key {key!r}")
         name = name if isinstance(name, str) else json.dumps(name)
         if name in written:
-            raise ContentError(f"{place} has two keys that are written {name!r}; rename one of them")
+            raise ContentError(f"{path} has two keys that are written {name!r}; rename one of them")
         if versions or name != VERSION_KEY:
-            written[name] = canonicalize(item, f"{place}[{key!r}]", digits, versions)
+            written[name] = canonicalize(item, f"{path}[{key!r}]", digits, versions)
     return written
 
 
@@ -153,7 +153,7 @@ def _write_enum(value: Enum) -> Any:
     return text if is_own else f"{type(value).__name__}.{value.name}"
 
 
-def _describe_object(value: Any, place: str) -> Mapping[str, Any]:
+def _describe_object(value: Any, path: str) -> Mapping[str, Any]:
     """The dictionary of an object that has one."""
     kind = type(value)
     if hasattr(kind, "model_fields"):  # of pydantic, which training nodes do without
@@ -166,16 +166,16 @@ def _describe_object(value: Any, place: str) -> Mapping[str, Any]:
             content = None
         if isinstance(content, Mapping):
             return content
-    return _refuse(value, place)
+    return _refuse(value, path)
 
 
-def _refuse(value: Any, place: str) -> Any:
+def _refuse(value: Any, path: str) -> Any:
     what = f"{type(value).__name__} {reprlib.repr(value)}"
-    raise ContentError(f"{place} is {what}, which has no canonical form, so that no id sees its value; {REMEDY}")
+    raise ContentError(f"{path} is {what}, which has no canonical form, so an id cannot depend on its value; {REMEDY}")
 
 
 def _write_site(site: Any) -> Any:
-    """Species of a site, by their names wherever these say all."""
+    """Species of a site, by their names where a name is complete."""
     names = [(_write_species(species), float(share)) for species, share in site.species.items()]
     if site.is_ordered:
         return names[0][0]
@@ -186,7 +186,7 @@ def _write_site(site: Any) -> Any:
 
 
 def _write_species(species: Any) -> Any:
-    """A species by pymatgen's name, or with its values where the name rounds its charge or its spin is no number."""
+    """A species by pymatgen's name, or with its values where the name rounds its charge or its spin is not a number."""
     charge, spin = (
         canonicalize(getattr(species, key, None), f"{key} of {species}", versions=False)
         for key in ("oxi_state", "spin")

@@ -1,4 +1,4 @@
-"""Errors of jobs that failed in this process, for the job that records what became of a relaxation."""
+"""Errors of jobs that failed in this process, for the job that records the outcome of a relaxation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def collect_job_errors() -> Iterator[None]:
 
 
 def note_job_error(uuid: str, error: str) -> None:
-    """Keep the error of a job, one line, where errors are collected."""
+    """Keep the error of a job as one line, if errors are collected."""
     errors = _ERRORS.get()
     if errors is not None:
         errors[uuid] = error
 
 
 def find_job_error(uuid: str) -> str | None:
-    """The error of a job that failed in this process; None where none is known."""
+    """The error of a job that failed in this process; None if it is not known."""
     return (_ERRORS.get() or {}).get(uuid)

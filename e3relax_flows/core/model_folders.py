@@ -31,7 +31,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "weights.safetensors", "ca
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk that was found whole."""
+    """A model on disk whose files are complete."""
 
     path: Path
     name: str
@@ -57,7 +57,8 @@ def read_model_folder(path: Path) -> ModelFolder:
         config = json.loads((path / CONFIG_FILE).read_text())
         weights = (path / WEIGHTS_FILE).read_bytes()
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is no model folder ({error}); it needs {CONFIG_FILE} and {WEIGHTS_FILE}") from error
+        message = f"{path} is not a model folder ({error}); it needs {CONFIG_FILE} and {WEIGHTS_FILE}"
+        raise ModelError(message) from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise ModelError(
@@ -73,13 +74,13 @@ def list_model_folders(models_dir: Path | None = None) -> list[ModelFolder]:
     Raises
     ------
     ModelError
-        When one of them is not whole.
+        When one of them is incomplete.
     """
     return [read_model_folder(path) for path in list_model_paths(models_dir)]
 
 
 def list_model_paths(models_dir: Path | None = None) -> list[Path]:
-    """Folders of the bundled models and of those in `models_dir`, whole or not."""
+    """Folders of the bundled models and of those in `models_dir`, complete or not."""
     roots = [BUNDLED] + ([models_dir] if models_dir and models_dir.is_dir() else [])
     return sorted(path.parent for root in roots for path in root.glob(f"*/{CONFIG_FILE}"))
 
@@ -90,7 +91,7 @@ def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
     Raises
     ------
     ModelError
-        When nothing or more than one model answers to `spec`.
+        When no model or more than one model matches `spec`.
     """
     if is_model_folder(spec):
         return read_model_folder(Path(spec))
@@ -111,7 +112,7 @@ def is_model_folder(spec: str) -> bool:
 
 
 def is_bundled_name(spec: str) -> bool:
-    """Whether a model that comes with the package is called so."""
+    """Whether this is the name of a model that comes with the package."""
     return MODEL_NAME.fullmatch(spec) is not None and (BUNDLED / spec).is_dir()
 
 
@@ -126,7 +127,7 @@ def match_folders(spec: str, models_dir: Path | None = None) -> list[ModelFolder
     Raises
     ------
     ModelError
-        When one of them is not whole, or is not the model whose id its folder is called by.
+        When one of them is incomplete, or its folder is named by the id of another model.
     """
     paths = list_model_paths(models_dir)
     # only those of the name are read: other models may be large, or broken
@@ -143,7 +144,7 @@ def read_listed_folder(path: Path) -> ModelFolder:
     Raises
     ------
     ModelError
-        When it is not whole, or is not the model whose id its folder is called by.
+        When it is incomplete, or its folder is named by the id of another model.
     """
     if not MODEL_ID.fullmatch(path.name):
         return read_model_folder(path)
@@ -154,19 +155,19 @@ def read_listed_folder(path: Path) -> ModelFolder:
         raise ModelError(f"{error}; {advice}") from error
     if folder.model_id != path.name:
         raise ModelError(
-            f"{path} is called by a model's id, but its files make model {folder.model_id}: they are damaged or were "
+            f"{path} is named by a model's id, but its files make model {folder.model_id}: they are damaged or were "
             f"changed; {advice}"
         )
     return folder
 
 
 def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = False) -> bool:
-    """Write a model folder; it appears whole or not at all.
+    """Write a model folder atomically: it appears complete or not at all.
 
     Parameters
     ----------
     folder
-        Where it is to be.
+        Where it is written.
     files
         Contents by name.
     replace
@@ -175,7 +176,7 @@ def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = Fa
     Returns
     -------
     is_written
-        False when something is there that is not to be replaced, or somebody else was quicker.
+        False when a folder exists that must not be replaced, or another process wrote it first.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # one level deeper than models lie, so that an unfinished one is never listed
@@ -197,7 +198,7 @@ def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = Fa
         try:
             draft.rename(folder)
         except OSError:
-            if folder.exists():  # somebody else was quicker
+            if folder.exists():  # another process wrote it first
                 return False
             raise
         _sync_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""Old module paths that stored documents name (makers, jobs, firetasks, stores), and the modules that they mean now."""
+"""Old module paths in stored documents (makers, jobs, firetasks, stores), and the modules that replaced them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=True) if fullname in _PACKAGES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module of today in the place of the old one; old packages stay empty."""
+        """Use the present module instead of the old one; old packages stay empty."""
         if module.__name__ in _MODULES:
             vars(sys.modules[PACKAGE]).pop("submit", None)  # the public function, not the old package
             sys.modules[module.__name__] = importlib.import_module(_MODULES[module.__name__])

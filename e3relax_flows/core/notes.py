@@ -1,4 +1,4 @@
-"""Keep off stderr what libraries say of results that show it themselves, or collect it for those that should."""
+"""Keep warnings of libraries off stderr, or collect them for the message of a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @functools.cache
 def drop_moyo_notes() -> None:
-    """Drop moyo's notes on operations that do not fit well, which callers see from the operations."""
+    """Drop moyo's notes on operations that do not fit well; callers see these in the operations."""
     logging.getLogger("moyo").addFilter(
         lambda record: not str(record.msg).startswith(("Omitted", "Large displacement"))
     )
@@ -19,12 +19,12 @@ def drop_moyo_notes() -> None:
 
 @contextmanager
 def record_warnings() -> Iterator[list[str]]:
-    """Collect what libraries warn of in place of printing it, for the message of the item at hand.
+    """Collect the warnings of libraries instead of printing them, for the message of the present item.
 
     Yields
     ------
     messages
-        Filled at the end, each once; notes on what libraries will remove are left out.
+        Filled at the end, each once, without deprecation warnings.
     """
     messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -9,7 +9,7 @@ from e3relax_flows.core.errors import MissingDependencyError
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import `module`, or say which extra of e3relax-flows brings it.
+    """Import `module`; the error names the extra of e3relax-flows that installs it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Structures in records of JSON: under which name they are, and which of their values are missing."""
+"""Find structures in JSON records: the name of their field, and their missing values."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def find_structure(record: Mapping[str, Any]) -> tuple[str, Any] | None:
 
 
 def find_nulls(record: Mapping[str, Any]) -> list[str]:
-    """Names of structures in a record under which there is nothing."""
+    """Fields for structures in a record that are empty."""
     known = NOUNS | INITIAL | FINAL
     return [name for name, value in record.items() if value is None and set(re.findall("[a-z]+", name.lower())) & known]
 
 
 def is_structure(value: Any) -> bool:
-    """Whether it is meant as the dictionary of a pymatgen structure."""
+    """Whether it looks like the dictionary of a pymatgen structure."""
     return isinstance(value, Mapping) and "lattice" in value and "sites" in value
 
 
 def build_structure(content: Mapping[str, Any], name: str = "") -> Structure:
-    """A structure of its dictionary; null is a missing value, which some may be.
+    """A structure from its dictionary; null means a missing value, which some fields allow.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def build_structure(content: Mapping[str, Any], name: str = "") -> Structure:
     Raises
     ------
     StructureError
-        When a value is missing that a structure needs, with its place.
+        When a value that a structure needs is missing; the message names its path.
     """
     prefix = f"{name}." if name else ""
     lattice = _need(content, "lattice", prefix)
@@ -73,13 +73,13 @@ def build_structure(content: Mapping[str, Any], name: str = "") -> Structure:
         _check(given.get(key), f"{prefix}lattice.{key}")
     sites = []
     for number, site in enumerate(_need(content, "sites", prefix)):
-        place = f"{prefix}sites[{number}]"
-        _check(site, place)
+        path = f"{prefix}sites[{number}]"
+        _check(site, path)
         for key in ("species", "abc"):
-            _check(site.get(key), f"{place}.{key}")
+            _check(site.get(key), f"{path}.{key}")
         for index, species in enumerate(site["species"]):
             for key in ("element", "occu"):
-                _check(species.get(key), f"{place}.species[{index}].{key}")
+                _check(species.get(key), f"{path}.species[{index}].{key}")
         properties = site.get("properties")
         sites.append({**site, "properties": dict(properties) if properties else {}})
     plain = {key: value for key, value in content.items() if value is not None}
@@ -111,13 +111,13 @@ def _need(content: Mapping[str, Any], key: str, prefix: str) -> Any:
     return value
 
 
-def _check(value: Any, place: str) -> None:
-    """Refuse a null, wherever in nested lists it is."""
+def _check(value: Any, path: str) -> None:
+    """Refuse a null, also inside nested lists."""
     if value is None:
-        raise StructureError("unreadable", f"its {place!r} is missing")
+        raise StructureError("unreadable", f"its {path!r} is missing")
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check(item, f"{place}[{index}]")
+            _check(item, f"{path}[{index}]")
 
 
 def _load(text: str) -> Any:

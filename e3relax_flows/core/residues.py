@@ -1,4 +1,4 @@
-"""What a relaxation has left: the largest force and stress where something was free to move, in numpy."""
+"""Residual forces and stresses of a relaxation: the largest over the free degrees of freedom, in numpy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ GPA = 0.006241509  # eV/Å^3
 def measure_force(forces: Array, held: Array | None = None) -> float:
     """Largest force in the unit of `forces` [n, 3]; components where `held` [n, 3] is true do not count.
 
-    A force that is not a number gives one that is none either.
+    A NaN among the forces gives NaN.
     """
     free = np.where(held, 0.0, forces) if held is not None else np.asarray(forces, dtype=float)
     return float(np.linalg.norm(free, axis=1).max(initial=0.0))
 
 
 def measure_stress(stress: Array, volume: bool = True, shape: bool = True) -> float:
-    """Largest component of a stress [3, 3] that the cell could have given way to, in its unit.
+    """Largest component of a stress [3, 3] along the free degrees of freedom of the cell, in its unit.
 
     Parameters
     ----------

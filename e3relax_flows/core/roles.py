@@ -20,7 +20,7 @@ class Role(StrEnum):
 # jobs by a part of their name, in this order: the last that fits decides
 ROLE_RULES: tuple[tuple[str, Role], ...] = (
     ("", Role.DFT),  # jobs of the engines are named by their makers
-    ("store_inputs", Role.LIGHT),  # jobflow's own, which hands on the output of a flow
+    ("store_inputs", Role.LIGHT),  # jobflow's own, which passes on the output of a flow
     ("e3r ", Role.LIGHT),
     ("e3r claim", Role.DFT),  # it runs the first calculation, where the manager can
     ("e3r candidate", Role.DFT),  # all calculations of a candidate in one launch

@@ -88,7 +88,7 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
     Raises
     ------
     ConfigError
-        When an entry is unknown or of the wrong type, or the file is no YAML of settings.
+        When an entry is unknown or of the wrong type, or the file does not hold settings in YAML.
     """
     try:
         return E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Open files as they come: compressed or not, in whatever encoding of Unicode their first bytes say."""
+"""Open text files, compressed or not; their first bytes determine the compression and the encoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from e3relax_flows.core.errors import E3RelaxError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".z")
 HEAD = 6  # bytes that show how a file is packed
-# by the first bytes, since names may say something else
+# by the first bytes, since names may be misleading
 PACKED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -35,7 +35,7 @@ def open_binary(path: Path) -> IO[bytes]:
     Raises
     ------
     E3RelaxError
-        When it is packed by a program that is not here.
+        When the program that unpacks it is not installed.
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD)
@@ -55,13 +55,13 @@ def open_text(path: Path) -> IO[str]:
 
 
 def cut_compression(name: str) -> str:
-    """A name without the ending that says how the file is packed."""
+    """A name without the suffix of the compression."""
     return next((name[: -len(ending)] for ending in COMPRESSIONS if name.lower().endswith(ending)), name)
 
 
 @contextmanager
 def unpack_file(path: Path, is_text: bool = True) -> Iterator[Path]:
-    """A file as parsers expect it: not packed, and a text in UTF-8 without a byte-order mark.
+    """A file in the form that parsers expect: unpacked UTF-8 text without a byte-order mark.
 
     That is the file itself, or a copy in a folder for the time of the `with`, which has its name without the ending of
     the compression.

@@ -16,7 +16,7 @@ from e3relax_flows.graphs.neighbors import Neighbors
 
 @dataclass(frozen=True)
 class Crystal:
-    """One crystal as arrays, with the edges that a network asked for."""
+    """One crystal as arrays, with the edges that a network requires."""
 
     numbers: NDArray[np.int64]  # [n_atoms] atomic numbers
     positions: NDArray[np.float64]  # [n_atoms, 3] Å, Cartesian
@@ -37,7 +37,7 @@ class Crystal:
 
 @dataclass
 class CrystalBatch:
-    """Several crystals as one graph. Geometry is float64, whatever the network computes in."""
+    """Several crystals as one graph. Geometry is float64, in any precision of the network."""
 
     numbers: Tensor  # [n_atoms] int64
     positions: Tensor  # [n_atoms, 3] Å, float64
@@ -48,7 +48,7 @@ class CrystalBatch:
     neighbors: Tensor  # [n_edges] int64
     offsets: Tensor  # [n_edges, 3] float64
     cutoffs: Tensor  # [n_graphs] Å, float64
-    reverse: Tensor | None = None  # [n_edges] int64, the same edges in the other direction; where the network wants it
+    reverse: Tensor | None = None  # [n_edges] int64, the same edges in the other direction; if the network needs it
 
     @property
     def n_graphs(self) -> int:

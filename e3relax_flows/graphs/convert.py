@@ -23,7 +23,7 @@ def structure_to_arrays(
     Raises
     ------
     StructureError
-        When a site holds more than one species or a vacancy (`disordered`), or no chemical element
+        When a site holds more than one species or a vacancy (`disordered`), or something else than a chemical element
         (`unknown_element`).
     """
     numbers = np.empty(len(structure), dtype=np.int64)
@@ -35,10 +35,10 @@ def structure_to_arrays(
                 "(order it first, e.g. with pymatgen's OrderDisorderedStructureTransformation)",
             )
         number = getattr(site.specie, "Z", None)
-        if not isinstance(number, int) or not 1 <= number <= 118:  # a dummy species has a hash for its number
+        if not isinstance(number, int) or not 1 <= number <= 118:  # the number of a dummy species is a hash
             raise StructureError(
                 "unknown_element",
-                f"{structure.formula}: site {index} is {site.species_string}, which is no chemical element; "
+                f"{structure.formula}: site {index} is {site.species_string}, which is not a chemical element; "
                 "replace it with one of H to Og",
             )
         numbers[index] = number

@@ -1,4 +1,4 @@
-"""Names of devices turned into torch devices; what was asked for is used or refused."""
+"""Resolve names of devices to torch devices; an unavailable device is refused, never replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def resolve_device(device: str) -> torch.device:
     Raises
     ------
     ConfigError
-        When the name is unknown or the device is not there; nothing else is used in its place.
+        When the name is unknown or the device is not available; no other one is used instead.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +28,7 @@ def resolve_device(device: str) -> torch.device:
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
         raise ConfigError(
-            f"device {device!r} was asked for, but torch {torch.__version__} sees {n_devices} CUDA devices; give "
+            f"device {device!r} was requested, but torch {torch.__version__} sees {n_devices} CUDA devices; give "
             "--device cpu (device='cpu'), or install a torch with CUDA from https://pytorch.org"
         )
     return resolved

@@ -21,7 +21,7 @@ class Neighbors(NamedTuple):
     centers: NDArray[np.int64]  # [n_edges]
     neighbors: NDArray[np.int64]  # [n_edges]
     offsets: NDArray[np.int64]  # [n_edges, 3] lattice vectors added to the neighbour
-    reverse: NDArray[np.int64] | None = None  # [n_edges] where the same edge stands in the other direction
+    reverse: NDArray[np.int64] | None = None  # [n_edges] index of the same edge in the other direction
 
 
 def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> Neighbors:
@@ -56,7 +56,7 @@ def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64],
 
 
 def _check_geometry(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> None:
-    """Refuse what would end the process, overflow an offset or fill the memory inside the neighbour search."""
+    """Refuse input that would crash the neighbour search, overflow an offset or fill the memory."""
     if not (np.isfinite(lattice).all() and np.isfinite(positions).all()):
         raise StructureError(
             "not_finite", "a position or lattice vector is not a finite number; look at the input file"

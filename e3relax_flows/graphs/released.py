@@ -20,7 +20,7 @@ def find_released_neighbors(
     the six images `SELF_IMAGES` of the atom itself are added, however far they are. The cap may cut through a shell
     of equal distances: which of them stay is decided by the neighbour's index and offset. (The released code counts
     an atom as its own neighbour wherever rounding makes the distance to itself differ from zero, and then keeps one
-    edge less; this is not imitated.)
+    edge less; this is not reproduced.)
 
     Parameters
     ----------

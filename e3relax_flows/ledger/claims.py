@@ -1,4 +1,4 @@
-"""Claims: who relaxes a candidate, or submits a flow, so that two who begin at the same moment do it once."""
+"""Claims: the owner of a relaxation or submission, so that two processes that start together do it once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLAIM_KEY = "claim"  # in the metadata of jobs and outcomes: uuid of the job tha
 BEGIN_KEY = "begin"  # of claim jobs: the manager may begin the relaxation in the same launch
 END_KEY = "end"  # of jobs that record an outcome: the manager may run it in the launch of the last calculation
 ERRORS_KEY = "job_errors"  # of jobs that follow: errors of jobs that ran in the launch of the claim, by uuid
-CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax screen recover` frees what nobody will finish
+CLAIM_DAYS = 14.0  # a relaxation may wait long in a queue; `e3relax screen recover` releases abandoned claims
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class ClaimDoc(BaseModel):
     """One claim; found by `claim_id`, the id of what is claimed."""
 
     claim_id: str
-    owner: str = Field(description="job or process that holds it; it may take it again")
+    owner: str = Field(description="job or process that owns it; it may claim it again")
     flow: str | None = Field(None, description="uuid of the outermost flow of the job")
     manager: str | None = Field(
-        None, description="who carries the work on when the process ends, such as fireworks; None: nobody"
+        None, description="manager that continues the work when the process ends, such as fireworks; None: no manager"
     )
     host: str = Field(default_factory=platform.node)
     pid: int = Field(default_factory=os.getpid)
@@ -54,7 +54,7 @@ class ClaimDoc(BaseModel):
     expires_at: float = Field(default_factory=lambda: time.time() + CLAIM_DAYS * 86400)
 
     def describe(self) -> str:
-        """Who holds it, in words."""
+        """The owner, in words."""
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.claimed_at))
         return f"{self.owner} on {self.host} since {since}"
 
@@ -65,7 +65,7 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
     """The store of claims, beside the outcomes, connected, closed at the end.
 
     Where the outcomes are in a store that cannot write atomically, claims are kept in memory and bind this process
-    only, which a warning of this module's logger says.
+    only; the logger of this module warns of it.
 
     Raises
     ------
@@ -91,20 +91,20 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
 
 
 def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimDoc | None:
-    """Take a claim; None when it is taken, otherwise the claim of the one who holds it.
+    """Take a claim; None if it was free, otherwise the claim of the present owner.
 
-    One of those who try at the same moment succeeds. Times are those of the server where there is one, so that hosts
+    One of several processes that try at the same moment succeeds. Times are those of the server, if any, so that hosts
     whose clocks are wrong agree. A claim is free when it is the own one, when it has expired,
-    when its process was on this host, is gone, and nobody carries its work on.
+    or when its process was on this host, has ended, and no manager continues its work.
 
     Parameters
     ----------
     store
         From `open_claim_store`.
     claim
-        What is claimed, by whom.
+        The new claim with its owner.
     over
-        An owner who is done with it, and may have left the claim.
+        A previous owner that has finished, and may have left its claim.
     """
     wrong_by = time.time() - read_clock(store)
     claim = claim.model_copy(
@@ -133,7 +133,7 @@ def read_clock(store: Store) -> float:
 
 
 def release_claims(store: Store, ids: Iterable[str], owner: str | None = None) -> None:
-    """Give claims back: those of `owner`, or of whomever."""
+    """Release claims: those of `owner`, or all."""
     criteria: dict[str, Any] = {"claim_id": {"$in": list(ids)}}
     store.remove_docs(criteria if owner is None else {**criteria, "owner": owner})
 
@@ -145,38 +145,38 @@ def find_claims(store: Store, ids: Iterable[str] | None = None) -> dict[str, Cla
 
 
 def is_abandoned(claim: ClaimDoc) -> bool:
-    """Whether nobody will finish what was claimed: it was bound to a process of this host that is no more."""
+    """Whether a claim is abandoned: it was bound to a process of this host that has ended."""
     return claim.manager is None and is_process_gone(claim.host, claim.pid)
 
 
 def is_process_gone(host: str, pid: int) -> bool:
-    """Whether a process was on this host and is no more; of other hosts nothing is known."""
+    """Whether a process was on this host and has ended; False for processes of other hosts."""
     if host != platform.node():
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it exists and is another user's
+    except PermissionError:  # it exists and belongs to another user
         return False
     return False
 
 
 def is_live(claim: ClaimDoc) -> bool:
-    """Whether a claim binds others."""
+    """Whether a claim binds other owners."""
     return claim.expires_at > time.time() and not is_abandoned(claim)
 
 
 @contextmanager
 def hold_submission(settings: E3RelaxSettings, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
-    """Keep other processes from submitting meanwhile, so that the same typed twice at once is submitted once.
+    """Keep other processes from submitting at the same time, so that a command typed twice at once submits once.
 
     Parameters
     ----------
     settings
         For the store of claims.
     what
-        Only those who hold the same are kept out.
+        Name of the lock; only processes with the same name wait.
 
     Raises
     ------
@@ -209,6 +209,6 @@ def is_recorded(job: Job, store: JobStore) -> bool:
     try:
         # a job that was replaced by others leaves None
         found = store.query_one({"uuid": job.uuid, "index": job.index, "output": {"$ne": None}}, load=True)
-    except KeyError:  # a large part is missing: it was killed between the two
+    except KeyError:  # a large part is missing: the job was killed between the two writes
         return False
     return found is not None

@@ -1,4 +1,4 @@
-"""Energies of outcomes on the scale of the Materials Project, where they were computed as that does."""
+"""Energies of outcomes on the scale of the Materials Project, if they were computed with its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymatgen.io.vasp.sets import MPRelaxSet
 
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 
-RUN_TYPES = {"PBE": "GGA", "PBE+U": "GGA+U"}  # as the corrections call them
+RUN_TYPES = {"PBE": "GGA", "PBE+U": "GGA+U"}  # names in the corrections
 MP_PREFIX = "mp-"  # of ids of the Materials Project
 
 
@@ -27,7 +27,7 @@ class Correction(StrEnum):
 
 @dataclass(frozen=True)
 class Energy:
-    """An energy with what was added to it; `is_comparable` says whether it is on the scale that was asked for."""
+    """An energy with its correction; `is_comparable` is true if it is on the requested scale."""
 
     entry: ComputedEntry
     correction: float  # eV per cell
@@ -63,7 +63,7 @@ def make_entry(outcome: OutcomeDoc) -> ComputedStructureEntry | None:
 
 
 def correct_energy(entry: ComputedEntry, correction: Correction) -> Energy:
-    """The entry on the scale that is asked for; where it does not belong there, as it was and marked."""
+    """The entry on the requested scale; unchanged and marked if it is not comparable."""
     if correction == Correction.NONE:
         return Energy(entry, entry.correction, is_comparable=True)
     reason = _find_difference(entry)
@@ -81,7 +81,7 @@ def correct_energy(entry: ComputedEntry, correction: Correction) -> Energy:
 def prepare_references(
     entries: Iterable[ComputedEntry], correction: Correction
 ) -> tuple[list[ComputedEntry], list[tuple[str, str]]]:
-    """Entries on the scale that is asked for, and name and reason of those left out.
+    """Entries on the requested scale, and name and reason of those left out.
 
     Those that carry corrections, or an id of the Materials Project, are on its scale already and stay as they are; the
     others are corrected.
@@ -106,7 +106,7 @@ def prepare_references(
 
 
 def _find_difference(entry: ComputedEntry) -> str | None:
-    """What differs from the settings of MPRelaxSet, beyond what pymatgen looks at itself (U, POTCARs, functional)."""
+    """Differences from the settings of MPRelaxSet, besides those that pymatgen checks (U, POTCARs, functional)."""
     parameters = entry.parameters
     if parameters.get("software", "vasp") != "vasp":
         return f"computed with {parameters['software']}, not VASP"

@@ -37,7 +37,7 @@ PREDICTION_COLUMNS = {
     "initial_volume": "Å³ per atom",
     "predicted_volume": "Å³ per atom",
     "n_passes": "applications of the network",
-    "opinion_potential": "versioned name of the weights that were asked for a second opinion",
+    "opinion_potential": "versioned name of the weights of the second opinion",
     "opinion_energy_change": "eV per atom, predicted - initial, by that potential",
     "n_polish_steps": "steps of a potential from the prediction; 0: it is not polished",
     "model_id": "resolved, never an alias",
@@ -113,12 +113,12 @@ def predictions_dataframe(store: Store, query: dict[str, Any] | None = None) -> 
     store
         Of predictions, connected: `open_workspace().predictions`.
     query
-        Which ones, in MongoDB's language, such as {"model_id": "30626e97c2b77c72"}; none: all.
+        Selection in MongoDB's language, such as {"model_id": "30626e97c2b77c72"}; None: all.
 
     Raises
     ------
     StoreError
-        When a document is no prediction of this release.
+        When a document is not a prediction of this release.
 
     Examples
     --------
@@ -145,15 +145,15 @@ def outcomes_dataframe(
     store
         Of outcomes, connected: `open_workspace().outcomes`.
     query
-        Which ones, in MongoDB's language, such as {"start_kind": "predicted"}; none: all.
+        Selection in MongoDB's language, such as {"start_kind": "predicted"}; None: all.
     predictions
-        Store of predictions; where it is given, what was expected of each is joined: verdict, score, expected_error,
+        Store of predictions; if it is given, these fields are joined: verdict, score, expected_error,
         error_low, error_high, harm_probability, expected_saving.
 
     Raises
     ------
     StoreError
-        When a document is no outcome of this release.
+        When a document is not an outcome of this release.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def outcomes_dataframe(
 
 
 def savings_dataframe(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """What every start saved, measured in pairs: by `engine_id`, `start` and `over`, which it is compared with.
+    """Savings of every start, measured in pairs, by `engine_id`, `start` and `over`, the other start of the comparison.
 
     The columns are those of `SAVINGS_COLUMNS`, always all of them.
 
@@ -275,7 +275,7 @@ def _describe_errors(start: str, errors: StructureErrors | None) -> dict[str, fl
 
 
 def _read_expected(store: Store, rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What was expected of each prediction of these outcomes, without reading structures."""
+    """Expected errors of the predictions of these outcomes, without reading structures."""
     ids = list(dict.fromkeys(row["prediction_id"] for row in rows))
     fields = ["prediction_id", *(name for name in EXPECTED_COLUMNS if not name.startswith("error_")), "error_interval"]
     for start in range(0, len(ids), IDS_PER_QUERY):

@@ -1,4 +1,4 @@
-"""Join a prediction with what an engine said of it: pure functions on documents."""
+"""Join a prediction with the result of an engine: pure functions on documents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from e3relax_flows.schemas.outcomes import (
 )
 from e3relax_flows.schemas.predictions import PredictionDoc
 
-SITE_TOLERANCE = 0.05  # Å; what codes lose of positions by writing them in files
+SITE_TOLERANCE = 0.05  # Å; loss of precision where codes write positions to files
 LATTICE_TOLERANCE = 1e-3  # norm of the logarithmic strain; the same for lattices
 NEAR_SHAPE = 0.03  # norm of the logarithmic strain without its trace; the matcher allows 20 % and 5 degrees
 NEAR_SITES = 0.1  # of the cube root of the volume per atom; the matcher allows 0.3
@@ -39,7 +39,7 @@ def align_sites(reference: Structure, structure: Structure, tolerance: float = S
     Parameters
     ----------
     reference
-        The structure whose order is wanted.
+        The structure with the required order.
     structure
         The true start of the relaxation, as the engine reports it.
     tolerance
@@ -69,7 +69,7 @@ def align_sites(reference: Structure, structure: Structure, tolerance: float = S
         worst = distances[rows, columns].max()
         if worst > tolerance:
             raise EngineError(
-                f"the engine started with an atom {worst:.2f} Å away from where it was put ({reference.formula}); "
+                f"the engine started with an atom {worst:.2f} Å away from its given position ({reference.formula}); "
                 "its document does not begin at the given structure"
             )
         partners[here[rows]] = there[columns]
@@ -108,10 +108,10 @@ def _is_near(predicted: Structure, relaxed: Structure) -> bool:
 
 
 def share_basin(predicted: Structure, relaxed: Structure) -> bool:
-    """Whether pymatgen's StructureMatcher takes both for the same structure, whatever their volumes.
+    """Whether pymatgen's StructureMatcher matches both structures, independent of their volumes.
 
     Cells are compared as they are; oxidation states and spins, which codes drop, do not count. Where sites and lattice
-    vectors are near each other in their order, far within the tolerances of the matcher, it is not asked: it takes
+    vectors agree in their order, far within the tolerances of the matcher, it is not called: it takes
     50 ms for 16 atoms.
     """
     if _is_near(predicted, relaxed):
@@ -141,13 +141,13 @@ def join_outcome(
     prediction
         With the structure from which the relaxation began.
     start_kind
-        At which of its structures.
+        Which of its structures was the start.
     engine_name, engine_id
         The engine and the content id of its settings.
     result
-        None when the engine left no structure; `message` then says why.
+        None when the engine gave no structure; `message` then holds the reason.
     message
-        What is to be said of the outcome.
+        Message of the outcome.
     job_uuids
         The jobs whose documents hold the relaxation.
 

@@ -1,4 +1,4 @@
-"""What starts save: steps from predicted, polished and initial structures of the same candidates, in pairs."""
+"""Savings of starts: steps from predicted, polished and initial structures of the same candidates, in pairs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StartSteps:
 
 
 class Arm(NamedTuple):
-    """A start, and another that it is compared with on the same candidates."""
+    """Comparison of a start with another one on the same candidates."""
 
     start: StartKind
     over: StartKind  # initial: of controls, or where the prediction was refused of these
@@ -65,9 +65,9 @@ Pair = tuple[list[StartSteps], list[StartSteps]]
 def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsSummary:
     """Steps from predicted and from initial structures, and their ratio where a structure has both.
 
-    Pairs are outcomes of the same structure and engine id, one from the prediction, polished where there is such a one,
+    Pairs are outcomes of the same structure and engine id, one from the prediction (the polished one, if any),
     and one control; where there are several of a kind (of several models), their mean counts. Give the outcomes of one
-    model and one engine to speak of these. Refused predictions (`n_initial`) save nothing and are in no such pair.
+    model and one engine for the savings of these. Refused predictions (`n_initial`) are in no pair.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def summarize_savings(outcomes: Iterable[OutcomeDoc], seed: int = 0) -> SavingsS
 
 
 def compare_arms(steps: Iterable[StartSteps], seed: int = 0) -> list[ArmSaving]:
-    """What each start saved over others, where candidates were relaxed from both; starts without a pair are left out.
+    """Savings of each start over others, for candidates relaxed from both; starts without a pair are left out.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def compare_arms(steps: Iterable[StartSteps], seed: int = 0) -> list[ArmSaving]:
 def pair_served(steps: Iterable[StartSteps]) -> list[Pair]:
     """Converged relaxations from the prediction and from the control of every candidate that has both.
 
-    Polished ones where there are any, since a screen serves these. Where none converged, a side is empty.
+    Polished starts are preferred, since a screen serves these. If none converged, a side is empty.
     """
     groups, refused = _group(steps)
     found = []
@@ -157,7 +157,7 @@ def measure_saving(
 
 
 def _group(steps: Iterable[StartSteps]) -> tuple[list[list[StartSteps]], set[str]]:
-    """Relaxations of the same structure and engine; ids of refused predictions, which an initial start gives away."""
+    """Relaxations of the same structure and engine; ids of refused predictions, which started at initial structures."""
     groups: dict[tuple[str, str], list[StartSteps]] = defaultdict(list)
     for one in steps:
         groups[one.structure_id, one.engine_id].append(one)

@@ -1,4 +1,4 @@
-"""The ledger's two stores: predictions, and what relaxations said about them."""
+"""The stores of predictions and of outcomes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stores:
 @shared
 @contextmanager
 def open_stores(settings: E3RelaxSettings) -> Iterator[Stores]:
-    """Both stores, connected and closed at the end; `settings` are read anew when None.
+    """Both stores, connected and closed at the end; `settings` are read if None.
 
     Raises
     ------
@@ -68,9 +68,9 @@ def open_outcome_store(settings: E3RelaxSettings) -> Iterator[Store]:
 
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
-    """Write the predictions that are not there yet, or there with a second opinion that failed; the number written.
+    """Write the predictions that are new, or whose stored second opinion failed; return the number written.
 
-    An initial structure with coordinates that are not finite is not kept; the message of its prediction names them.
+    An initial structure with coordinates that are not finite is not stored; the message of its prediction names them.
     """
     raws = [dump_document(doc) for doc in docs]
     for raw in raws:
@@ -79,7 +79,7 @@ def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
 
 
 def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:
-    """Write the outcomes that are not there yet, or with `replace_failed` are there as failed; the number written.
+    """Write the outcomes that are new, or with `replace_failed` are stored as failed; return the number written.
 
     Raises
     ------

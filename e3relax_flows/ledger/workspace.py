@@ -44,13 +44,13 @@ class Workspace(StorePool):
 def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspace]:
     """The settings with their stores: predictions, outcomes, claims, jobs; opened lazily, closed at the end.
 
-    Within another workspace of equal settings it is that one, so that a job that runs in the process of its screen
-    opens nothing anew.
+    Within another workspace of equal settings it is that workspace: a job that runs in the process of its screen
+    opens no store again.
 
     Parameters
     ----------
     settings
-        None: those of the workspace around; without one they are read now, from `~/.e3relax.yaml` and the environment.
+        None: those of the surrounding workspace, or else from `~/.e3relax.yaml` and the environment.
 
     Examples
     --------

@@ -54,7 +54,7 @@ RENAMES = (
         for theirs, ours in AXIS_PREFIXES.items()
     }
 )
-READ_ERRORS = (  # what torch.load was seen to raise for damaged files
+READ_ERRORS = (  # what torch.load raises for damaged files
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
@@ -77,7 +77,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        When the file is missing, is no checkpoint, holds more than tensors and plain values, or has no EMA weights.
+        When the file is missing, is not a checkpoint, holds more than tensors and plain values, or has no EMA weights.
     """
     try:
         file.open("rb").close()
@@ -87,7 +87,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except READ_ERRORS as error:  # torch's own message would advise to run the code in the file
         raise ModelError(
-            f"{file} is no checkpoint, is damaged, or holds more than tensors and plain values "
+            f"{file} is not a checkpoint, is damaged, or holds more than tensors and plain values "
             f"({type(error).__name__}); code in a file is never run: download it again and run "
             "`e3relax models import FILE`"
         ) from error
@@ -119,7 +119,7 @@ def rename_parameters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[ours] = value
     if unknown:
         raise ModelError(
-            f"{len(unknown)} of the checkpoint's {len(weights)} entries are none of the released E3Relax-H2 "
+            f"{len(unknown)} of the checkpoint's {len(weights)} entries do not belong to the released E3Relax-H2 "
             f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}); "
             "give one of its checkpoints to `e3relax models import FILE`"
         )
@@ -147,7 +147,7 @@ def infer_config(weights: dict[str, Tensor]) -> ReleasedConfig:
 
 
 def _rename(name: str) -> str | None:
-    """Our name of a parameter; the radial centres keep theirs; None for a name that is not the authors'."""
+    """Our name of a parameter; the radial centres keep theirs; None for a name that the authors' code does not have."""
     if name == RADIAL_CENTERS:
         return name
     for pattern, replacement in RENAMES.items():

@@ -4,7 +4,7 @@ Symbols: N atoms, H half edges (each edge and its reverse are one), K the most e
 channels, V vector channels, C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of
 the spherical harmonics. What depends on distances only is computed for half edges; what differs by direction comes as
 two tensors, for an edge seen from its centre and from its neighbour. Narrow features of the edges are also kept as
-[N, K, ...], empty places nought: sums over the edges of an atom, and what an edge sees of the density around its
+[N, K, ...], empty slots zero: sums over the edges of an atom, and what an edge sees of the density around its
 centre, are then products of small matrices.
 """
 
@@ -20,17 +20,17 @@ class State(NamedTuple):
     """Features of the coupled nodes: atoms and lattice."""
 
     scalars: Tensor  # [N, F]
-    vectors: Tensor | None  # [N, 3, V]; None before the first layer, where vectors and tensors are nought
+    vectors: Tensor | None  # [N, 3, V]; None before the first layer, where vectors and tensors are zero
     lattice_scalars: Tensor  # [G, F]
     lattice_tensors: Tensor  # [G, T, 9], symmetric 3x3 matrices written as rows of 9
 
 
 class EdgeTable(NamedTuple):
-    """Which edge stands where; the same for all layers."""
+    """Layout of the edges; the same for all layers."""
 
     centers: Tensor  # [H]
     neighbors: Tensor  # [H]
-    places: tuple[Tensor, Tensor]  # [H] each: places of the edges in [N·K], and of their reverse
+    places: tuple[Tensor, Tensor]  # [H] each: indices of the edges in [N·K], and of their reverse
     shape: tuple[int, int]  # N, K
 
     def spread(self, there: Tensor, back: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class EdgeTable(NamedTuple):
 
 
 class EdgeGeometry(NamedTuple):
-    """Edges as they lie now, in the network's precision."""
+    """Edges of the present geometry, in the network's precision."""
 
     table: EdgeTable
     radial: Tensor  # [H, 2R] radial functions of the length
@@ -59,7 +59,7 @@ class EdgeGeometry(NamedTuple):
 
     @property
     def shapes(self) -> Tensor:
-        """[N, K, 13] u ⊗ u - 1/3, u and the harmonic of degree nought, which is 1."""
+        """[N, K, 13] u ⊗ u - 1/3, u and the harmonic of degree zero, which is 1."""
         return self.angular[:, :, : N_SHAPES + 1]
 
 
@@ -79,7 +79,7 @@ def arrange_edges(centers: Tensor, neighbors: Tensor, reverse: Tensor, n_atoms: 
 
 
 def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Sequential:
-    """Linear, SiLU, Linear; `zero` starts the last layer at nought."""
+    """Linear, SiLU, Linear; `zero` starts the last layer at zero."""
     last = nn.Linear(n_hidden, n_out)
     if zero:
         nn.init.zeros_(last.weight)
@@ -171,7 +171,7 @@ class DensityInvariants(nn.Module):
     def turn_weights(self, weight: Tensor) -> Tensor:
         """Weights [n, 2C(l_max+1)] of the invariants of an edge as weights [M, C, 2n] of both atoms' densities.
 
-        The invariants need not be computed: the contraction with Y_lm and a linear layer may change places.
+        The invariants need not be computed: the contraction with Y_lm and a linear layer commute.
         """
         parts = weight.view(len(weight), 2, -1, len(self.parity))
         signs = torch.stack([torch.ones_like(self.parity), self.parity]).to(weight.dtype)
@@ -208,7 +208,7 @@ class EdgeMessages(nn.Module):
         Parameters
         ----------
         state
-            With normalised scalars. Vectors that are None, before the first layer, are nought, as is the lattice node.
+            With normalised scalars. Vectors that are None, before the first layer, are zero, as is the lattice node.
         views
             [M, N, 2n], n hidden channels: what an edge sees of the density of its centre, and what its reverse sees.
         counted
@@ -294,14 +294,14 @@ class LatticeUpdate(nn.Module):
 
 
 class ErrorHead(nn.Module):
-    """Expects how far start and prediction are from the relaxed crystal; reads the features, does not shape them."""
+    """Predicts the errors of start and prediction; it reads the features without a gradient to them."""
 
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         n_in = 3 * sizes.scalars + sizes.tensors + 4
         self.norm = nn.LayerNorm(n_in)
         self.mlp = make_mlp(n_in, sizes.scalars, 4, zero=True)
-        # a fresh network moves nothing, and is far off
+        # a new network moves nothing, and its errors are large
         nn.init.constant_(self.mlp.get_parameter("2.bias"), 3.0)
 
     def forward(self, state: State, moves: Tensor, graphs: Tensor, counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the network knows of an element before training: its place in the periodic table, size, pull.
+"""Features of elements before training: position in the periodic table, radius, electronegativity.
 
 Covalent radii (Å): Cordero et al., Dalton Trans. 2008, 2832 (sp3 carbon, low-spin metals), and 2 Å beyond curium.
 Electronegativities: Pauling's scale, 0 where none is known.

@@ -1,7 +1,7 @@
-"""Other descriptions of the same crystal, and what a network that knows physics must say of them.
+"""Equivariance test: other descriptions of the same crystal, and the difference of their predictions.
 
-A tool for tests of networks: `describe_otherwise` lists the descriptions, `measure_disagreement` says how far a
-network's predictions for two of them are apart.
+A tool for tests of networks: `describe_otherwise` lists the descriptions, `measure_disagreement` gives the
+difference of a network's predictions for two of them.
 """
 
 from __future__ import annotations

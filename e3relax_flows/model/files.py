@@ -1,7 +1,7 @@
 """Networks to model folders and back, and the authors' checkpoints into model folders.
 
 Weights are safetensors, which hold no code. The configuration beside them is JSON:
-`{"format_version": 1, "kind": ..., "network": {...}, "weights_sha256": ...}` and what else is known of the model.
+`{"format_version": 1, "kind": ..., "network": {...}, "weights_sha256": ...}` and further facts about the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RESERVED = {"format_version", "kind", "network", "weights_sha256"}
 
 
 def save_model(folder: Path, network: RelaxationNetwork, card: str, extra: dict[str, Any] | None = None) -> ModelFolder:
-    """Write a model folder; it appears whole or not at all.
+    """Write a model folder atomically: it appears complete or not at all.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def load_network(
             f"{', '.join(sorted(RelaxationNetwork.kinds))}; update with: pip install -U e3relax-flows"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # the fresh weights are thrown away; leave the caller's numbers alone
+        with torch.random.fork_rng(devices=[]):  # the initial weights are discarded; keep the caller's random state
             network = RelaxationNetwork.kinds[kind].from_config(folder.config.get("network", {}))
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -125,7 +125,7 @@ def import_checkpoint(file: Path, models_dir: Path, name: str | None = None) -> 
     Raises
     ------
     ModelError
-        When the file is no such checkpoint, the name is unusable, or another model has it.
+        When the file is not such a checkpoint, the name is unusable, or another model has it.
     """
     name = name if name is not None else re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip(".-") or "released"
     if not MODEL_NAME.fullmatch(name):
@@ -161,13 +161,13 @@ def _read_weights(folder: ModelFolder) -> dict[str, Tensor]:
     actual = hashlib.sha256(content).hexdigest()
     if stated != actual or identify_model(folder.config, content) != folder.model_id:
         raise ModelError(
-            f"{path} is damaged or was changed: its sha256 is {actual[:16]}..., {CONFIG_FILE} says "
+            f"{path} is damaged or was changed: its sha256 is {actual[:16]}..., {CONFIG_FILE} states "
             f"{str(stated)[:16]}...; fetch or import the model again"
         )
     try:
         return load_safetensors(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} is no safetensors file ({error}); fetch or import the model again") from error
+        raise ModelError(f"{path} is not a safetensors file ({error}); fetch or import the model again") from error
 
 
 def _fill(network: RelaxationNetwork, weights: dict[str, Tensor], source: str, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""What every network offers: edges for a crystal, and positions and lattices after every layer."""
+"""Interface of networks: edges for a crystal, and positions and lattices after every layer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from e3relax_flows.graphs.batching import Crystal, CrystalBatch
 
 
 class Layer(NamedTuple):
-    """The crystals as they stand after one layer."""
+    """The crystals after one layer."""
 
     positions: Tensor  # [n_atoms, 3] Å, Cartesian, float64
     lattices: Tensor  # [n_graphs, 3, 3] Å, rows are the vectors, float64
     expected: Tensor | None = None  # [n_graphs, 4] logarithms of the errors expected of the start (displacement, Å,
     # and strain) and of this layer; in the last layer of networks that expect errors
-    embedding: Tensor | None = None  # [n_graphs, n_channels] what the network made of each crystal, a mean over atoms;
+    embedding: Tensor | None = None  # [n_graphs, n_channels] embedding of each crystal, a mean over atoms;
     # the same for every cell and image of it; in the last layer of networks that have such
 
 
@@ -79,7 +79,7 @@ class RelaxationNetwork(nn.Module):
     def build_crystal(
         self, numbers: NDArray[np.int64], positions: NDArray[np.float64], lattice: NDArray[np.float64]
     ) -> Crystal:
-        """Find the edges that this network wants.
+        """Find the edges that this network needs.
 
         Parameters
         ----------
@@ -100,6 +100,6 @@ class RelaxationNetwork(nn.Module):
     def forward(self, batch: CrystalBatch) -> list[Layer]:
         """Crystals after every layer; the last one is the prediction.
 
-        Positions are not wrapped: an atom is followed continuously from where `batch` has it.
+        Positions are not wrapped: an atom moves continuously from its position in `batch`.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The loss: distances to the relaxed crystal after every layer, blind to image, drift and rotation."""
+"""The loss: distances to the relaxed crystal after every layer, invariant to image, drift and rotation."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def compute_loss(
 ) -> tuple[Tensor, Deviations]:
     """Weighted errors summed over layers, averaged over crystals; and the last layer's errors.
 
-    Where the network expects errors, |error| / b + ln b is added, with b what it expects of the start and of the
-    prediction: least where b is the mean error of crystals that look the same. Errors have no gradient there.
+    Where the network expects errors, |error| / b + ln b is added, with b the error that it expects of the start and
+    of the prediction. The minimum is at b = mean error of similar crystals. Errors have no gradient there.
     """
     total = lattices.new_zeros(())
     for layer in layers:
@@ -81,7 +81,7 @@ def compute_loss(
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    """Norm over the last dimension, with a finite gradient at nought."""
+    """Norm over the last dimension, with a finite gradient at zero."""
     return torch.sqrt(vectors.square().sum(dim=-1) + 1e-10)
 
 

@@ -47,14 +47,14 @@ class ReleasedConfig(NetworkConfig):
 
 
 class AtomState(NamedTuple):
-    """What the atoms know."""
+    """Features of the atoms."""
 
     scalars: Tensor  # [N, H]
     vectors: Tensor  # [N, 3, H]
 
 
 class AxisState(NamedTuple):
-    """What the three lattice axes know."""
+    """Features of the three lattice axes."""
 
     scalars: Tensor  # [G, 3 axes, H]
     vectors: Tensor  # [G, 3 axes, 3, H]
@@ -142,12 +142,12 @@ def measure_edges(batch: CrystalBatch, layer: Layer) -> tuple[Tensor, Tensor]:
 
 
 def measure_places(batch: CrystalBatch, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the atoms are along and across each axis.
+    """Positions of the atoms along and across each axis.
 
     Returns
     -------
     along, across
-        [N, 3 axes] Å, from the mean of the graph's positions as they are written.
+        [N, 3 axes] Å, from the mean of the graph's positions as given.
     directions
         [N, 3 axes, 3] unit vectors from the end of the axis to the atom.
     """

@@ -120,7 +120,7 @@ class AxisBlock(nn.Module):
         scalars, vectors
             [N, H], [N, 3, H] of the atoms.
         features
-            [N, R] of the atoms' places along and across the axis.
+            [N, R] of the atoms' positions along and across the axis.
         directions
             [N, 3] unit vectors between the atoms and the end of the axis.
         axis

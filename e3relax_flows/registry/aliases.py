@@ -1,4 +1,4 @@
-"""Move aliases: promote a model, roll back to the one before; nobody's move is lost, each has its reason."""
+"""Move aliases: promote a model, or roll back to the previous one; every move is recorded with its reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def promote(
     expected: int | None = None,
     settings: SettingsLike = None,
 ) -> AliasDoc:
-    """Let an alias mean a model from now on; an alias that means it already is left as it is.
+    """Move an alias to a model; nothing changes if it means that model already.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def promote(
     reason
         Why, for the history.
     gate_id
-        The gate that let it pass.
+        The gate that the model passed.
     expected
         Version that the alias must have, -1 for one that was never moved; None: any.
     settings
@@ -49,7 +49,7 @@ def promote(
     ModelError
         When the model is not registered, its files are not what was registered, or the name is a model's.
     StoreError
-        When the alias has another version than expected or is moved by somebody else at this moment.
+        When the alias has another version than expected or is moved by another process at the same time.
     """
     with open_pool(settings) as pool:
         document, is_move = plan_promotion(name, model_id, reason, gate_id, expected, pool)
@@ -66,7 +66,7 @@ def plan_promotion(
     expected: int | None,
     settings: SettingsLike,
 ) -> tuple[AliasDoc, bool]:
-    """The alias after a promotion, which is not done, and whether it moves; else as `promote`."""
+    """The alias as a promotion would leave it, and whether it would move; else as `promote`."""
     _check_reason(reason)
     with open_pool(settings) as pool:
         _check_alias_name(name, pool)
@@ -87,16 +87,16 @@ def plan_promotion(
 
 
 def rollback(name: str, reason: str, settings: SettingsLike = None) -> AliasDoc:
-    """Let an alias mean what it meant before the last promotion that is not rolled back yet.
+    """Move an alias back to the model before the last promotion that is not rolled back.
 
-    Once again goes further back; the alias default ends at the bundled model, others at their first.
+    A repeated rollback goes further back; the alias default ends at the bundled model, others at their first model.
 
     Raises
     ------
     ModelError
         When there is nothing to go back to, or the files of the model before are not what was registered.
     StoreError
-        When somebody else moves the alias at this moment.
+        When another process moves the alias at the same time.
     """
     with open_pool(settings) as pool:
         document = plan_rollback(name, reason, pool)
@@ -105,7 +105,7 @@ def rollback(name: str, reason: str, settings: SettingsLike = None) -> AliasDoc:
 
 
 def plan_rollback(name: str, reason: str, settings: SettingsLike) -> AliasDoc:
-    """The alias after a rollback, which is not done; parameters and errors are those of `rollback`."""
+    """The alias as a rollback would leave it; parameters and errors are those of `rollback`."""
     _check_reason(reason)
     current = find_alias(name, settings)
     if current is None:
@@ -114,7 +114,7 @@ def plan_rollback(name: str, reason: str, settings: SettingsLike) -> AliasDoc:
     stack = list_active(current)
     if not stack:
         raise ModelError(
-            f"alias {name!r} is rolled back to the bundled model already, nothing was before it; see "
+            f"alias {name!r} is rolled back to the bundled model already, which was its first; see "
             f"`e3relax models history --alias {name}`"
         )
     before = stack[-2].model_id if len(stack) > 1 else _find_base(name)
@@ -128,7 +128,7 @@ def plan_rollback(name: str, reason: str, settings: SettingsLike) -> AliasDoc:
 
 
 def list_active(alias: AliasDoc) -> list[AliasMove]:
-    """The promotions that are not rolled back, oldest first; the last of them says what the alias means."""
+    """The promotions that are not rolled back, oldest first; the last one is the model of the alias."""
     stack: list[AliasMove] = []
     for move in alias.history:
         stack = stack[:-1] if move.rollback else [*stack, move]
@@ -146,7 +146,7 @@ def _move(name: str, current: AliasDoc | None, move: AliasMove) -> AliasDoc:
 
 
 def _store(document: AliasDoc, pool: StorePool) -> None:
-    """Write the next version of an alias, unless somebody else has written it."""
+    """Write the next version of an alias, unless another process has written it."""
     store = pool.get(open_alias_store)
     if not store.ensure_index(store.key, unique=True):
         raise StoreError(
@@ -156,7 +156,7 @@ def _store(document: AliasDoc, pool: StorePool) -> None:
     before = {"version": document.version - 1} if document.version > 1 else None
     if write_documents(store, [dump_document(document)], before) != 1:
         raise StoreError(
-            f"alias {document.name!r} was moved by somebody else at this moment, and not by you; see "
+            f"alias {document.name!r} was moved by another process at the same time, and not by this command; see "
             f"`e3relax models history --alias {document.name}` and decide again"
         )
     move = document.history[-1]
@@ -170,9 +170,9 @@ def _check_reason(reason: str) -> None:
 
 
 def _check_alias_name(name: str, pool: StorePool) -> None:
-    """An alias must not be mistaken for a model."""
+    """Refuse an alias that could be mistaken for a model."""
     if not MODEL_NAME.fullmatch(name) or is_model_id(name):
-        raise ModelError(f"{name!r} cannot be an alias; use letters, digits, '.', '_', '-', and no model's id")
+        raise ModelError(f"{name!r} cannot be an alias; use letters, digits, '.', '_', '-', and not a model's id")
     names = {path.name for path in list_model_paths(find_models_dir(pool.settings))}
     if name in names or find_model_docs({"name": name}, pool):
         raise ModelError(f"{name!r} is the name of a model and cannot be an alias; choose another name")

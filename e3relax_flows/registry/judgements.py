@@ -1,4 +1,4 @@
-"""Keep evaluations and gates beside the models that they are about."""
+"""Store evaluations and gates of models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JudgementStores:
 @shared
 @contextmanager
 def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
-    """Both stores, where MODEL_STORE says; connected and closed at the end.
+    """Both stores, at MODEL_STORE; connected, closed at the end.
 
     Raises
     ------
@@ -59,12 +59,12 @@ def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
 
 
 def has_judgements(settings: E3RelaxSettings) -> bool:
-    """Whether a gate may have judged; looking makes nothing."""
+    """Whether there may be gates; the check creates no files."""
     return has_collection(settings, name_collections(settings)[0] + GATES_ENDING)
 
 
 def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
-    """Keep an evaluation; one that is there already stays."""
+    """Store an evaluation; a stored one stays as it is."""
     write_documents(stores.evaluations, [dump_document(doc)])
 
 
@@ -81,7 +81,7 @@ def find_evaluations(stores: JudgementStores, criteria: dict[str, Any]) -> list[
 
 
 def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
-    """Keep a gate; one that is there already stays."""
+    """Store a gate; a stored one stays as it is."""
     if write_documents(stores.gates, [dump_document(doc)]):
         logger.info(
             "gate %s: challenger %s against %s: %s", doc.gate_id, doc.challenger_id, doc.incumbent_id, doc.decision
@@ -95,7 +95,7 @@ def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDo
 
 
 def match_challenger(model_id: str) -> dict[str, Any]:
-    """Criteria of the gates that judged a model; older ones call it a candidate."""
+    """Criteria of the gates that judged a model; older documents call it a candidate."""
     return {"$or": [{"challenger_id": model_id}, {"candidate_id": model_id}]}
 
 

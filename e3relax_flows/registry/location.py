@@ -1,4 +1,4 @@
-"""Where the registry of models is, found without loading maggma: its file, its collections, the folder of models."""
+"""Location of the registry of models, without loading maggma: its file, its collections, the folder of models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find_models_dir(settings: E3RelaxSettings) -> Path:
     Raises
     ------
     ConfigError
-        When the settings want one and name none.
+        When the settings require one and do not name it.
     """
     spec = settings.WEIGHTS_STORE or {}
     if spec.get("type") != FOLDER_STORE:
@@ -48,7 +48,7 @@ def find_registry_file(settings: E3RelaxSettings) -> Path | None:
 
 
 def has_collection(settings: E3RelaxSettings, collection: str) -> bool:
-    """Whether there may be documents in a collection of the registry; looking makes neither files nor tables."""
+    """Whether there may be documents in a collection of the registry; the check creates neither files nor tables."""
     file = find_registry_file(settings)
     if file is None:
         return True
@@ -59,11 +59,11 @@ def has_collection(settings: E3RelaxSettings, collection: str) -> bool:
             table = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [collection])
             return table.fetchone() is not None
     except sqlite3.Error:
-        return True  # opening it names what is wrong
+        return True  # opening it reports the error
 
 
 def needs_registry(spec: str, settings: E3RelaxSettings) -> bool:
-    """Whether the registry must be asked which model `spec` is: no folder, not bundled, and there is one to ask."""
+    """Whether `spec` must be looked up in the registry: it is not a folder and not bundled, and a registry exists."""
     if is_model_folder(spec) or is_bundled_name(spec):
         return False
     return any(has_collection(settings, collection) for collection in name_collections(settings))

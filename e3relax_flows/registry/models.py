@@ -59,7 +59,7 @@ class KnownModel:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All known models, and the folders that hold none, with what is wrong."""
+    """All known models, and the folders without a valid model, with the reason."""
 
     models: list[KnownModel]
     problems: dict[Path, str]
@@ -71,7 +71,7 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
     Parameters
     ----------
     spec
-        Alias, name, id (8 digits or more) or path of a folder. An alias means what it means now: hand on the
+        Alias, name, id (8 digits or more) or path of a folder. An alias is resolved now: pass on the
         `model_id` of the folder, never the alias.
     settings
         Where the registry is: settings, or a `Workspace`. Read anew when None.
@@ -79,7 +79,7 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
     Raises
     ------
     ModelError
-        When nothing or more than one model answers to `spec`, or its files are not what was registered.
+        When no model or more than one model matches `spec`, or its files are not what was registered.
     StoreError
         When the registry or the store of weights cannot be used.
     """
@@ -108,7 +108,7 @@ def locate_model(spec: str, settings: SettingsLike) -> KnownModel:
         names |= {doc.name for doc in find_model_docs({}, pool)}
         aliases = sorted({*ALIASES, *(doc.name for doc in list_aliases(pool))})
     raise ModelError(
-        f"model {spec!r} is no alias ({', '.join(aliases)}), and is none of the {len(names)} known models "
+        f"model {spec!r} is not an alias ({', '.join(aliases)}) and not one of the {len(names)} known models "
         f"({', '.join(sorted(names))}) nor the id of one; run `e3relax models list`"
     )
 
@@ -145,7 +145,7 @@ def fetch_model(model_id: str, settings: SettingsLike = None) -> ModelFolder:
 
 
 def list_models(settings: SettingsLike) -> Inventory:
-    """Everything that can be named: bundled models, registered ones, and those on this machine only."""
+    """All models that can be named: bundled and registered ones, and those on this machine only."""
     meanings = {alias: find_model(alias).model_id for alias in ALIASES}
     with open_pool(settings) as pool:
         meanings |= {doc.name: doc.model_id for doc in list_aliases(pool)}
@@ -171,7 +171,7 @@ def list_models(settings: SettingsLike) -> Inventory:
 
 
 def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: Any) -> ModelDoc:
-    """Keep a model's files and its document; what is registered already stays, and damaged files are replaced.
+    """Store a model's files and its document; a registered model stays as it is, and damaged files are replaced.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
     settings
         Where the registry is: settings, or a `Workspace`. Read anew when None.
     facts
-        Fields of `ModelDoc` that the folder does not say: name, parent_id, dataset_id, run_id, metrics,
+        Fields of `ModelDoc` that the folder does not hold: name, parent_id, dataset_id, run_id, metrics,
         training_hours, hardware, ...
 
     Raises
@@ -197,7 +197,7 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
     with open_pool(settings) as pool:
         _check_name(doc, pool)
         existing = find_model_doc(doc.model_id, pool)
-        # first the files: a document always means a model that is there
+        # first the files: the files of a registered model must exist
         open_weights(pool.settings).save(existing or doc, weights)
         if existing is None:
             write_documents(pool.get(open_model_store), [dump_document(doc)])
@@ -219,7 +219,7 @@ def describe_model(folder: ModelFolder, weights: bytes, **facts: Any) -> ModelDo
     free = ModelDoc.model_fields.keys() - OWN_FIELDS
     if unknown := facts.keys() - free:
         raise ConfigError(
-            f"{', '.join(sorted(unknown))} of a model cannot be given; what can: {', '.join(sorted(free))}"
+            f"{', '.join(sorted(unknown))} of a model cannot be given; known: {', '.join(sorted(free))}"
         )
     card = folder.path / CARD_FILE
     own = {

@@ -1,4 +1,4 @@
-"""Open the stores of registered models and of aliases, and read their documents; reading makes neither."""
+"""Open the stores of registered models and of aliases, and read their documents; reading does not create a store."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def list_aliases(settings: SettingsLike = None, criteria: dict[str, Any] | None 
 
 @contextmanager
 def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[str]) -> Iterator[Store]:
-    """A store of the registry; what servers say comes as StoreError."""
+    """A store of the registry; errors of servers become StoreError."""
     spec = settings.MODEL_STORE
     if spec and "collection_name" in spec:
         spec = {**spec, "collection_name": collection}

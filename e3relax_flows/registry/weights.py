@@ -41,14 +41,14 @@ INTACT = "run `e3relax models import FOLDER` with an intact copy"
 
 
 class Weights(Protocol):
-    """Where the files of registered models are."""
+    """Location of the files of registered models."""
 
     @property
     def name(self) -> str:
-        """The place, without passwords."""
+        """The location, without passwords."""
 
     def check(self) -> None:
-        """Make sure that the place can be used.
+        """Check that the location can be used.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Weights(Protocol):
         """
 
     def save(self, doc: ModelDoc, weights: bytes) -> None:
-        """Keep the files of a model, in the place of damaged ones; those that are there already are left."""
+        """Store the files of a model; damaged ones are replaced, intact ones are left."""
 
     def load(self, doc: ModelDoc) -> ModelFolder:
         """The model's folder on this machine, verified.
@@ -70,7 +70,7 @@ class Weights(Protocol):
 
 
 def open_weights(settings: E3RelaxSettings) -> Weights:
-    """The place that the settings name; a store is connected when it is used."""
+    """The location that the settings name; a store is connected when it is used."""
     spec = settings.WEIGHTS_STORE
     if spec is None or spec.get("type") == FOLDER_STORE:
         return FolderWeights(find_models_dir(settings))
@@ -80,7 +80,7 @@ def open_weights(settings: E3RelaxSettings) -> Weights:
 
 @contextmanager
 def hold_weights(settings: E3RelaxSettings) -> Iterator[Weights]:
-    """The place of weights, when it can be used; errors are those of `Weights.check`."""
+    """The location of weights, if it can be used; errors are those of `Weights.check`."""
     weights = open_weights(settings)
     weights.check()
     yield weights
@@ -164,7 +164,7 @@ class StoredWeights:
         return _put(path, doc, weights, "E3RELAX_DATA_DIR")
 
     def _read(self, store: Store, doc: ModelDoc) -> bytes:
-        """What parts there are, together never more than was registered."""
+        """The stored parts, together never more than was registered."""
         parts: list[bytes] = []
         for index in range(-(-doc.n_bytes // PART_BYTES)):
             if (part := _read_part(store, doc, index)) is None or len(part) > PART_BYTES:
@@ -174,7 +174,7 @@ class StoredWeights:
 
     @contextmanager
     def _open(self) -> Iterator[Store]:
-        """The store, connected; what servers say comes as StoreError."""
+        """The store, connected; errors of servers become StoreError."""
         try:
             self.store.connect()
             try:
@@ -190,7 +190,7 @@ class StoredWeights:
 
 
 def read_weights(folder: ModelFolder) -> bytes:
-    """The bytes of a folder's weights, when they are what its id and its configuration say.
+    """The bytes of a folder's weights, verified by its id and its configuration.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def read_weights(folder: ModelFolder) -> bytes:
 
 
 def _read_part(store: Store, doc: ModelDoc, index: int) -> bytes | None:
-    """One part; None when it is not there or no part."""
+    """One part; None if it is missing or not a part."""
     raw = store.query_one({PART_KEY: _name_part(doc, index)})
     data = raw.get("data") if raw else None
     try:
@@ -226,7 +226,7 @@ def _name_part(doc: ModelDoc, index: int) -> str:
 
 
 def _complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The description of a store of weights with what is the same for all of them."""
+    """The description of a store of weights with the arguments that all of them share."""
     kind = spec.get("type")
     if kind == GridFSStore.__name__:
         acknowledged = {} if "uri" in spec else ACKNOWLEDGED
@@ -239,13 +239,13 @@ def _complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(store: Store) -> str:
-    if isinstance(store, GridFSStore) and store.uri is not None:  # its name would be the URI, passwords and all
+    if isinstance(store, GridFSStore) and store.uri is not None:  # its name would be the URI with its passwords
         return f"gridfs://{store.uri.rsplit('@', 1)[-1].rsplit('//', 1)[-1]}/{store.collection_name}"
     return describe_store(store)
 
 
 def _put(path: Path, doc: ModelDoc, weights: bytes, setting: str) -> ModelFolder:
-    """Write a model folder unless it is there, or in the place of a damaged one; others may do it at the same time."""
+    """Write a model folder unless an intact one exists; other processes may do it at the same time."""
     for _ in range(PUT_TRIES):
         was_there = path.exists()
         with suppress(ModelError):
@@ -263,7 +263,7 @@ def _write(path: Path, doc: ModelDoc, weights: bytes, setting: str, replace_dama
     except OSError as error:
         raise ModelError(
             f"model {doc.name} ({doc.model_id}) cannot be written to {path} ({error.strerror or error}); make room "
-            f"on the disk (`df -h`) or name another place with {setting}"
+            f"on the disk (`df -h`) or name another location with {setting}"
         ) from error
 
 

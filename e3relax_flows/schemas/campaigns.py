@@ -1,4 +1,4 @@
-"""Documents of active-learning campaigns: what is asked for, each generation's choices and results, how it ended."""
+"""Documents of active-learning campaigns: configuration, choices and results of each generation, final state."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Mix(_Section):
     """
 
     scored: float = Field(0.0, ge=0, le=1, description="largest expected error, see scored_by")
-    diverse: float = Field(0.0, ge=0, le=1, description="furthest in the latent space from all chosen before")
+    diverse: float = Field(0.0, ge=0, le=1, description="furthest in the latent space from all that were chosen before")
     random: float = Field(1.0, ge=0, le=1, description="drawn from all that are left: the unbiased error")
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class CampaignConfig(_Section):
     engine: str | EngineSpec = Field(
         description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"
     )
-    engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
+    engine_settings: dict[str, Any] = Field(default_factory=dict, description="arguments of the engine's builder")
     device: str = Field("auto", description="torch device of predictions")
     options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="how to predict")
     chunk_size: int = Field(500, ge=1, description="structures of the pool in one prediction job")
@@ -202,11 +202,11 @@ class Label(BaseModel):
     hours: float | None = Field(None, description="wall time of the relaxation")
     reused: bool = Field(False, description="it was in the store before the campaign, and cost nothing now")
     prediction_error: float | None = Field(None, description="Å; displacement + 2.5 Å · strain, before training")
-    initial_error: float | None = Field(None, description="Å; the same of leaving the crystal alone")
+    initial_error: float | None = Field(None, description="Å; the same of the initial structure")
 
 
 class PredictResult(BaseModel):
-    """Predictions of the chosen ones, by structure id; what has none could not be predicted."""
+    """Predictions of the chosen candidates, by structure id; a missing one could not be predicted."""
 
     predictions: dict[str, str]
     verdicts: dict[str, Verdict]
@@ -214,22 +214,22 @@ class PredictResult(BaseModel):
 
 
 class LabelResult(BaseModel):
-    """What came of the relaxations."""
+    """Results of the relaxations."""
 
     labels: list[Label]
     last_updated: datetime = Field(default_factory=now)
 
 
 class PairsResult(BaseModel):
-    """What the labels gave to train on."""
+    """Pairs that were built from the labels."""
 
     pair_ids: list[str]
-    counts: dict[str, int] = Field(description="relaxations by what became of them")
+    counts: dict[str, int] = Field(description="relaxations by the result of building pairs")
     last_updated: datetime = Field(default_factory=now)
 
 
 class RetrainResult(OnChallenger):
-    """What the retraining gave; without challenger there was nothing new to train on."""
+    """Result of the retraining; without a challenger there were no new pairs to train on."""
 
     challenger_id: str | None = None
     gate_id: str | None = None
@@ -246,9 +246,9 @@ class ConcludeResult(BaseModel):
     model_id: str = Field(description="in service afterwards")
     error: Interval | None = Field(None, description="Å; of that model, on the holdout")
     error_before: Interval | None = Field(None, description="Å; of the model before, on the same")
-    identity_error: Interval | None = Field(None, description="Å; of leaving the crystals of the holdout alone")
+    identity_error: Interval | None = Field(None, description="Å; of the initial structures of the holdout")
     random_error: Interval | None = Field(
-        None, description="Å; of the model before, on the labels of the random arm: what is left of the pool, unbiased"
+        None, description="Å; of the model before, on the labels of the random arm: the rest of the pool, unbiased"
     )
     random_identity_error: Interval | None = None
     dft_hours: float = Field(description="core hours of this generation's relaxations")
@@ -286,7 +286,7 @@ class GenerationDoc(Displayed, BaseModel):
         return len(self.select.selected) if self.select else 0
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         labels = self.label.labels if self.label else []
         facts: list[tuple[str, object]] = [
             ("candidates chosen", self.n_labels or None),
@@ -313,7 +313,7 @@ class GenerationDoc(Displayed, BaseModel):
 
 
 class CampaignDoc(Displayed, BaseModel):
-    """A campaign; found by `campaign_id`. Its generations, pool and scores are collections beside it."""
+    """A campaign; found by `campaign_id`. Its generations, pool and scores are in collections of their own."""
 
     campaign_id: str
     name: str
@@ -333,7 +333,7 @@ class CampaignDoc(Displayed, BaseModel):
     last_updated: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         facts: list[tuple[str, object]] = [
             ("pool", self.n_pool),
             ("engine", str(self.config.engine)),
@@ -354,6 +354,6 @@ def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
     plain = {key: value for key, value in maker.items() if key not in ("@version", "config")}
     content = config.model_dump(mode="json", exclude={"stop"})
     replay = content["retraining"]["replay"]
-    if replay["bundled"] == "auto":  # campaigns begun before there was a choice keep their ids
+    if replay["bundled"] == "auto":  # campaigns that began before this option existed keep their ids
         del replay["bundled"]
     return hash_content({"config": content, "maker": plain})

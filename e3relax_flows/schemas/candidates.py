@@ -12,7 +12,7 @@ VolumeRule = Literal["atomic", "ionic", "bonds", "keep"]
 
 
 def split_function(name: str) -> tuple[str, str]:
-    """Module and function of "module:function"; ValueError where it is written otherwise."""
+    """Module and function of "module:function"; ValueError for another form."""
     module, colon, function = name.partition(":")
     if not (module and colon and function.isidentifier()):
         raise ValueError(f"{name!r} is not of the form module:function")
@@ -20,7 +20,7 @@ def split_function(name: str) -> tuple[str, str]:
 
 
 class SourceConfig(BaseModel):
-    """What all sources have: unknown keys are refused, and nothing changes once it is read."""
+    """Base of all sources: unknown keys are refused, and instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class FileSource(SourceConfig):
 
 
 class OptimadeQuery(BaseModel):
-    """A filter, and the OPTIMADE servers that are asked."""
+    """A filter, and the OPTIMADE servers to query."""
 
     filter: str = Field(min_length=1, description='such as elements HAS ALL "Na","Cl" AND nelements=2')
     servers: list[str] = Field(default_factory=list, description="base URLs, such as https://optimade.odbx.science")
@@ -50,19 +50,19 @@ class OptimadeQuery(BaseModel):
 
 
 class OptimadeSource(SourceConfig):
-    """Responses of OPTIMADE servers: kept as files, or asked for by a filter."""
+    """Responses of OPTIMADE servers: saved files, or the result of a filter."""
 
     type: Literal["optimade"]
     paths: list[Path] = Field(default_factory=list, description="JSON or JSON lines, also .gz, and folders of them")
-    filter: str | None = Field(None, description="instead of paths: what is asked for")
+    filter: str | None = Field(None, description="instead of paths: the filter of the query")
     servers: list[str] = Field(default_factory=list, description="with a filter: base URLs")
     providers: list[str] = Field(default_factory=list, description="with a filter: ids in the register of OPTIMADE")
     limit: int | None = Field(None, ge=1, description="with a filter: most structures of each server; none: all")
-    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
+    refresh: bool = Field(False, description="query again instead of using the response on disk")
 
     @property
     def query(self) -> OptimadeQuery | None:
-        """What is asked; none where files are read."""
+        """The query; None where files are read."""
         if self.filter is None:
             return None
         return OptimadeQuery(filter=self.filter, servers=self.servers, providers=self.providers, limit=self.limit)
@@ -73,7 +73,7 @@ class OptimadeSource(SourceConfig):
             raise ValueError("give either paths of saved responses, or a filter with servers or providers")
         if self.paths and (self.servers or self.providers or self.limit):
             raise ValueError("servers, providers and limit belong to a filter; saved responses are read whole")
-        _ = self.query  # checked now, not when it is asked
+        _ = self.query  # checked now, not when the query runs
         return self
 
 
@@ -144,7 +144,7 @@ class MaterialsProjectSource(SourceConfig, MPQuery):
     """Materials of the Materials Project that match a query."""
 
     type: Literal["materials-project"]
-    refresh: bool = Field(False, description="ask again instead of taking the answer that is on disk")
+    refresh: bool = Field(False, description="query again instead of using the response on disk")
 
 
 class StoreSource(SourceConfig):
@@ -164,7 +164,7 @@ ParentSource = Annotated[
 
 
 class SubstitutionRules(BaseModel):
-    """Which elements are exchanged, and what becomes of the volume.
+    """Which elements are exchanged, and how the volume is scaled.
 
     Of the volumes, atomic, ionic and bonds scale that of the parent: by the atomic radii of its elements (0.3 ms per
     structure), by their ionic radii (0.1 s), by the shortest data-mined bond (0.03 s). For 353 exchanges between
@@ -174,7 +174,7 @@ class SubstitutionRules(BaseModel):
 
     exchanges: list[dict[str, list[str]]] = Field(
         default_factory=list,
-        description="elements tried in the place of each: {Na: [Li, K], Cl: [F, Br]} makes four of NaCl",
+        description="elements that replace each: {Na: [Li, K], Cl: [F, Br]} makes four of NaCl",
     )
     threshold: float | None = Field(
         None, gt=0, lt=1, description="instead: smallest probability of a substitution by the predictor, such as 0.01"
@@ -220,7 +220,7 @@ Source = Annotated[
 
 
 class RankingConfig(BaseModel):
-    """What all rankings have: unknown keys are refused."""
+    """Base of all rankings: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -250,7 +250,7 @@ class RankByHull(RankingConfig):
 
 
 class RankByFunction(RankingConfig):
-    """By the user's own function of id and structure; None where it has nothing to say."""
+    """By the user's own function of id and structure; None where it gives no number."""
 
     by: Literal["function"]
     function: str = Field(description="module:function, called with id and structure")
@@ -266,7 +266,7 @@ Ranking = Annotated[RankByChange | RankByTable | RankByHull | RankByFunction, Fi
 
 
 class CandidatesConfig(BaseModel):
-    """Where candidates come from, and which are the most promising."""
+    """Sources of candidates, and their ranking."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What of a cell may change: one word for engines and predictions."""
+"""Free degrees of freedom of a cell, with the same names for engines and predictions."""
 
 from __future__ import annotations
 

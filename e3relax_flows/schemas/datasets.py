@@ -17,16 +17,16 @@ GroupBy = Literal["prototype", "chemical_system"]
 
 
 class PairFilter(BaseModel):
-    """Which pairs of the store are wanted."""
+    """Which pairs of the store are selected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     functionals: list[FunctionalName] | None = Field(
-        None, description="that may stand together; none: only one may occur"
+        None, description="that may occur together; none: only one may occur"
     )
     sources: list[str] | None = Field(None, description="none: all")
     start_kinds: list[PairStart] | None = Field(None, description="none: all; the initial side is never a prediction")
-    dft_only: bool = Field(True, description="leave out what potentials relaxed")
+    dft_only: bool = Field(True, description="leave out relaxations by potentials")
     full_freedom: bool = Field(True, description="leave out relaxations in which cell or sites were held")
     max_atoms: int | None = Field(None, ge=1)
 
@@ -38,8 +38,8 @@ class HoldoutDoc(Displayed, BaseModel):
     name: str
     group_by: GroupBy
     groups: list[str] = Field(description="every pair of these is held out, also those that come later")
-    pair_ids: list[str] = Field(description="sorted; on these models are judged")
-    fraction: float | None = Field(None, description="of the groups that was asked for; None: groups were named")
+    pair_ids: list[str] = Field(description="sorted; models are judged on these")
+    fraction: float | None = Field(None, description="of the groups, as configured; None: groups were named")
     seed: int = 0
     filter: PairFilter = Field(default_factory=lambda: PairFilter())
     strata: dict[str, int] = Field(default_factory=dict, description="pairs by source")
@@ -47,7 +47,7 @@ class HoldoutDoc(Displayed, BaseModel):
     versions: dict[str, str] = Field(default_factory=collect_versions)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         facts: list[tuple[str, object]] = [
             ("pairs", len(self.pair_ids)),
             (f"groups by {self.group_by}", len(self.groups)),
@@ -77,7 +77,7 @@ class DatasetDoc(Displayed, BaseModel):
     versions: dict[str, str] = Field(default_factory=collect_versions)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         facts: list[tuple[str, object]] = [
             ("train", len(self.train)),
             *((f"- {source}", n) for source, n in self.sources.items()),

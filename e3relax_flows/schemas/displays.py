@@ -16,7 +16,7 @@ class Summary(NamedTuple):
 
 
 class Displayed:
-    """What has a summary is shown by it; every text is escaped."""
+    """Base of documents that are displayed by a summary; every text is escaped."""
 
     def summarize(self) -> Summary:
         """Title and facts, those that are known."""
@@ -27,7 +27,7 @@ class Displayed:
         return ", ".join([title, *(f"{name} {text}" for name, text in facts)])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a table, readable on light and dark."""
+        """HTML for notebooks: a table, readable on light and dark backgrounds."""
         title, facts = self.summarize()
         rows = "".join(
             f'<tr><th scope="row" style="text-align:left;font-weight:normal">{escape(name)}</th>'
@@ -38,7 +38,7 @@ class Displayed:
         return f'<table class="e3relax">{caption}{escape(title)}</caption><tbody>{rows}</tbody></table>'
 
     def _repr_markdown_(self) -> str:
-        """The same where there is no HTML."""
+        """The same for outputs without HTML."""
         title, facts = self.summarize()
         lines = [f"**{_escape_markdown(title)}**", "", "| | |", "| --- | --- |"]
         return "\n".join(
@@ -47,7 +47,7 @@ class Displayed:
 
 
 def keep_known(facts: list[tuple[str, object]]) -> list[tuple[str, str]]:
-    """Facts that there are, as texts: numbers with four digits; without those that are None or empty."""
+    """Known facts as texts: numbers with four digits; None and empty ones are left out."""
     return [(name, format_value(value)) for name, value in facts if value is not None and value not in ("", [])]
 
 
@@ -71,7 +71,7 @@ def describe_structure(structure: Structure | None) -> str | None:
 
 
 def _escape_markdown(text: str) -> str:
-    """Text that is no markup, neither Markdown nor HTML, and stays in its cell."""
+    """Text without markup (Markdown or HTML) that stays in its cell."""
     safe = escape(text, quote=False).replace("\\", "\\\\").replace("\n", " ")
     for char in "`*_[]|~$":
         safe = safe.replace(char, f"\\{char}")

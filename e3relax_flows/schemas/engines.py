@@ -1,4 +1,4 @@
-"""What a file says of an engine: the path of a maker with its settings, or a name with its own."""
+"""Configuration of an engine in a file: the path of a maker or a name, with settings."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class ModelDoc(Displayed, BaseModel):
     created_at: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         errors = [
             (source, ", ".join(f"{metric} {value:.4g}" for metric, value in values.items()))
             for source, values in self.metrics.items()
@@ -81,7 +81,7 @@ class AliasDoc(BaseModel):
 
 
 class EvaluatedPair(BaseModel):
-    """Errors on one pair of a holdout, beside those of leaving the crystal alone."""
+    """Errors on one pair of a holdout, with those of the initial structure."""
 
     pair_id: str
     source: str
@@ -113,7 +113,7 @@ class EvaluationDoc(Displayed, BaseModel):
     created_at: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
-        """What is shown of it: means over the pairs that have a prediction, beside those of leaving them alone."""
+        """The displayed fields: means over the pairs that have a prediction, with those of the initial structures."""
         facts: list[tuple[str, object]] = [
             ("pairs", len(self.rows)),
             ("without prediction", sum(row.displacement is None for row in self.rows)),
@@ -161,8 +161,8 @@ class GateLimits(BaseModel):
         0.05,
         ge=0,
         le=1,
-        description="share of structures served materially (10 % and 0.02 Å) further from the relaxed structure than "
-        "they came; more only where the incumbent harms as many",
+        description="share of structures that are served materially (10 % and 0.02 Å) further from the minimum than "
+        "before; more only where the incumbent harms as many",
     )
     min_stratum: int = Field(20, ge=2, description="strata of fewer pairs are reported, not judged")
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -206,7 +206,7 @@ class Harm(OnChallenger):
     Material is what costs DFT steps: further by more than 10 % and 0.02 Å (displacement + 2.5 Å · strain).
     """
 
-    name: str = Field(description="as of a comparison; what is served is meant in any case")
+    name: str = Field(description="as of a comparison; always of the served structures")
     n: int
     n_groups: int | None = Field(None, description="groups drawn again with replacement; None: single pairs were")
     challenger: float = Field(description="share of the n")
@@ -215,7 +215,7 @@ class Harm(OnChallenger):
     high: float
     challenger_refused: float = Field(description="share of the n for which it serves the initial structure")
     incumbent_refused: float
-    challenger_any: float | None = Field(None, description="share of the n that is further at all; None: not counted")
+    challenger_any: float | None = Field(None, description="share that is further by any amount; None: not counted")
     incumbent_any: float | None = None
     judged: bool = True
 
@@ -240,7 +240,7 @@ class GateDoc(Displayed, OnChallenger):
     created_at: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         facts: list[tuple[str, object]] = [
             ("challenger", self.challenger_id),
             ("incumbent", self.incumbent_id),

@@ -1,4 +1,4 @@
-"""Documents of outcomes: what a relaxation engine said, joined with the prediction it began from."""
+"""Documents of outcomes: the result of a relaxation, joined with the prediction from which it began."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StartKind(StrEnum):
 
 
 class OutcomeState(StrEnum):
-    """successful: converged; unconverged: the engine gave a structure but not its minimum; failed: no structure."""
+    """successful: converged; unconverged: the engine gave a structure that is not the minimum; failed: no structure."""
 
     SUCCESSFUL = "successful"
     UNCONVERGED = "unconverged"
@@ -92,7 +92,7 @@ class RelaxationResult(BaseModel):
     free: Freedom | None = Field(None, description="what the last relaxation was free to change; None: not known")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="what corrections of energies look at: hubbards, potcar_spec, encut; empty where the code has none",
+        description="input of energy corrections: hubbards, potcar_spec, encut; empty where the code has none",
     )
     functionals: list[FunctionalName] = Field(
         default_factory=list, description="of the relaxations one after the other, where more than one was run"
@@ -120,7 +120,7 @@ class StructureErrors(BaseModel):
 
 
 class OutcomeDoc(Displayed, BaseModel):
-    """What the engine said of one start of one structure; found by `outcome_id`, joined by `prediction_id`."""
+    """Result of the engine for one start of one structure; found by `outcome_id`, joined by `prediction_id`."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -148,7 +148,7 @@ class OutcomeDoc(Displayed, BaseModel):
     last_updated: datetime = Field(default_factory=now)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         result, errors, start = self.result, self.prediction_errors, self.initial_errors
         code = f"{result.code}{'' if result.is_dft else ', not DFT'}" if result else None
         facts: list[tuple[str, object]] = [
@@ -197,7 +197,7 @@ class PairedSaving(BaseModel):
 
 
 class ArmSaving(BaseModel):
-    """What one start saved over another, of the candidates that were relaxed from both."""
+    """Savings of one start over another, for the candidates that were relaxed from both."""
 
     start: StartKind
     over: StartKind = Field(description="initial, of controls and refused candidates, or predicted")
@@ -213,7 +213,7 @@ class ArmSaving(BaseModel):
 
 
 class SavingsSummary(BaseModel):
-    """What prediction saved, as measured on controls; without controls there is no saving to state."""
+    """Savings by prediction, measured on controls; without controls they are not known."""
 
     n_candidates: int = Field(description="different structures")
     n_predicted: int = Field(description="outcomes that began at the predicted structure")

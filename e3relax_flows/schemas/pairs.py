@@ -1,4 +1,4 @@
-"""Documents of pairs initial -> relaxed: what a finished relaxation teaches, and why others teach nothing."""
+"""Documents of pairs initial -> relaxed: training data from finished relaxations, and why others give none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Freedom(BaseModel):
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing was held, so that both lattice and sites are labels."""
+        """Whether nothing was held, so that both lattice and sites are targets."""
         return self.volume and self.shape and self.sites
 
 
@@ -53,10 +53,10 @@ class PairDoc(Displayed, BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     pair_id: str
-    origin_id: str = Field(description="the calculation; one that is run again gives another pair in its place")
+    origin_id: str = Field(description="the calculation; if it is run again, its new pair replaces this one")
     superseded_by: str | None = Field(
         None,
-        description="pair of the same origin that took the place of this one; left_out:REASON where the calculation "
+        description="pair of the same origin that replaced this one; left_out:REASON where the calculation "
         "was run again and gave none",
     )
     id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
@@ -69,7 +69,7 @@ class PairDoc(Displayed, BaseModel):
     functional: FunctionalName = Field(description="PBE, PBE+U, PBE at 50 GPa, ...; a potential by its name: CHGNet")
     functional_path: list[FunctionalName] = Field(
         default_factory=list,
-        description="functionals of the relaxations one after the other; the last is the label, the others led there",
+        description="functionals of consecutive relaxations; the last one is that of the pair",
     )
     code: str = Field(description="VASP, GPAW, CHGNet, ...")
     is_dft: bool
@@ -96,7 +96,7 @@ class PairDoc(Displayed, BaseModel):
         )
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         held = [name for name, is_free in self.free.model_dump().items() if not is_free]
         facts: list[tuple[str, object]] = [
             ("initial", describe_structure(self.initial)),
@@ -116,7 +116,7 @@ class PairDoc(Displayed, BaseModel):
 
 
 def identify_pair(pair: PairDoc) -> str:
-    """Id of a pair: both structures, the functional, the code and what was free; not how DFT got there."""
+    """Id of a pair: both structures, the functional, the code and what was free; not the path of the relaxation."""
     return hash_content(
         {
             "initial": identify_structure(pair.initial),
@@ -132,7 +132,7 @@ class LeftOut(StrEnum):
     """Why a calculation gave no pair.
 
     conditions: a field, a charge, images of a path, ... moved the minimum, or the run seeks none; relabelled: it
-    gave a pair whose label is another one today.
+    gave a pair whose functional is named differently today.
     """
 
     FAILED = "failed"
@@ -151,10 +151,10 @@ class LeftOut(StrEnum):
 
 
 class BuildRecord(BaseModel):
-    """What became of one calculation when pairs were built from it; found by `origin_id`."""
+    """Result of building a pair from one calculation; found by `origin_id`."""
 
     origin_id: str
-    fingerprint: str = Field(description="of what was read; another one means: build again")
+    fingerprint: str = Field(description="of the input; the pair is built again when it changes")
     pair_id: str | None = Field(None, description="the pair; None when it was left out")
     reason: LeftOut | None = None
     message: str | None = Field(None, description="the reason in words")

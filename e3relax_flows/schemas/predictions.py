@@ -1,4 +1,4 @@
-"""Documents of predictions: what was asked, what the network said, and whether to trust it."""
+"""Documents of predictions: options, results of the network, and the verdict of the guards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JsonStructure = Annotated[Structure, PlainSerializer(lambda item: jsanitize(item
 
 
 class Verdict(StrEnum):
-    """accept: start DFT from it; refuse: a guard said no; error: there is no prediction."""
+    """accept: start DFT from it; refuse: a guard refused it; error: no prediction could be made."""
 
     ACCEPT = "accept"
     REFUSE = "refuse"
@@ -63,15 +63,15 @@ class Reason(StrEnum):
 
 
 class Constraints(BaseModel):
-    """What the user wants to keep."""
+    """Constraints of the user."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fix_cell: bool = Field(False, description="the lattice stays as it is; the same as free: sites")
     free: Free = Field(
         "all",
-        description="what may change beside the sites: all of the cell; its shape, at its volume; its volume, at its "
-        "shape; sites: nothing. With a vacuum axis it is said of the plane of the other two",
+        description="what may change besides the sites: all of the cell; its shape, at its volume; its volume, at its "
+        "shape; sites: nothing. With a vacuum axis it applies to the plane of the other two",
     )
     vacuum_axis: Literal["a", "b", "c"] | None = Field(
         None, description="2D: this lattice vector keeps its length and direction, the other two stay in their plane"
@@ -92,7 +92,7 @@ class Constraints(BaseModel):
 
     @model_serializer(mode="wrap")
     def _write_one_spelling(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write what was asked in the words of before `free`, where there are some: ids of predictions hang on it."""
+        """Write the constraints as before `free` existed, where possible: ids of predictions depend on it."""
         content: dict[str, Any] = handler(self)
         if content.get("free") == "sites":
             content["fix_cell"] = True
@@ -157,8 +157,8 @@ class PredictOptions(BaseModel):
     )
     polish: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         0,
-        description="steps of that potential from an accepted prediction, symmetry and constraints kept; auto: as the "
-        "calibration decides for each crystal",
+        description="steps of that potential from an accepted prediction; symmetry and constraints are kept; auto: the "
+        "calibrated number for each crystal",
     )
 
     @model_validator(mode="after")
@@ -172,7 +172,7 @@ class PredictOptions(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the options that came later, where they are not used: ids of what was stored before stay the same."""
+        """Leave out later options where they are not used, so that ids of earlier predictions stay the same."""
         content: dict[str, Any] = handler(self)
         unused = {name for name, value in (("second_opinion", None), ("polish", 0)) if content.get(name) == value}
         return {name: value for name, value in content.items() if name not in unused}
@@ -187,8 +187,8 @@ class SecondOpinion(BaseModel):
     predicted_force: float | None = None
     initial_stress: float | None = Field(None, description="eV/Å³, Frobenius norm")
     predicted_stress: float | None = None
-    message: str | None = Field(None, description="why there is none; the guard then judged alone")
-    failed: bool = Field(False, description="the potential failed on it, which may not happen again")
+    message: str | None = Field(None, description="why it is missing; the guard then judged without it")
+    failed: bool = Field(False, description="the potential failed on it; a repetition may succeed")
 
 
 class Prediction(Displayed, BaseModel):
@@ -201,7 +201,7 @@ class Prediction(Displayed, BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     id: str | None = Field(None, description="the user's name for the structure: an MP id, a file name")
-    initial: JsonStructure | None = Field(None, description="the structure as it was given")
+    initial: JsonStructure | None = Field(None, description="the structure of the input")
     structure: JsonStructure | None = Field(None, description="the predicted structure")
     polished: JsonStructure | None = Field(
         None, description="the predicted structure after some steps of the second opinion's potential"
@@ -212,7 +212,7 @@ class Prediction(Displayed, BaseModel):
     message: str | None = Field(None, description="the reasons in words, and what to do")
     score: float | None = Field(
         None,
-        description="Å; what one more application of the network would move, or after an early stop the last one did",
+        description="Å; move of one more application of the network, or after an early stop of the last one",
     )
     expected_error: float | None = Field(
         None, description="Å; displacement + 2.5 Å · strain to the relaxed structure, as calibrated"
@@ -230,7 +230,7 @@ class Prediction(Displayed, BaseModel):
         description="ln(error of the initial structure / error of the prediction), as calibrated; None where the "
         "model was calibrated by an earlier release",
     )
-    second_opinion: SecondOpinion | None = Field(None, description="where one was asked for")
+    second_opinion: SecondOpinion | None = Field(None, description="if one was requested")
     signals: dict[str, float] = Field(default_factory=dict, description="what these were computed from")
     displacement: float | None = Field(None, description="Å; mean over atoms, drift removed, predicted lattice")
     max_displacement: float | None = Field(None, description="Å; the largest of these")
@@ -258,7 +258,7 @@ class Prediction(Displayed, BaseModel):
         return (self.displacement or 0.0) + STRAIN_WEIGHT_ANGSTROM * (self.strain or 0.0)
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         interval, saving = self.error_interval, self.expected_saving
         facts: list[tuple[str, object]] = [
             ("initial", describe_structure(self.initial)),
@@ -305,7 +305,7 @@ class PredictionDoc(Prediction):
 
 
 class PrerelaxOutput(BaseModel):
-    """What atomate2's flows look for in the `output` of a relaxation; a prediction has no energy."""
+    """The `output` that atomate2's flows expect of a relaxation; a prediction has no energy."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -316,10 +316,10 @@ class PrerelaxOutput(BaseModel):
 
 
 class PrerelaxDoc(BaseModel):
-    """The document of a pre-relaxation job, in the form that atomate2's flows take from a relax maker.
+    """The document of a pre-relaxation job, in the form that atomate2's flows expect from a relax maker.
 
     `structure` is where the next calculation should start: the predicted structure where the prediction was
-    accepted, the initial one where it was refused. `dir_name` is always None: atomate2's flows hand it to the
+    accepted, the initial one where it was refused. `dir_name` is always None: atomate2's flows pass it to the
     next VASP job, which would look there for the files of a VASP run.
     """
 
@@ -332,5 +332,5 @@ class PrerelaxDoc(BaseModel):
 
 
 def identify_prediction(structure_id: str, model_id: str, options: PredictOptions) -> str:
-    """Id of a prediction: the structure, the resolved model and the options; the DFT side finds it by this."""
+    """Id of a prediction: the structure, the resolved model and the options; outcomes refer to a prediction by it."""
     return hash_content({"structure": structure_id, "model": model_id, "options": options.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""Documents of retraining: what is asked for, what a training run gave, and how a retraining ended."""
+"""Documents of retraining: configuration, training runs, and results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReplayConfig(_Section):
 
 
 class LaunchConfig(_Section):
-    """How the processes of a training are started; world size comes from what the job was given."""
+    """How the processes of a training are started; the world size follows from the allocation of the job."""
 
     how: Literal["auto", "process", "torchrun", "srun", "srun-torchrun"] = Field(
         "auto", description="auto: in the job's process for one device, torchrun on one node, srun on several"
@@ -56,7 +56,7 @@ class RetrainConfig(_Section):
     """A retraining, from the pair store to the alias."""
 
     name: str = Field("retrained", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="name of the model")
-    alias: str = Field("default", description="what moves to the challenger if the gate lets it")
+    alias: str = Field("default", description="alias that moves to the challenger if it passes the gate")
     holdout: str = Field(description="name of the frozen holdout on which challenger and incumbent are compared")
     original_holdout: str | None = Field(None, description="name of the holdout that shows forgetting")
     method: Literal["finetune", "scratch"] = Field("finetune", description="start: the incumbent's weights, or none")
@@ -80,11 +80,11 @@ class RetrainConfig(_Section):
     chunk_size: int = Field(2000, ge=1, description="pairs of a holdout in one evaluation job")
     device: str = Field("auto", description="torch device of the evaluation")
     gate: GateLimits = Field(default_factory=lambda: GateLimits())
-    promote: bool = Field(True, description="move the alias where the gate says so; False: only say so")
+    promote: bool = Field(True, description="move the alias if the gate allows it; False: only report the decision")
 
 
 class SnapshotDoc(BaseModel):
-    """What a retraining works on; its ids travel between the jobs."""
+    """Input of a retraining; its ids travel between the jobs."""
 
     dataset_id: str
     holdout_id: str
@@ -119,7 +119,7 @@ class TrainingDoc(BaseModel):
 
 
 class RetrainDoc(OnChallenger):
-    """How a retraining ended."""
+    """Result of a retraining."""
 
     name: str
     alias: str
@@ -136,7 +136,7 @@ class RetrainDoc(OnChallenger):
 
 
 def identify_run(dataset_id: str, parent_id: str | None, training: dict[str, Any], seed: int) -> str:
-    """Id of a training run; the same run is continued, never begun twice."""
+    """Id of a training run; a run with the same id is continued, never started again."""
     return hash_content({"dataset": dataset_id, "parent": parent_id, "training": training, "seed": seed})
 
 

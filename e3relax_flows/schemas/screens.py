@@ -1,4 +1,4 @@
-"""Documents of screens: what became of every candidate, by ids and small numbers; structures stay in the stores."""
+"""Documents of screens: the state of every candidate, with ids and small numbers; structures stay in the stores."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Rea
 
 
 class CandidateState(StrEnum):
-    """How far a candidate came.
+    """State of a candidate.
 
-    waiting: its prediction is still to run; predicted: it is not yet decided what follows; planned: its relaxation is
-    still to run; submitted: its relaxation was handed to workers; held: another flow relaxes it.
-    These are final: successful, unconverged, failed: the worst of its outcomes; duplicate: another candidate is relaxed
-    in its place; skipped: refused, and the screen skips these; error: there is no prediction; left: the budget was
+    waiting: its prediction has not run; predicted: the next step is not decided; planned: its relaxation has
+    not run; submitted: its relaxation was submitted to workers; held: another flow relaxes it.
+    These are final: successful, unconverged, failed: the worst of its outcomes; duplicate: another candidate is
+    relaxed instead; skipped: refused, and the screen skips these; error: there is no prediction; left: the budget was
     spent before; cancelled: by a user.
     """
 
@@ -45,7 +45,7 @@ class CandidateState(StrEnum):
 
 
 class ScreenPhase(StrEnum):
-    """How far a screen came; finished: every candidate is in a final state."""
+    """Phase of a screen; finished: every candidate is in a final state."""
 
     PREDICTING = "predicting"
     RELAXING = "relaxing"
@@ -54,7 +54,7 @@ class ScreenPhase(StrEnum):
 
 
 class ScreenLimits(BaseModel):
-    """What a screen may use."""
+    """Budget of a screen, and limits of its submission."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +65,7 @@ class ScreenLimits(BaseModel):
 
 
 class Submitted(BaseModel):
-    """Who predicts or relaxes a candidate: a process of a machine, or a flow at the workers of a place."""
+    """Owner of a prediction or relaxation: a process on a machine, or a flow that is run by workers."""
 
     place: str = Field(description="local, fireworks, remote, or flow: that of a ScreenMaker")
     flow: str | None = Field(None, description="uuid of the flow; None: a process does it")
@@ -98,7 +98,7 @@ class OutcomeRow(BaseModel):
     @field_validator("recorded", "superseded")
     @classmethod
     def _ensure_utc(cls, moment: datetime | None) -> datetime | None:
-        """Stores give UTC without saying so."""
+        """Stores return UTC without a time zone."""
         return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
     @classmethod
@@ -121,17 +121,17 @@ class OutcomeRow(BaseModel):
 
 
 class CandidateRow(BaseModel):
-    """What became of one candidate."""
+    """Result of one candidate."""
 
     id: str = Field(description="the user's name for the structure")
     state: CandidateState
     message: str | None = Field(None, description="why there is no prediction, or why it was refused")
-    note: str | None = Field(None, description="what the parser of its file warned of")
+    note: str | None = Field(None, description="warnings of the parser of its file")
     formula: str | None = None
     structure_id: str | None = None
     prediction_id: str | None = None
     model_id: str | None = None
-    verdict: Verdict | None = Field(None, description="None when the whole prediction job failed")
+    verdict: Verdict | None = Field(None, description="None if the whole prediction job failed")
     reasons: list[Reason] = Field(default_factory=list)
     score: float | None = Field(None, description="Å")
     expected_error: float | None = Field(None, description="Å")
@@ -139,7 +139,7 @@ class CandidateRow(BaseModel):
     harm_probability: float | None = Field(
         None, description="that the prediction is materially further from the relaxed one"
     )
-    duplicate_of: str | None = Field(None, description="id of the candidate that is relaxed in its place")
+    duplicate_of: str | None = Field(None, description="id of the candidate that is relaxed instead")
     outcomes: list[OutcomeRow] = Field(default_factory=list)
 
 
@@ -149,11 +149,11 @@ class ScreenRow(CandidateRow):
     row_key: str = Field(description="screen_id:id")
     screen_id: str
     group: str = Field(description="screen_id:state, by which rows are found")
-    number: int = Field(description="place in the order of the screen")
+    number: int = Field(description="index in the order of the screen")
     chunk: int | None = Field(None, description="number of its chunk; None: it is not predicted")
     rank: float = Field(description="the smaller the sooner it is relaxed")
-    attempt: int = Field(0, description="how often it was handed to workers anew")
-    submitted: Submitted | None = Field(None, description="who predicts or relaxes it now, or did the last time")
+    attempt: int = Field(0, description="how often it was requeued")
+    submitted: Submitted | None = Field(None, description="who predicts or relaxes it, or did so last")
 
     @model_validator(mode="before")
     @classmethod
@@ -175,21 +175,21 @@ class ScreenDoc(Displayed, BaseModel):
 
     screen_id: str | None = Field(None, description="None: it is kept by its job only")
     phase: ScreenPhase = ScreenPhase.FINISHED
-    message: str | None = Field(None, description="why the phase ended as it did")
+    message: str | None = Field(None, description="why the screen ended")
     place: str | None = Field(None, description="local, fireworks or remote")
     maker: dict[str, Any] = Field(default_factory=dict, description="the ScreenMaker, serialised")
     limits: ScreenLimits = Field(default_factory=ScreenLimits)
     n_chunks: int = 0
-    n_submitted: int = Field(0, description="candidates whose relaxation this screen has handed to workers")
+    n_submitted: int = Field(0, description="candidates whose relaxation this screen has submitted")
     core_hours: float = Field(0.0, description="of the relaxations that this screen has run")
     created: datetime = Field(default_factory=now)
     name: str
     engine: str = Field(description="name of the engine")
     engine_id: str
     engine_settings: dict[str, Any] | None = Field(
-        None, description="what `get_engine` was given beside the name; None: the engine was built by code"
+        None, description="arguments of `get_engine` besides the name; None: the engine was built by code"
     )
-    model: str = Field(description="id of the model, or as it was asked for; the rows hold the ids")
+    model: str = Field(description="id of the model, or its configured name; the rows hold the ids")
     on_refuse: str
     control: float = Field(description="fraction of accepted candidates that start from the initial structure")
     arms: dict[str, float] = Field(
@@ -215,7 +215,7 @@ class ScreenDoc(Displayed, BaseModel):
         return ", ".join(f"{arm} {fraction:g}" for arm, fraction in self.arms.items()) or "none"
 
     def summarize(self) -> Summary:
-        """What is shown of it."""
+        """The displayed fields."""
         counts = count_states(self.candidates) or self.counts
         facts: list[tuple[str, object]] = [
             ("candidates", sum(counts.values())),
@@ -238,12 +238,12 @@ def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
 
 
 class ScreenConfig(CandidatesConfig):
-    """A screen; the fields of the same name of `ScreenMaker` say more."""
+    """A screen; `ScreenMaker` documents the fields of the same name."""
 
     engine: str | EngineSpec = Field(
         description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"
     )
-    engine_settings: dict[str, Any] = Field(default_factory=dict, description="what the engine's builder takes")
+    engine_settings: dict[str, Any] = Field(default_factory=dict, description="arguments of the engine's builder")
     name: str = Field("screen", description="name of the screen, in documents and on the page")
     model: str = Field("default", description="alias, name, id or folder of a model")
     device: str = Field("auto", description="torch device")
@@ -267,6 +267,6 @@ class ScreenConfig(CandidatesConfig):
     limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
     retry_failed: bool = Field(False, description="try outcomes again that failed before")
     one_launch: bool | None = Field(
-        None, description="on FireWorks, a candidate's calculations in one launch; none: where the engine is no DFT"
+        None, description="on FireWorks, a candidate's calculations in one launch; none: if the engine is not DFT"
     )
     out: Path = Field(Path("runs/screen"), description="folder of the page, the table and the jobs' own folders")

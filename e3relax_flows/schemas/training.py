@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.schemas.functionals import FunctionalName
 
-# what may be another one when a run goes on: where it runs and how it is watched, not what is computed; files of
+# what may change when a run is continued: where it runs and how it is logged, not what is computed; files of
 # pairs may be moved, since their content is compared
 MAY_CHANGE = {
     "out": True,
@@ -32,7 +32,7 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LossWeights:
-    """What an error of 1 Å, of strain 1 and of ln V = 1 costs."""
+    """Weights in the loss of an error of 1 Å, of strain 1 and of ln V = 1."""
 
     displacement: float = 1.0
     strain: float = 1.0
@@ -65,7 +65,7 @@ class DataConfig(_Section):
     train: list[Path] = Field(description="pair files (.jsonl, .jsonl.gz), shards or folders of shards")
     val: list[Path] = Field(description="the same: pairs that choose the best weights")
     functionals: list[FunctionalName] | None = Field(
-        None, description="that may stand together; none: only one may occur"
+        None, description="that may occur together; none: only one may occur"
     )
     val_size: int = Field(600, ge=1, description="pairs of `val` that are scored during training")
     max_atoms: int = Field(320, ge=1, description="atoms in a global batch, over all ranks")
@@ -83,7 +83,7 @@ class DataConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """Steps and learning rate; what ends first, steps or hours, ends the run."""
+    """Steps and learning rate; the run ends at the first limit that is reached."""
 
     max_steps: int = Field(20000, ge=1)
     max_hours: float | None = Field(None, gt=0, description="of training, over all restarts")
@@ -106,7 +106,7 @@ class FinetuneConfig(_Section):
         lt=1,
         description="share of these weights in the exported model (Wortsman 2022, arXiv 2109.01903)",
     )
-    accept_worse: bool = Field(False, description="start although the weights are worse than leaving crystals alone")
+    accept_worse: bool = Field(False, description="start although the weights are worse than the initial structures")
 
 
 class LogConfig(_Section):
@@ -143,7 +143,7 @@ class TrainConfig(_Section):
         return {"path": value} if isinstance(value, str | Path) else value
 
     def describe(self, network: dict[str, Any]) -> dict[str, Any]:
-        """What must not change between restarts, as plain JSON; `network` are all sizes of the network."""
+        """The part that must not change between restarts, as plain JSON; `network` are all sizes of the network."""
         return self.model_dump(mode="json", exclude=MAY_CHANGE) | {"network": network}  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Make makers of what a store holds: a document names classes of values, and never code to run."""
+"""Decode makers from stored documents: a document may name classes of values, never code to run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_MODULES = frozenset({"datetime", "uuid", "numpy", "pathlib"})  # monty its
 
 
 def decode_as(document: dict[str, Any], kind: type[Made], what: str) -> Made:
-    """The object of which `document` is the serialised form; everything is looked at before anything is made.
+    """The object whose serialised form is `document`; everything is checked before anything is built.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def decode_as(document: dict[str, Any], kind: type[Made], what: str) -> Made:
     Raises
     ------
     ConfigError
-        When it is something else, names a function, or names a class that is not there or is no value: MSONable (as
+        When it is something else, names a function, or names a class that is missing or not a value: MSONable (as
         all makers are), pydantic model or enumeration.
     """
     found = _find_class(document, what)
     if found is None or not issubclass(found, kind):
         name = f"{document.get('@module')}.{document.get('@class')}"
-        raise ConfigError(f"{what} is of {name}, which is no {kind.__name__}; it was written by something else")
+        raise ConfigError(f"{what} is of {name}, which is not a {kind.__name__}; another program wrote it")
     _check(document, what)
     return MontyDecoder().process_decoded(document)
 
@@ -80,7 +80,7 @@ def _find_class(content: dict[str, Any], what: str) -> type | None:
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what} needs {module}.{name}, which cannot be had here ({error}); install it") from error
+        raise ConfigError(f"{what} needs {module}.{name}, which cannot be imported ({error}); install it") from error
     if not (isinstance(found, type) and issubclass(found, VALUES)):
-        raise ConfigError(f"{what} names {module}.{name}, which is no value; nothing was made of it")
+        raise ConfigError(f"{what} names {module}.{name}, which is not a value; nothing was built from it")
     return found

@@ -1,4 +1,4 @@
-"""MongoDB's query language over JSON documents in SQLite: what SQL can narrow down, and the rest in Python.
+"""MongoDB's query language over JSON documents in SQLite: a prefilter in SQL, and the rest in Python.
 
 `build_prefilter` gives SQL that keeps every document that can match (and maybe more); mongomock_ng's
 `filter_applies` then decides. Projection, sorting and distinct values work on decoded documents.
@@ -19,7 +19,7 @@ from mongomock_ng.filtering import NOTHING, filter_applies, iter_key_candidates,
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.stores.json_documents import encode_document
 
-# what an index holds in place of an array or a dictionary, so that such documents are looked at in Python
+# what an index holds instead of an array or a dictionary, so that such documents are checked in Python
 NESTED = "<nested>"
 PLAIN_NAME = re.compile(r"[A-Za-z_@][A-Za-z0-9_@:-]*")
 MAX_INTEGER = 2**53
@@ -27,7 +27,7 @@ MAX_INTEGER = 2**53
 
 @lru_cache(maxsize=1024)
 def express_field(field: str) -> str | None:
-    """SQL for the scalar at the dotted path `field` of the column `document`; None where SQL cannot say it.
+    """SQL for the scalar at the dotted path `field` of the column `document`; None if SQL cannot express it.
 
     An array or a dictionary there, or an array on the way, gives `NESTED`: MongoDB looks inside these.
     """
@@ -80,12 +80,12 @@ class Matcher:
 
 
 def project_document(document: dict[str, Any], properties: dict[str, Any] | list[str] | None) -> dict[str, Any]:
-    """The part of a document that `properties` names, or leaves: {field: 0}; `_id` as in MongoDB.
+    """The fields of a document that `properties` includes or, as {field: 0}, does not exclude; `_id` as in MongoDB.
 
     Raises
     ------
     StoreError
-        When fields are both taken and left out, or a projection operator is used.
+        When fields are both included and excluded, or a projection operator is used.
     """
     if not properties:
         return document
@@ -94,7 +94,7 @@ def project_document(document: dict[str, Any], properties: dict[str, Any] | list
         raise StoreError(f"projection operators are not supported (field {operators[0]!r}); ask for the whole field")
     keep_id = spec.pop("_id", True)
     if len({bool(value) for value in spec.values()}) == 2:
-        raise StoreError(f"projection {properties} both takes and leaves out fields; do one of them")
+        raise StoreError(f"projection {properties} both includes and excludes fields; do one of them")
     if spec and all(spec.values()):
         fields = [*spec, "_id"] if keep_id else list(spec)
         return _include(document, _grow_tree(fields))

@@ -48,7 +48,7 @@ def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) ->
     """The store of jobs, connected, indexed by uuid: jobflow's where the user has configured one, else embedded.
 
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
-    outputs of the jobs are no longer wanted. A server of MongoDB is given up after `patience_ms`.
+    outputs of the jobs are no longer wanted. A server of MongoDB that does not answer is an error after `patience_ms`.
     """
     if is_job_store_configured():
         store = JobflowSettings().JOB_STORE
@@ -75,7 +75,7 @@ def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) ->
 
 
 def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collection: str, key: str) -> Store:
-    """A store as it is described, or the embedded one, not yet connected.
+    """The described store, or the embedded one, not yet connected.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collecti
     Raises
     ------
     ConfigError
-        When the type is unknown, its arguments are wrong, or it does not keep what it acknowledges.
+        When the type is unknown, its arguments are wrong, or it may lose documents that it has acknowledged.
     """
     if spec is None:
         return SQLiteStore(settings.DATA_DIR / DATA_FILE, collection, key=key)
@@ -111,7 +111,7 @@ def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collecti
 
 
 def open_beside(settings: E3RelaxSettings, setting: str, main: str, ending: str, key: str, indexed: list[str]) -> Store:
-    """A collection beside the one that a setting describes, connected; use it in a `with` or close it.
+    """Another collection of the store that a setting describes, connected; use it in a `with` or close it.
 
     Parameters
     ----------
@@ -203,14 +203,14 @@ def connect_store(store: Store, indexed: list[str], setting: str) -> Store:
     if isinstance(store, MongoStore):
         _name_errors(store)
     if not store.ensure_index(store.key, unique=True):
-        logger.warning("%s has no unique index on %s: not allowed, or ids are there twice", store.name, store.key)
+        logger.warning("%s has no unique index on %s: not allowed, or ids occur twice", store.name, store.key)
     for field in indexed:
         store.ensure_index(field)
     return store
 
 
 def _name_errors(store: Store) -> None:
-    """Let what the server of a store says come as a StoreError that names the store."""
+    """Turn errors of a store's server into a StoreError that names the store."""
 
     def name(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
@@ -231,7 +231,7 @@ def _name_errors(store: Store) -> None:
 
 @contextmanager
 def translate_errors(store: Store) -> Iterator[None]:
-    """What pymongo raises comes as a StoreError that names the store.
+    """Turn errors of pymongo into a StoreError that names the store.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def translate_errors(store: Store) -> Iterator[None]:
 
 
 def _close(store: Store) -> None:
-    """Close what of a store is open, after its server did not answer."""
+    """Close the open parts of a store after its server did not answer."""
     with suppress(MaggmaStoreError, AttributeError):  # a part that was never connected
         store.close()
 
@@ -264,11 +264,11 @@ def write_documents(store: Store, docs: list[dict[str, Any]], replaceable: dict[
         store.update(new)
         return len(new)
     except PyMongoError as error:
-        raise StoreError(f"{describe_store(store)}: {error}; nothing or a part was written, run again") from error
+        raise StoreError(f"{describe_store(store)}: {error}; some documents may be written, run again") from error
 
 
 def _write_once_to_mongo(store: MongoStore, docs: list[dict[str, Any]], replaceable: dict[str, Any] | None) -> int:
-    """As SQLiteStore.write_once, each document for itself, safe against other writers."""
+    """As SQLiteStore.write_once, one document at a time, safe against other writers."""
     key = store.key
     replaces = [ReplaceOne({key: doc[key], **replaceable}, doc) for doc in docs] if replaceable is not None else []
     inserts = [
@@ -311,17 +311,17 @@ def validate_document(raw: dict[str, Any], model: type[Doc], store: Store) -> Do
     Raises
     ------
     StoreError
-        When it is none.
+        When it is not a document of this model.
     """
     raw.pop("_id", None)
     for part in (raw, *raw.get("history", [])):
         for name, value in part.items():
             if isinstance(value, datetime) and value.tzinfo is None:
-                part[name] = value.replace(tzinfo=UTC)  # stores give UTC without its name
+                part[name] = value.replace(tzinfo=UTC)  # stores return UTC without a time zone
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         raise StoreError(
-            f"{describe_store(store)}: document {raw.get(store.key)!r} is no {model.__name__} of this release "
+            f"{describe_store(store)}: document {raw.get(store.key)!r} is not a {model.__name__} of this release "
             f"({error}); it may be of a newer one: pip install -U e3relax-flows"
         ) from error

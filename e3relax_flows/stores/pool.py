@@ -1,4 +1,4 @@
-"""StorePool: what functions of the settings open, opened when it is first used and closed once."""
+"""StorePool: stores and files that belong to the settings, opened at first use and closed once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 
 Opened = TypeVar("Opened")
 Shared = TypeVar("Shared", covariant=True)
-UNSHARED = "unshared"  # attribute of a shared opener: what opens
+UNSHARED = "unshared"  # attribute of a shared opener: the function that opens
 Opener = Callable[[E3RelaxSettings], AbstractContextManager[Opened]]
 
 
 class SharedOpener(Protocol[Shared]):
-    """What `shared` makes of an opener."""
+    """The form of a shared opener."""
 
     def __call__(self, settings: SettingsLike = None) -> AbstractContextManager[Shared]:
-        """Open, or share what is open; closed at the end unless it is shared."""
+        """Open, or share an open one; it is closed at the end unless it is shared."""
 
 
 class StorePool:
-    """Settings, and what was opened by them.
+    """Settings, and what was opened with them.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class StorePool:
         self._stack = ExitStack()
 
     def get(self, opener: Opener[Opened]) -> Opened:
-        """What a function of the settings opens, such as `open_pair_stores`; opened once.
+        """The result of an opener, such as `open_pair_stores`; opened once.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class StorePool:
         return self._opened[opener]
 
     def close(self) -> None:
-        """Close what is open; a store that is asked for later is opened anew."""
+        """Close everything that is open; a store that is needed later is opened again."""
         self._opened.clear()
         self._stack.close()
 
@@ -65,7 +65,7 @@ _CURRENT: ContextVar[StorePool | None] = ContextVar("pool", default=None)
 
 
 def find_pool(settings: E3RelaxSettings | None) -> StorePool | None:
-    """The pool around this call, if its settings are these; None: whatever its settings are."""
+    """The pool around this call, if it has these settings; None: with any settings."""
     pool = _CURRENT.get()
     return pool if pool is not None and settings in (None, pool.settings) else None
 

@@ -26,13 +26,13 @@ from e3relax_flows.stores.mongo_queries import (
 from e3relax_flows.stores.sqlite_file import SQLiteFile
 
 Criteria = dict[str, Any]
-PAGE = 16  # documents read at once while a query is followed; each may be large
+PAGE = 16  # documents read at once while a query is iterated; each may be large
 
 
 class SQLiteStore(Store):
     """A collection of JSON documents in a table of an SQLite file.
 
-    What `update` has returned from survives the end of the process at any moment, and an `update` of many
+    Once `update` has returned, its documents survive the end of the process, and an `update` of many
     documents is stored whole or not at all. Threads and processes on one machine may share the file. Queries are
     MongoDB's; equality and `$in` on scalars are narrowed down by SQL, quickly so for the key and for the fields
     given to `ensure_index`. Documents have no size limit but SQLite's 1 GB. The file must be on a local disk.
@@ -107,7 +107,7 @@ class SQLiteStore(Store):
         Raises
         ------
         StoreError
-            When the folder cannot be made, or the file is no database or may not be written.
+            When the folder cannot be made, or the file is not a database or may not be written.
         """
         if force_reset:
             self.close()
@@ -133,9 +133,9 @@ class SQLiteStore(Store):
         skip: int = 0,
         limit: int = 0,
     ) -> Iterator[dict]:
-        """Documents that match, in the order of their first insertion unless `sort` says otherwise.
+        """Documents that match, in the order of their first insertion unless `sort` is given.
 
-        The store may be written while the documents are followed: those found at the start are given, as they
+        The store may be written during the iteration: the documents found at the start are returned, as they
         are when they are reached.
         """
         documents: Iterator[dict] = (document for _, document in self._iterate(criteria or {}))

@@ -1,4 +1,4 @@
-"""One SQLite file shared by the threads and processes of a machine: opening, locking, forks, errors in words."""
+"""One SQLite file shared by the threads and processes of a machine: opening, locking, forks, error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from e3relax_flows.core.errors import StoreError
 
 ELSEWHERE = "name another file with `path` of the store, or another folder with E3RELAX_DATA_DIR"
 HINTS = {
-    sqlite3.SQLITE_NOTADB: f"it is no SQLite database; {ELSEWHERE}",
+    sqlite3.SQLITE_NOTADB: f"it is not an SQLite database; {ELSEWHERE}",
     sqlite3.SQLITE_CORRUPT: "it is damaged; save what can be read with: sqlite3 FILE .recover | sqlite3 NEW",
     sqlite3.SQLITE_CANTOPEN: f"it must be a file in a folder where you may write (`ls -ld`); {ELSEWHERE}",
     sqlite3.SQLITE_READONLY: f"it may not be written; type `chmod u+w` for it and its folder, or {ELSEWHERE}",
@@ -55,7 +55,7 @@ class SQLiteFile:
         Raises
         ------
         StoreError
-            When the folder cannot be made, or the file is no database or may not be written.
+            When the folder cannot be made, or the file is not a database or may not be written.
         """
         self._leave_parent()
         with self._lock:
@@ -83,7 +83,7 @@ class SQLiteFile:
 
     @contextmanager
     def transact(self) -> Iterator[sqlite3.Connection]:
-        """Everything inside is written, or nothing; other writers wait."""
+        """A transaction: all writes within it or none; other writers wait."""
         with self.use() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -99,7 +99,7 @@ class SQLiteFile:
             return connection.execute(sql, parameters).fetchall()
 
     def _leave_parent(self) -> bool:
-        """In the child of a fork, forget what is the parent's: SQLite forbids even closing its connection here.
+        """In the child of a fork, forget the connection of the parent: SQLite forbids even closing it here.
 
         Returns whether there was a connection to forget.
         """

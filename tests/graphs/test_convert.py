@@ -38,7 +38,7 @@ def test_a_structure_without_sites_has_empty_arrays() -> None:
             "site 1 is Fe:0.5, Ni:0.5; only ordered structures .*order it first",
         ),
         ({"Fe": 0.5}, "disordered", "site 1 is Fe:0.5; only ordered"),
-        (DummySpecies("X"), "unknown_element", r"site 1 is X.*, which is no chemical element; replace it"),
+        (DummySpecies("X"), "unknown_element", r"site 1 is X.* replace it with one of H to Og"),
     ],
 )
 def test_sites_that_are_no_atoms_are_refused(species: object, code: str, message: str) -> None:

@@ -77,7 +77,7 @@ def test_a_broken_model_does_not_keep_others_from_being_found(folder: ModelFolde
     broken = save_model(tmp_path / "broken", make_network(seed=1), "")
     (broken.path / "weights.safetensors").unlink()
     assert find_model("mine", tmp_path) == folder
-    with pytest.raises(ModelError, match="broken is no model folder"):
+    with pytest.raises(ModelError, match=r"broken .*config\.json and weights\.safetensors"):
         find_model("broken", tmp_path)
     with pytest.raises(
         ModelError, match=r"model 'mina' is none of the \d known models \(.*mine.*`e3relax models list`"
@@ -149,7 +149,7 @@ def test_a_model_exchanged_after_it_was_found_is_refused(folder: ModelFolder, tm
 
 def test_weights_that_are_no_safetensors_are_refused(folder: ModelFolder) -> None:
     rewrite(folder, weights=b"\x80\x02}q\x00." * 50)
-    with pytest.raises(ModelError, match=r"weights.safetensors is no safetensors file \(.*\); fetch or import"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors is .*\(Error while deserializing.*\)"):
         load_network(read_model_folder(folder.path))
 
 
@@ -281,9 +281,9 @@ def test_a_checkpoint_with_code_is_refused_unrun(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no checkpoint, is damaged"),
-        (b"data_NaCl\n_cell_length_a 5.6\n", "is no checkpoint, is damaged"),
-        (b"PK\x03\x04 broken", "is no checkpoint, is damaged"),
+        (b"", "is not a checkpoint"),
+        (b"data_NaCl\n_cell_length_a 5.6\n", "is not a checkpoint"),
+        (b"PK\x03\x04 broken", "is not a checkpoint"),
         (None, "cannot read .*No such file.*give the path of a checkpoint"),
     ],
 )
@@ -298,7 +298,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, content: byte
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "short.pt", make_ema(8, 1, 4, 20))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ModelError, match="is no checkpoint, is damaged"):
+    with pytest.raises(ModelError, match="is not a checkpoint"):
         import_checkpoint(file, tmp_path / "models")
 
 
@@ -311,7 +311,7 @@ def without(name: str) -> dict[str, torch.Tensor]:
     [
         ({"ema": ...}, r"has no EMA weights \('ema'\).*found: model, optimizer, scaler, epoch.*models import FILE"),
         ({"ema": {}}, "has no EMA weights"),
-        ({"ema": {"head.weight": torch.zeros(2)}}, r"1 of the checkpoint's 1 entries are none .*\(head.weight\)"),
+        ({"ema": {"head.weight": torch.zeros(2)}}, r"1 of the checkpoint's 1 entries .*\(head.weight\)"),
         ({"ema": make_ema(8, 1, 4, 20) | {"atom_emb.embeddings.weight": "x"}}, "1 of the checkpoint's .*atom_emb"),
         ({"ema": make_ema(8, 1, 4, 20) | {"radial_basis.rbf.offset": torch.linspace(0, 2, 4)}}, "radial centres"),
         ({"ema": without("atom_emb.embeddings.weight")}, "sizes of the network cannot be read"),

@@ -274,7 +274,7 @@ TABLE: dict[str, Odd] = {
     "shared sites in ASE's info": Odd(
         "pymatgen#3373, py4DSTEM#538", xyz(SHARED, ":spacegroup_kinds:I:1", "Na 0 0 0 0\nCl 2 2 2 1"),
         "Na1 Cl1 in 64.0 Å³",
-        "error: its info says that sites are shared ({'0': {'Na': 0.5, 'K': 0.5}}), and each has one",
+        "error: its info lists shared sites ({'0': {'Na': 0.5, 'K': 0.5}}), and each has one",
     ),
     "a mask of Cartesian axes in a cell that leans": Odd(
         "cp2k#1710", xyz('pbc="T T T"', ":move_mask:L:3", "Na 0 0 0 F T T\nCl 2 2 2 T T T", "4 0 0 1 4 0 0 0 4"),
@@ -364,7 +364,7 @@ TABLE: dict[str, Odd] = {
     "a relaxation of shared sites": Odd(
         "pymatgen#3373", relax(lambda number: frame(number, info={"occupancy": {"0": {"Na": 0.5, "K": 0.5}}})),
         "pair of NaCl, free",
-        "unreadable: its info says that sites are shared ({0: {'Na': 0.5, 'K': 0.5}}), and each has one",
+        "unreadable: its info lists shared sites ({0: {'Na': 0.5, 'K': 0.5}}), and each has one",
     ),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import threading
 from datetime import UTC, datetime
@@ -107,7 +108,7 @@ def test_a_registered_model_comes_back_with_its_facts(settings, make_model):
 
 
 def test_facts_that_are_unknown_or_read_from_the_files_are_refused(settings, make_model):
-    with pytest.raises(ConfigError, match=r"hours of a model cannot be given; what can: .*training_hours"):
+    with pytest.raises(ConfigError, match=r"^hours .*training_hours"):
         register_model(make_model(), settings, hours=3)
     with pytest.raises(ConfigError, match="model_id of a model cannot be given"):
         register_model(make_model(), settings, model_id="0" * 16)
@@ -131,11 +132,11 @@ def test_a_model_is_found_by_alias_name_id_and_path(settings, make_model):
 def test_what_is_no_model_is_answered_with_what_is(settings, make_model):
     doc = register_model(make_model(), settings)
     promote("ours", doc.model_id, "a test", settings=settings)
-    message = r"model 'your' is no alias \(default, ours\).* 2 known models \(mine, small\).*`e3relax models list`"
+    message = r"model 'your' .*\(default, ours\).* 2 known models \(mine, small\).*`e3relax models list`"
     with pytest.raises(ModelError, match=message):
         resolve_model("your", settings)
     for spec in (doc.model_id[:7], "f" * 16, "0" * 8, "", "../models"):
-        with pytest.raises(ModelError, match="is no alias"):
+        with pytest.raises(ModelError, match=re.escape(f"model {spec!r} ") + ".*`e3relax models list`"):
             resolve_model(spec, settings)
     with pytest.raises(ModelError, match=r"'mine' is neither registered nor bundled; .*models import FOLDER"):
         fetch_model("mine", settings)

@@ -1,4 +1,4 @@
-"""Documents of others are data: no code is run, no class made that is no value, nothing grows without limit."""
+"""Documents of others are data: no code is run, no class that is not a value is built, nothing grows without limit."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_a_maker_comes_back_from_the_store(stored: dict[str, Any]) -> None:
         ({"@module": "os", "@callable": "system", "@bound": None}, "names the function os.system"),
         (
             {"@module": "subprocess", "@class": "Popen", "args": ["touch", "harm"]},
-            "subprocess.Popen, which is no value",
+            "names subprocess.Popen, .* not a value",
         ),
-        ({"@module": "fireworks", "@class": "LaunchPad", "host": "evil"}, "fireworks.LaunchPad, which is no value"),
-        ({"@module": "no_such_module", "@class": "Engine"}, "no_such_module.Engine, which cannot be had here"),
+        ({"@module": "fireworks", "@class": "LaunchPad", "host": "evil"}, "names fireworks.LaunchPad, .* not a value"),
+        ({"@module": "no_such_module", "@class": "Engine"}, "no_such_module.Engine.*install it"),
     ],
 )
 def test_what_is_no_value_is_refused(
@@ -66,9 +66,9 @@ def test_what_is_no_value_is_refused(
 def test_what_is_another_thing_is_refused(stored: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="is a EmtRelaxMaker and no ScreenMaker"):
         read_maker(make_screen(stored["engine"]["maker"]))
-    with pytest.raises(ConfigError, match="which is no Maker"):
+    with pytest.raises(ConfigError, match=r"EmtEngine, .* Maker;"):
         read_maker(make_screen(stored["engine"]))
-    with pytest.raises(ConfigError, match="which is no Maker"):
+    with pytest.raises(ConfigError, match=r"None\.None, .* Maker;"):
         decode_as({"a": 1}, Maker, "it")
 
 

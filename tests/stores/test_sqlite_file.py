@@ -92,7 +92,7 @@ def test_a_forked_process_connects_for_itself(filled):
 def test_files_that_cannot_be_used_say_what_to_type(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("no database, but long enough to have a header of sixteen bytes\n" * 20)
-    with pytest.raises(StoreError, match=r"notes.txt.*no SQLite database.*E3RELAX_DATA_DIR"):
+    with pytest.raises(StoreError, match=r"notes.txt.*not an SQLite database.*E3RELAX_DATA_DIR"):
         SQLiteStore(text).connect()
     with pytest.raises(StoreError, match=r"folder cannot be made.*E3RELAX_DATA_DIR"):
         SQLiteStore(text / "below" / "x.sqlite").connect()
