@@ -218,9 +218,7 @@ def describe_model(folder: ModelFolder, weights: bytes, **facts: Any) -> ModelDo
     """
     free = ModelDoc.model_fields.keys() - OWN_FIELDS
     if unknown := facts.keys() - free:
-        raise ConfigError(
-            f"{', '.join(sorted(unknown))} of a model cannot be given; known: {', '.join(sorted(free))}"
-        )
+        raise ConfigError(f"{', '.join(sorted(unknown))} of a model cannot be given; known: {', '.join(sorted(free))}")
     card = folder.path / CARD_FILE
     own = {
         "model_id": folder.model_id,
