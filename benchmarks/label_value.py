@@ -29,10 +29,10 @@ from selection_parts import assess, describe_schedule, finetune, look_at
 
 from e3relax_flows import Predictor
 from e3relax_flows.campaigns.selection import choose_candidates
-from e3relax_flows.cli import console
 from e3relax_flows.core.ids import draw_uniform
 from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.judging.bootstrap import draw_sums
+from e3relax_flows.report import console
 from e3relax_flows.schemas.campaigns import Mix
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.evaluate import combine_errors, make_start, measure_predictions

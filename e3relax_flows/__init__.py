@@ -32,15 +32,6 @@ if TYPE_CHECKING:
     from e3relax_flows.candidates.sources import read_sources as read_sources
     from e3relax_flows.candidates.spool import CandidateList as CandidateList
     from e3relax_flows.candidates.substitutions import scale_volume as scale_volume
-    from e3relax_flows.cli.campaign import show_campaign as show_campaign
-    from e3relax_flows.cli.retrain import run_retraining as run_retraining
-    from e3relax_flows.cli.retrain import show_retraining as show_retraining
-    from e3relax_flows.cli.screen_run import ScreenReport as ScreenReport
-    from e3relax_flows.cli.screen_run import has_errors as has_errors
-    from e3relax_flows.cli.screen_run import run_candidates as run_candidates
-    from e3relax_flows.cli.screen_run import run_screen as run_screen
-    from e3relax_flows.cli.screen_run import show_screen as show_screen
-    from e3relax_flows.cli.table import rank_screen as rank_screen
     from e3relax_flows.core.errors import ConfigError as ConfigError
     from e3relax_flows.core.errors import E3RelaxError as E3RelaxError
     from e3relax_flows.core.errors import MissingDependencyError as MissingDependencyError
@@ -97,8 +88,14 @@ if TYPE_CHECKING:
     from e3relax_flows.registry.models import resolve_model as resolve_model
     from e3relax_flows.registry.store import find_alias as find_alias
     from e3relax_flows.report.ranked import RankedRow as RankedRow
+    from e3relax_flows.report.ranked import rank_screen as rank_screen
+    from e3relax_flows.report.screens import ScreenReport as ScreenReport
     from e3relax_flows.report.tables import describe_savings as describe_savings
+    from e3relax_flows.report.terminal import show_campaign as show_campaign
+    from e3relax_flows.report.terminal import show_retraining as show_retraining
+    from e3relax_flows.report.terminal import show_screen as show_screen
     from e3relax_flows.retraining.maker import RetrainMaker as RetrainMaker
+    from e3relax_flows.retraining.run import run_retraining as run_retraining
     from e3relax_flows.schemas.campaigns import CampaignConfig as CampaignConfig
     from e3relax_flows.schemas.campaigns import CampaignState as CampaignState
     from e3relax_flows.schemas.candidates import MaterialsProjectSource as MaterialsProjectSource
@@ -128,6 +125,9 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.screens import ScreenDoc as ScreenDoc
     from e3relax_flows.schemas.screens import ScreenLimits as ScreenLimits
     from e3relax_flows.screening.maker import ScreenMaker as ScreenMaker
+    from e3relax_flows.screening.run import has_errors as has_errors
+    from e3relax_flows.screening.run import run_candidates as run_candidates
+    from e3relax_flows.screening.run import run_screen as run_screen
     from e3relax_flows.stores.opening import open_job_store as open_job_store
     from e3relax_flows.stores.sqlite import SQLiteStore as SQLiteStore
 
@@ -180,19 +180,19 @@ _PUBLIC = {
     "places.submission": "identify_flow submit submit_many",
     "prerelax.flow": "PrerelaxFlowMaker",
     "prerelax.predict": "PrerelaxMaker",
-    "report.ranked": "RankedRow",
+    "report.ranked": "RankedRow rank_screen",
+    "report.screens": "ScreenReport",
     "report.tables": "describe_savings",
+    "report.terminal": "show_campaign show_retraining show_screen",
     "screening.maker": "ScreenMaker",
+    "screening.run": "has_errors run_candidates run_screen",
     "retraining.maker": "RetrainMaker",
+    "retraining.run": "run_retraining",
     "campaigns.control": "build_maker=build_campaign_maker read_candidates=read_pool "
     "register_campaign resume_campaign run_campaign start_campaign",
     "campaigns.maker": "CampaignMaker",
     "campaigns.results": "build_pairs=build_campaign_pairs",
     "campaigns.store": "find_campaign load_generations open_campaign_stores",
-    "cli.campaign": "show_campaign",
-    "cli.retrain": "run_retraining show_retraining",
-    "cli.screen_run": "ScreenReport has_errors run_candidates run_screen show_screen",
-    "cli.table": "rank_screen",
 }
 _HOMES = {
     name.split("=")[-1]: (f"{__name__}.{module}", name.split("=")[0])

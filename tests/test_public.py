@@ -34,7 +34,7 @@ EXCEPTIONS = {
     "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
     "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
     "benchmarks/dft_savings_relax.py": ("core", "names starts, so that equal ones are relaxed once"),
-    "benchmarks/label_value.py": ("campaigns cli core judging schemas train", "replays campaigns' choices"),
+    "benchmarks/label_value.py": ("campaigns core judging report schemas train", "replays campaigns' choices"),
     "benchmarks/selection_parts.py": (
         "campaigns judging retraining schemas train",
         "trains without a flow",
@@ -96,6 +96,11 @@ def test_names_are_typed_and_there() -> None:
         assert getattr(importlib.import_module(typed[name][0]), typed[name][1]) is value
         if callable(value):
             assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_no_public_name_is_of_the_command_line() -> None:
+    """Commands print and type what other rooms do: a script never needs one."""
+    assert [name for name, (module, _) in e3relax_flows._HOMES.items() if module.split(".")[1] == "cli"] == []
 
 
 def test_an_unknown_name_is_refused() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings

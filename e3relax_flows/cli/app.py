@@ -14,7 +14,6 @@ import typer
 
 from e3relax_flows.cli.campaign import campaign_app
 from e3relax_flows.cli.candidates import list_candidates
-from e3relax_flows.cli.console import print_error
 from e3relax_flows.cli.data import data_app
 from e3relax_flows.cli.datasets import freeze_pairs, prepare_dataset, show_holdouts
 from e3relax_flows.cli.doctor import doctor
@@ -27,6 +26,7 @@ from e3relax_flows.cli.screens import screen_app
 from e3relax_flows.cli.table import show_table
 from e3relax_flows.cli.train import train
 from e3relax_flows.core.errors import E3RelaxError, StoppedError
+from e3relax_flows.report.console import print_error
 
 app = typer.Typer(
     name="e3relax",

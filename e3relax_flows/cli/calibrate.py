@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DeviceOption, DryRunOption, JsonOption, complete_potential
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.predict.opinions import Judge

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import CoreHoursOption, DryRunOption, JsonOption, SubmitOption
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.campaigns.maker import CampaignMaker
     from e3relax_flows.campaigns.store import CampaignStores
     from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.places.local import JobReport
-    from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc, Interval
+    from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc
 
 campaign_app = typer.Typer(
     help="Active learning: choose candidates, label them, retrain, promote what the gate lets pass; and again.",
@@ -24,16 +23,6 @@ campaign_app = typer.Typer(
 CampaignArgument = Annotated[str, typer.Argument(help="Id of a campaign, the first digits of it, or its name.")]
 FolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.", file_okay=False)]
 DEFAULT_FOLDER = Path("runs/campaign")
-TITLES = (
-    "pairs",
-    "labels\nok/failed",
-    "DFT h",
-    "error, Å\nholdout",
-    "of start",
-    "error, Å\nrandom arm",
-    "gate",
-    "saved h",
-)
 
 
 @campaign_app.command("new")
@@ -50,6 +39,7 @@ def register(
         read_candidates,
         register_campaign,
     )
+    from e3relax_flows.campaigns.plan import plan_campaign
     from e3relax_flows.campaigns.store import open_campaign_stores
     from e3relax_flows.cli.config_files import load_campaign_config
     from e3relax_flows.core.settings import load_settings
@@ -109,6 +99,7 @@ def show_status(
 ) -> None:
     """Show the generations of a campaign in one table; without a name, all campaigns."""
     from e3relax_flows.campaigns.store import find_campaign, list_campaigns, load_generations, open_campaign_stores
+    from e3relax_flows.report.terminal import show_campaign, summarize_campaign
 
     with open_campaign_stores() as stores:
         campaigns = list_campaigns(stores) if name is None else [find_campaign(stores, name)]
@@ -120,7 +111,9 @@ def show_status(
         show_campaign(*found[0])
     elif found:
         for campaign, generations in found:
-            console.out.print(_summarize(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
+            console.out.print(
+                summarize_campaign(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False
+            )
     else:
         console.out.print("no campaigns yet; make one with: e3relax campaign new configs/campaign.yaml", soft_wrap=True)
 
@@ -177,44 +170,6 @@ def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOpt
             console.out.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
-    """What a campaign would do and cost; hours are None where nothing is known to estimate them from."""
-    from e3relax_flows.core.errors import E3RelaxError
-    from e3relax_flows.ledger.store import open_outcome_store
-    from e3relax_flows.retraining.training import estimate_training, plan_snapshot
-
-    config = maker.config
-    with open_outcome_store(settings) as outcomes:
-        found = outcomes.query({"engine_id": maker.engine.engine_id}, ["result.wall_time_s"], limit=500)
-        times = [seconds for raw in found if (seconds := (raw.get("result") or {}).get("wall_time_s"))]
-    try:
-        snapshot, dataset = plan_snapshot(config.retraining, None, settings)
-        training = estimate_training(config.retraining, snapshot, dataset, settings)
-    except E3RelaxError:  # there are no pairs yet
-        training = None
-    budget = min(n_pool, config.stop.labels or n_pool)
-    relaxations = 1 + (config.control if config.paired_controls else 0)
-    hours = None if not times else sum(times) / len(times) / 3600
-    n_generations = -(-budget // config.labels)
-    return {
-        "name": config.name,
-        "engine": maker.engine.name,
-        "is_dft": maker.engine.is_dft,
-        "model_id": model_id,
-        "n_pool": n_pool,
-        "labels": budget,
-        "labels_per_generation": config.labels,
-        "generations": n_generations,
-        "mix": config.mix.model_dump(),
-        "relaxations": round(budget * relaxations),
-        "core_hours": None if hours is None else round(budget * relaxations * hours * config.stop.cores, 3),
-        "known_relaxations": len(times),
-        "core_hour_budget": config.stop.core_hours,
-        "training_hours": None if training is None else float(f"{training * n_generations:.2g}"),
-        "prediction_jobs": -(-n_pool // config.chunk_size),
-    }
-
-
 def _count(items: Any) -> int:
     from e3relax_flows.candidates.spool import CandidateList
 
@@ -266,12 +221,13 @@ class _Way(NamedTuple):
 def _print_lines(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
     """What a dry run would have done."""
     from e3relax_flows.campaigns.store import load_generations
+    from e3relax_flows.report.terminal import summarize_campaign
 
     generations = load_generations(stores, campaign.campaign_id)
     if as_json:
         console.print_json({"dry_run": True, "would": lines, **_describe(campaign, generations)})
         return
-    for line in (_summarize(campaign, len(generations)), *lines, "nothing was done: that was a dry run"):
+    for line in (summarize_campaign(campaign, len(generations)), *lines, "nothing was done: that was a dry run"):
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -280,6 +236,8 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
     from e3relax_flows.campaigns.store import find_campaign, load_generations
     from e3relax_flows.core.errors import StoppedError
     from e3relax_flows.places.submission import check_place
+    from e3relax_flows.report.terminal import show_campaign
+    from e3relax_flows.retraining.run import TRAINING_LOG
     from e3relax_flows.schemas.campaigns import CampaignState
 
     where = check_place(way.place)
@@ -291,7 +249,7 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
             console.err.print(f"{report.name}: done", style="dim", highlight=False)
 
     try:
-        with console.hide_warnings(), console.show_log(console.TRAINING_LOG):
+        with console.hide_warnings(), console.show_log(TRAINING_LOG):
             submission = start_campaign(stores, campaign, settings, where, way.folder, note)
     except (KeyboardInterrupt, StoppedError):
         console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
@@ -313,71 +271,6 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
     return int(campaign.state in (CampaignState.HALTED, CampaignState.RUNNING))
 
 
-def _summarize(campaign: CampaignDoc, n_generations: int) -> str:
-    """One line: id, state, why, and what to type."""
-    reason = f" ({campaign.message})" if campaign.message else ""
-    hints = {"new": "run", "running": "status", "halted": "resume", "stopped": "resume"}
-    hint = hints.get(campaign.state)
-    text = f"campaign {campaign.campaign_id} ({campaign.name}) is {campaign.state}{reason}"
-    text += f": {n_generations} generations, a pool of {campaign.n_pool}"
-    return text + (f"; next: e3relax campaign {hint} {campaign.campaign_id}" if hint else "")
-
-
 def _describe(campaign: CampaignDoc, generations: list[GenerationDoc]) -> dict[str, Any]:
     content = campaign.model_dump(mode="json", exclude={"maker"})
     return content | {"generations": [item.model_dump(mode="json") for item in generations]}
-
-
-def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> None:
-    """Print how a campaign stands, and its generations in one table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    console.out.print(_summarize(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
-    if not generations:
-        return
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("gen.", justify="right")
-    table.add_column("model", no_wrap=True)
-    for title in TITLES:
-        table.add_column(title, justify="right", overflow="fold")
-    for item in generations:
-        table.add_row(*_format_row(item))
-    console.out.print(table)
-    kind = "hours of relaxations, of one core each times `stop.cores`"
-    console.out.print(
-        f"Errors are displacement + 2.5 Å · strain with bootstrap 95 % intervals; {kind}.", style="dim", soft_wrap=True
-    )
-
-
-def _format_row(item: GenerationDoc) -> list[str]:
-    from e3relax_flows.schemas.outcomes import OutcomeState
-
-    end, retrain = item.conclude, item.retrain
-    labels = item.label.labels if item.label else []
-    n_failed = sum(label.state != OutcomeState.SUCCESSFUL for label in labels)
-    model = end.model_id if end else item.begin.model_id if item.begin else "–"
-    if item.conclude is None:
-        gate = f"after {item.phases[-1]}" if item.phases else "–"
-    else:
-        gate = str(retrain.decision) if retrain and retrain.decision else "nothing trained"
-    return [
-        str(item.generation),
-        model[:8],
-        str(item.snapshot.n_train) if item.snapshot else "–",
-        f"{len(labels) - n_failed}/{n_failed}" if item.label else "–",
-        f"{end.dft_hours:.3g}" if end else "–",
-        _format_interval(end.error if end else None),
-        f"{end.identity_error.mean:.3f}" if end and end.identity_error else "–",
-        _format_interval(end.random_error if end else None),
-        gate,
-        f"{end.saved_hours:.3g}" if end and end.saved_hours is not None else "–",
-    ]
-
-
-def _format_interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    if interval.low is None or interval.high is None:
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

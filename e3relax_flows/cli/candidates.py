@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.candidates.spool import CandidateList

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from e3relax_flows.cli.console import make_progress, out
 from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.cli.pair_check import check_pairs
 from e3relax_flows.cli.pair_files import export_pairs, import_pairs
 from e3relax_flows.cli.pairs import build_pairs, show_pairs
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report.console import make_progress, out
 
 data_app = typer.Typer(help="Pairs to train on: build, import, export, show, check, freeze.", no_args_is_help=True)
 

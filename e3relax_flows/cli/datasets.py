@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.console import follow, out, plain
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report.console import follow, out, plain
 
 if TYPE_CHECKING:
     from e3relax_flows.schemas.datasets import DatasetDoc, GroupBy, HoldoutDoc, PairFilter

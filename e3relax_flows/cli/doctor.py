@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.core.secrets import mask_secrets
+from e3relax_flows.report import console
 
 
 @dataclass(frozen=True)

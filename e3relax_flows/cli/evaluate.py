@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e3relax_flows.cli.console import make_progress, out, print_json
 from e3relax_flows.cli.options import (
     ConstrainOption,
     DeviceOption,
@@ -19,6 +18,7 @@ from e3relax_flows.cli.options import (
     SymmetryOption,
     build_predict_options,
 )
+from e3relax_flows.report.console import make_progress, out, print_json
 
 if TYPE_CHECKING:
     from e3relax_flows.train.evaluate import Evaluation

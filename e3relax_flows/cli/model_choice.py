@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from e3relax_flows.cli import console
 from e3relax_flows.core.errors import StoreError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.model_folders import ModelFolder

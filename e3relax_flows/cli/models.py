@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.aliases import promote, roll_back, show_history
 from e3relax_flows.cli.calibrate import calibrate_model
 from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.core.errors import ModelError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.model_folders import ModelFolder

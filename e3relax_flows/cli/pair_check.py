@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.pair_files import read_runs
 from e3relax_flows.cli.pairs import JOBFLOW, JsonOption, TasksOption, open_tasks
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from maggma.core import Store

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.pairs import DryOption, JsonOption, SourceOption, report_left_out
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.pairs.files import Stated

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.functionals import spell_functional
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from maggma.core import Store

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     ConstrainOption,
     DeviceOption,
@@ -24,6 +23,7 @@ from e3relax_flows.cli.options import (
     SymmetryOption,
     build_predict_options,
 )
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.candidates.reading import ReadItem

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from e3relax_flows.cli.console import out
 from e3relax_flows.cli.options import DryRunOption, JsonOption
+from e3relax_flows.report.console import out
 
 
 def recover(

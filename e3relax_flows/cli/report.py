@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import DryRunOption, JsonOption
+from e3relax_flows.report import console
 
 report_app = typer.Typer(
     help="Write a screen, a campaign or a model as one HTML file that needs no network.", no_args_is_help=True
@@ -35,13 +35,13 @@ def report_screen(
     """Show the funnel, what was saved, the errors, and every candidate with its structures in 3D."""
     from dataclasses import replace
 
-    from e3relax_flows.cli.table import read_screen
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.ledger.savings import summarize_savings
     from e3relax_flows.report.collecting import collect_screen
     from e3relax_flows.report.html import render_screen_page
     from e3relax_flows.report.tables import build_table, describe_savings
     from e3relax_flows.schemas.predictions import Verdict
+    from e3relax_flows.screening.store import read_screen
 
     settings = load_settings()
     document = read_screen(screen, settings)
@@ -51,7 +51,7 @@ def report_screen(
             document, settings, lambda done, total: progress.update(task, completed=done, total=total)
         )
         if entries is not None or correction is not None:
-            from e3relax_flows.cli.table import rank_screen
+            from e3relax_flows.report.ranked import rank_screen
 
             documents = replace(
                 documents, ranked=rank_screen(document, documents.outcomes, entries, correction, settings)

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.console import TRAINING_LOG, err, hide_warnings, out, print_error, show_log
-from e3relax_flows.core.errors import E3RelaxError
-
-if TYPE_CHECKING:
-    from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
-
-
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.", file_okay=False)]
+from e3relax_flows.report.console import out
 
 
 def retrain(
@@ -38,15 +30,16 @@ def retrain(
     """
     from e3relax_flows.cli.config_files import load_retrain_config
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.report.terminal import show_retraining
+    from e3relax_flows.retraining.maker import RetrainMaker
+    from e3relax_flows.retraining.run import plan_retraining, run_retraining
 
     settings = load_settings()
     content = load_retrain_config(config)
     if dry_run:
-        plan = _plan(content, incumbent, submit, settings)
+        plan = plan_retraining(content, incumbent, submit, settings)
         typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
         return
-    from e3relax_flows.retraining.maker import RetrainMaker
-
     flow = RetrainMaker(config=content).make(incumbent)
     if submit != "local":
         from e3relax_flows.cli.submission import submit_shown
@@ -58,26 +51,6 @@ def retrain(
     document = run_retraining(flow, settings, folder)
     typer.echo(document.model_dump_json(indent=1)) if as_json else show_retraining(document)
     raise typer.Exit(0 if document.promoted else 1)
-
-
-def _plan(config: RetrainConfig, incumbent: str | None, submit: str, settings: E3RelaxSettings) -> dict[str, Any]:
-    """What a retraining would do now."""
-    from e3relax_flows.retraining.maker import RetrainMaker
-    from e3relax_flows.retraining.training import estimate_training, plan_snapshot
-    from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
-
-    snapshot, dataset = plan_snapshot(config, incumbent, settings)
-    command = compose_command(Path("run.yaml"), config.launch, read_allocation(count_devices()))
-    return {
-        "snapshot": snapshot.model_dump(mode="json"),
-        "sources": dataset.sources,
-        "functionals": dataset.functionals,
-        "left_out": dataset.left_out,
-        "hours_per_training": float(f"{estimate_training(config, snapshot, dataset, settings):.2g}"),
-        "jobs": [job.name for job in RetrainMaker(config=config).make(incumbent).jobs],
-        "where": submit,
-        "launch": " ".join(command) or "in the process of the job",
-    }
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
@@ -99,45 +72,3 @@ def _print_plan(plan: dict[str, Any]) -> None:
         lines.append("no original holdout: what is forgotten will not be seen")
     for line in lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def run_retraining(flow: Any, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:
-    """Run the flow of a retraining here, and print each job when it ends.
-
-    Raises
-    ------
-    E3RelaxError
-        When a job failed; nothing was promoted then.
-    """
-    from e3relax_flows.places.local import JobReport, run_flow_locally
-    from e3relax_flows.retraining.judging import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
-    from e3relax_flows.schemas.retraining import RetrainDoc
-    from e3relax_flows.stores.opening import open_job_store
-
-    def note(report: JobReport) -> None:
-        if report.error is None:
-            err.print(f"{report.name}: done", style="dim", highlight=False)
-        elif report.name not in (CHOOSE_JOB, GATE_JOB, PROMOTE_JOB):  # these fail when another has
-            print_error(f"{report.name}: {report.error}")
-
-    with open_job_store(settings) as jobs, hide_warnings(), show_log(TRAINING_LOG):
-        run = run_flow_locally(flow, jobs, folder, note)
-        if run.failures:
-            first = run.failures[0]
-            raise E3RelaxError(f"{first.name} failed, nothing was promoted; its error is above")
-        return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
-
-
-def show_retraining(document: RetrainDoc) -> None:
-    """Print what was trained and what the gate decided, with its reasons."""
-    for training in document.trainings:
-        out.print(
-            f"run {training.run_id}: {training.step} steps in {training.hours:.2g} h, error on validation "
-            f"{training.best_score:.3f} of the identity's, model {training.model_id}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    out.print(f"gate {document.gate_id}: {document.decision}", style="bold", highlight=False)
-    for reason in document.reasons:
-        out.print(f"  {reason}", highlight=False, soft_wrap=True, markup=False)
-    out.print(str(document.message), highlight=False, soft_wrap=True, markup=False)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import (
     BudgetOption,
     ConstrainOption,
@@ -30,6 +29,7 @@ from e3relax_flows.cli.options import (
     split_settings,
 )
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
@@ -162,12 +162,14 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.candidates.sources import read_candidates
-    from e3relax_flows.cli.screen_run import has_errors, run_candidates, show_screen, submit_candidates
+    from e3relax_flows.cli.submission import submit_candidates
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.places.submission import check_place
     from e3relax_flows.prerelax.predict import PrerelaxMaker
+    from e3relax_flows.report.terminal import show_screen
     from e3relax_flows.screening.maker import ScreenMaker
+    from e3relax_flows.screening.run import has_errors, run_candidates
 
     check_place(where)
     settings = load_settings()

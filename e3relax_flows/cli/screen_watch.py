@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -78,7 +78,7 @@ def list_workers(view: ScreenView, settings: E3RelaxSettings) -> list[str]:
 
 def dump_view(view: ScreenView) -> dict[str, Any]:
     """What a program wants to know of it."""
-    from e3relax_flows.cli.screen_run import dump_screen
+    from e3relax_flows.report.terminal import dump_screen
 
     savings = {"ionic": view.ionic, "electronic": view.electronic}
     return {

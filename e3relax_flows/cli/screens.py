@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, DryRunOption, InFlightOption, JsonOption, OutOption
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
 from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
@@ -48,8 +48,8 @@ def show_status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how screens stand: candidates by state, what was spent, and what to type next."""
-    from e3relax_flows.cli.screen_run import dump_screen
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.report.terminal import dump_screen
     from e3relax_flows.schemas.screens import ScreenPhase
     from e3relax_flows.screening.control import refresh_screen
     from e3relax_flows.screening.store import count_rows, find_screen, list_screens, open_screen_stores
@@ -92,10 +92,12 @@ def resume(
 
     After kills on a launchpad type `e3relax screen recover` first.
     """
-    from e3relax_flows.cli.screen_run import finish_here, has_errors, prepare_again, show_progress, show_screen
+    from e3relax_flows.cli.submission import show_progress
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.report.terminal import show_screen
     from e3relax_flows.screening.control import plan_resume, start_screen
     from e3relax_flows.screening.place import HERE
+    from e3relax_flows.screening.run import finish_here, has_errors, prepare_again
     from e3relax_flows.screening.store import find_screen, open_screen_stores
 
     if error is not None and not retry_failed:
@@ -122,7 +124,7 @@ def resume(
 @screen_app.command("cancel")
 def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Let nothing more of a screen begin; what runs ends by itself. `resume` requeues it."""
-    from e3relax_flows.cli.screen_run import show_progress
+    from e3relax_flows.cli.submission import show_progress
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.screening.control import cancel_screen, plan_cancel
     from e3relax_flows.screening.store import find_screen, open_screen_stores
@@ -143,7 +145,7 @@ screen_app.command("watch")(watch)
 
 def _say(lines: list[str], screen: ScreenDoc, settings: E3RelaxSettings, as_json: bool) -> None:
     """What a dry run would have done."""
-    from e3relax_flows.cli.screen_run import dump_screen
+    from e3relax_flows.report.terminal import dump_screen
     from e3relax_flows.screening.store import count_rows, open_screen_stores
 
     if as_json:

@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.options import JsonOption
-from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.candidates.hulls import HullSet
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.ledger.energies import Correction
     from e3relax_flows.report.ranked import RankedRow
     from e3relax_flows.schemas.outcomes import OutcomeDoc
     from e3relax_flows.schemas.screens import ScreenDoc
 
-FROM_MP = "mp"
-MAX_ROWS, MAX_LEFT_OUT = 50, 5
+MAX_ROWS = 50
 
 
 def show_table(
@@ -50,7 +46,8 @@ def show_table(
     Energies that were not computed as the Materials Project does are shown as they are, and have no place on its hull.
     """
     from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.report.ranked import check_ending, write_ranked
+    from e3relax_flows.report.ranked import check_ending, rank_screen, write_ranked
+    from e3relax_flows.screening.store import read_screen
 
     if out is not None:
         check_ending(out)
@@ -68,90 +65,11 @@ def show_table(
         _print_savings(outcomes)
 
 
-def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
-    """A screen from its file, the folder of that, or the store.
-
-    Raises
-    ------
-    ConfigError
-        When it is none of these.
-    """
-    from pydantic import ValidationError
-
-    from e3relax_flows.schemas.screens import ScreenDoc
-    from e3relax_flows.screening.store import load_screen, open_screen_stores
-
-    if not Path(name).exists() and not name.endswith(".json"):
-        with open_screen_stores(settings) as stores:
-            return load_screen(stores, name)
-    file = Path(name) / "screen.json" if Path(name).is_dir() else Path(name)
-    try:
-        return ScreenDoc.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ConfigError(f"{file} is no document of a screen ({error}); give the screen.json in its folder") from error
-
-
-def rank_screen(
-    screen: ScreenDoc,
-    outcomes: Mapping[str, OutcomeDoc],
-    entries: str | None,
-    correction: str | None,
-    settings: E3RelaxSettings,
-) -> list[RankedRow]:
-    """Candidates of a screen ranked among the entries that are named, with what is left out named on stderr.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such correction, or the entries cannot be read.
-    """
-    from e3relax_flows.report.ranked import rank_candidates
-
-    scheme = _choose_correction(correction, outcomes)
-    references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
-    return rank_candidates(screen, outcomes, references, scheme)
-
-
 def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
     from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
 
     with open_outcome_store(settings) as store:
         return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
-
-
-def _choose_correction(word: str | None, outcomes: Mapping[str, OutcomeDoc]) -> Correction:
-    from e3relax_flows.ledger.energies import Correction
-
-    if word is None:
-        is_dft = any(outcome.result is not None and outcome.result.is_dft for outcome in outcomes.values())
-        return Correction.MP2020 if is_dft else Correction.NONE
-    if word not in list(Correction):
-        raise ConfigError(f"--correction {word!r} is unknown; known: {', '.join(Correction)}")
-    return Correction(word)
-
-
-def _read_references(
-    entries: str, outcomes: Mapping[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
-) -> HullSet:
-    from e3relax_flows.candidates.hulls import HullSet, build_entry, read_entries
-    from e3relax_flows.candidates.materials_project import MP_CACHE, fetch_entries
-    from e3relax_flows.ledger.energies import prepare_references
-    from e3relax_flows.report.ranked import list_systems
-
-    if entries == FROM_MP:
-        found = [
-            build_entry(raw, f"Materials Project, {system}")
-            for system in list_systems(outcomes.values())
-            for raw in fetch_entries(system, settings.DATA_DIR / MP_CACHE)
-        ]
-    else:
-        found = read_entries(Path(entries))
-    kept, left_out = prepare_references(found, scheme)
-    for name, reason in left_out[:MAX_LEFT_OUT]:
-        console.print_error(f"{name} is left out of the hull: {reason}")
-    if len(left_out) > MAX_LEFT_OUT:
-        console.print_error(f"... and {len(left_out) - MAX_LEFT_OUT} entries more")
-    return HullSet(kept)
 
 
 def _print_savings(outcomes: Mapping[str, OutcomeDoc]) -> None:

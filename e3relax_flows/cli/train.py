@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.console import err, out, print_json
 from e3relax_flows.cli.options import DryRunOption
 from e3relax_flows.core.errors import ModelError
+from e3relax_flows.report.console import err, out, print_json
 
 if TYPE_CHECKING:
     from e3relax_flows.schemas.training import TrainConfig

@@ -10,14 +10,19 @@ from pathlib import Path
 
 from pymatgen.core import Composition
 
-from e3relax_flows.candidates.hulls import HullPosition, HullSet
+from e3relax_flows.candidates.hulls import HullPosition, HullSet, build_entry, read_entries
+from e3relax_flows.candidates.materials_project import MP_CACHE, fetch_entries
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.optional import require
-from e3relax_flows.ledger.energies import Correction, Energy, correct_energy, make_entry
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.energies import Correction, Energy, correct_energy, make_entry, prepare_references
+from e3relax_flows.report import console
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.screens import CandidateRow, ScreenDoc
 
 ENDINGS = (".csv", ".json", ".parquet")
+FROM_MP = "mp"
+MAX_LEFT_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,25 @@ class _Found:
 
     outcome: OutcomeDoc
     energy: Energy
+
+
+def rank_screen(
+    screen: ScreenDoc,
+    outcomes: Mapping[str, OutcomeDoc],
+    entries: str | None,
+    correction: str | None,
+    settings: E3RelaxSettings,
+) -> list[RankedRow]:
+    """Candidates of a screen ranked among the entries that are named, with what is left out named on stderr.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such correction, or the entries cannot be read.
+    """
+    scheme = _choose_correction(correction, outcomes)
+    references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
+    return rank_candidates(screen, outcomes, references, scheme)
 
 
 def rank_candidates(
@@ -120,6 +144,34 @@ def _write_parquet(rows: Sequence[RankedRow], path: Path) -> None:
     kinds = {"int": arrow.int64(), "float": arrow.float64(), "bool": arrow.bool_(), "str": arrow.string()}
     schema = arrow.schema([(field.name, kinds[str(field.type).split(" ")[0]]) for field in fields(RankedRow)])
     parquet.write_table(arrow.Table.from_pylist([asdict(row) for row in rows], schema=schema), path)
+
+
+def _choose_correction(word: str | None, outcomes: Mapping[str, OutcomeDoc]) -> Correction:
+    if word is None:
+        is_dft = any(outcome.result is not None and outcome.result.is_dft for outcome in outcomes.values())
+        return Correction.MP2020 if is_dft else Correction.NONE
+    if word not in list(Correction):
+        raise ConfigError(f"--correction {word!r} is unknown; known: {', '.join(Correction)}")
+    return Correction(word)
+
+
+def _read_references(
+    entries: str, outcomes: Mapping[str, OutcomeDoc], scheme: Correction, settings: E3RelaxSettings
+) -> HullSet:
+    if entries == FROM_MP:
+        found = [
+            build_entry(raw, f"Materials Project, {system}")
+            for system in list_systems(outcomes.values())
+            for raw in fetch_entries(system, settings.DATA_DIR / MP_CACHE)
+        ]
+    else:
+        found = read_entries(Path(entries))
+    kept, left_out = prepare_references(found, scheme)
+    for name, reason in left_out[:MAX_LEFT_OUT]:
+        console.print_error(f"{name} is left out of the hull: {reason}")
+    if len(left_out) > MAX_LEFT_OUT:
+        console.print_error(f"... and {len(left_out) - MAX_LEFT_OUT} entries more")
+    return HullSet(kept)
 
 
 def _choose(row: CandidateRow, outcomes: Mapping[str, OutcomeDoc], correction: Correction) -> _Found | None:

@@ -6,11 +6,12 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maggma.core import Store
 from maggma.stores import MemoryStore
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from pymatgen.core import Structure
 
 from e3relax_flows.candidates.spool import unpack_structure
@@ -140,6 +141,24 @@ def load_screen(stores: ScreenStores, name: str) -> ScreenDoc:
     ]
     screen.counts = count_rows(stores, str(screen.screen_id))
     return screen
+
+
+def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
+    """A screen from its file, the folder of that, or the store.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of these.
+    """
+    if not Path(name).exists() and not name.endswith(".json"):
+        with open_screen_stores(settings) as stores:
+            return load_screen(stores, name)
+    file = Path(name) / "screen.json" if Path(name).is_dir() else Path(name)
+    try:
+        return ScreenDoc.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigError(f"{file} is no document of a screen ({error}); give the screen.json in its folder") from error
 
 
 def find_rows(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -228,21 +227,6 @@ def test_a_screen_of_sources_only(e3relax, metals, tmp_path):
     assert e3relax("screen", file).code == 0
     document = json.loads((tmp_path / "there" / "screen.json").read_text())
     assert [row["id"] for row in document["candidates"]] == ["Cu"]
-
-
-def test_long_notes_stand_below_the_table_once(capsys):
-    """Two candidates with the same fault, whose jobs have different ids, and a third with a short note."""
-    from e3relax_flows.cli.screen_run import _show_notes
-
-    said = "2 of 2 jobs of the engine left no document: {0}57515d6-11fe-5bc9-950f-1b3698921ae6, " * 2
-    rows = [
-        SimpleNamespace(id="CaS", note=said.format("a"), state="failed"),
-        SimpleNamespace(id="KBr", note=said.format("b"), state="failed"),
-        SimpleNamespace(id="InP", note="harm 0.24", state="successful"),
-    ]
-    _show_notes(rows)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("CaS and 1 more: 2 of 2 jobs of the engine left no document: a57515d6")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from pages import ROOT, read_blocks
 
-from e3relax_flows.cli import console
 from e3relax_flows.cli.app import main
+from e3relax_flows.report import console
 
 # programs that pages name and that are not ours; e3relax, make, pip and python are looked into
 ELSEWHERE = {

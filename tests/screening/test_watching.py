@@ -12,11 +12,11 @@ from rich.console import Console
 
 from e3relax_flows import Engine
 from e3relax_flows.candidates.reading import ReadItem
-from e3relax_flows.cli import console
 from e3relax_flows.cli.screen_watch import dump_view, render_view, watch
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.store import open_outcome_store
+from e3relax_flows.report import console
 from e3relax_flows.schemas.screens import CandidateState, ScreenPhase
 from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker

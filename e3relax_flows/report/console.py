@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
 LINE_EVERY_S = 5.0
-TRAINING_LOG = "e3relax_flows.train"  # logger of trainings inside jobs
 
 STYLES = {
     "accept": "green",

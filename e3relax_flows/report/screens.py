@@ -1,0 +1,37 @@
+"""The report of a screen that has run: its table, sums and page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.savings import summarize_savings
+from e3relax_flows.report.collecting import collect_screen
+from e3relax_flows.report.html import write_screen_page
+from e3relax_flows.report.tables import ScreenTable, build_table, describe_arms, describe_savings
+from e3relax_flows.schemas.screens import ScreenDoc
+
+PAGE_FILE, DOCUMENT_FILE = "report.html", "screen.json"
+
+
+@dataclass(frozen=True)
+class ScreenReport:
+    """A screen that has run, and what is shown of it."""
+
+    screen: ScreenDoc
+    table: ScreenTable
+    savings: str
+    page: Path
+    arms: tuple[str, ...] = ()
+
+
+def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> ScreenReport:
+    """Join a screen with the documents it names, and write its page and document into `out`."""
+    documents = collect_screen(screen, settings)
+    table = build_table(screen, documents.predictions.values(), documents.outcomes.values())
+    summary = summarize_savings(documents.outcomes.values())
+    savings = describe_savings(summary)
+    page = write_screen_page(out / PAGE_FILE, screen, table, savings, documents)
+    (out / DOCUMENT_FILE).write_text(screen.model_dump_json(indent=1), encoding="utf-8")
+    return ScreenReport(screen, table, savings, page, tuple(describe_arms(summary)))

@@ -1,0 +1,198 @@
+"""Run a screen in this process with its progress shown, and report it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymatgen.core import Structure
+from rich.progress import Progress, TaskID
+
+from e3relax_flows.candidates.reading import ReadItem
+from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.places.local import JobReport
+from e3relax_flows.prerelax.predict import PREDICT_JOB
+from e3relax_flows.prerelax.record import OUTCOME_JOB
+from e3relax_flows.prerelax.relax import CLAIM_JOB
+from e3relax_flows.report import console
+from e3relax_flows.report.screens import ScreenReport, report_screen
+from e3relax_flows.schemas.screens import CandidateState, ScreenConfig, ScreenDoc, ScreenLimits
+from e3relax_flows.screening.control import resume_screen
+from e3relax_flows.screening.local import run_screen_here
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.register import register_screen
+from e3relax_flows.screening.store import find_rows, find_screen, load_screen, open_screen_stores
+
+JOBS_DIR = "jobs"
+MAX_ERRORS = 5
+
+
+def run_screen(
+    maker: ScreenMaker, structures: Sequence[Structure], ids: Sequence[str], settings: E3RelaxSettings, out: Path
+) -> ScreenReport:
+    """Run the screen of some structures; see `run_candidates`.
+
+    Examples
+    --------
+    Two metals in cells that are too large, relaxed from prediction and initial structure:
+
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> metals = [
+    ...     Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [metal], [[0, 0, 0]]).get_primitive_structure()
+    ...     for metal, a in (("Cu", 3.8), ("Ag", 4.3))
+    ... ]
+    >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=1.0)
+    >>> report = run_screen(maker, metals, ["copper", "silver"], load_settings(), Path("runs/metals"))
+    >>> [str(row.state) for row in report.screen.candidates]
+    ['successful', 'successful']
+    >>> report.page.name
+    'report.html'
+    """
+    return run_candidates(maker, [ReadItem(*item, None) for item in zip(ids, structures, strict=True)], settings, out)
+
+
+def run_candidates(
+    maker: ScreenMaker,
+    items: Iterable[ReadItem],
+    settings: E3RelaxSettings,
+    out: Path,
+    config: ScreenConfig | None = None,
+) -> ScreenReport:
+    """Run a screen here with progress on stderr, and write its page and document into `out`.
+
+    What an earlier run of the same screen has done is not done again.
+
+    Parameters
+    ----------
+    maker
+        How to screen.
+    items
+        Candidates.
+    settings
+        For the stores.
+    out
+        Folder to write into.
+    config
+        For its ranking and limits.
+
+    Raises
+    ------
+    ConfigError
+        When nothing could be read.
+    ModelError
+        When there is no such model.
+    """
+    with open_workspace(settings) as workspace:
+        workspace.get(open_stores)  # a store that cannot be had is one message now, not one of every job
+        out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
+        with console.hide_warnings():
+            stores, ranking = workspace.get(open_screen_stores), config.ranking if config else None
+            screen, is_new = register_screen(stores, maker, console.show_notes(items), settings, ranking)
+        screen_id = str(screen.screen_id)
+        if not is_new:
+            message = f"screen {screen_id} was there already: what it has is not computed again"
+            console.err.print(message, highlight=False)
+        if config is not None or not is_new:
+            limits = config.limits if config else None
+            prepare_again(screen_id, settings, limits, maker.retry_failed)
+        return finish_here(screen_id, settings, out)
+
+
+def prepare_again(
+    screen_id: str,
+    settings: E3RelaxSettings,
+    limits: ScreenLimits | None,
+    retry_failed: bool,
+    error: str | None = None,
+) -> None:
+    """Requeue what an earlier run has left; nothing where there was none."""
+    for line in resume_screen(screen_id, settings, limits, retry_failed, error).lines:
+        console.err.print(line, highlight=False, markup=False)
+
+
+def finish_here(screen_id: str, settings: E3RelaxSettings, out: Path) -> ScreenReport:
+    """Run what is left of a screen in this process, and report it."""
+    failures: list[JobReport] = []
+    with console.make_progress() as progress, console.hide_warnings():
+        watcher = _ScreenWatcher(progress, screen_id, settings, failures)
+        try:
+            run_screen_here(screen_id, settings, out / JOBS_DIR, watcher.note)
+        except KeyboardInterrupt:
+            progress.stop()
+            console.print_error(f"interrupted; `e3relax screen resume {screen_id} --out {out}` goes on")
+            raise
+    _remove_empty_folders(out / JOBS_DIR)
+    _print_failures(failures)
+    with open_screen_stores(settings) as stores:
+        screen = load_screen(stores, screen_id)
+    return report_screen(screen, settings, out)
+
+
+def _print_failures(failures: Sequence[JobReport]) -> None:
+    """Print our own jobs that failed, and of those of the engine, which the table lists, each error once."""
+    for failure in failures:
+        if failure.name.startswith("e3r "):
+            console.print_error(f"{failure.name}: {failure.error}")
+    counts = Counter((failure.name, failure.error) for failure in failures if not failure.name.startswith("e3r "))
+    for (name, error), count in counts.most_common(MAX_ERRORS):
+        console.print_error(f"{name}: {error}{f' ({count} jobs)' if count > 1 else ''}")
+
+
+def has_errors(screen: ScreenDoc) -> bool:
+    """Whether a candidate has no prediction or a failed relaxation."""
+    return any(row.state in (CandidateState.ERROR, CandidateState.FAILED) for row in screen.candidates)
+
+
+def _remove_empty_folders(root: Path) -> None:
+    """Remove the folders of jobs that left no files."""
+    for folder in root.glob("job_*"):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@dataclass
+class _ScreenWatcher:
+    """Turns the ends of jobs into progress: chunks that are predicted, then relaxations."""
+
+    progress: Progress
+    screen_id: str
+    settings: E3RelaxSettings
+    failures: list[JobReport]
+    _task: TaskID | None = None
+
+    def __post_init__(self) -> None:
+        with open_screen_stores(self.settings) as stores:
+            waiting = {row.chunk for row in find_rows(stores, self.screen_id, [CandidateState.WAITING])}
+        if waiting:
+            self._task = self.progress.add_task("predicting", total=len(waiting), note="")
+        self._is_relaxing = False
+
+    def note(self, report: JobReport) -> None:
+        """Count one job."""
+        if report.error is not None:
+            self.failures.append(report)
+        if report.name == PREDICT_JOB and self._task is not None:
+            self.progress.update(self._task, advance=1)
+        elif report.name == CLAIM_JOB and not self._is_relaxing:
+            self._begin_relaxing()
+        elif report.name == OUTCOME_JOB and self._task is not None:
+            kind = report.metadata.get("start_kind", "")
+            self.progress.update(self._task, advance=1, note=f"{report.metadata.get('candidate', '')} ({kind})")
+
+    def _begin_relaxing(self) -> None:
+        if self._task is not None:
+            self.progress.remove_task(self._task)
+        with open_screen_stores(self.settings) as stores:
+            engine = find_screen(stores, self.screen_id).engine
+            rows = find_rows(stores, self.screen_id, [CandidateState.PLANNED, CandidateState.SUBMITTED])
+        planned = sum(outcome.state is None for row in rows for outcome in row.outcomes)
+        self._task = self.progress.add_task(f"relaxing with {engine}", total=planned, note="")
+        self._is_relaxing = True
