@@ -25,7 +25,7 @@ TWO_ORIGINS = frozenset(
 )
 HEAVIEST = 103  # NH3 is no nihonium
 WATER = ("Hw", "Ow")  # hydrogen and oxygen of water
-PLACE_DIGITS = 3  # of the coordinates of two atoms in one place
+POINT_DIGITS = 3  # of the coordinates of two atoms in one place
 # pymatgen's notes on what changes no atom
 HARMLESS = re.compile(
     r"fractional coordinates rounded to ideal values|A 1-line symmetry op|Keys changed to match|Issues encountered|"
@@ -124,7 +124,7 @@ def _check_sites(data: Mapping[str, Any]) -> None:
     labels = data.get("_atom_site_label") or types
     occupancies = data.get("_atom_site_occupancy") or ["1"] * n_sites
     hydrogens = data.get("_atom_site_attached_hydrogens") or ["0"] * n_sites
-    places: dict[tuple[float, ...], list[tuple[str, str, float]]] = defaultdict(list)
+    points: dict[tuple[float, ...], list[tuple[str, str, float]]] = defaultdict(list)
     for label, kind, occupancy, attached, *xyz in zip(
         labels, types, occupancies, hydrogens, *(data[key] for key in COORDINATES), strict=True
     ):
@@ -143,10 +143,10 @@ def _check_sites(data: Mapping[str, Any]) -> None:
             raise StructureError(
                 "unreadable", f"site {label} has {attached} hydrogen atoms without coordinates; add them as sites"
             )
-        place = tuple(round(str2float(value) % 1.0, PLACE_DIGITS) % 1.0 for value in xyz)
-        places[place].append((label, kind, share))
-    for sites in places.values():
-        _check_place(sites)
+        point = tuple(round(str2float(value) % 1.0, POINT_DIGITS) % 1.0 for value in xyz)
+        points[point].append((label, kind, share))
+    for sites in points.values():
+        _check_point(sites)
 
 
 def _check_setting(data: Mapping[str, Any]) -> None:
@@ -209,7 +209,7 @@ def _check_kinds(data: Mapping[str, Any]) -> None:
             )
 
 
-def _check_place(sites: list[tuple[str, str, float]]) -> None:
+def _check_point(sites: list[tuple[str, str, float]]) -> None:
     """Refuse atoms that are all wholly in one place, and hydrogen beside its isotopes, which pymatgen mixes up."""
     isotopes = {kind[:1] for _, kind, _ in sites if re.match(r"[HDT](?![a-z])", kind)}
     if sum(share for *_, share in sites) > 1 + TOLERANCE or len(isotopes) > 1:

@@ -114,7 +114,7 @@ def read_entries(path: Path) -> list[ComputedEntry]:
     return [build_entry(raw, f"{path}, entry {number}") for number, raw in enumerate(content, start=1)]
 
 
-def build_entry(raw: Any, place: str) -> ComputedEntry:
+def build_entry(raw: Any, where: str) -> ComputedEntry:
     """An entry from its dictionary; no class outside of pymatgen and emmet is made of what it holds.
 
     Raises
@@ -123,24 +123,24 @@ def build_entry(raw: Any, place: str) -> ComputedEntry:
         When it is no entry, or its energy or an amount of an element is not a finite number.
     """
     if not isinstance(raw, Mapping) or not {"composition", "structure"} & raw.keys() or "energy" not in raw:
-        raise ConfigError(f"{place}: it is no entry; {ADVICE}")
+        raise ConfigError(f"{where}: it is no entry; {ADVICE}")
     if foreign := sorted(set(_find_modules(raw))):
-        raise ConfigError(f"{place}: it names {', '.join(foreign)}, which entries do not need; remove it")
+        raise ConfigError(f"{where}: it names {', '.join(foreign)}, which entries do not need; remove it")
     default: type[ComputedEntry] = ComputedStructureEntry if "structure" in raw else ComputedEntry
     kind = ENTRY_CLASSES.get(str(raw.get("@class")), default)
     for name in ("energy", "correction"):
-        _check_number(raw.get(name, 0.0), f"{place}: its {name}")
+        _check_number(raw.get(name, 0.0), f"{where}: its {name}")
     try:
         entry = kind.from_dict({"correction": 0.0, **raw})
-        check_entry(entry, place)
+        check_entry(entry, where)
     except ConfigError:
         raise
     except Exception as error:  # the boundary between entries: pymatgen raises anything on bad input
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}; {ADVICE}") from error
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}; {ADVICE}") from error
     return entry
 
 
-def check_entry(entry: ComputedEntry | PDEntry, place: str) -> None:
+def check_entry(entry: ComputedEntry | PDEntry, where: str) -> None:
     """Refuse an entry whose energy, with its adjustments, or composition is not made of finite numbers.
 
     Raises
@@ -148,12 +148,12 @@ def check_entry(entry: ComputedEntry | PDEntry, place: str) -> None:
     ConfigError
         With the place.
     """
-    _check_number(entry.energy, f"{place}: its energy")
+    _check_number(entry.energy, f"{where}: its energy")
     amounts = list(entry.composition.values())
     for element, amount in entry.composition.items():
-        _check_number(amount, f"{place}: the amount of {element}")
+        _check_number(amount, f"{where}: the amount of {element}")
     if not amounts or min(amounts) < 0 or sum(amounts) <= 0:
-        raise ConfigError(f"{place}: its composition {entry.composition.formula!r} has no atoms; {ADVICE}")
+        raise ConfigError(f"{where}: its composition {entry.composition.formula!r} has no atoms; {ADVICE}")
 
 
 def _check_number(value: Any, what: str) -> None:

@@ -50,14 +50,14 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
     for field in ("lattice_vectors", "cartesian_site_positions", "species_at_sites"):
         if not attributes.get(field):
             raise ValueError(f"its {field!r} is missing; ask the server for it in response_fields")
-        if (place := _find_null(attributes[field], field)) is not None:
-            raise ValueError(f"its {place} is null; leave it out, or complete it")
+        if (path := _find_null(attributes[field], field)) is not None:
+            raise ValueError(f"its {path} is null; leave it out, or complete it")
     if missing := sorted(INCOMPLETE & set(attributes.get("structure_features", []))):
         raise ValueError(f"it has {', '.join(missing)}, so that its sites are not its atoms; leave it out")
     _check_sites(attributes)
     # the adapter takes the names of species for elements and does not look at what they stand for
-    if (place := _find_null(attributes.get("species", []), "species")) is not None:
-        raise ValueError(f"its {place} is null; leave it out, or complete it")
+    if (path := _find_null(attributes.get("species", []), "species")) is not None:
+        raise ValueError(f"its {path} is null; leave it out, or complete it")
     elements = {species["name"]: _name_element(species) for species in attributes.get("species", [])}
     at_sites = [elements.get(name, name) for name in attributes["species_at_sites"]]
     if unknown := sorted({name for name in at_sites if not Element.is_valid_symbol(name)}):
@@ -103,11 +103,11 @@ def _name_element(species: dict[str, Any]) -> str:
     return symbols[0]
 
 
-def _find_null(value: Any, place: str) -> str | None:
+def _find_null(value: Any, path: str) -> str | None:
     """Where in a list there is a null."""
     if not isinstance(value, list):
-        return place if value is None else None
-    found = (_find_null(item, f"{place}[{index}]") for index, item in enumerate(value))
+        return path if value is None else None
+    found = (_find_null(item, f"{path}[{index}]") for index, item in enumerate(value))
     return next((name for name in found if name is not None), None)
 
 

@@ -56,11 +56,11 @@ def read_optimade_servers(query: OptimadeQuery, cache: Path, refresh: bool = Fal
 def _read_server(server: str, query: OptimadeQuery, folder: Path, refresh: bool) -> Iterator[ReadItem]:
     n_given = 0
     for number, page in enumerate(_iterate_pages(server, query.filter, folder, refresh), start=1):
-        for place, resource in enumerate(page["data"], start=1):
+        for index, resource in enumerate(page["data"], start=1):
             if query.limit is not None and n_given == query.limit:
                 return
             n_given += 1
-            yield from read_resource(resource, f"{urlparse(server).netloc}-{number}-{place}", server)
+            yield from read_resource(resource, f"{urlparse(server).netloc}-{number}-{index}", server)
         if query.limit is not None and n_given == query.limit:  # the next page need not be asked for
             return
 

@@ -131,7 +131,7 @@ def _parse_file(path: Path, name: str) -> list[Parsed]:
         check_text(name, path.read_text(encoding="utf-8", errors="replace"))
     try:
         with record_warnings() as notes:
-            # without element names pymatgen would take hydrogen, helium, ... in their place, and .TRUE. for F
+            # without element names pymatgen would take hydrogen, helium, ... instead, and .TRUE. for F
             warnings.filterwarnings("error", message=f"Elements in POSCAR|{SWITCHES}", category=BadPoscarWarning)
             if "poscar" in name or "contcar" in name:  # in small letters too, which from_file does not know
                 structure = Poscar.from_file(path, check_for_potcar=False).structure
@@ -163,21 +163,21 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
-            place = f"{path}, line {number}"
+            where = f"{path}, line {number}"
             try:
                 entry = json.loads(line.lstrip(MARK))  # files that were put together have one in the middle
             except ValueError as error:
-                yield ReadItem(f"{stem}-{number}", None, f"{place}: no JSON ({error}); write one structure per line")
+                yield ReadItem(f"{stem}-{number}", None, f"{where}: no JSON ({error}); write one structure per line")
                 continue
-            yield from _read_line(entry, f"{stem}-{number}", place)
+            yield from _read_line(entry, f"{stem}-{number}", where)
 
 
-def _read_line(entry: Any, fallback_id: str, place: str) -> Iterator[ReadItem]:
+def _read_line(entry: Any, fallback_id: str, where: str) -> Iterator[ReadItem]:
     """One entry of a list, which may be a resource of OPTIMADE."""
     if is_response(entry):
-        yield from read_resource(entry, fallback_id, place)
+        yield from read_resource(entry, fallback_id, where)
     else:
-        yield _read_entry(entry, fallback_id, place)
+        yield _read_entry(entry, fallback_id, where)
 
 
 def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
@@ -218,7 +218,7 @@ def _is_remark(entry: Any, content: dict[str, Any]) -> bool:
     return not isinstance(entry, dict) and any(isinstance(value, list) for value in content.values())
 
 
-def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False) -> ReadItem:
+def _read_entry(entry: Any, fallback_id: str, where: str, keep_id: bool = False) -> ReadItem:
     """One structure, document or pair; its own id wins over `fallback_id` unless that is kept."""
     kind = _find_structure(entry) if isinstance(entry, dict) else None
     if kind is None:
@@ -229,7 +229,7 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
         return ReadItem(
             fallback_id,
             None,
-            f"{place}: no structure ({nulls or found}); give pymatgen dictionaries, documents with a `structure`, or "
+            f"{where}: no structure ({nulls or found}); give pymatgen dictionaries, documents with a `structure`, or "
             "pairs with `numbers` and an `initial` side",
         )
     own = next((entry[key] for key in ID_KEYS if isinstance(entry.get(key), str | int)), None)
@@ -237,9 +237,9 @@ def _read_entry(entry: Any, fallback_id: str, place: str, keep_id: bool = False)
     try:
         with record_warnings() as notes:
             structure = _build_structure(entry, kind)
-        return ReadItem(id, structure, None, f"{place}: {'; '.join(notes)}" if notes else None)
+        return ReadItem(id, structure, None, f"{where}: {'; '.join(notes)}" if notes else None)
     except Exception as error:  # the boundary between entries
-        return ReadItem(id, None, f"{place}: {_describe(error)}; write the structure again with Structure.as_dict()")
+        return ReadItem(id, None, f"{where}: {_describe(error)}; write the structure again with Structure.as_dict()")
 
 
 def _is_document(content: dict[str, Any]) -> bool:

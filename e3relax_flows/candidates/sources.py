@@ -62,17 +62,17 @@ def read_source(source: Source, settings: E3RelaxSettings) -> Iterator[ReadItem]
         return
     readers: dict[type[BaseModel], Callable[[Any], Iterator[ReadItem]]] = {
         FileSource: lambda files: read_structures(files.paths),
-        OptimadeSource: lambda place: (
-            read_optimade(place.paths)
-            if place.query is None
-            else read_optimade_servers(place.query, settings.DATA_DIR / OPTIMADE_CACHE, place.refresh)
+        OptimadeSource: lambda source: (
+            read_optimade(source.paths)
+            if source.query is None
+            else read_optimade_servers(source.query, settings.DATA_DIR / OPTIMADE_CACHE, source.refresh)
         ),
         BuiltInSource: lambda _: (ReadItem(name, structure, None) for name, structure in build_candidates()),
         PrototypeSource: read_prototypes,
         MaterialsProjectSource: lambda query: read_materials_project(
             query, settings.DATA_DIR / MP_CACHE, refresh=query.refresh
         ),
-        StoreSource: lambda place: read_store(place.store, place.criteria, place.structure, place.id, settings),
+        StoreSource: lambda source: read_store(source.store, source.criteria, source.structure, source.id, settings),
     }
     yield from readers[type(source)](source)
 

@@ -43,7 +43,7 @@ def read_store(
         When it does not answer.
     """
     with _open(build_store(spec, settings, "documents", id_field)) as store:
-        place = describe_store(store)
+        name = describe_store(store)
         for number, document in enumerate(store.query(criteria, [id_field, structure_field]), start=1):
             found = _follow(document, id_field)
             id = f"document-{number}" if found is None else str(found)
@@ -55,7 +55,7 @@ def read_store(
                     if isinstance(error, E3RelaxError) or type(error) is ValueError
                     else f"{type(error).__name__}: {error}"
                 )
-                yield ReadItem(id, None, f"{place}, {id}: {reason}")
+                yield ReadItem(id, None, f"{name}, {id}: {reason}")
 
 
 @contextmanager

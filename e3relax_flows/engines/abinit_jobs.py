@@ -19,7 +19,7 @@ TIME_LINE = re.compile(r"^\+Overall time at end \(sec\) : cpu=\s*[\d.]+\s+wall=\
 
 
 class AbinitRelaxDoc(AbinitTaskDoc):
-    """atomate2's document of an ABINIT run, with what its output says of steps and time."""
+    """atomate2's document of an ABINIT run, with steps and time from its output."""
 
     n_ionic_steps: int | None = Field(None, description="geometries of which forces were computed")
     n_electronic_steps: int | None = Field(None, description="SCF iterations of all geometries")
@@ -30,7 +30,7 @@ class AbinitRelaxDoc(AbinitTaskDoc):
 class KeptRelaxMaker(RelaxMaker):
     """atomate2's RelaxMaker whose document counts steps, and is kept where the relaxation did not converge.
 
-    atomate2 restarts an unconverged run in a job of its own, whose document no longer says where the relaxation began.
+    atomate2 restarts an unconverged run in a new job, whose document does not hold the start of the relaxation.
     """
 
     def get_response(self, task_document: AbinitTaskDoc, *_args: Any, **_kwargs: Any) -> Response:
@@ -40,7 +40,7 @@ class KeptRelaxMaker(RelaxMaker):
 
 
 def count_abinit_steps(path: Path) -> dict[str, Any]:
-    """Ionic and electronic steps and wall time (s) by an output of ABINIT; none where there is no file."""
+    """Ionic and electronic steps and wall time (s) from an output of ABINIT; None if there is no file."""
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")

@@ -67,13 +67,13 @@ def read_ase_documents(
 
 
 def read_potential(document: Any) -> PotentialInfo | None:
-    """Which weights relaxed; None where the document does not say it."""
+    """The weights that relaxed; None if the document does not name them."""
     found = get_entry(document, "potential")
     return PotentialInfo.model_validate(found) if isinstance(found, Mapping) else found
 
 
 def read_freedom(document: Any) -> Freedom | None:
-    """What the optimiser was free to change; None where the document does not say it."""
+    """The free degrees of freedom of the optimiser; None if the document does not hold them."""
     cell, shape = get_entry(document, "input", "relax_cell"), get_entry(document, "input", "relax_shape")
     if cell is None:
         return None
@@ -97,7 +97,7 @@ def _read_pressure(document: Any) -> float:
 
 
 def _is_converged(document: Any, relaxed: Structure) -> bool:
-    """Whether the optimiser ended by itself, and what it left does not say otherwise."""
+    """Whether the optimiser ended by itself, and the residual forces and stress agree."""
     forces, stress = (get_entry(document, "output", name) for name in ("forces", "stress"))
     pressure = 10 * _read_pressure(document)
     claimed = read_plain(document, "state") == "successful"
@@ -105,7 +105,7 @@ def _is_converged(document: Any, relaxed: Structure) -> bool:
 
 
 def hold_cell(free: Free) -> dict[str, Any]:
-    """Fields of an ASE relaxation maker that leave no more than `free` to change; relax_kwargs is to be merged."""
+    """Fields of an ASE relaxation maker that leave only `free` to change; relax_kwargs is to be merged."""
     held = {"shape": {"constant_volume": True}, "volume": {"hydrostatic_strain": True}}.get(free)
     return {"relax_cell": free != "sites", "relax_kwargs": {"filter_kwargs": held} if held else {}}
 
@@ -114,5 +114,5 @@ def _count_evaluations(document: Any) -> int:
     """Energy and force evaluations; atomate2 records the last geometry of a relaxation twice."""
     n_steps = get_entry(document, "output", "n_steps")
     if n_steps is None:
-        raise EngineError(f"the document of {get_entry(document, 'dir_name')} does not say how many steps were made")
+        raise EngineError(f"the document of {get_entry(document, 'dir_name')} does not hold the number of steps")
     return max(n_steps - 1, 1)

@@ -18,7 +18,7 @@ from e3relax_flows.core.errors import EngineError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
-VOLATILE_KEYS = ("@version", "device")  # neither says what is computed
+VOLATILE_KEYS = ("@version", "device")  # neither changes what is computed
 
 
 @dataclass
@@ -30,13 +30,13 @@ class Engine(MSONable, ABC):
     Parameters
     ----------
     name
-        The word for it in documents, tables and on the command line.
+        The name in documents, in tables and on the command line.
     maker
         A jobflow maker with `make(structure)` or `make(structure, prev_dir=None)` that gives a job or a flow.
 
     Examples
     --------
-    An engine of one's own is a dataclass that says how to read the documents of its maker's jobs:
+    A custom engine is a dataclass that can read the documents of its maker's jobs:
 
     >>> from dataclasses import dataclass, field
     >>> from typing import ClassVar
@@ -57,7 +57,7 @@ class Engine(MSONable, ABC):
 
     name: str
     maker: Maker
-    # what `get_engine` was given beside the name, for the record; None: built by code, or read from a document
+    # arguments of `get_engine` besides the name, for the record; None: built by code, or read from a document
     settings: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     is_dft: ClassVar[bool]
@@ -66,7 +66,7 @@ class Engine(MSONable, ABC):
 
     @property
     def engine_id(self) -> str:
-        """Content id of class and settings; name, device and the versions of packages do not enter it.
+        """Content id of class and settings; name, device and the versions of packages are not part of it.
 
         Raises
         ------
@@ -76,14 +76,14 @@ class Engine(MSONable, ABC):
         return hash_content(self.describe_content(), f"engine {self.name!r}")
 
     def describe_content(self) -> dict[str, Any]:
-        """Class and settings without what changes no result."""
+        """Class and settings, without entries that do not change results."""
         content: dict[str, Any] = _strip_volatile(self.as_dict())
         content.pop("name", None)
         return content
 
     @property
     def label(self) -> str:
-        """What results call the code: its name, or the versioned name of the weights of a potential."""
+        """Name of the code in results, or the versioned name of the weights of a potential."""
         return self.code
 
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
@@ -135,7 +135,7 @@ def iterate_jobs(flow: Flow | Job) -> Iterator[Job]:
 
 
 def get_entry(document: Any, *path: str) -> Any:
-    """Follow `path` through dictionaries and objects; None where an entry is missing."""
+    """The entry at `path` in dictionaries and objects; None if one is missing."""
     for key in path:
         if document is None:
             return None
@@ -149,7 +149,7 @@ def read_structure(document: Any, *path: str) -> Structure | None:
     if value is None or isinstance(value, Structure):
         return value
     if not isinstance(value, Mapping) or "sites" not in value:
-        raise EngineError(f"{'.'.join(path)} is no structure but {type(value).__name__}: the document is not whole")
+        raise EngineError(f"{'.'.join(path)} is not a structure but {type(value).__name__}: the document is incomplete")
     return Structure.from_dict(dict(value))
 
 

@@ -1,7 +1,7 @@
-"""Which potentials are evaluated for many crystals at once, and what evaluates them.
+"""Potentials that are evaluated for many crystals at once.
 
-On a CPU CHGNet's own batches are no faster than one crystal after the other (1.02 for eight crystals), so that it has
-none here. Imports ASE and the package of the potential, so it is imported only when it is used.
+On a CPU CHGNet's own batches are not faster than one crystal after the other (1.02 for eight crystals), so it is not
+included here. Imports ASE and the package of the potential, so it is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_ATOMS = {"cpu": 128, "cuda": 4_000}
 
 
 class Evaluation(NamedTuple):
-    """What a potential says of one crystal."""
+    """Energy, forces and stress of one crystal."""
 
     energy: float  # eV
     forces: Array  # [n_atoms, 3] eV/Å
-    stress: Array  # [3, 3] eV/Å³, symmetric; positive where the cell wants to shrink, as in ASE
+    stress: Array  # [3, 3] eV/Å³, symmetric; positive where the cell tends to shrink, as in ASE
 
 
 class Batches(Protocol):
-    """A potential that evaluates several crystals at once; `max_atoms` is what its batch should hold."""
+    """A potential that evaluates several crystals at once; `max_atoms` is the size of its batch."""
 
     name: str
     device: Any
@@ -55,11 +55,11 @@ class EvaluatedCalculator(Calculator):
 
     @property
     def name(self) -> str:
-        """As the potential's own calculator has it, for documents."""
+        """The name of the potential's own calculator, for documents."""
         return self.batches.name
 
     def evaluate(self, atoms: Atoms) -> Evaluation:
-        """Evaluation of one crystal: here a batch of it alone."""
+        """Evaluation of one crystal: a batch of one."""
         return self.batches.evaluate([atoms])[0]
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
@@ -75,16 +75,16 @@ class EvaluatedCalculator(Calculator):
 
 
 def load_batches(potential: Potential, device: str = "auto") -> Batches | None:
-    """What evaluates many crystals at once with the weights of `potential`; None where nothing does."""
+    """The batched evaluation of `potential`; None if there is none."""
     family = potential.family
     if family is None or family.name != "SevenNet" or potential.weights is None or potential.kwargs:
         return None
     from e3relax_flows.engines.sevennet_batches import SevenNetBatches
     from e3relax_flows.graphs.devices import resolve_device
 
-    place = resolve_device(device)
+    resolved = resolve_device(device)
     try:
-        return SevenNetBatches(potential.weights, potential.info.modal, str(place), MAX_ATOMS[place.type])
+        return SevenNetBatches(potential.weights, potential.info.modal, str(resolved), MAX_ATOMS[resolved.type])
     except EngineError as error:
         logger.info("%s is evaluated for one crystal at a time: %s", potential.label, error)
         return None

@@ -1,4 +1,4 @@
-"""Relaxations of many structures in one process, each apart from the others; weights are loaded once."""
+"""Relax many structures in one process, each independent of the others; weights are loaded once."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from e3relax_flows.engines.base import Engine, iterate_jobs
 
 
 def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
-    """Relax structures in this process: place and document, or the exception that ended it; each comes once.
+    """Relax structures in this process: index and document, or the exception that ended it; each comes once.
 
-    A maker with a method `relax_many` does it in its own way where that gives an iterator; of others the job of each
+    A maker with a method `relax_many` relaxes them itself if that returns an iterator; for others the job of each
     structure is run here.
 
     Parameters
     ----------
     engine
-        One that says `relaxes_chunks`; its maker makes one job per structure.
+        One with `relaxes_chunks`; its maker makes one job per structure.
     structures
-        What the engine cannot treat comes first, as an exception.
+        Those that the engine cannot treat come first, with an exception.
     """
     accepted = []
-    for place, structure in enumerate(structures):
+    for index, structure in enumerate(structures):
         try:
             engine.check(structure)
-            accepted.append(place)
+            accepted.append(index)
         except Exception as error:  # the boundary between structures
-            yield place, error
+            yield index, error
     # a copy, because makers write into themselves while they run
     maker: Any = copy.deepcopy(engine.maker)
-    chosen = [structures[place] for place in accepted]
+    chosen = [structures[index] for index in accepted]
     relax_many = getattr(maker, "relax_many", None)
     found = None if relax_many is None or len(chosen) < 2 else relax_many(chosen)
     for number, document in _relax_each(maker, chosen) if found is None else found:
@@ -42,17 +42,17 @@ def relax_structures(engine: Engine, structures: Sequence[Structure]) -> Iterato
 
 
 def find_large_parts(engine: Engine) -> dict[str, Any]:
-    """Parts of the document of a relaxation by the additional store that its job puts them in, as `JobStore` has it."""
+    """Parts of the document of a relaxation by the additional store of its job, as in `JobStore`."""
     job = next(iterate_jobs(engine.make(OutputReference("unknown"))))
     return {store: "output" if parts is True else parts for store, parts in job._kwargs.items()}
 
 
 def _relax_each(maker: Any, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
-    """Run the job of one structure after the other; the maker keeps its calculator."""
-    for place, structure in enumerate(structures):
+    """Run the jobs of the structures one after the other; the maker keeps its calculator."""
+    for index, structure in enumerate(structures):
         try:
             document = type(maker).make.original(maker, structure)
         except Exception as error:  # the boundary between structures
-            yield place, error
+            yield index, error
         else:
-            yield place, document
+            yield index, document

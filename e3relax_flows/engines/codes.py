@@ -1,4 +1,4 @@
-"""Which code a maker of atomate2 is for, found by its class and by the makers that it holds."""
+"""Find the code of an atomate2 maker by its class and by the makers in its fields."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ CODES = {
 
 @dataclass(frozen=True)
 class CodeNeeds:
-    """What makers of a code need where their jobs run.
+    """Requirements of a code's makers where their jobs run.
 
     Attributes
     ----------
     maker
-        One of them, as it is given to --engine.
+        One of them, as an argument of --engine.
     variable, command
         Environment variable of its command, and the usual command.
     package
-        What must be importable beside atomate2.
+        What must be importable besides atomate2.
     """
 
     code: str
@@ -55,11 +55,11 @@ class CodeNeeds:
     install: str = ""
 
     def describe(self) -> str:
-        """How an engine of the code is named."""
+        """Name of an engine of the code."""
         return f"any of its makers in atomate2 by path, such as --engine {self.maker}"
 
     def find_hint(self) -> str:
-        """What to type for what is missing here; empty where nothing is."""
+        """Commands for what is missing here; empty if nothing is."""
         if self.package and not _is_installed(self.package):
             return self.install
         words = shlex.split(os.path.expandvars(os.environ.get(self.variable, self.command)))
@@ -69,7 +69,7 @@ class CodeNeeds:
 
 
 def list_codes() -> list[CodeNeeds]:
-    """Codes beside VASP, which has engines by name, whose documents are read."""
+    """Codes whose documents are read, besides VASP, which has engines by name."""
     return [
         CodeNeeds("CP2K", "atomate2.cp2k.jobs.core:CellOptMaker", "ATOMATE2_CP2K_CMD", "cp2k.psmp"),
         CodeNeeds(
@@ -92,7 +92,7 @@ def _is_installed(package: str) -> bool:
 
 
 def find_codes(maker: Any) -> dict[str, str]:
-    """Codes that a maker calls, each with the path of the first class of it that was found."""
+    """Codes that a maker calls, each with the path of the first class that was found."""
     found: dict[str, str] = {}
     for each in iterate_makers(maker):
         code = _name_code(type(each))
@@ -128,7 +128,7 @@ def iterate_makers(maker: Any) -> Iterator[Maker]:
 
 
 def name_class(kind: type) -> str:
-    """Path of a class as it is given on the command line."""
+    """Path of a class in the form of the command line."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 

@@ -1,4 +1,4 @@
-"""Whether a relaxation that claims to have converged has come to rest, by the forces and the stress that it left."""
+"""Check the claim of a relaxation that it converged, by its residual forces and stress."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.geometry import Array
 from e3relax_flows.core.residues import measure_force, measure_stress
-from e3relax_flows.engines.vasp_labels import VaspRun
+from e3relax_flows.engines.vasp_functionals import VaspRun
 from e3relax_flows.schemas.pairs import Freedom
 
 SLACK = 2.0  # times the limit of the run; forces are written before drift and symmetry are taken out
-# no run that ended by a criterion of energy left more; one that did was stopped, or its parts do not belong together
+# a run that ends by an energy criterion leaves less; one that leaves more was stopped, or its parts do not match
 LARGEST_FORCE = 1.0  # eV/Å
 LARGEST_STRESS = 50.0  # kbar
 
 
 def ended_by_itself(run: VaspRun) -> bool:
-    """Whether a VASP run could end before its steps were used up; parsers call one that could not converged."""
+    """Whether a VASP run could end before it used up its steps; parsers report one that could not as converged."""
     steps, criterion = run.used.get("NSW", run.asked.get("NSW")), run.get("EDIFFG")
     return (steps is None or int(steps) > 1) and (criterion is None or float(criterion) != 0)
 
@@ -38,7 +38,7 @@ def is_at_rest(
     force_limit: float = LARGEST_FORCE,
     pressure: float = 0.0,
 ) -> bool:
-    """Whether the last forces and stress are those of a relaxation that ended; what is not known does not count.
+    """Whether the last forces and stress are those of a converged relaxation; unknown values are not checked.
 
     Parameters
     ----------

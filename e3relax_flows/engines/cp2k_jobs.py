@@ -1,4 +1,4 @@
-"""The relaxation jobs of CP2K with documents that say how many steps were made, which atomate2's do not."""
+"""The relaxation jobs of CP2K with documents that hold the number of steps, which atomate2's do not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPLETED = "GEOMETRY OPTIMIZATION COMPLETED"
 
 
 class Cp2kRelaxDoc(TaskDocument):
-    """atomate2's document of a CP2K run, with what its output says of steps."""
+    """atomate2's document of a CP2K run, with steps from its output."""
 
     n_ionic_steps: int | None = Field(None, description="geometries of which forces were computed")
     n_electronic_steps: int | None = Field(None, description="SCF iterations of all geometries")

@@ -16,7 +16,7 @@ from e3relax_flows.engines.codes import check_codes
 from e3relax_flows.engines.dft_documents import read_dft_documents
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
-# ABINIT ends at once where symmetry operations shift atoms off its grid, as they do in most predicted structures
+# ABINIT ends at once where symmetry operations shift atoms off its grid, as in most predicted structures
 ABINIT_DEFAULTS = {"chksymtnons": 0}
 
 
@@ -48,12 +48,12 @@ class AtomateEngine(Engine):
 
 @dataclass
 class Cp2kEngine(AtomateEngine):
-    """CP2K: its documents count SCF steps, which savings are counted in."""
+    """CP2K: its documents count SCF steps, the unit of savings."""
 
     code: ClassVar[str] = "CP2K"
 
     def __post_init__(self) -> None:
-        """Exchange atomate2's makers of relaxations for those that count; keep documents that did not converge."""
+        """Replace atomate2's makers of relaxations by those that count steps; keep documents of unconverged runs."""
         super().__post_init__()
         maker = _change_nested(self.maker, "run_cp2k_kwargs", {"stop_children_kwargs": {"handle_unsuccessful": False}})
         self.maker = recursive_call(maker, _count_cp2k, nested=True)
@@ -66,7 +66,7 @@ class AbinitEngine(AtomateEngine):
     code: ClassVar[str] = "ABINIT"
 
     def __post_init__(self) -> None:
-        """Exchange atomate2's RelaxMaker for the one that counts steps and is not restarted."""
+        """Replace atomate2's RelaxMaker by the one that counts steps and is not restarted."""
         super().__post_init__()
         self.maker = recursive_call(self.maker, _keep_abinit, nested=True)
 
@@ -96,7 +96,7 @@ class JdftxEngine(AtomateEngine):
 
 
 def _change_nested(maker: Maker, mark: str, defaults: dict[str, dict[str, Any]]) -> Maker:
-    """The maker, in which each job maker with the field `mark` has `defaults` where the user did not say."""
+    """The maker, in which each job maker with the field `mark` has `defaults` where the user gave no value."""
 
     def amend(nested: Maker) -> Maker:
         if not hasattr(nested, mark):

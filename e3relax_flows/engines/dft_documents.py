@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
-from e3relax_flows.engines.dft_labels import label_dft
+from e3relax_flows.engines.dft_functionals import identify_functional
 from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
 
@@ -32,7 +32,7 @@ SUCCESS = "successful"
 
 @dataclass(frozen=True)
 class Form:
-    """How a code's documents say what is asked of them; each function takes one document.
+    """Form of a code's documents; each function takes one document.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Form:
     start, end, energy
         Paths of the initial and relaxed structure and of the energy in eV.
     marks
-        Paths of which one is in every document of the code, and in those of no other.
+        Paths, one of which is in every document of the code and not in those of others.
     """
 
     code: str
@@ -57,13 +57,13 @@ class Form:
     end: tuple[tuple[str, ...], ...] = (("output", "structure"), ("structure",))
     energy: tuple[str, ...] = ("output", "energy")
 
-    def describe_label(self, document: Any) -> tuple[str | None, list[str]]:
+    def identify_functional(self, document: Any) -> tuple[str | None, list[str]]:
         """Functional with U and dispersion, and conditions that it does not name."""
-        return label_dft(self.code, document, self.name_functional(document))
+        return identify_functional(self.code, document, self.name_functional(document))
 
 
 def find_form(document: Any) -> Form | None:
-    """Form of a document, by what only its code writes; None where it is of none of them."""
+    """Form of a document, recognised by its marks; None if no form fits."""
     for form in FORMS.values():
         if any(get_entry(document, *path) is not None for path in form.marks):
             return form
@@ -100,13 +100,13 @@ def read_dft_documents(documents: list[Any], code: str) -> RelaxationResult:
     if documents[0] is None:
         raise EngineError(f"the document of the first {code} run is missing, so the start of the relaxation is unknown")
     last = relaxations[-1]
-    label = form.describe_label(last)
-    same = [document for document in found if form.describe_label(document) == label]
+    level = form.identify_functional(last)
+    same = [document for document in found if form.identify_functional(document) == level]
     energy = get_entry(same[-1], *form.energy)
     where = get_entry(last, "dir_name")
     if energy is None or not math.isfinite(energy):
         raise EngineError(f"the {code} document of {where} has the energy {energy} eV")
-    names = [form.describe_label(document)[0] for document in relaxations]
+    names = [form.identify_functional(document)[0] for document in relaxations]
     return RelaxationResult(
         initial=_read_first(relaxations[0], form.start, code, "initial"),
         relaxed=_read_first(last, form.end, code, "relaxed"),
@@ -117,8 +117,8 @@ def read_dft_documents(documents: list[Any], code: str) -> RelaxationResult:
         wall_time_s=add_known([form.read_wall_time(document) for document in relaxations]),
         dir_name=str(where) if where is not None else None,
         code=code,
-        functional=label[0],
-        conditions=label[1],
+        functional=level[0],
+        conditions=level[1],
         is_dft=True,
         free=form.read_freedom(last),
         functionals=[name for name in names if name is not None],
@@ -146,14 +146,14 @@ def _list_runs(document: Any) -> list[Any]:
 
 
 def _count(values: Any) -> int | None:
-    """Length of a list, or of a trajectory of pymatgen, as an object or as its dictionary."""
+    """Length of a list, or of a pymatgen trajectory as object or dictionary."""
     if isinstance(values, Mapping):
         values = values.get("coords")
     return len(values) if values is not None and len(values) > 0 else None
 
 
 def _know_nothing(_document: Any) -> None:
-    """What a code's documents do not hold."""
+    """A value that a code's documents do not hold."""
 
 
 def _has_succeeded(document: Any) -> bool:
@@ -186,7 +186,7 @@ def _count_cp2k_ionic(document: Any) -> int | None:
 
 
 def _has_cp2k_converged(document: Any) -> bool:
-    """CP2K ends in good order at its last allowed step, too; where our job did not see it, the steps are counted."""
+    """CP2K also ends normally at its last allowed step; without our job's record the steps are counted."""
     seen = get_entry(document, "has_relaxed")
     if seen is not None:
         return _has_succeeded(document) and bool(seen)

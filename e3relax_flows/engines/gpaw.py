@@ -11,7 +11,7 @@ from pymatgen.core import Structure
 from e3relax_flows.core.optional import require
 from e3relax_flows.engines.ase_documents import Free, hold_cell, read_ase_documents
 from e3relax_flows.engines.base import Engine, get_entry
-from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
+from e3relax_flows.engines.gpaw_functionals import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.gpaw_settings import K_LENGTH, K_LENGTH_METAL, check_datasets, prepare_magmoms
 from e3relax_flows.schemas.outcomes import RelaxationResult
 

@@ -30,7 +30,7 @@ SCF_LINE = re.compile(r"^\s*Converged in (\d+) steps", re.MULTILINE)
 
 
 class GpawTaskDoc(AseStructureTaskDoc):
-    """atomate2's document of an ASE relaxation, with what GPAW's output says of its SCF cycles."""
+    """atomate2's document of an ASE relaxation, with the SCF cycles in GPAW's output."""
 
     n_electronic_steps: int | None = Field(None, description="SCF iterations of all converged cycles")
     n_scf_cycles: int | None = Field(None, description="converged SCF cycles, one per evaluation")
@@ -90,7 +90,7 @@ class GpawRelaxMaker(GuardedRelaxMaker):
 
 
 def build_calculator(structure: Structure, settings: dict[str, Any]) -> Calculator:
-    """GPAW for the structure; a left-handed cell is shown to it with two axes, and their k-points, exchanged."""
+    """GPAW for the structure; in a left-handed cell two axes, and their k-points, are exchanged."""
     gpaw = require("gpaw", "gpaw", "engine 'gpaw'")
     if np.linalg.det(structure.lattice.matrix) > 0:
         return gpaw.GPAW(**settings)
@@ -101,7 +101,7 @@ def build_calculator(structure: Structure, settings: dict[str, Any]) -> Calculat
 
 
 def count_scf_iterations(path: str | Path | None) -> list[int]:
-    """SCF iterations of each converged cycle in a GPAW output file; none where there is no file."""
+    """SCF iterations of each converged cycle in a GPAW output file; empty if there is no file."""
     if path is None or not Path(path).is_file():
         return []
     return [int(count) for count in SCF_LINE.findall(Path(path).read_text())]

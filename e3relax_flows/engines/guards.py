@@ -1,4 +1,4 @@
-"""ASE relaxations that end in time and in one piece: time limit, largest deformation, right-handed axes.
+"""Guarded ASE relaxations: time limit, largest deformation, right-handed axes.
 
 Imports ASE and atomate2, so the engines import it only when they are used.
 """
@@ -31,10 +31,10 @@ SWAP = [1, 0, 2]  # exchanging two axes turns a left-handed cell into a right-ha
 
 
 class RightHandedCalculator(Calculator):
-    """Shows a calculator the right-handed description of a left-handed cell.
+    """Gives a calculator the right-handed description of a left-handed cell.
 
     Energy, forces (per atom) and stress (Cartesian) do not depend on the order of the lattice vectors, so the
-    relaxation keeps the axes it was given while the inner calculator never meets a negative determinant.
+    relaxation keeps its axes while the inner calculator never gets a negative determinant.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class RightHandedCalculator(Calculator):
         Any ASE calculator.
     cutoff
         Its reach in Å, where an atom without a neighbour in reach is an error: it would feel no force, and count as
-        relaxed. None: the calculator sees to that itself.
+        relaxed. None: the calculator checks that itself.
     """
 
     def __init__(self, calculator: Calculator, cutoff: float | None = None) -> None:
@@ -97,17 +97,17 @@ def turn_right_handed(atoms: Atoms) -> Atoms:
 
 
 class StoppedError(Exception):
-    """A relaxation that was ended before it converged; it does not leave this module."""
+    """A relaxation that was stopped before it converged; used in this module only."""
 
 
 class GuardedOptimizer(Optimizer):
-    """What `guard_optimizer` puts in front of an ASE optimizer."""
+    """Base class that `guard_optimizer` combines with an ASE optimizer."""
 
     time_limit_s: ClassVar[float | None] = None
     max_strain: ClassVar[float] = 1.0
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
-        """Optimise; when stopped, go back to the last geometry whose forces are known and say unconverged."""
+        """Optimise; if stopped, return to the last geometry whose forces are known and report unconverged."""
         self._free = getattr(self.atoms, "atoms", self.atoms)  # below the filter that frees the cell
         self._start = self._free.cell.array.copy()
         # of relaxations that run in step each is charged with its own part
@@ -125,7 +125,7 @@ class GuardedOptimizer(Optimizer):
         return False
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Make one step from a geometry whose forces are known, unless a limit says no."""
+        """Make one step from a geometry whose forces are known, unless a limit forbids it."""
         self._safe = self._free.copy()
         if self.time_limit_s is not None and self._clock() - self._began > self.time_limit_s:
             raise StoppedError(f"time limit of {self.time_limit_s} s after {self.nsteps + 1} evaluations")
@@ -156,14 +156,14 @@ def guard_optimizer(name: str, time_limit_s: float | None, max_strain: float) ->
 
 @dataclass
 class GuardedRelaxMaker(AseRelaxMaker):
-    """atomate2's AseRelaxMaker whose relaxations end; to be subclassed with a calculator.
+    """atomate2's AseRelaxMaker with limits; to be subclassed with a calculator.
 
     Parameters
     ----------
     time_limit_s
-        Wall-clock limit of one relaxation in s; it is looked at before each step. None: no limit.
+        Wall-clock limit of one relaxation in s; it is checked before each step. None: no limit.
     max_strain
-        Largest absolute eigenvalue of the logarithmic strain of the cell; beyond it the relaxation has run away.
+        Largest absolute eigenvalue of the logarithmic strain of the cell; beyond it the relaxation is stopped.
     """
 
     time_limit_s: float | None = None
@@ -174,7 +174,7 @@ class GuardedRelaxMaker(AseRelaxMaker):
         mol_or_struct: Structure | Molecule,
         prev_dir: str | Path | None = None,  # noqa: ARG002
     ) -> AseResult:
-        """Relax one structure; one that is stopped by a limit is unconverged and keeps what it reached."""
+        """Relax one structure; one that is stopped by a limit is unconverged and keeps its last geometry."""
         options = dict(self.optimizer_kwargs)
         optimizer = guard_optimizer(options.pop("optimizer", "BFGS"), self.time_limit_s, self.max_strain)
         relaxer = AseRelaxer(

@@ -1,7 +1,7 @@
 """ASE relaxations of many structures in step: each runs its own optimizer, a potential evaluates all as one batch.
 
-Each relaxation runs in a greenlet, with the code that relaxes one structure alone. Where it asks its calculator for
-energy, forces and stress, it waits; when all wait, their crystals are evaluated together. One that ends makes room for
+Each relaxation runs in a greenlet, with the code that relaxes one structure alone. When it needs
+energy, forces and stress, it waits; when all wait, their crystals are evaluated together. One that ends is replaced by
 the next. Imports ASE and greenlet, so it is imported only when it is used.
 """
 
@@ -24,7 +24,7 @@ Relaxation = Callable[[Calculator], Any]
 
 
 class WaitingCalculator(EvaluatedCalculator):
-    """The calculator of one relaxation: it hands its crystal to whoever runs the relaxations, and waits.
+    """The calculator of one relaxation: it passes its crystal to the loop over all relaxations, and waits.
 
     Attributes
     ----------
@@ -50,28 +50,28 @@ class WaitingCalculator(EvaluatedCalculator):
 
 
 def relax_in_step(relaxations: Sequence[Relaxation], batches: Batches) -> Iterator[tuple[int, Any]]:
-    """Run relaxations in step: place and result, or the exception that ended it, as each ends.
+    """Run relaxations in step: index and result, or the exception that ended it, as each ends.
 
     Parameters
     ----------
     relaxations
         Each is called with a calculator of its own.
     batches
-        What evaluates their crystals. As many relaxations run at a time as its batch holds atoms, at least one.
+        Evaluates their crystals. As many relaxations run at a time as its batch holds atoms, at least one.
     """
     queue = deque(enumerate(relaxations))
     running: dict[int, _Running] = {}
     while queue or running:
         while queue and sum(each.n_atoms for each in running.values()) < batches.max_atoms:
-            place, relaxation = queue.popleft()
+            index, relaxation = queue.popleft()
             each = _Running(relaxation, batches)
             if each.resume(each.calculator):
-                yield place, each.result
+                yield index, each.result
             else:
-                running[place] = each
-        for place, answer in _evaluate(running, batches):
-            if running[place].resume(answer):
-                yield place, running.pop(place).result
+                running[index] = each
+        for index, answer in _evaluate(running, batches):
+            if running[index].resume(answer):
+                yield index, running.pop(index).result
 
 
 class _Running:
@@ -88,39 +88,40 @@ class _Running:
         return 0 if self.atoms is None else len(self.atoms)
 
     def resume(self, answer: Any) -> bool:
-        """Go on with an answer, or an exception to be raised where it waits; whether it has ended then."""
+        """Continue with an answer, or raise an exception where it waits; return whether it has ended."""
         ambient = sys.stdout, warnings.filters
         try:
             go_on = self._greenlet.throw if isinstance(answer, Exception) else self._greenlet.switch
-            said = go_on(answer)
+            result = go_on(answer)
         except Exception as error:  # the boundary between relaxations
-            said = error
+            result = error
         finally:
             sys.stdout, warnings.filters = ambient
         if self._greenlet.dead:
-            self.result = said
+            self.result = result
         else:
-            self.atoms = said
+            self.atoms = result
         return self._greenlet.dead
 
 
 def _evaluate(running: dict[int, _Running], batches: Batches) -> Iterator[tuple[int, Any]]:
-    """Evaluation of each waiting crystal with its part of the time, or why there is none; like sizes together."""
-    places = sorted(running, key=lambda place: running[place].n_atoms)
-    while places:
-        chosen = [places.pop()]
+    """Evaluation of each waiting crystal with its part of the time, or its error; similar sizes together."""
+    indices = sorted(running, key=lambda index: running[index].n_atoms)
+    while indices:
+        chosen = [indices.pop()]
         n_atoms = running[chosen[0]].n_atoms
-        while places and 4 * running[places[-1]].n_atoms >= running[chosen[0]].n_atoms and n_atoms < batches.max_atoms:
-            chosen.append(places.pop())
+        smallest = running[chosen[0]].n_atoms / 4
+        while indices and running[indices[-1]].n_atoms >= smallest and n_atoms < batches.max_atoms:
+            chosen.append(indices.pop())
             n_atoms += running[chosen[-1]].n_atoms
-        yield from zip(chosen, _evaluate_batch([running[place].atoms for place in chosen], batches), strict=True)
+        yield from zip(chosen, _evaluate_batch([running[index].atoms for index in chosen], batches), strict=True)
 
 
 def _evaluate_batch(crystals: Sequence[Any], batches: Batches) -> list[Any]:
     began = time.perf_counter()
     try:
         found = batches.evaluate(crystals)
-    except Exception as error:  # the boundary between crystals: only the guilty ones fail
+    except Exception as error:  # the boundary between crystals: only those with the error fail
         if len(crystals) == 1:
             return [error]
         return [answer for crystal in crystals for answer in _evaluate_batch([crystal], batches)]

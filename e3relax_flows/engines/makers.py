@@ -1,4 +1,4 @@
-"""Engines of any maker by its path: classes are checked before they are made, and nothing else is called."""
+"""Engines of any maker by its path: classes are checked before they are built, and nothing else is called."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_maker_engine(spec: EngineSpec) -> Engine:
     Raises
     ------
     EngineError
-        When a path leads to no maker, a field is unknown, a value does not fit, or no reader knows the code.
+        When a path does not lead to a maker, a field is unknown, a value does not fit, or the code is not supported.
     MissingDependencyError
         When a package is not installed.
     """
@@ -70,7 +70,7 @@ def build_maker_engine(spec: EngineSpec) -> Engine:
 
 
 def _make(kind: type, settings: Mapping[str, Any], where: str) -> Any:
-    """An object of a checked class, its settings looked at and the nested ones made."""
+    """An object of a checked class, with its settings checked and nested objects built."""
     known = _list_fields(kind)
     _check_names(settings, known, where)
     base = _make_plain(kind, where)
@@ -82,7 +82,7 @@ def _make(kind: type, settings: Mapping[str, Any], where: str) -> Any:
 
 
 def _make_plain(kind: type, where: str) -> Any:
-    """An object with the usual settings, which shows what its fields hold; None where some have none."""
+    """An object with the defaults of its class; None if a field has no default."""
     if is_dataclass(kind) and any(
         field.init and field.default is MISSING and field.default_factory is MISSING for field in fields(kind)
     ):
@@ -96,7 +96,7 @@ def _make_plain(kind: type, where: str) -> Any:
 
 
 def _make_value(value: Any, present: Any, where: str) -> Any:
-    """What a setting stands for: itself, an object by its path, or the present object with some fields changed."""
+    """Value of a setting: itself, an object by its path, or the present object with some fields changed."""
     if isinstance(value, str) and is_maker_path(value) and not isinstance(present, str):
         return _make(_load(value, (Maker, MSONable), "a maker or MSONable class", where), {}, value)
     if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def _make_value(value: Any, present: Any, where: str) -> Any:
 
 
 def _change(present: Any, settings: Mapping[str, Any], where: str) -> Any:
-    """A copy of what a field holds, with some of its own fields changed."""
+    """A copy of the object in a field, with some of its own fields changed."""
     known = _list_fields(type(present))
     _check_names(settings, known, f"{where} ({name_class(type(present))})")
     changed = copy.deepcopy(present)
@@ -131,7 +131,7 @@ def _check_names(settings: Mapping[str, Any], known: list[str], where: str) -> N
 
 
 def _check_value(value: Any, present: Any, where: str) -> None:
-    """Refuse a word where a number or a group of keys is; whole numbers are floats, and other kinds are left alone."""
+    """Refuse a word where a number or a group of keys is expected; integers are accepted as floats."""
     kind = type(present)
     if value is None or present is None or hasattr(value, "as_dict"):
         return
@@ -184,7 +184,7 @@ def _describe_missing(path: str, error: ImportError) -> Exception:
     missing = getattr(error, "name", None) or ""
     module = path.partition(":")[0]
     if missing and (module == missing or module.startswith(f"{missing}.")):
-        return EngineError(f"module {missing!r} of {path} is not there; is it spelt rightly, and installed?")
+        return EngineError(f"module {missing!r} of {path} was not found; is it spelt correctly, and installed?")
     extra = next((word for word in ("abinit", "aims", "jdftx", "cp2k") if f"atomate2.{word}" in path), None)
     hint = f"pip install 'atomate2[{extra}]'" if extra in ("abinit", "aims") else f"pip install {missing}"
     return MissingDependencyError(

@@ -1,4 +1,4 @@
-"""Potentials in place of DFT, through atomate2's force-field maker; never DFT, and labelled so."""
+"""Potentials instead of DFT, through atomate2's force-field maker; results are marked as not DFT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MlipEngine(Engine):
         return self.describe().label
 
     def check(self, structure: Structure) -> None:
-        """Refuse elements that the weights have never seen."""
+        """Refuse elements that were not in the training data of the weights."""
         self._find().check(structure)
 
     def read(self, documents: list[Any]) -> RelaxationResult:
@@ -44,7 +44,7 @@ class MlipEngine(Engine):
         return result.model_copy(update={"potential": info})
 
     def describe(self) -> PotentialInfo:
-        """Which weights of which potential this is."""
+        """The potential and its weights."""
         describe = getattr(self.maker, "describe", None)
         return describe() if describe is not None else self._find().info
 
@@ -58,7 +58,7 @@ class MlipEngine(Engine):
 
 @dataclass
 class AseEngine(Engine):
-    """A relaxation by another of atomate2's ASE makers; labelled by the name of its calculator, and as not DFT."""
+    """A relaxation by another of atomate2's ASE makers, named by its calculator and marked as not DFT."""
 
     is_dft: ClassVar[bool] = False
     code: ClassVar[str] = "ASE"
@@ -87,16 +87,16 @@ class PotentialConfig(BaseModel):
     symprec: float = Field(1e-2, gt=0, description="Å; where fix_symmetry")
     free: Free = Field("all", description="cell: all; shape (at its volume); volume (at its shape); sites (no cell)")
     optimizer: str | None = Field(None, description="ASE's, by atomate2's name; None: BFGS, with torchsim LBFGS")
-    max_strain: float = Field(1.0, gt=0, description="largest logarithmic strain before a cell has run away")
-    functional: str | None = Field(None, description="what weights of your own were trained on")
+    max_strain: float = Field(1.0, gt=0, description="largest logarithmic strain before a relaxation is stopped")
+    functional: str | None = Field(None, description="functional of the training data of your own weights")
     batch: Literal["auto", "serial", "torchsim"] = Field(
         "auto",
-        description="serial: one after the other; torchsim: a chunk together; auto: TorchSim on a GPU, where it can",
+        description="serial: one after the other; torchsim: a chunk together; auto: torchsim on a GPU, if supported",
     )
     calculator_kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of the calculator")
 
     def build(self) -> MlipEngine:
-        """The engine; weights and package are looked for, and nothing is loaded.
+        """The engine; weights and package are located, and nothing is loaded.
 
         Raises
         ------
@@ -125,14 +125,14 @@ class PotentialConfig(BaseModel):
         return MlipEngine(name=self.name, maker=maker)
 
     def _find_maker(self, potential: Potential) -> Any:
-        """Class of the maker, which says how many are relaxed together."""
+        """Class of the maker, which determines how many structures are relaxed together."""
         from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
 
         if self.batch == "serial" or (self.batch == "auto" and not self._prefers_torchsim(potential)):
             return PotentialRelaxMaker
         if not has_torchsim_model(potential):
             raise EngineError(
-                f"batch=torchsim: {potential.label} with these settings has no model in TorchSim that is used here, "
+                f"batch=torchsim: {potential.label} with these settings has no supported model in TorchSim, "
                 f"only {', '.join(TORCHSIM_POTENTIALS)} without calculator_kwargs has; give batch=serial"
             )
         if find_spec("torch_sim") is None:
@@ -145,7 +145,7 @@ class PotentialConfig(BaseModel):
         return TorchSimRelaxMaker
 
     def _prefers_torchsim(self, potential: Potential) -> bool:
-        """Whether it is there and there is a GPU; on the CPU it is the slower one."""
+        """Whether TorchSim is installed and there is a GPU; on the CPU it is slower."""
         if not has_torchsim_model(potential) or find_spec("torch_sim") is None or self.device == "cpu":
             return False
         from e3relax_flows.graphs.devices import resolve_device

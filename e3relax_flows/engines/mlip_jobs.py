@@ -50,7 +50,7 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     weights_hash
         sha256 of the file of weights, found when the maker is made; a job that finds other weights fails.
     functional
-        What weights that are not in our table were trained on, for the record.
+        Functional of the training data of weights that are not in our table, for the record.
     """
 
     name: str = "potential relax"
@@ -69,7 +69,7 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
     batch: ClassVar[Batch] = "serial"
 
     def __post_init__(self) -> None:
-        """Find the potential; what atomate2 adds to the name and the keyword arguments is left out.
+        """Find the potential; additions of atomate2 to the name and the keyword arguments are left out.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
         return find_potential(name, self.checkpoint, self.modal, self.calculator_kwargs)
 
     def describe(self) -> PotentialInfo:
-        """What documents say of the potential, before anything runs."""
+        """Description of the potential for documents, before anything runs."""
         changes = {"weights_hash": self.weights_hash, "functional": self.functional}
         known = {"device": self.device, "fix_symmetry": self.fix_symmetry, "batch": self.batch}
         return self.find_potential().info.model_copy(update=changes | known)
@@ -108,15 +108,15 @@ class PotentialRelaxMaker(GuardedRelaxMaker, ForceFieldRelaxMaker):
         return PotentialTaskDoc(**dict(document), potential=info)
 
     def find_device(self) -> str:
-        """Where the calculator runs, where it says so."""
+        """Device of the calculator, if it has such an attribute."""
         inner = getattr(self.calculator, "inner", self.calculator)
         device = getattr(inner, "device", None)
         return self.device if device is None else str(device)
 
     def relax_many(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]] | None:
-        """Relax structures in step: place and document, or the exception that ended it, as each ends.
+        """Relax structures in step: index and document, or the exception that ended it, as each ends.
 
-        None where these weights are evaluated for one crystal at a time.
+        None if these weights are evaluated for one crystal at a time.
         """
         batches = load_batches(self._find_checked(), self.device)
         if batches is None:

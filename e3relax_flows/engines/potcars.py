@@ -1,4 +1,4 @@
-"""Which functional a POTCAR was made with: by LEXCH, else by its title as pymatgen's table of POTCARs has it."""
+"""Functional of a POTCAR: by LEXCH, else by its title in pymatgen's table of POTCARs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = (
     ("PW91", "PW91"),
     ("GGA", "PW91"),
 )
-# what a title without such a word may mean: LDA as a rule, but GW and fractional hydrogens of PBE are called so, too
+# functionals of a title without such a word: LDA as a rule, but also GW and fractional hydrogens of PBE
 UNMARKED = frozenset({"LDA", "PW91", "PBE"})
 
 
@@ -38,13 +38,13 @@ class Potcar:
     Parameters
     ----------
     title
-        Its title, or what stands for it.
+        Its title, or a substitute for it.
     functionals
-        Those that it may be of; empty: nothing says it.
+        Its possible functionals; empty: not known.
     element
         Symbol.
     n_valence
-        Electrons that it brings, where they are known.
+        Its valence electrons, if known.
     """
 
     title: str
@@ -98,7 +98,7 @@ def read_potcar_entry(entry: Any) -> Iterator[Potcar]:
 
 
 def find_functional(potcars: Iterable[Potcar]) -> tuple[str | None, str | None]:
-    """The functional of all POTCARs of a run, or why it is not known; (None, None) where nothing speaks of it."""
+    """The functional of all POTCARs of a run, or why it is not known; (None, None) without any information."""
     known = [potcar for potcar in potcars if potcar.functionals]
     if not known:
         return None, None
@@ -115,7 +115,7 @@ def find_functional(potcars: Iterable[Potcar]) -> tuple[str | None, str | None]:
 
 
 def count_electrons(potcars: Iterable[Potcar], elements: Iterable[str]) -> float | None:
-    """Valence electrons of neutral atoms of these elements; None where a POTCAR does not say it."""
+    """Valence electrons of neutral atoms of these elements; None if a POTCAR does not state them."""
     valences: dict[str | None, set[float | None]] = {}
     for potcar in potcars:
         valences.setdefault(potcar.element, set()).add(potcar.n_valence)
@@ -130,7 +130,7 @@ def count_electrons(potcars: Iterable[Potcar], elements: Iterable[str]) -> float
 
 @dataclass(frozen=True)
 class _Known:
-    """What pymatgen's table says of a title."""
+    """Entry of a title in pymatgen's table."""
 
     functionals: frozenset[str]
     valences: frozenset[float]
@@ -150,7 +150,7 @@ def _read_table() -> dict[str, _Known]:
 
 
 def _find_functionals(words: list[str], known: _Known | None) -> frozenset[str]:
-    """Functionals that a title may mean: the table first, then its first word."""
+    """Possible functionals of a title: by the table, else by its first word."""
     if not words:
         return frozenset()
     marked = next((name for word, name in WORDS if word in words[0].upper()), None)

@@ -1,4 +1,4 @@
-"""Potentials that can be named: their packages, their checkpoints, what these were trained on, where weights are."""
+"""Table of potentials: packages, checkpoints, their training data, and the files of their weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Checkpoint:
     label
         Its versioned name in documents.
     functional
-        What its training labels were computed with; by modal where one network serves several.
+        Functional of its training data; by modal where one network serves several.
     weights
         File in the folder of the package, or below ~/.cache where its package keeps downloads.
     url

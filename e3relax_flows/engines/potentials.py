@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 CACHE = Path("~/.cache")
 DEVICE_ARGUMENTS = ("device", "use_device")
-SHORT_HASH = 8  # digits in the labels of weights that have no name
+SHORT_HASH = 8  # digits in the names of weights that have no name of their own
 
 
 @dataclass(frozen=True)
 class Potential:
-    """One checkpoint of one potential: what documents say of it, and the way to its calculator.
+    """One checkpoint of one potential: its description in documents, and its calculator.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Potential:
         return self.info.potential if self.family is None else next(iter(self.family.force_fields))
 
     def check(self, structure: Structure) -> None:
-        """Raise EngineError where `structure` has elements that the weights have never seen."""
+        """Raise EngineError if `structure` has elements that were not in the training data of the weights."""
         if self.family is None or self.info.checkpoint not in self.family.checkpoints:
             return
         elements = structure.composition.element_composition
@@ -82,7 +82,7 @@ class Potential:
         MissingDependencyError
             When the package is not installed.
         EngineError
-            When the weights are in no wheel and were not downloaded.
+            When the weights are not in a wheel and were not downloaded.
         """
         if self.family is None:
             return
@@ -103,7 +103,7 @@ class Potential:
             )
 
     def load(self, device: str = "auto") -> Calculator:
-        """ASE calculator of the potential (energy in eV, forces in eV/Å, stress in eV/Å³); `find_potential` made it.
+        """ASE calculator of the potential (energy in eV, forces in eV/Å, stress in eV/Å³), for one of `find_potential`.
 
         Raises
         ------
@@ -219,11 +219,11 @@ def _describe_checkpoint(family: Family, name: str, modal: str | None, kwargs: d
 
 
 def _describe_other(name: str, checkpoint: str | None, kwargs: dict[str, Any]) -> Potential:
-    """What only its keyword arguments distinguish: other names of atomate2, and calculators by path."""
+    """Potentials that only keyword arguments distinguish: other names of atomate2, and calculators by path."""
     if checkpoint is not None:
         raise EngineError(
             f"potential {name!r} takes its weights by a keyword argument of its calculator; give "
-            f"calculator_kwargs.NAME={checkpoint} in place of checkpoint={checkpoint}"
+            f"calculator_kwargs.NAME={checkpoint} instead of checkpoint={checkpoint}"
         )
     files = {key: Path(value) for key, value in kwargs.items() if isinstance(value, str) and Path(value).is_file()}
     hashes = {key: hash_file(path) for key, path in files.items()}
@@ -256,7 +256,7 @@ def _find_weights(family: Family, checkpoint: Checkpoint) -> Path | None:
     if checkpoint.url:
         path = (CACHE / checkpoint.weights).expanduser()
         plain = path.with_name("".join(letter for letter in path.name if letter.isalnum() or letter == "_"))
-        return next((place for place in (path, plain) if place.is_file()), None)
+        return next((file for file in (path, plain) if file.is_file()), None)
     spec = find_spec(family.package)
     folders = (spec.submodule_search_locations if spec else None) or []
     return next((path for folder in folders if (path := Path(folder) / checkpoint.weights).is_file()), None)
@@ -268,38 +268,38 @@ def _get_checkpoint(potential: Potential) -> Checkpoint:
 
 
 def _load_calculator(potential: Potential, device: str) -> Calculator:
-    """Calculator on a device; what is not in our table chooses its own unless one is named."""
+    """Calculator on a device; a potential that is not in our table chooses its own unless one is named."""
     family, kwargs = potential.family, dict(potential.kwargs)
     if family is None:
         return _load_other(potential.info.potential, kwargs, device)
     from e3relax_flows.graphs.devices import resolve_device
 
-    place, weights = str(resolve_device(device)), str(potential.weights)
+    resolved, weights = str(resolve_device(device)), str(potential.weights)
     if family.name == "CHGNet":
         from chgnet.model import CHGNet
         from chgnet.model.dynamics import CHGNetCalculator
 
         name = str(potential.info.checkpoint)
         named = name in family.checkpoints
-        model = CHGNet.load(model_name=name, use_device=place, verbose=False) if named else CHGNet.from_file(weights)
+        model = CHGNet.load(model_name=name, use_device=resolved, verbose=False) if named else CHGNet.from_file(weights)
         # without neighbours there are no forces, so a cell that flew apart would count as relaxed
-        return CHGNetCalculator(model, use_device=place, **{"on_isolated_atoms": "error", **kwargs})
+        return CHGNetCalculator(model, use_device=resolved, **{"on_isolated_atoms": "error", **kwargs})
     if family.name == "SevenNet":
-        return _load_sevennet(potential, weights, place)
+        return _load_sevennet(potential, weights, resolved)
     from mace.calculators import MACECalculator
 
-    return MACECalculator(model_paths=weights, device=place, **{"default_dtype": "float64", **kwargs})
+    return MACECalculator(model_paths=weights, device=resolved, **{"default_dtype": "float64", **kwargs})
 
 
-def _load_sevennet(potential: Potential, weights: str, place: str) -> Calculator:
-    """On the CPU the evaluation that needs half of the time, where it can take the network; else SevenNet's own."""
+def _load_sevennet(potential: Potential, weights: str, resolved: str) -> Calculator:
+    """On the CPU the evaluation in half the time, if it supports the network; else SevenNet's own."""
     from e3relax_flows.engines.batches import EvaluatedCalculator, load_batches
 
-    if place == "cpu" and (batches := load_batches(potential, place)) is not None:
+    if resolved == "cpu" and (batches := load_batches(potential, resolved)) is not None:
         return EvaluatedCalculator(batches)
     from sevenn.calculator import SevenNetCalculator
 
-    return SevenNetCalculator(weights, modal=potential.info.modal, device=place, **potential.kwargs)
+    return SevenNetCalculator(weights, modal=potential.info.modal, device=resolved, **potential.kwargs)
 
 
 def _load_other(name: str, kwargs: dict[str, Any], device: str) -> Calculator:
@@ -311,9 +311,9 @@ def _load_other(name: str, kwargs: dict[str, Any], device: str) -> Calculator:
         return cast("Calculator", ase_calculator(MLFF(name), **{**usual, **named, **kwargs}))
     kind = find_calculator_class(name)
     accepted = inspect.signature(kind).parameters
-    place = next((key for key in DEVICE_ARGUMENTS if key in accepted), None)
-    if device != "auto" and place is not None:
-        kwargs.setdefault(place, device)
+    argument = next((key for key in DEVICE_ARGUMENTS if key in accepted), None)
+    if device != "auto" and argument is not None:
+        kwargs.setdefault(argument, device)
     return kind(**kwargs)
 
 
@@ -323,7 +323,7 @@ def find_calculator_class(path: str) -> type[Calculator]:
     Raises
     ------
     EngineError
-        When there is none; nothing but a class of calculators is ever called.
+        When there is none; only a class of calculators is ever called.
     """
     from ase.calculators.calculator import BaseCalculator
 

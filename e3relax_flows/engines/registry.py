@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from e3relax_flows.engines.potentials import Potential
 
 VASP_COMMAND = "ATOMATE2_VASP_CMD"
-GROUP = "e3relax_flows.engines"  # of entry points by which other packages name engines
+GROUP = "e3relax_flows.engines"  # of entry points of engines in other packages
 NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is known of an engine without loading it."""
+    """Description of an engine without loading it."""
 
     name: str
     description: str
@@ -44,15 +44,15 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """An engine that can be asked for by name: how it is built, and what it needs.
+    """An engine with a name: how it is built, and what it needs.
 
     Attributes
     ----------
     description
-        One line of what it is, for `e3relax doctor`.
+        One line for `e3relax doctor`.
     builder
-        What is called with the user's settings, or its path "module:function"; it gives an Engine, or a pydantic model
-        whose `build` does. A parameter `name` gets the name.
+        Called with the user's settings, or its path "module:function"; it returns an Engine, or a pydantic model
+        with `build`. A parameter `name` gets the name.
     is_dft
         False for potentials.
     packages
@@ -60,7 +60,7 @@ class EngineEntry:
     install
         What to type where a package is missing.
     preset
-        Settings that belong to the name and that users do not give.
+        Settings that belong to the name and that users cannot set.
     """
 
     description: str
@@ -76,7 +76,7 @@ class EngineEntry:
         return [package for package in self.packages if find_spec(package) is None]
 
     def load_builder(self) -> Callable[..., Any]:
-        """What is called with the settings."""
+        """The function that is called with the settings."""
         if callable(self.builder):
             return self.builder
         module, _, function = self.builder.partition(":")
@@ -150,16 +150,16 @@ _REGISTRY: dict[str, EngineEntry] = {
 
 
 def list_engines() -> list[EngineInfo]:
-    """Describe every engine; of our own nothing is imported, of other packages what declares theirs."""
+    """Describe every engine; of our own none is imported, of other packages their declarations."""
     own = [_describe(name, entry) for name, entry in _REGISTRY.items()]
     return [*own, *(_describe_point(name, point) for name, point in _find_entry_points().items())]
 
 
 def register_engine(name: str, entry: EngineEntry, overwrite: bool = False) -> None:
-    """Give an engine a name, for `get_engine`, the command line and files, until this process ends.
+    """Register an engine by name, for `get_engine`, the command line and files, until this process ends.
 
-    A package does it for good with an entry point of the group `e3relax_flows.engines`, whose object is an EngineEntry,
-    a builder or an Engine class.
+    A package registers it permanently with an entry point of the group `e3relax_flows.engines`, whose object is an
+    EngineEntry, a builder or an Engine class.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def register_engine(name: str, entry: EngineEntry, overwrite: bool = False) -> N
     entry
         How it is built.
     overwrite
-        Whether an engine of that name may be there.
+        Whether an engine of that name may be replaced.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def register_engine(name: str, entry: EngineEntry, overwrite: bool = False) -> N
 
 
 def unregister_engine(name: str) -> None:
-    """Forget a name that `register_engine` gave; unknown names are no error."""
+    """Remove a name that `register_engine` added; unknown names are ignored."""
     _REGISTRY.pop(name, None)
     if name in _BUILT_IN:
         _REGISTRY[name] = _BUILT_IN[name]
@@ -205,7 +205,7 @@ def get_engine(name: str | EngineSpec, **settings: Any) -> Engine:
     name
         One of `list_engines()`; or `module:Class` of a jobflow maker; or the same with its settings as an EngineSpec.
     **settings
-        What the engine's builder takes, such as `fmax` of "chgnet" and "gpaw"; with a path, fields of the maker, and
+        Arguments of the engine's builder, such as `fmax` of "chgnet" and "gpaw"; with a path, fields of the maker, and
         `powerups`.
 
     Raises
@@ -328,7 +328,7 @@ def get_potential(name: str) -> Potential:
     Raises
     ------
     EngineError
-        When the engine is no potential, or the name is unknown.
+        When the engine is not a potential, or the name is unknown.
     """
     from e3relax_flows.engines.potentials import find_potential
 
@@ -349,7 +349,7 @@ def get_potential(name: str) -> Potential:
 
 
 def recall_settings(engine: Engine) -> dict[str, Any] | None:
-    """Settings with which `get_engine` builds this engine by its name; None where it was built or changed by code."""
+    """Settings with which `get_engine` builds this engine by its name; None if it was built or changed by code."""
     names = (*_REGISTRY, *_find_entry_points())
     if engine.settings is None or not (engine.name in names or is_maker_path(engine.name)):
         return None

@@ -78,12 +78,12 @@ class SevenNetBatches:
     device
         Of torch.
     max_atoms
-        What a batch should hold.
+        Size of a batch.
 
     Raises
     ------
     EngineError
-        When the network is built of something else than SevenNet's own convolutions.
+        When the network has other convolutions than SevenNet's own.
     """
 
     name = "sevennetcalculator"  # as of its own calculator
@@ -112,7 +112,7 @@ class SevenNetBatches:
         ----------
         crystals
             Periodic in three directions. The batch needs memory for its largest crystal's neighbours at each atom,
-            so crystals of like size belong together.
+            so crystals of similar size belong together.
 
         Raises
         ------
@@ -146,19 +146,19 @@ class SevenNetBatches:
         found = [find_half_edges(atoms, self.cutoff) for atoms in crystals]
         centers = np.concatenate([edges.centers + start for edges, start in zip(found, starts, strict=True)])
         neighbors = np.concatenate([edges.neighbors + start for edges, start in zip(found, starts, strict=True)])
-        place = self.device
-        edges = torch.from_numpy(np.stack([centers, neighbors])).to(place)
+        device = self.device
+        edges = torch.from_numpy(np.stack([centers, neighbors])).to(device)
         data = {
-            keys.NODE_FEATURE: torch.from_numpy(numbers).to(place),
-            keys.ATOMIC_NUMBERS: torch.from_numpy(numbers).to(place),
+            keys.NODE_FEATURE: torch.from_numpy(numbers).to(device),
+            keys.ATOMIC_NUMBERS: torch.from_numpy(numbers).to(device),
             keys.EDGE_IDX: edges,
-            keys.EDGE_VEC: torch.from_numpy(np.concatenate([edges.vectors for edges in found])).float().to(place),
-            keys.NUM_ATOMS: torch.tensor(counts, device=place),
-            keys.BATCH: torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(place),
-            PAIRS: list_pairs(centers, neighbors, sum(counts), place),
+            keys.EDGE_VEC: torch.from_numpy(np.concatenate([edges.vectors for edges in found])).float().to(device),
+            keys.NUM_ATOMS: torch.tensor(counts, device=device),
+            keys.BATCH: torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
+            PAIRS: list_pairs(centers, neighbors, sum(counts), device),
         }
         if self.modal is not None:
-            data[keys.MODAL_TYPE] = torch.full((len(counts),), self.modal, device=place)
+            data[keys.MODAL_TYPE] = torch.full((len(counts),), self.modal, device=device)
         return data, counts, centers, neighbors
 
 
@@ -209,10 +209,10 @@ def list_pairs(centers: Integers, neighbors: Integers, n_atoms: int, device: tor
     rank[order] = np.arange(len(atom)) - np.repeat(np.cumsum(counts) - counts, counts)
     table, factors = np.zeros((2, n_atoms, n_slots), dtype=np.int64), np.zeros((2, n_atoms, n_slots), dtype=np.float32)
     table[:, atom, rank], factors[:, atom, rank] = (other, pair), signs
-    place = torch.from_numpy(atom * n_slots + rank).to(device)
+    slot = torch.from_numpy(atom * n_slots + rank).to(device)
     slots, seen = torch.from_numpy(table).to(device), torch.from_numpy(factors).to(device)
     edges = torch.from_numpy(of_edge.reshape(-1)).to(device)
-    return Pairs(edges, n_pairs, slots[0], slots[1], seen[0], seen[1], (place[:n_pairs], place[n_pairs:]))
+    return Pairs(edges, n_pairs, slots[0], slots[1], seen[0], seen[1], (slot[:n_pairs], slot[n_pairs:]))
 
 
 class Group(NamedTuple):
@@ -250,7 +250,7 @@ class PairConvolution(nn.Module):
         self._build(options, product.instructions, weights)
 
     def _build(self, options: dict[str, Any], instructions: Sequence[Any], weights: Tensor) -> None:
-        """Weights and coefficients of the groups, and where their parts go."""
+        """Weights and coefficients of the groups, and the columns of their parts."""
         inputs, filters, outputs = (o3.Irreps(options[f"irreps_{name}"]) for name in ("in1", "in2", "out"))
         columns = np.cumsum([0, *(inputs[each.i_in1].mul for each in instructions)])
         self.groups: list[Group] = []

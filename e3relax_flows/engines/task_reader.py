@@ -13,8 +13,8 @@ from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.ase_documents import read_ase_documents, read_potential
 from e3relax_flows.engines.base import get_entry
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
-from e3relax_flows.engines.dft_labels import AIMS_SETTINGS
-from e3relax_flows.engines.gpaw_labels import list_gpaw_conditions, name_gpaw_functional
+from e3relax_flows.engines.dft_functionals import AIMS_SETTINGS
+from e3relax_flows.engines.gpaw_functionals import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.vasp_documents import (
     POTCAR_ENTRIES,
     is_relaxation,
@@ -22,10 +22,10 @@ from e3relax_flows.engines.vasp_documents import (
     read_vasp_documents,
     was_restarted,
 )
-from e3relax_flows.engines.vasp_labels import SETTINGS
+from e3relax_flows.engines.vasp_functionals import SETTINGS
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
-# where the start of a relaxation may be, the surest first
+# where the start of a relaxation may be, the most reliable first
 STARTS = (
     ("orig_inputs", "structure"),
     ("orig_inputs", "poscar", "structure"),
@@ -86,14 +86,14 @@ class TaskReader(MSONable):
     fields: ClassVar[tuple[str, ...]] = (*COMMON_FIELDS, *VASP_FIELDS, *ASE_FIELDS, *DFT_FIELDS)
 
     def read(self, document: Mapping[str, Any]) -> RelaxationResult | None:
-        """Result of one document, in the code's site order; None where it is no relaxation that can be read.
+        """Result of one document, in the code's site order; None if it is not a relaxation that can be read.
 
         Raises
         ------
         StartUnknownError
             When custodian fixed a VASP run of which the original input was not kept.
         EngineError
-            When the document is one of a relaxation, but not whole.
+            When the document is one of a relaxation, but incomplete.
         """
         try:
             if is_vasp(document):
@@ -103,10 +103,10 @@ class TaskReader(MSONable):
             return _read_ase(document) if get_entry(document, "input", "mol_or_struct") is not None else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             where = get_entry(document, "dir_name")
-            raise EngineError(f"the document of {where} is not whole ({type(error).__name__}: {error})") from error
+            raise EngineError(f"the document of {where} is incomplete ({type(error).__name__}: {error})") from error
 
     def measure_start(self, document: Mapping[str, Any]) -> float | None:
-        """Volume in Å^3 at which the relaxation of a document began; None where it does not say so."""
+        """Volume in Å^3 at which the relaxation of a document began; None if it does not hold it."""
         for path in STARTS:
             if (matrix := get_entry(document, *path, "lattice", "matrix")) is not None:
                 return abs(float(np.linalg.det(matrix)))
@@ -144,8 +144,8 @@ def _read_ase(document: Mapping[str, Any]) -> RelaxationResult | None:
     functional = name_gpaw_functional(settings)
     if functional is None:
         raise EngineError(
-            f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator {calculator!r} and does not say "
-            "with which functional; only documents of GPAW and of force fields are read"
+            f"the document of {get_entry(document, 'dir_name')} is of ASE's calculator {calculator!r} and does not "
+            "name its functional; only documents of GPAW and of force fields are read"
         )
     conditions = list_gpaw_conditions(settings)
     return read_ase_documents([document], "GPAW", functional, is_dft=True, conditions=conditions)

@@ -1,4 +1,4 @@
-"""Relaxations of many crystals at once by TorchSim: each ends by itself, by its limits, and is given when it ends.
+"""Relaxations of many crystals at once by TorchSim: each ends by its own limits, and is returned when it ends.
 
 Imports torch_sim, so it is imported only when it is used. atomate2's TorchSimOptimizeMaker gives one document when all
 have ended, without steps and limits of each, so that only its choice of models is used; the loop is the one that
@@ -77,13 +77,13 @@ class Track:
     seconds: float = 0.0
 
     def drop_last(self) -> None:
-        """Forget the last geometry."""
+        """Remove the last geometry."""
         for frames in (self.positions, self.cells, self.energies, self.forces, self.stresses):
             frames.pop()
 
 
 def relax_together(model: Any, crystals: Sequence[Atoms], rules: BatchRules) -> Iterator[tuple[int, Track]]:
-    """Relax crystals in one batch; place and track of each as it ends.
+    """Relax crystals in one batch; index and track of each as it ends.
 
     Parameters
     ----------
@@ -102,20 +102,20 @@ def relax_together(model: Any, crystals: Sequence[Atoms], rules: BatchRules) -> 
     _, step = OPTIM_REGISTRY[OPTIMIZERS[rules.optimizer]]
     watch = _Watch(rules, len(crystals))
     states, room = _begin(model, crystals, rules)
-    ended = [watch.record(place, state) for place, state in enumerate(states)]
-    yield from ((place, watch.finish(place)) for place, has_ended in enumerate(ended) if has_ended)
-    places = [place for place, has_ended in enumerate(ended) if not has_ended]
-    if not places:
+    ended = [watch.record(index, state) for index, state in enumerate(states)]
+    yield from ((index, watch.finish(index)) for index, has_ended in enumerate(ended) if has_ended)
+    indices = [index for index, has_ended in enumerate(ended) if not has_ended]
+    if not indices:
         return
     batcher = InFlightAutoBatcher(model, memory_scales_with=model.memory_scales_with, max_memory_scaler=room)
-    batcher.load_states([states[place] for place in places])
+    batcher.load_states([states[index] for index in indices])
     batch, _ = batcher.next_batch(None, None)
     while batch is not None:
         batch = step(state=batch, model=model)
-        current = [places[index] for index in batcher.current_idx]
-        ended = [watch.record(place, state) for place, state in zip(current, batch.split(), strict=True)]
+        current = [indices[number] for number in batcher.current_idx]
+        ended = [watch.record(index, state) for index, state in zip(current, batch.split(), strict=True)]
         batch, _ = batcher.next_batch(batch, torch.tensor(ended, device=batch.device))
-        yield from ((place, watch.finish(place)) for place, has_ended in zip(current, ended, strict=True) if has_ended)
+        yield from ((index, watch.finish(index)) for index, has_ended in zip(current, ended, strict=True) if has_ended)
 
 
 def _begin(model: Any, crystals: Sequence[Atoms], rules: BatchRules) -> tuple[list[Any], float]:
@@ -133,14 +133,14 @@ def _begin(model: Any, crystals: Sequence[Atoms], rules: BatchRules) -> tuple[li
     )
     batcher.load_states(state)
     found: list[Any] = [None] * len(crystals)
-    for part, places in batcher:
-        for place, each in zip(places, init(state=part, model=model, **options).split(), strict=True):
-            found[place] = each
+    for part, indices in batcher:
+        for index, each in zip(indices, init(state=part, model=model, **options).split(), strict=True):
+            found[index] = each
     return found, float(batcher.max_memory_scaler)
 
 
 class _Watch:
-    """Records geometries, and says when a relaxation has ended."""
+    """Records geometries, and detects the end of a relaxation."""
 
     def __init__(self, rules: BatchRules, n_crystals: int) -> None:
         self.rules = rules
@@ -149,9 +149,9 @@ class _Watch:
         self.limit = float("inf") if rules.time_limit_s is None else rules.time_limit_s * n_crystals
         self.last = self.began
 
-    def record(self, place: int, state: Any) -> bool:
-        """Add the geometry of a state of one crystal; whether its relaxation ends there."""
-        track = self.tracks[place]
+    def record(self, index: int, state: Any) -> bool:
+        """Add the geometry of a state of one crystal; return whether its relaxation ends there."""
+        track = self.tracks[index]
         track.positions.append(_to_numpy(state.positions))
         track.cells.append(_to_numpy(state.row_vector_cell[0]))
         track.energies.append(float(state.energy[0]))
@@ -174,11 +174,11 @@ class _Watch:
             track.message = f"not converged in {self.rules.steps} steps"
         return bool(track.message)
 
-    def finish(self, place: int) -> Track:
-        """The whole track; its time is what passed since the last one, so that they add up to that of the batch."""
+    def finish(self, index: int) -> Track:
+        """The whole track; its time is that since the last one ended, so that the times add up to that of the batch."""
         now = time.monotonic()
-        self.tracks[place].seconds, self.last = now - self.last, now
-        return self.tracks[place]
+        self.tracks[index].seconds, self.last = now - self.last, now
+        return self.tracks[index]
 
     def _find_damage(self, track: Track) -> str:
         start, cell = track.cells[0], track.cells[-1]

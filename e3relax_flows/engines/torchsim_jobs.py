@@ -46,22 +46,22 @@ class TorchSimRelaxMaker(PotentialRelaxMaker):
     batch: ClassVar[Batch] = "torchsim"
 
     def relax_many(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Any]]:
-        """Relax structures; place and document, or the exception that ended it, each as it ends."""
-        for place, track in self._relax_apart(structures):
+        """Relax structures; index and document, or the exception that ended it, each as it ends."""
+        for index, track in self._relax_apart(structures):
             try:
                 if isinstance(track, Exception):
                     raise track
-                self._ready: AseResult | None = self._convert(structures[place], track)
-                document = type(self).make.original(self, structures[place])  # type: ignore[attr-defined]
+                self._ready: AseResult | None = self._convert(structures[index], track)
+                document = type(self).make.original(self, structures[index])  # type: ignore[attr-defined]
             except Exception as error:  # the boundary between structures
-                yield place, error
+                yield index, error
             else:
-                yield place, document
+                yield index, document
             finally:
                 self._ready = None
 
     def run_ase(self, mol_or_struct: Any, prev_dir: str | Path | None = None) -> AseResult:  # noqa: ARG002
-        """What atomate2 makes a document of: a relaxation that was made with others, or one of its own."""
+        """Input of atomate2's document: a relaxation of a batch, or one of its own."""
         ready: AseResult | None = getattr(self, "_ready", None)
         if ready is not None:
             return ready
@@ -71,30 +71,30 @@ class TorchSimRelaxMaker(PotentialRelaxMaker):
         return self._convert(mol_or_struct, track)
 
     def find_device(self) -> str:
-        """Where it runs."""
+        """The device."""
         return str(resolve_device(self.device))
 
     def _relax_apart(self, structures: Sequence[Structure]) -> Iterator[tuple[int, Track | Exception]]:
-        """Tracks of all that can be relaxed together; where one of them ends the batch, of each alone."""
+        """Tracks of all structures, relaxed together; if one of them ends the batch with an error, of each alone."""
         left: dict[int, Atoms] = {}
-        for place, structure in enumerate(structures):
+        for index, structure in enumerate(structures):
             try:
-                left[place] = self._prepare(structure)
+                left[index] = self._prepare(structure)
             except Exception as error:  # the boundary between structures
-                yield place, error
+                yield index, error
         groups = [list(left)] if left else []
         while groups:
             group = groups.pop(0)
             try:
-                for number, track in relax_together(self._load(), [left[place] for place in group], self._rules()):
+                for number, track in relax_together(self._load(), [left[index] for index in group], self._rules()):
                     yield group[number], track
                     left.pop(group[number])
-            except Exception as error:  # of one of them, it is not said of which
-                rest = [place for place in group if place in left]
+            except Exception as error:  # of one of them, but not known of which
+                rest = [index for index in group if index in left]
                 if len(group) == 1:
                     yield group[0], error
                 else:
-                    groups = [[place] for place in rest]
+                    groups = [[index] for index in rest]
 
     def _prepare(self, structure: Structure) -> Atoms:
         atoms = turn_right_handed(AseAtomsAdaptor.get_atoms(structure, msonable=False))
@@ -128,7 +128,7 @@ class TorchSimRelaxMaker(PotentialRelaxMaker):
         return self._model
 
     def _convert(self, structure: Structure, track: Track) -> AseResult:
-        """What atomate2's relaxation by ASE would have given; as there, the last geometry stands twice."""
+        """The result in the form of atomate2's relaxation by ASE; as there, the last geometry is repeated."""
         if track.converged:
             last = Atoms(structure.atomic_numbers, track.positions[-1], cell=track.cells[-1], pbc=True)
             check_neighbors(last, float(self._load().cutoff))

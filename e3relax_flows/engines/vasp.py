@@ -20,16 +20,16 @@ from e3relax_flows.engines.vasp_continue import add_continuation, is_continuatio
 from e3relax_flows.engines.vasp_documents import read_vasp_documents
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
-ISIF = {"shape": 4, "volume": 8, "sites": 2}  # beside the atoms
+ISIF = {"shape": 4, "volume": 8, "sites": 2}  # besides the atoms
 
 
 @dataclass
 class VaspEngine(Engine):
     """VASP with the settings of an atomate2 maker.
 
-    Where a VASP maker does not say how to treat a run that did not converge, its `stop_children_kwargs` are set
-    so that the document is kept and the flow goes on: a second relaxation carries on from the first, and whoever
-    collects the documents sees that the last one is unconverged. (With atomate2's own default the job fails and
+    If a VASP maker does not define how to treat a run that did not converge, its `stop_children_kwargs` are set
+    so that the document is kept and the flow continues: a second relaxation continues the first, and the job that
+    collects the documents finds the last one unconverged. (With atomate2's own default the job fails and
     no document is stored; with `handle_unsuccessful=True` it is stored, but nothing after it runs.)
 
     Parameters
@@ -64,14 +64,14 @@ class VaspEngine(Engine):
 
     @property
     def engine_id(self) -> str:
-        """As of every engine; an engine that continues nothing has the id that it had before engines could."""
+        """As of every engine; an engine without continuations keeps the id from before continuations existed."""
         content = self.describe_content()
         if not self.continuations:
             content.pop("continuations")
         return hash_content(content, f"engine {self.name!r}")
 
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
-        """Build the flow, and the job that continues it where it has to be."""
+        """Build the flow, and the job that continues it if necessary."""
         flow = super().make(structure, prev_dir)
         return add_continuation(flow, self.continuations) if self.continuations else flow
 
@@ -121,7 +121,7 @@ def build_matpes(name: str, free: Free = "all") -> VaspEngine:
 
 
 def _hold(maker: Maker, free: Free) -> Maker:
-    """The maker with the ISIF that leaves no more than `free` to change."""
+    """The maker with the ISIF that leaves only `free` to change."""
     if free == "all":
         return maker
     from atomate2.vasp.powerups import update_user_incar_settings

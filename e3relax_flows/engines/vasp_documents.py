@@ -14,7 +14,7 @@ from e3relax_flows.core.errors import EngineError
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
 from e3relax_flows.engines.convergence import ended_by_itself, find_force_limit, is_at_rest
 from e3relax_flows.engines.potcars import Potcar, count_electrons, read_potcar_entry
-from e3relax_flows.engines.vasp_labels import VaspRun, is_on, list_conditions, name_functional, tidy_settings
+from e3relax_flows.engines.vasp_functionals import VaspRun, is_on, list_conditions, name_functional, tidy_settings
 from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
 
@@ -35,7 +35,7 @@ ISIF_FREEDOM = {
 HELD_CELL = Freedom(volume=False, shape=False)
 # where emmet keeps the structure of the original POSCAR: since 0.85, and before
 ORIGINALS = (("orig_inputs", "structure"), ("orig_inputs", "poscar"))
-# where its releases keep what says the functional of the POTCARs, the most exact first
+# where its releases keep the functional of the POTCARs, the most exact first
 POTCAR_ENTRIES = ("potcar_spec", "potcar", "potcar_type", "pseudo_potentials", "pseudo_potential")
 
 
@@ -43,7 +43,7 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
     """Turn the documents of the runs of one flow into one result: true start, last relaxation, summed steps.
 
     The energy is that of the last document with the functional of the last relaxation, so that a static run
-    with another functional does not lend its energy to a structure it did not relax.
+    with another functional does not give its energy to a structure that it did not relax.
 
     Parameters
     ----------
@@ -68,11 +68,11 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
     last = relaxations[-1]
     run = read_run(last)
     functional, unnamed = name_functional(run)
-    label = (functional, list_conditions(run))
+    level = (functional, list_conditions(run))
     relaxed = read_structure(last, "structure") or read_structure(last, "output", "structure")
     if relaxed is None:
         raise EngineError(f"the VASP document of {get_entry(last, 'dir_name')} holds no relaxed structure")
-    same = [document for document in found if _describe_label(document) == label]
+    same = [document for document in found if _identify_functional(document) == level]
     names = [name_functional(read_run(document))[0] for document in relaxations]
     return RelaxationResult(
         initial=read_start(relaxations[0]),
@@ -86,7 +86,7 @@ def read_vasp_documents(documents: list[Any]) -> RelaxationResult:
         code=CODE,
         functional=functional,
         unnamed=unnamed,
-        conditions=label[1],
+        conditions=level[1],
         is_dft=True,
         free=read_freedom(run),
         parameters=read_parameters(same[-1]),
@@ -104,7 +104,7 @@ def is_relaxation(document: Any) -> bool:
 
 
 def read_run(document: Any) -> VaspRun:
-    """What names the label of a document: settings, POTCARs and charge, wherever its release of emmet keeps them."""
+    """Inputs of a document that determine its functional: settings, POTCARs and charge, in any release of emmet."""
     inputs = _list_inputs(document)
     asked, used = _read_settings(inputs)
     if override := get_entry(inputs[0], "xc_override"):
@@ -153,19 +153,19 @@ def was_restarted(document: Any) -> bool:
 
 
 def read_setting(document: Any, name: str) -> Any:
-    """A setting of VASP, as it was used rather than as it was asked for; None where no input in the document has it."""
+    """A setting of VASP, the used value rather than the given one; None if no input in the document has it."""
     asked, used = _read_settings(_list_inputs(document))
     return used.get(name, asked.get(name))
 
 
 def read_freedom(run: VaspRun) -> Freedom | None:
-    """What ISIF left free; None where no input says it."""
+    """Freedom by ISIF; None if no input has it."""
     isif = run.used.get("ISIF", run.asked.get("ISIF"))
     return None if isif is None else express_freedom(isif, run)
 
 
 def express_freedom(isif: int, run: VaspRun) -> Freedom:
-    """What VASP's ISIF leaves free; a lattice vector that is held by another setting is a shape that is held."""
+    """Freedom by VASP's ISIF; a lattice vector that another setting holds means a held shape."""
     free = ISIF_FREEDOM.get(int(isif), HELD_CELL)
     held, allowed = run.get("LATTICE_CONSTRAINTS"), run.get("IOPTCELL")
     flags = held.split() if isinstance(held, str) else held if isinstance(held, list | tuple) else ()
@@ -176,14 +176,14 @@ def express_freedom(isif: int, run: VaspRun) -> Freedom:
 def is_at_rest_by(run: VaspRun, relaxed: Structure, forces: Any, stress: Any) -> bool:
     """Whether the last forces (eV/Å) and stress (kbar) are those of a run of VASP with these settings that ended.
 
-    Under PSTRESS the stress is not looked at.
+    Under PSTRESS the stress is not checked.
     """
     is_pressed = run.find_on("PSTRESS") is not None
     return is_at_rest(relaxed, read_freedom(run), forces, None if is_pressed else stress, find_force_limit(run))
 
 
 def read_parameters(document: Any) -> dict[str, Any]:
-    """What corrections of energies look at: Hubbard U (eV, by element), POTCARs by title, and the cutoff (eV)."""
+    """Input of energy corrections: Hubbard U (eV, by element), POTCARs by title, and the cutoff (eV)."""
     calculation = (get_entry(document, "calcs_reversed") or [None])[0]
     sources = (get_entry(calculation, "input"), get_entry(document, "input"), get_entry(document, "orig_inputs"))
     specs: list[Any] = next((found for source in sources if (found := get_entry(source, "potcar_spec"))), [])
@@ -196,14 +196,14 @@ def read_parameters(document: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _describe_label(document: Any) -> tuple[str | None, list[str]]:
-    """What the labels of two runs differ by."""
+def _identify_functional(document: Any) -> tuple[str | None, list[str]]:
+    """Functional and conditions, by which two runs differ."""
     run = read_run(document)
     return name_functional(run)[0], list_conditions(run)
 
 
 def _list_inputs(document: Any) -> tuple[Any, ...]:
-    """Inputs of the last calculation in the order in which they are believed."""
+    """Inputs of the last calculation, the most reliable first."""
     calculation = (get_entry(document, "calcs_reversed") or [None])[0]
     return get_entry(document, "input"), get_entry(calculation, "input"), get_entry(document, "orig_inputs")
 
@@ -221,7 +221,7 @@ def _read_settings(inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _find_charge(document: Any, n_electrons: Any, potcars: list[Potcar]) -> float | None:
-    """Electrons removed, by NELECT, else by the structure; None where both are silent."""
+    """Electrons removed, by NELECT, else by the structure; None if neither holds them."""
     structure = get_entry(document, "structure") or get_entry(document, "output", "structure")
     if n_electrons is not None:
         n_neutral = count_electrons(potcars, _list_elements(structure))
@@ -245,7 +245,7 @@ def _read_energy(document: Any) -> float | None:
 
 
 def _is_converged(document: Any, run: VaspRun, relaxed: Structure) -> bool:
-    """Whether the document claims it and its own numbers do not say otherwise."""
+    """Whether the document claims convergence and its own numbers agree."""
     calculation = (get_entry(document, "calcs_reversed") or [None])[0]
     has_ended = read_plain(calculation, "has_vasp_completed") in (None, True, "successful")
     claimed = read_plain(document, "state") == "successful" and has_ended and ended_by_itself(run)

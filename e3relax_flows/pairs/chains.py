@@ -140,18 +140,18 @@ def join_results(segment: Segment) -> RelaxationResult:
 
 def _find_branch(chain: _Chain, run: TaskRun) -> list[TaskRun] | None:
     """Runs of a chain up to the one that this one continues beside another."""
-    for place in reversed(range(len(chain.runs) - 1)):
-        if continues(chain.runs[place].result, run.result):
-            return chain.runs[: place + 1]
+    for index in reversed(range(len(chain.runs) - 1)):
+        if continues(chain.runs[index].result, run.result):
+            return chain.runs[: index + 1]
     return None
 
 
 def _cut(chain: _Chain) -> list[Segment]:
     """Segments of one code each."""
     starts = [chain.n_shared]
-    for place in range(chain.n_shared + 1, len(chain.runs)):
-        if chain.runs[place].result.code != chain.runs[place - 1].result.code:
-            starts.append(place)
+    for index in range(chain.n_shared + 1, len(chain.runs)):
+        if chain.runs[index].result.code != chain.runs[index - 1].result.code:
+            starts.append(index)
     ends = [*starts[1:], len(chain.runs)]
     return [
         Segment(tuple(chain.runs[start:end]), tuple(chain.runs[:start]), end == len(chain.runs))

@@ -115,12 +115,12 @@ class PairCheck:
 
     def restate(self, item: FilePair) -> FilePair | None:
         """An entry of a file as it was imported, with what was stated of it then; None where it gave no pair."""
-        stored = self._by_origin.get(item.place)
+        stored = self._by_origin.get(item.location)
         if stored is None or item.result is None:
             return item if stored is not None else None
         stated = {"functional": stored["functional"], "functionals": stored["functional_path"] or []}
         stated |= {"code": stored["code"], "is_dft": stored["is_dft"], "unnamed": None}
-        return FilePair(item.place, item.content, item.result.model_copy(update=stated))
+        return FilePair(item.location, item.content, item.result.model_copy(update=stated))
 
     def compare(self, built: BuiltPair) -> None:
         """Compare what is made of a calculation today with the pair that the store has of it."""
@@ -213,8 +213,8 @@ class PairCheck:
 
 def explain_stored(raw: dict[str, Any]) -> tuple[LeftOut, str] | None:
     """Why a stored pair would not be made today, whatever it was made of; None where it could be."""
-    if (place := find_not_finite(raw)) is not None:
-        return LeftOut.UNREADABLE, f"a number is not finite: {place}"
+    if (found := find_not_finite(raw)) is not None:
+        return LeftOut.UNREADABLE, f"a number is not finite: {found}"
     try:
         pair = PairDoc.model_validate({key: value for key, value in raw.items() if key != "_id"})
     except Exception as error:  # the boundary between pairs

@@ -48,7 +48,7 @@ class FilePair:
 
     Parameters
     ----------
-    place
+    location
         Where in the file; unique.
     content
         Fields of `PairDoc` that the file states.
@@ -58,7 +58,7 @@ class FilePair:
         Then why.
     """
 
-    place: str
+    location: str
     content: Mapping[str, Any]
     result: RelaxationResult | None = None
     reason: LeftOut | None = None
@@ -101,8 +101,8 @@ def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePai
         if name.endswith(TRAJECTORIES):
             yield _read_trajectory(path, stated)
             return
-        for place, entry in _iter_entries(path, name):
-            yield _read_entry(entry, place, stated)
+        for location, entry in _iter_entries(path, name):
+            yield _read_entry(entry, location, stated)
     except Exception as error:  # the boundary between files: parsers raise anything on bad input
         yield FilePair(str(path), {}, reason=LeftOut.UNREADABLE, message=f"{path}: {_describe(error)}")
 
@@ -183,7 +183,7 @@ def _iter_entries(path: Path, name: str) -> Iterator[tuple[str, Any]]:
         yield str(path), content
 
 
-def _read_entry(entry: Any, place: str, stated: Stated) -> FilePair:
+def _read_entry(entry: Any, location: str, stated: Stated) -> FilePair:
     try:
         entry = json.loads(entry) if isinstance(entry, str) else entry
         if isinstance(entry, list) and len(entry) == 2:
@@ -193,9 +193,9 @@ def _read_entry(entry: Any, place: str, stated: Stated) -> FilePair:
             found = f"keys {sorted(entry)[:6]}" if isinstance(entry, Mapping) else type(entry).__name__
             raise ConfigError(f"no pair ({found}); a pair is {FORM}")
         initial, relaxed = (_build_structure(entry[side], entry) for side in sides)
-        return FilePair(place, _read_content(entry), _make_result(initial, relaxed, entry, stated))
+        return FilePair(location, _read_content(entry), _make_result(initial, relaxed, entry, stated))
     except Exception as error:  # the boundary between entries
-        return FilePair(place, {}, reason=LeftOut.UNREADABLE, message=f"{place}: {_describe(error)}")
+        return FilePair(location, {}, reason=LeftOut.UNREADABLE, message=f"{location}: {_describe(error)}")
 
 
 def _find_sides(entry: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -79,8 +79,8 @@ def import_folders(
     """
     reader = _ResultReader()
     entries, outputs = [], {}
-    for place, run in enumerate(runs):
-        entry = _describe_run(run, root, place)
+    for index, run in enumerate(runs):
+        entry = _describe_run(run, root, index)
         entries.append(entry)
         outputs[entry.uuid] = {"run": run}
     for unit in group_tasks(entries):
@@ -96,8 +96,8 @@ def import_pair(item: FilePair, predictions: PredictionIndex, source: str | None
     """Make the pair of one entry of a file."""
     stated = item.content.get("source")
     record = BuildRecord(
-        origin_id=item.place,
-        fingerprint=hash_content([FORMAT, item.place]),
+        origin_id=item.location,
+        fingerprint=hash_content([FORMAT, item.location]),
         source=source or stated or IMPORT_SOURCE,
         reason=item.reason,
         message=item.message,
@@ -108,13 +108,13 @@ def import_pair(item: FilePair, predictions: PredictionIndex, source: str | None
         check_structures(item.result.initial, item.result)
         _check_start(item.result.initial, predictions)
         origin = Origin(
-            origin_id=item.place,
+            origin_id=item.location,
             source=record.source,
             **{key: value for key, value in item.content.items() if key != "source"},
         )
         pair = make_pair(Relaxation(item.result, item.result.initial, origin))
     except LeftOutError as error:
-        record.reason, record.message = error.reason, f"{item.place}: {error}"
+        record.reason, record.message = error.reason, f"{item.location}: {error}"
         return BuiltPair(record)
     record.pair_id = pair.pair_id
     return BuiltPair(record, pair)
@@ -137,7 +137,7 @@ def _check_start(initial: Structure, predictions: PredictionIndex) -> None:
             )
 
 
-def _describe_run(run: FolderRun, root: Path, place: int) -> TaskEntry:
+def _describe_run(run: FolderRun, root: Path, index: int) -> TaskEntry:
     """A folder as a job of one flow, which is `root`; what is no relaxation is a flow of its own."""
     initial = run.result.initial if run.result is not None else None
     numbered = NUMBERED.search(run.folder.name)
@@ -145,7 +145,7 @@ def _describe_run(run: FolderRun, root: Path, place: int) -> TaskEntry:
     return TaskEntry(
         uuid=str(run.folder.absolute()),
         index=1,
-        completed_at=f"{place:09d}",
+        completed_at=f"{index:09d}",
         name=f"relax {numbered[1]}" if numbered else "",
         hosts=(str((root if initial is not None else run.folder).absolute()),),
         formula=initial.composition.reduced_formula if initial is not None else "",

@@ -14,7 +14,7 @@ from task_documents import MINIMUM, build_salt, vasp_output
 
 from e3relax_flows.core.errors import EngineError, StartUnknownError
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
-from e3relax_flows.engines.dft_labels import label_dft
+from e3relax_flows.engines.dft_functionals import identify_functional
 from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.schemas.pairs import Freedom
 
@@ -246,7 +246,7 @@ def test_conditions_of_jdftx_are_told(tags, words):
 )
 def test_conditions_of_abinit_are_told(variables, functional, words):
     document = {"input": {"xc": "PBE", "abinit_input": {"abi_args": [list(item) for item in variables.items()]}}}
-    name, conditions = label_dft("ABINIT", document, "PBE")
+    name, conditions = identify_functional("ABINIT", document, "PBE")
     assert (name, len(conditions)) == (functional, words is not None)
     assert words is None or words in conditions[0]
 
@@ -270,6 +270,6 @@ def make_section(keywords: dict[str, Any], **subsections: Any) -> dict[str, Any]
 )
 def test_conditions_of_cp2k_are_told(dft, motion, functional, words):
     tree = make_section({}, FORCE_EVAL=make_section({"METHOD": "QS"}, DFT=dft), MOTION=make_section(motion))
-    name, conditions = label_dft("CP2K", {"calcs_reversed": [{"input": {"cp2k_input": tree}}]}, "PBE")
+    name, conditions = identify_functional("CP2K", {"calcs_reversed": [{"input": {"cp2k_input": tree}}]}, "PBE")
     assert (name, len(conditions)) == (functional, words is not None)
     assert words is None or words in conditions[0]

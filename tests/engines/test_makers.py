@@ -104,7 +104,7 @@ def test_every_setting_is_content_and_the_name_is_not():
             {},
             r"atomate2.vasp.jobs.core has no 'RelaxMakr'; did you mean RelaxMaker",
         ),
-        ("atomate2.vasp.jobz:RelaxMaker", {}, r"module 'atomate2.vasp.jobz' of .* is not there; is it spelt rightly"),
+        ("atomate2.vasp.jobz:RelaxMaker", {}, r"module 'atomate2.vasp.jobz' of .* was not found"),
         ("os:system", {"command": "touch called"}, r"os:system is not a jobflow maker; nothing was called"),
         ("subprocess:Popen", {"args": "touch called"}, "subprocess:Popen is not a jobflow maker; nothing was called"),
         ("pymatgen.core:Lattice", {}, r"pymatgen.core:Lattice is not a jobflow maker"),

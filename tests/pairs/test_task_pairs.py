@@ -147,7 +147,7 @@ def test_a_job_that_replaced_itself_is_no_calculation(bench):
         ({"input__incar": {"IMAGES": 5}}, "conditions", "the VASP run has IMAGES = 5: an image of a path (NEB)"),
         ({"output__energy": float("nan")}, "unreadable", "has the energy nan"),
         ({"structure": None, "output__structure": None}, "unreadable", "no relaxed structure"),
-        ({"structure": {"sites": 3}}, "unreadable", "not whole"),
+        ({"structure": {"sites": 3}}, "unreadable", "is incomplete"),
         ({"structure": relax_salt(build_salt(5, ("K", "Cl"))).as_dict()}, "sites_differ", "ends with K1 Cl1"),
         (
             {"orig_inputs": None, "custodian": [{"corrections": [{"errors": ["brmix"]}]}]},

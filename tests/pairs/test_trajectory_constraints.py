@@ -36,7 +36,7 @@ def read(path: Path, held_in_frame: int | None = None, *held: object) -> FilePai
 
 
 def find_freedom(item: FilePair) -> Freedom:
-    return make_pair(Relaxation(item.result, item.result.initial, Origin(item.place, "import"))).free
+    return make_pair(Relaxation(item.result, item.result.initial, Origin(item.location, "import"))).free
 
 
 def test_a_relaxation_of_all_atoms_is_free(tmp_path):

@@ -1,6 +1,6 @@
-"""What the minimum of a VASP run is a label for: its functional by name, and conditions that no name covers.
+"""Functional of a VASP run by name, and conditions that no name covers.
 
-One place for folders and for task documents of any release of emmet. Settings are those of INCAR and of vasprun.xml's
+Used for folders and for task documents of any release of emmet. Settings are those of INCAR and of vasprun.xml's
 `parameters`; tags and defaults are VASP's (https://www.vasp.at/wiki).
 """
 
@@ -48,7 +48,7 @@ DISPERSIONS = {
     **{1: "D2", 10: "D2", 11: "D3", 12: "D3-BJ", 13: "D4", 2: "TS", 20: "TS", 21: "TS-HI", 202: "MBD", 263: "MBD-FI"},
     **{3: "ulg", 4: "dDsC"},
 }
-# what the dispersion of a known number is no longer the published one with
+# settings that make the dispersion of a known number differ from the published one
 DAMPING = ("VDW_S6", "VDW_S8", "VDW_A1", "VDW_A2", "VDW_SR", "VDW_D", "VDW_C6", "VDW_R0")
 # run types of emmet that stand for several functionals, or for none with a minimum
 AMBIGUOUS = {"HFCUS", "MBJL", "G0W0"}
@@ -79,7 +79,7 @@ WITHOUT_ENERGY = ("MBJ", "MBJL")  # potentials of METAGGA that have forces of no
 FIXED_OCCUPATIONS = -2  # of ISMEAR
 NEUTRAL = 0.01  # electrons; what printing NELECT loses is less
 PRESSURE_OF_KILOBAR = 0.1  # GPa
-# every setting that is looked at, for stores that give parts of documents; vasprun.xml writes Zab_VDW
+# every setting that is read, for stores that give parts of documents; vasprun.xml writes Zab_VDW
 SETTINGS = (
     *CONDITIONS,
     *DEFAULTS,
@@ -92,7 +92,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class VaspRun:
-    """What there is to know of a run.
+    """Inputs of a run.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ class VaspRun:
     potcars
         All of them.
     run_type
-        emmet's word for the functional; used where the settings do not say more.
+        emmet's name of the functional; used where the settings give no more.
     charge
-        Electrons removed; None where it is not known.
+        Electrons removed; None if not known.
     """
 
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class VaspRun:
     charge: float | None = None
 
     def get(self, name: str) -> Any:
-        """A setting as it was asked for, else as it was used, else VASP's default where it has a fixed one."""
+        """A setting as given, else as used, else VASP's default if it has a fixed one."""
         for source in (self.asked, self.used):
             if source.get(name) is not None:
                 return source[name]
@@ -196,12 +196,12 @@ def _name_base(run: VaspRun) -> tuple[str | None, str | None]:
     unfit = [potcar for potcar in run.potcars if potcar.functionals and not potcar.functionals & {"PBE", name}]
     if unfit and name != "LDA":
         titles = ", ".join(dict.fromkeys(potcar.title for potcar in unfit))
-        return None, f"{name} was asked for over POTCARs of another functional ({titles})"
+        return None, f"{name} was set with POTCARs of another functional ({titles})"
     return name, None
 
 
 def _name_asked(run: VaspRun) -> tuple[str | None, str | None]:
-    """Functional that the settings ask for, or POTCARs where they do not."""
+    """Functional by the settings, or by the POTCARs if the settings have none."""
     if run.get_word("LIBXC1") or run.get_word("GGA") == "LI":
         return None, "its functional is one of libxc (LIBXC1), which is not read"
     if is_on(run.get("LHFCALC")):
@@ -220,16 +220,16 @@ def _name_by_run_type(run: VaspRun) -> tuple[str | None, str | None]:
     """Functional where INCAR leaves it to the POTCARs, or only emmet's run type is known."""
     word = _read_run_type(run.run_type)
     if word in AMBIGUOUS:
-        return None, f"the run type {run.run_type} names no functional, and the settings are not there"
+        return None, f"the run type {run.run_type} names no functional, and the settings are missing"
     of_potcars, problem = find_functional(run.potcars)
-    # emmet's words for what the POTCAR decides; LDA is also its word for tags that it does not know
+    # emmet's names where the POTCAR decides; LDA is also its name for tags that it does not know
     is_left_to_potcars = word in (None, "GGA", "LDA")
     name = spell_functional(word) if word is not None else None
     if problem is not None and (is_left_to_potcars or name == "PBE"):
         return None, problem
     if is_left_to_potcars:
         name = of_potcars or name
-    return name, None if name else "neither INCAR nor POTCARs say which functional"
+    return name, None if name else "neither INCAR nor POTCARs name a functional"
 
 
 def _read_run_type(run_type: str | None) -> str | None:

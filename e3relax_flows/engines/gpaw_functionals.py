@@ -1,4 +1,4 @@
-"""What the minimum of a GPAW run is a label for: its functional by name, and conditions that no name covers."""
+"""Functional of a GPAW run by name, and conditions that no name covers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from e3relax_flows.core.functionals import spell_functional
 
 
 def name_gpaw_functional(settings: Mapping[str, Any], default: str | None = None) -> str | None:
-    """Functional of GPAW's keyword arguments, with +U where `setups` asks for it."""
+    """Functional of GPAW's keyword arguments, with +U where `setups` sets it."""
     xc = settings.get("xc", default)
     name = (xc.get("name") or xc.get("type")) if isinstance(xc, Mapping) else xc
     if not name:

@@ -1,4 +1,4 @@
-"""What the minimum of a run of CP2K, ABINIT, FHI-aims or JDFTx is a label for, beyond its functional.
+"""Functional of a run of CP2K, ABINIT, FHI-aims or JDFTx, and conditions that no name covers.
 
 Settings are those of the codes' own inputs. A pressure is a condition here, not a part of the name as for VASP.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.base import get_entry
-from e3relax_flows.engines.vasp_labels import is_on
+from e3relax_flows.engines.vasp_functionals import is_on
 
 # settings that give another minimum when they are switched on, by code; CP2K's are sections and keywords
 CONDITIONS: dict[str, dict[str, str]] = {
@@ -57,12 +57,12 @@ AIMS_SETTINGS = (*CONDITIONS["FHI-aims"], *AIMS_DISPERSIONS)
 ABINIT_DISPERSIONS = {5: "D2", 6: "D3", 7: "D3-BJ"}
 CP2K_DISPERSIONS = {"DFTD2": "D2", "DFTD3": "D3", "DFTD3(BJ)": "D3-BJ", "DFTD4": "D4"}
 NO_FLUID = ("", "NONE")
-FREE_MOMENT = -99  # what ABINIT's spinmagntarget is below where the moment is free
+FREE_MOMENT = -99  # ABINIT's spinmagntarget is below this where the moment is free
 LARGEST_PRESSURE = 200.0  # bar; CP2K's own default is 100, which moves nothing
 
 
-def label_dft(code: str, document: Any, functional: str | None) -> tuple[str | None, list[str]]:
-    """Functional with U and dispersion, and what else moved the minimum, of a task document.
+def identify_functional(code: str, document: Any, functional: str | None) -> tuple[str | None, list[str]]:
+    """Functional of a task document with U and dispersion, and other conditions that moved the minimum.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def label_dft(code: str, document: Any, functional: str | None) -> tuple[str | N
 
 
 def _is_set(settings: Mapping[str, Any], name: str) -> bool:
-    """Whether a setting is there and is not off; a word without a value switches on."""
+    """Whether a setting is present and not off; a keyword without a value is on."""
     value = settings.get(name)
     return isinstance(value, Mapping) or is_on(value) or (isinstance(value, str) and not value.strip())
 

@@ -19,7 +19,7 @@ from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.engines.potcars import describe_potcar, find_functional, read_potcar_text
 from e3relax_flows.engines.task_reader import TaskReader
 from e3relax_flows.engines.vasp_folders import read_vasp_folder
-from e3relax_flows.engines.vasp_labels import (
+from e3relax_flows.engines.vasp_functionals import (
     CONDITIONS,
     SETTINGS,
     VaspRun,
@@ -187,8 +187,8 @@ def test_the_potcars_decide_where_incar_does_not(release, titles, name):
         ((PBE_TITLES[0], LDA_TITLES[1]), {}, "of different functionals"),
         (("PAW Si_GW 04May2012",) * 2, {}, "may be of LDA or PBE"),
         (("US Na", "US Cl"), {}, "may be of LDA or PW91"),
-        (LDA_TITLES, {"GGA": "PE"}, "over POTCARs of another functional"),
-        (PW91_TITLES, {"METAGGA": "SCAN"}, "over POTCARs of another functional"),
+        (LDA_TITLES, {"GGA": "PE"}, "POTCARs of another functional"),
+        (PW91_TITLES, {"METAGGA": "SCAN"}, "POTCARs of another functional"),
     ],
 )
 def test_potcars_that_leave_the_functional_open_are_told(titles, incar, words):
