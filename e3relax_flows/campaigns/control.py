@@ -29,6 +29,7 @@ from e3relax_flows.core.errors import ConfigError, EngineError
 from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.places.submission import Place, Submission, submit
@@ -44,6 +45,7 @@ from e3relax_flows.schemas.campaigns import (
 )
 from e3relax_flows.schemas.candidates import FileSource, Source
 from e3relax_flows.stores.decoding import decode_as
+from e3relax_flows.stores.pool import SettingsLike
 
 SHOWN = 5
 SAMPLES = 5  # candidates that are tried for one that the engine takes
@@ -102,7 +104,7 @@ def read_candidates(config: CampaignConfig, settings: E3RelaxSettings) -> Iterat
     yield from read_sources(check_sources(config), settings)
 
 
-def check_service(config: CampaignConfig, settings: E3RelaxSettings) -> str:
+def check_service(config: CampaignConfig, settings: SettingsLike) -> str:
     """Id of the model in service, after a look for the holdouts and at the second opinion.
 
     Raises
@@ -112,10 +114,10 @@ def check_service(config: CampaignConfig, settings: E3RelaxSettings) -> str:
     ModelError
         When the alias means no model.
     """
-    with open_dataset_stores(settings) as stores:
+    with open_workspace(settings) as workspace:
         for name in filter(None, (config.retraining.holdout, config.retraining.original_holdout)):
-            find_holdout(stores, name)
-    folder = resolve_model(config.retraining.alias, settings)
+            find_holdout(workspace.get(open_dataset_stores), name)
+        folder = resolve_model(config.retraining.alias, workspace)
     check_calibrated(config.options, folder)
     return folder.model_id
 
@@ -245,7 +247,8 @@ def run_campaign(
     ConfigError, EngineError, ModelError
         Those of `register_campaign` and `build_maker`.
     """
-    with open_campaign_stores(settings) as stores:
+    with open_workspace(settings) as workspace:  # also that of the jobs, which run in this process
+        stores = workspace.get(open_campaign_stores)
         campaign, _ = register_campaign(stores, build_maker(config), read_candidates(config, settings), settings)
         if campaign.state in (CampaignState.RUNNING, CampaignState.HALTED, CampaignState.STOPPED):
             resume_campaign(stores, campaign)

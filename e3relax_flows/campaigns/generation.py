@@ -30,9 +30,9 @@ from e3relax_flows.campaigns.store import (
 )
 from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
-from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.claims import find_claims, is_live, open_claim_store
-from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_outcome_store, open_prediction_store
+from e3relax_flows.ledger.claims import find_claims, is_live
+from e3relax_flows.ledger.store import find_outcomes, find_predictions
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.prerelax.predict import predict_stored
 from e3relax_flows.prerelax.starts import StartRules, choose_starts
 from e3relax_flows.registry.models import resolve_model
@@ -91,7 +91,7 @@ def enter_phase(
     return campaign, document
 
 
-def begin_generation(campaign_id: str, start: int, settings: E3RelaxSettings) -> tuple[int, str] | None:
+def begin_generation(campaign_id: str, start: int, workspace: Workspace) -> tuple[int, str] | None:
     """Begin the next generation, or go on with the one that was begun; None when the campaign ends here.
 
     Returns
@@ -99,43 +99,41 @@ def begin_generation(campaign_id: str, start: int, settings: E3RelaxSettings) ->
     generation, model_id
         Its number and the model in service, as it was when it began.
     """
-    with open_campaign_stores(settings) as stores:
-        campaign = find_campaign(stores, campaign_id)
-        if campaign.n_starts != start or campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
-            return None
-        generations = load_generations(stores, campaign_id)
-        number = next((item.generation for item in generations if item.conclude is None), len(generations))
-        n_left = campaign.n_pool - sum(item.n_labels for item in generations)
-        begun = generations[number].begin if number < len(generations) else None
-        wants_end = is_stop_requested(stores, campaign_id)
-        progress = measure_progress(generations, campaign.config.stop, n_left, wants_end)
-        stop = decide_stop(campaign.config.stop, progress)
-        # what was begun is brought to its end, unless a user stopped it
-        if stop is not None and (begun is None or stop.reason == StopReason.PERSON):
-            state = CampaignState.STOPPED if stop.reason == StopReason.PERSON else CampaignState.FINISHED
-            end_campaign(stores, campaign, state, stop.message, stop.reason)
-            return None
-        if begun is None:
-            model = resolve_model(campaign.config.retraining.alias, settings)
-            result = BeginResult(model_id=model.model_id, n_left=n_left)
-            begun = save_phase(stores, campaign_id, number, Phase.BEGIN, result)
+    stores = workspace.get(open_campaign_stores)
+    campaign = find_campaign(stores, campaign_id)
+    if campaign.n_starts != start or campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
+        return None
+    generations = load_generations(stores, campaign_id)
+    number = next((item.generation for item in generations if item.conclude is None), len(generations))
+    n_left = campaign.n_pool - sum(item.n_labels for item in generations)
+    begun = generations[number].begin if number < len(generations) else None
+    wants_end = is_stop_requested(stores, campaign_id)
+    progress = measure_progress(generations, campaign.config.stop, n_left, wants_end)
+    stop = decide_stop(campaign.config.stop, progress)
+    # what was begun is brought to its end, unless a user stopped it
+    if stop is not None and (begun is None or stop.reason == StopReason.PERSON):
+        state = CampaignState.STOPPED if stop.reason == StopReason.PERSON else CampaignState.FINISHED
+        end_campaign(stores, campaign, state, stop.message, stop.reason)
+        return None
+    if begun is None:
+        model = resolve_model(campaign.config.retraining.alias, workspace)
+        result = BeginResult(model_id=model.model_id, n_left=n_left)
+        begun = save_phase(stores, campaign_id, number, Phase.BEGIN, result)
     return number, begun.model_id
 
 
-def score_chunk(
-    campaign_id: str, model_id: str, number: int, config: CampaignConfig, settings: E3RelaxSettings
-) -> None:
+def score_chunk(campaign_id: str, model_id: str, number: int, config: CampaignConfig, workspace: Workspace) -> None:
     """Say what a model expects of the candidates of one chunk; only numbers are kept of their predictions."""
     from e3relax_flows.predict.predictor import Predictor
 
     group = name_group(campaign_id, model_id)
-    with open_campaign_stores(settings) as stores:
-        if stores.scores.query_one({"score_key": f"{group}:{number}"}, ["score_key"]):
-            return
-        chunk = read_pool_chunk(stores, campaign_id, number)
+    stores = workspace.get(open_campaign_stores)
+    if stores.scores.query_one({"score_key": f"{group}:{number}"}, ["score_key"]):
+        return
+    chunk = read_pool_chunk(stores, campaign_id, number)
     structures = [chunk.unpack(place) for place in range(len(chunk.ids))]
-    folder = resolve_model(model_id, settings)
-    device = settings.DEVICE if config.device == "auto" else config.device
+    folder = resolve_model(model_id, workspace)
+    device = workspace.settings.DEVICE if config.device == "auto" else config.device
     predictor = Predictor.load(str(folder.path), device=device)
     predictions = predictor.predict(structures, config.options, ids=chunk.ids)
     known = [one for one in predictions if one.verdict != Verdict.ERROR]
@@ -153,38 +151,35 @@ def score_chunk(
         embeddings = predictor.embed(structures)
         scores.n_channels = embeddings.shape[1]
         scores.embeddings = base64.b64encode(embeddings.astype("<f4").tobytes()).decode()
-    with open_campaign_stores(settings) as stores:
-        save_scores(stores, scores)
+    save_scores(stores, scores)
 
 
-def select_labels(campaign_id: str, generation: int, start: int, settings: E3RelaxSettings) -> SelectResult | None:
+def select_labels(campaign_id: str, generation: int, start: int, workspace: Workspace) -> SelectResult | None:
     """Choose what is labelled in this generation; None when the campaign ends here."""
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.BEGIN)
-        if entered is None:
-            return None
-        campaign, document = entered
-        if document.select is not None:
-            return document.select
-        earlier = [item for item in load_generations(stores, campaign_id) if item.generation < generation]
-        chunks = list_pool(stores, campaign_id)
-        scores = find_scores(stores, campaign_id, document.begin.model_id) if document.begin else {}
-        if not scores:
-            message = (
-                f"no chunk of the pool could be scored in generation {generation}: look for the errors of e3r predict"
-            )
-            end_campaign(stores, campaign, CampaignState.HALTED, message)
-            return None
-        config = campaign.config
-        budget = config.stop.labels
-        spent = sum(item.n_labels for item in earlier)
-        n = config.labels if budget is None else min(config.labels, budget - spent)
-        result = _choose(config, generation, n, chunks, scores, earlier)
-        if not result.selected:
-            message = f"none of the {result.n_unpredictable} candidates that are left can be predicted"
-            end_campaign(stores, campaign, CampaignState.FINISHED, message, StopReason.POOL_EMPTY)
-            return None
-        return save_phase(stores, campaign_id, generation, Phase.SELECT, result)
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.BEGIN)
+    if entered is None:
+        return None
+    campaign, document = entered
+    if document.select is not None:
+        return document.select
+    earlier = [item for item in load_generations(stores, campaign_id) if item.generation < generation]
+    chunks = list_pool(stores, campaign_id)
+    scores = find_scores(stores, campaign_id, document.begin.model_id) if document.begin else {}
+    if not scores:
+        message = f"no chunk of the pool could be scored in generation {generation}: look for the errors of e3r predict"
+        end_campaign(stores, campaign, CampaignState.HALTED, message)
+        return None
+    config = campaign.config
+    budget = config.stop.labels
+    spent = sum(item.n_labels for item in earlier)
+    n = config.labels if budget is None else min(config.labels, budget - spent)
+    result = _choose(config, generation, n, chunks, scores, earlier)
+    if not result.selected:
+        message = f"none of the {result.n_unpredictable} candidates that are left can be predicted"
+        end_campaign(stores, campaign, CampaignState.FINISHED, message, StopReason.POOL_EMPTY)
+        return None
+    return save_phase(stores, campaign_id, generation, Phase.SELECT, result)
 
 
 def _choose(
@@ -250,33 +245,32 @@ def _join_embeddings(chunks: Sequence[PoolChunk], scores: dict[int, ScoreChunk])
     return np.concatenate([parts.get(chunk.number, np.full((len(chunk.ids), width), np.nan)) for chunk in chunks])
 
 
-def predict_selected(campaign_id: str, generation: int, start: int, settings: E3RelaxSettings) -> PredictResult | None:
+def predict_selected(campaign_id: str, generation: int, start: int, workspace: Workspace) -> PredictResult | None:
     """Predict what was chosen, and keep the predictions in their store; None when the phase is not to run."""
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.SELECT)
-        if entered is None:
-            return None
-        campaign, document = entered
-        if document.predict is not None or document.select is None or document.begin is None:
-            return document.predict
-        selected = document.select.selected
-        chunks = {number: read_pool_chunk(stores, campaign_id, number) for number in {one.chunk for one in selected}}
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.SELECT)
+    if entered is None:
+        return None
+    campaign, document = entered
+    if document.predict is not None or document.select is None or document.begin is None:
+        return document.predict
+    selected = document.select.selected
+    chunks = {number: read_pool_chunk(stores, campaign_id, number) for number in {one.chunk for one in selected}}
     structures = [chunks[one.chunk].unpack(one.place) for one in selected]
     config = campaign.config
     documents, _ = predict_stored(
-        structures, [one.id for one in selected], document.begin.model_id, config.device, config.options, settings
+        structures, [one.id for one in selected], document.begin.model_id, config.device, config.options, workspace
     )
     good = [one for one in documents if one.verdict != Verdict.ERROR]
     result = PredictResult(
         predictions={str(one.structure_id): one.prediction_id for one in good},
         verdicts={str(one.structure_id): one.verdict for one in documents if one.structure_id},
     )
-    with open_campaign_stores(settings) as stores:
-        return save_phase(stores, campaign_id, generation, Phase.PREDICT, result)
+    return save_phase(stores, campaign_id, generation, Phase.PREDICT, result)
 
 
 def plan_labels(
-    document: GenerationDoc, config: CampaignConfig, settings: E3RelaxSettings
+    document: GenerationDoc, config: CampaignConfig, workspace: Workspace
 ) -> list[tuple[PredictionDoc, StartKind]]:
     """Predictions of the chosen ones, in their order, with the starts of their relaxations.
 
@@ -289,8 +283,7 @@ def plan_labels(
         return []
     rules = StartRules("initial", {"initial": config.control}, config.paired_controls, config.seed)
     wanted = document.predict.predictions
-    with open_prediction_store(settings) as store:
-        found = find_predictions(store, wanted.values())
+    found = find_predictions(workspace.predictions, wanted.values())
     if missing := [name for name in wanted.values() if name not in found]:
         raise StoreError(
             f"{len(missing)} predictions, such as {missing[0]!r}, are not in the prediction store; all workers must "
@@ -305,38 +298,37 @@ def plan_labels(
 
 
 def gather_labels(
-    campaign_id: str, generation: int, start: int, engine_id: str, settings: E3RelaxSettings
+    campaign_id: str, generation: int, start: int, engine_id: str, workspace: Workspace
 ) -> LabelResult | None:
     """Look up what came of the relaxations; None when the phase is not to run, or others still relax some.
 
     A relaxation without outcome that nobody is at counts as failed.
     """
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.PREDICT)
-        if entered is None:
-            return None
-        campaign, document = entered
-        if document.label is not None:
-            return document.label
-        planned = plan_labels(document, campaign.config, settings)
-        ids = [identify_outcome(one.prediction_id, engine_id, kind) for one, kind in planned]
-        with open_outcome_store(settings) as outcomes, open_claim_store(settings) as claims:
-            found = find_outcomes(outcomes, ids)
-            missing = [name for name in ids if name not in found]
-            held = [claim for claim in find_claims(claims, missing).values() if is_live(claim)]
-        if held:
-            message = (
-                f"{len(held)} relaxations of generation {generation} are at other flows, such as {held[0].describe()}: "
-                f"run `e3relax campaign resume {campaign_id}` when they are over; if they were lost on a launchpad, "
-                "`e3relax screen recover` first"
-            )
-            end_campaign(stores, campaign, CampaignState.HALTED, message)
-            return None
-        labels = [
-            _describe_label(name, one, kind, found.get(name), campaign)
-            for name, (one, kind) in zip(ids, planned, strict=True)
-        ]
-        return save_phase(stores, campaign_id, generation, Phase.LABEL, LabelResult(labels=labels))
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.PREDICT)
+    if entered is None:
+        return None
+    campaign, document = entered
+    if document.label is not None:
+        return document.label
+    planned = plan_labels(document, campaign.config, workspace)
+    ids = [identify_outcome(one.prediction_id, engine_id, kind) for one, kind in planned]
+    found = find_outcomes(workspace.outcomes, ids)
+    missing = [name for name in ids if name not in found]
+    held = [claim for claim in find_claims(workspace.claims, missing).values() if is_live(claim)]
+    if held:
+        message = (
+            f"{len(held)} relaxations of generation {generation} are at other flows, such as {held[0].describe()}: "
+            f"run `e3relax campaign resume {campaign_id}` when they are over; if they were lost on a launchpad, "
+            "`e3relax screen recover` first"
+        )
+        end_campaign(stores, campaign, CampaignState.HALTED, message)
+        return None
+    labels = [
+        _describe_label(name, one, kind, found.get(name), campaign)
+        for name, (one, kind) in zip(ids, planned, strict=True)
+    ]
+    return save_phase(stores, campaign_id, generation, Phase.LABEL, LabelResult(labels=labels))
 
 
 def _describe_label(

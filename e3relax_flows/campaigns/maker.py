@@ -29,10 +29,10 @@ from e3relax_flows.campaigns.results import (
     prepare_retraining,
 )
 from e3relax_flows.campaigns.store import find_campaign, list_scored, load_generation, open_campaign_stores
-from e3relax_flows.core.settings import load_settings
 from e3relax_flows.engines.base import Engine
 from e3relax_flows.ledger.claims import open_claim_store
-from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
+from e3relax_flows.ledger.store import find_outcomes
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.predict import PREDICT_JOB
@@ -117,12 +117,12 @@ class CampaignMaker(Maker):
     @job(name=GENERATION_JOB, config=PHASE)
     def begin(self, campaign_id: str, start: int) -> Response[Any]:
         """Replace this job by the jobs of the next generation; end where a rule says so."""
-        settings = load_settings()
-        begun = begin_generation(campaign_id, start, settings)
-        if begun is None:
-            return Response(stop_children=True)
-        generation, model_id = begun
-        with open_campaign_stores(settings) as stores:
+        with open_workspace() as workspace:
+            begun = begin_generation(campaign_id, start, workspace)
+            if begun is None:
+                return Response(stop_children=True)
+            generation, model_id = begun
+            stores = workspace.get(open_campaign_stores)
             is_chosen = load_generation(stores, campaign_id, generation).select is not None
             scored = list_scored(stores, campaign_id, model_id)
             n_chunks = find_campaign(stores, campaign_id).n_chunks
@@ -140,39 +140,41 @@ class CampaignMaker(Maker):
     @job(name=PREDICT_JOB, config=PHASE)
     def score(self, campaign_id: str, model_id: str, number: int) -> int:
         """Say what a model expects of one chunk of the pool."""
-        score_chunk(campaign_id, model_id, number, self.config, load_settings())
+        with open_workspace() as workspace:
+            score_chunk(campaign_id, model_id, number, self.config, workspace)
         return number
 
     @job(name=SELECT_JOB, config=PHASE)
     def select(self, campaign_id: str, generation: int, start: int, after: list[int | None]) -> Any:  # noqa: ARG002
         """Choose the candidates of this generation; gives their number."""
-        result = select_labels(campaign_id, generation, start, load_settings())
+        with open_workspace() as workspace:
+            result = select_labels(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.selected)
 
     @job(name=PREDICT_JOB, config=PHASE)
     def predict(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
         """Predict what was chosen; gives the number of predictions."""
-        result = predict_selected(campaign_id, generation, start, load_settings())
+        with open_workspace() as workspace:
+            result = predict_selected(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.predictions)
 
     @job(name=LABEL_JOB, config=PHASE)
     def label(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
         """Replace this job by the relaxations whose outcomes are not known."""
-        settings = load_settings()
-        with open_campaign_stores(settings) as stores:
+        with open_workspace() as workspace:
+            stores = workspace.get(open_campaign_stores)
             entered = enter_phase(stores, campaign_id, generation, start, Phase.PREDICT)
-        if entered is None:
-            return Response(stop_children=True)
-        _, document = entered
-        if document.label is not None:
-            return len(document.label.labels)
-        engine_id = self.engine.engine_id
-        planned = {
-            identify_outcome(prediction.prediction_id, engine_id, kind): (prediction, kind)
-            for prediction, kind in plan_labels(document, self.config, settings)
-        }
-        with open_outcome_store(settings) as outcomes:
-            found = find_outcomes(outcomes, planned)
+            if entered is None:
+                return Response(stop_children=True)
+            _, document = entered
+            if document.label is not None:
+                return len(document.label.labels)
+            engine_id = self.engine.engine_id
+            planned = {
+                identify_outcome(prediction.prediction_id, engine_id, kind): (prediction, kind)
+                for prediction, kind in plan_labels(document, self.config, workspace)
+            }
+            found = find_outcomes(workspace.outcomes, planned)
         claims: list[Flow | Job] = [
             claim_relaxation(self.engine, prediction, kind)
             for name, (prediction, kind) in planned.items()
@@ -184,20 +186,23 @@ class CampaignMaker(Maker):
     @job(name=GATHER_JOB, config=PHASE)
     def gather(self, campaign_id: str, generation: int, start: int, after: list[Any]) -> Any:  # noqa: ARG002
         """Look up what came of the relaxations; gives their number."""
-        result = gather_labels(campaign_id, generation, start, self.engine.engine_id, load_settings())
+        with open_workspace() as workspace:
+            result = gather_labels(campaign_id, generation, start, self.engine.engine_id, workspace)
         return Response(stop_children=True) if result is None else len(result.labels)
 
     @job(name=PAIRS_JOB, config=PHASE)
     def pair(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
         """Make pairs of the labels; gives their number."""
-        result = build_label_pairs(campaign_id, generation, start, load_settings())
+        with open_workspace() as workspace:
+            result = build_label_pairs(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.pair_ids)
 
     @job(name=RETRAIN_JOB, config=PHASE)
     def train(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
         """Replace this job by the retraining from all pairs that there are now; its document is the output."""
         maker = self.retrain or RetrainMaker(config=self.config.retraining)
-        prepared = prepare_retraining(campaign_id, generation, start, maker.config, load_settings())
+        with open_workspace() as workspace:
+            prepared = prepare_retraining(campaign_id, generation, start, maker.config, workspace)
         if prepared is None:
             return Response(stop_children=True)
         if not isinstance(prepared, SnapshotDoc):
@@ -210,7 +215,8 @@ class CampaignMaker(Maker):
     def conclude(self, campaign_id: str, generation: int, start: int, retraining: Any) -> Any:
         """Keep the figures of the generation, and add the next one; gives its number."""
         document = None if retraining is None else RetrainDoc.model_validate(retraining)
-        concluded = conclude_generation(campaign_id, generation, start, document, load_settings())
+        with open_workspace() as workspace:
+            concluded = conclude_generation(campaign_id, generation, start, document, workspace)
         if concluded is None:
             return Response(stop_children=True)
         return Response(output=generation, addition=Flow([self.begin(campaign_id, start)], name=FLOW))

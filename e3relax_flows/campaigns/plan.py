@@ -6,20 +6,18 @@ from typing import Any
 
 from e3relax_flows.campaigns.maker import CampaignMaker
 from e3relax_flows.core.errors import E3RelaxError
-from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.store import open_outcome_store
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.retraining.training import estimate_training, plan_snapshot
 
 
-def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, settings: E3RelaxSettings) -> dict[str, Any]:
+def plan_campaign(maker: CampaignMaker, n_pool: int, model_id: str, workspace: Workspace) -> dict[str, Any]:
     """What a campaign would do and cost; hours are None where nothing is known to estimate them from."""
     config = maker.config
-    with open_outcome_store(settings) as outcomes:
-        found = outcomes.query({"engine_id": maker.engine.engine_id}, ["result.wall_time_s"], limit=500)
-        times = [seconds for raw in found if (seconds := (raw.get("result") or {}).get("wall_time_s"))]
+    found = workspace.outcomes.query({"engine_id": maker.engine.engine_id}, ["result.wall_time_s"], limit=500)
+    times = [seconds for raw in found if (seconds := (raw.get("result") or {}).get("wall_time_s"))]
     try:
-        snapshot, dataset = plan_snapshot(config.retraining, None, settings)
-        training = estimate_training(config.retraining, snapshot, dataset, settings)
+        snapshot, dataset = plan_snapshot(config.retraining, None, workspace)
+        training = estimate_training(config.retraining, snapshot, dataset, workspace)
     except E3RelaxError:  # there are no pairs yet
         training = None
     budget = min(n_pool, config.stop.labels or n_pool)

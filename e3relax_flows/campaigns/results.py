@@ -16,8 +16,7 @@ from e3relax_flows.campaigns.store import (
     save_phase,
 )
 from e3relax_flows.core.errors import TooFewPairsError
-from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.pairs.builder import build_outcome_pair
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.pairs.prediction_index import PredictionIndex
@@ -41,6 +40,7 @@ from e3relax_flows.schemas.campaigns import (
 from e3relax_flows.schemas.models import EvaluatedPair, identify_evaluation
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, SnapshotDoc
+from e3relax_flows.stores.pool import SettingsLike
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,27 +50,27 @@ AT_ONCE = 100  # outcomes in memory
 N_RESAMPLES, ENDS = 10_000, (0.025, 0.975)
 
 
-def build_label_pairs(campaign_id: str, generation: int, start: int, settings: E3RelaxSettings) -> PairsResult | None:
+def build_label_pairs(campaign_id: str, generation: int, start: int, workspace: Workspace) -> PairsResult | None:
     """Make pairs of the labels of a generation; None when the phase is not to run."""
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.LABEL)
-        if entered is None:
-            return None
-        campaign, document = entered
-        if document.pairs is not None or document.label is None:
-            return document.pairs
-        ids = [label.outcome_id for label in document.label.labels if label.state is not None]
-        result = build_pairs(ids, campaign.config.source, settings)
-        return save_phase(stores, campaign_id, generation, Phase.PAIRS, result)
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.LABEL)
+    if entered is None:
+        return None
+    campaign, document = entered
+    if document.pairs is not None or document.label is None:
+        return document.pairs
+    ids = [label.outcome_id for label in document.label.labels if label.state is not None]
+    result = build_pairs(ids, campaign.config.source, workspace)
+    return save_phase(stores, campaign_id, generation, Phase.PAIRS, result)
 
 
-def build_pairs(outcome_ids: list[str], source: str, settings: E3RelaxSettings) -> PairsResult:
+def build_pairs(outcome_ids: list[str], source: str, settings: SettingsLike) -> PairsResult:
     """Make pairs of some outcomes, as `e3relax data build` does of all; those made before are found."""
-    with open_stores(settings) as stores, open_pair_stores(settings) as targets:
-        index = PredictionIndex(stores.predictions)
+    with open_workspace(settings) as workspace:
+        targets, index = workspace.get(open_pair_stores), PredictionIndex(workspace.predictions)
         before = BuiltBefore(targets.records, index.count)
         writer = PairWriter(targets)
-        for items in grouper(iter_outcomes(stores.outcomes, index, before, source, outcome_ids), AT_ONCE):
+        for items in grouper(iter_outcomes(workspace.outcomes, index, before, source, outcome_ids), AT_ONCE):
             writer.write([build_outcome_pair(item) for item in items])
         records = find_records(targets.records, outcome_ids)
     pair_ids = {record.pair_id for record in records.values() if record.pair_id}
@@ -79,7 +79,7 @@ def build_pairs(outcome_ids: list[str], source: str, settings: E3RelaxSettings) 
 
 
 def prepare_retraining(
-    campaign_id: str, generation: int, start: int, config: RetrainConfig, settings: E3RelaxSettings
+    campaign_id: str, generation: int, start: int, config: RetrainConfig, workspace: Workspace
 ) -> SnapshotDoc | RetrainResult | None:
     """Choose what is trained on, once; or say that there is nothing to train on, or what the retraining gave.
 
@@ -88,54 +88,54 @@ def prepare_retraining(
     ConfigError
         When a holdout is missing, or functionals would be mixed.
     """
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
-        if entered is None:
-            return None
-        _, document = entered
-        if document.retrain is not None or document.pairs is None or document.begin is None:
-            return document.retrain
-        if document.snapshot is not None:
-            return document.snapshot
-        try:
-            if not document.pairs.pair_ids:
-                raise TooFewPairsError("no label gave a pair")
-            snapshot = take_snapshot(config, document.begin.model_id, settings)
-        except TooFewPairsError as error:  # the labels are kept; with the next ones there may be enough
-            result = RetrainResult(message=f"nothing was trained: {error}")
-            return save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
-        return save_phase(stores, campaign_id, generation, Phase.SNAPSHOT, snapshot)
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
+    if entered is None:
+        return None
+    _, document = entered
+    if document.retrain is not None or document.pairs is None or document.begin is None:
+        return document.retrain
+    if document.snapshot is not None:
+        return document.snapshot
+    try:
+        if not document.pairs.pair_ids:
+            raise TooFewPairsError("no label gave a pair")
+        snapshot = take_snapshot(config, document.begin.model_id, workspace)
+    except TooFewPairsError as error:  # the labels are kept; with the next ones there may be enough
+        result = RetrainResult(message=f"nothing was trained: {error}")
+        return save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
+    return save_phase(stores, campaign_id, generation, Phase.SNAPSHOT, snapshot)
 
 
 def conclude_generation(
-    campaign_id: str, generation: int, start: int, retraining: RetrainDoc | None, settings: E3RelaxSettings
+    campaign_id: str, generation: int, start: int, retraining: RetrainDoc | None, workspace: Workspace
 ) -> GenerationDoc | None:
     """Keep what the retraining gave and the figures of the generation; None when the campaign does not go on."""
-    with open_campaign_stores(settings) as stores:
-        entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
-        if entered is None:
-            return None
-        campaign, document = entered
-        if document.retrain is None and retraining is None:
-            message = (
-                f"the retraining of generation {generation} failed: look for the error of its jobs, fix the cause and "
-                f"run `e3relax campaign resume {campaign_id}`; no label is lost"
-            )
-            end_campaign(stores, campaign, CampaignState.HALTED, message)
-            return None
-        if document.retrain is None and retraining is not None:
-            result = describe_retraining(retraining, settings)
-            document.retrain = save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
-        if document.conclude is None:
-            generations = load_generations(stores, campaign_id)
-            figures = measure_generation(generations[: generation + 1], campaign.config, settings)
-            document.conclude = save_phase(stores, campaign_id, generation, Phase.CONCLUDE, figures)
-        return document
+    stores = workspace.get(open_campaign_stores)
+    entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
+    if entered is None:
+        return None
+    campaign, document = entered
+    if document.retrain is None and retraining is None:
+        message = (
+            f"the retraining of generation {generation} failed: look for the error of its jobs, fix the cause and "
+            f"run `e3relax campaign resume {campaign_id}`; no label is lost"
+        )
+        end_campaign(stores, campaign, CampaignState.HALTED, message)
+        return None
+    if document.retrain is None and retraining is not None:
+        result = describe_retraining(retraining, workspace)
+        document.retrain = save_phase(stores, campaign_id, generation, Phase.RETRAIN, result)
+    if document.conclude is None:
+        generations = load_generations(stores, campaign_id)
+        figures = measure_generation(generations[: generation + 1], campaign.config, workspace)
+        document.conclude = save_phase(stores, campaign_id, generation, Phase.CONCLUDE, figures)
+    return document
 
 
-def describe_retraining(document: RetrainDoc, settings: E3RelaxSettings) -> RetrainResult:
+def describe_retraining(document: RetrainDoc, workspace: Workspace) -> RetrainResult:
     """What a retraining gave; a promotion counts also when the alias has moved on since."""
-    alias = find_alias(document.alias, settings)
+    alias = find_alias(document.alias, workspace)
     moved = any(
         move.gate_id == document.gate_id and move.model_id == document.challenger_id
         for move in (alias.history if alias else [])
@@ -151,15 +151,15 @@ def describe_retraining(document: RetrainDoc, settings: E3RelaxSettings) -> Retr
 
 
 def measure_generation(
-    generations: list[GenerationDoc], config: CampaignConfig, settings: E3RelaxSettings
+    generations: list[GenerationDoc], config: CampaignConfig, workspace: Workspace
 ) -> ConcludeResult:
     """The figures of the last of these generations."""
     document, rules = generations[-1], config.stop
     before = document.begin.model_id if document.begin else ""
     retrain = document.retrain
     after = retrain.challenger_id if retrain and retrain.promoted and retrain.challenger_id else before
-    error_before, identity = measure_holdout(before, config.retraining, settings)
-    error = error_before if after == before else measure_holdout(after, config.retraining, settings)[0]
+    error_before, identity = measure_holdout(before, config.retraining, workspace)
+    error = error_before if after == before else measure_holdout(after, config.retraining, workspace)[0]
     random = list_random_labels(document)
     ratio = measure_ratio(generations)
     saved = measure_saved(document, ratio)
@@ -177,12 +177,12 @@ def measure_generation(
 
 
 def measure_holdout(
-    model_id: str, config: RetrainConfig, settings: E3RelaxSettings
+    model_id: str, config: RetrainConfig, workspace: Workspace
 ) -> tuple[Interval | None, Interval | None]:
     """Error of a model and of leaving the crystals alone on the holdout; None where it was not evaluated."""
-    with open_dataset_stores(settings) as datasets, open_judgements(settings) as judgements:
-        holdout_id = find_holdout(datasets, config.holdout).holdout_id
-        found = find_evaluation(judgements, identify_evaluation(model_id, holdout_id, config.options))
+    holdout_id = find_holdout(workspace.get(open_dataset_stores), config.holdout).holdout_id
+    wanted = identify_evaluation(model_id, holdout_id, config.options)
+    found = find_evaluation(workspace.get(open_judgements), wanted)
     if found is None:
         return None, None
     errors, identity = zip(*map(combine_row, found.rows), strict=True)

@@ -42,23 +42,24 @@ def register(
     from e3relax_flows.campaigns.plan import plan_campaign
     from e3relax_flows.campaigns.store import open_campaign_stores
     from e3relax_flows.cli.config_files import load_campaign_config
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
 
-    content, settings = load_campaign_config(config), load_settings()
+    content = load_campaign_config(config)
     maker = build_maker(content)
-    model_id = check_service(content, settings)
-    check_sources(content)
     campaign = None
-    with console.hide_warnings():
+    with open_workspace() as workspace, console.hide_warnings():
+        model_id = check_service(content, workspace)
+        check_sources(content)
+        candidates = read_candidates(content, workspace.settings)
         if dry_run:
-            n_pool = _count(read_candidates(content, settings))
+            n_pool = _count(candidates)
         else:
-            with open_campaign_stores(settings) as stores:
-                campaign, is_new = register_campaign(stores, maker, read_candidates(content, settings), settings)
+            stores = workspace.get(open_campaign_stores)
+            campaign, is_new = register_campaign(stores, maker, candidates, workspace.settings)
             n_pool = campaign.n_pool
             if not is_new:
                 console.err.print("it was there already; another `name` makes another one", style="yellow")
-        plan = plan_campaign(maker, n_pool, model_id, settings)
+        plan = plan_campaign(maker, n_pool, model_id, workspace)
     if campaign is not None:
         plan["campaign_id"] = campaign.campaign_id
         plan |= {"n_unreadable": campaign.n_unreadable, "n_duplicates": campaign.n_duplicates}
@@ -79,17 +80,17 @@ def run(
     """
     from e3relax_flows.campaigns.control import check_start
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.places.submission import check_place
 
-    settings = load_settings()
-    with open_campaign_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_campaign_stores)
         campaign = find_campaign(stores, name)
         if dry_run:
             check_start(campaign)
             _print_lines(stores, campaign, [f"it would go on, place: {check_place(submit)}"], as_json)
             return
-        raise typer.Exit(_go_on(stores, campaign, settings, _Way(submit, folder, as_json)))
+        raise typer.Exit(_go_on(stores, campaign, workspace.settings, _Way(submit, folder, as_json)))
 
 
 @campaign_app.command("status")
@@ -133,11 +134,11 @@ def resume(
     """Go on with a campaign, whatever it ended by; what was done is found. Exit code 1 when it halted."""
     from e3relax_flows.campaigns.control import check_resumption, resume_campaign
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.places.submission import check_place
 
-    settings = load_settings()
-    with open_campaign_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_campaign_stores)
         campaign = find_campaign(stores, name)
         where = check_place(submit or campaign.place or "local")
         if dry_run:
@@ -148,7 +149,7 @@ def resume(
             )
             return
         resume_campaign(stores, campaign, labels, core_hours)
-        raise typer.Exit(_go_on(stores, campaign, settings, _Way(where, folder, as_json)))
+        raise typer.Exit(_go_on(stores, campaign, workspace.settings, _Way(where, folder, as_json)))
 
 
 @campaign_app.command("stop")

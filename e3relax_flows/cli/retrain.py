@@ -29,26 +29,26 @@ def retrain(
     Exit code 1 when the challenger was not promoted.
     """
     from e3relax_flows.cli.config_files import load_retrain_config
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.terminal import show_retraining
     from e3relax_flows.retraining.maker import RetrainMaker
     from e3relax_flows.retraining.run import plan_retraining, run_retraining
 
-    settings = load_settings()
     content = load_retrain_config(config)
-    if dry_run:
-        plan = plan_retraining(content, incumbent, submit, settings)
-        typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
-        return
-    flow = RetrainMaker(config=content).make(incumbent)
-    if submit != "local":
-        from e3relax_flows.cli.submission import submit_shown
-        from e3relax_flows.retraining.training import plan_snapshot
+    with open_workspace() as workspace:
+        if dry_run:
+            plan = plan_retraining(content, incumbent, submit, workspace)
+            typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
+            return
+        flow = RetrainMaker(config=content).make(incumbent)
+        if submit != "local":
+            from e3relax_flows.cli.submission import submit_shown
+            from e3relax_flows.retraining.training import plan_snapshot
 
-        plan_snapshot(content, incumbent, settings)  # pairs, holdout and incumbent are there, or nothing is submitted
-        submit_shown(flow, submit, settings)
-        return
-    document = run_retraining(flow, settings, folder)
+            plan_snapshot(content, incumbent, workspace)  # what it needs is there, or nothing is submitted
+            submit_shown(flow, submit, workspace.settings)
+            return
+        document = run_retraining(flow, workspace.settings, folder)
     typer.echo(document.model_dump_json(indent=1)) if as_json else show_retraining(document)
     raise typer.Exit(0 if document.promoted else 1)
 

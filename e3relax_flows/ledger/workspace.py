@@ -9,11 +9,11 @@ from typing import cast
 from jobflow import JobStore
 from maggma.core import Store
 
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.stores.opening import open_job_store
-from e3relax_flows.stores.pool import StorePool, find_pool, use_pool
+from e3relax_flows.stores.pool import SettingsLike, StorePool, find_pool, use_pool
 
 
 class Workspace(StorePool):
@@ -41,7 +41,7 @@ class Workspace(StorePool):
 
 
 @contextmanager
-def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspace]:
+def open_workspace(settings: SettingsLike = None) -> Iterator[Workspace]:
     """The settings with their stores: predictions, outcomes, claims, jobs; opened lazily, closed at the end.
 
     Within another workspace of equal settings it is that workspace: a job that runs in the process of its screen
@@ -50,7 +50,8 @@ def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspac
     Parameters
     ----------
     settings
-        None: those of the surrounding workspace, or else from `~/.e3relax.yaml` and the environment.
+        None: those of the surrounding workspace, or else from `~/.e3relax.yaml` and the environment. A workspace is
+        yielded as it is, and stays open.
 
     Examples
     --------
@@ -63,10 +64,11 @@ def open_workspace(settings: E3RelaxSettings | None = None) -> Iterator[Workspac
     >>> len(accepted), len(outcomes)
     (0, 0)
     """
-    outer = find_pool(settings)
-    if outer is not None:
+    if isinstance(settings, StorePool):
+        yield cast(Workspace, settings)
+    elif (outer := find_pool(settings)) is not None:
         yield cast(Workspace, outer)
-        return
-    workspace = Workspace(settings or load_settings())
-    with use_pool(workspace):
-        yield workspace
+    else:
+        workspace = Workspace(settings or load_settings())
+        with use_pool(workspace):
+            yield workspace

@@ -14,8 +14,8 @@ from pymatgen.core import IStructure, Structure
 
 from e3relax_flows.core.errors import ConfigError, ContentError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.core.settings import E3RelaxSettings, load_settings
-from e3relax_flows.ledger.store import find_predictions, open_stores, save_predictions
+from e3relax_flows.ledger.store import find_predictions, save_predictions
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.starts import take_start
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.outcomes import StartKind
@@ -30,6 +30,7 @@ from e3relax_flows.schemas.predictions import (
     identify_prediction,
 )
 from e3relax_flows.schemas.screens import ChunkDoc
+from e3relax_flows.stores.pool import SettingsLike
 
 PREDICT_JOB = "e3r predict"
 DEFAULT_MODEL, DEFAULT_DEVICE = "default", "auto"
@@ -129,7 +130,7 @@ def predict_stored(
     model: str,
     device: str,
     options: PredictOptions,
-    settings: E3RelaxSettings | None = None,
+    settings: SettingsLike = None,
 ) -> tuple[list[PredictionDoc], int]:
     """Predict what the prediction store does not hold yet, and store it.
 
@@ -152,21 +153,20 @@ def predict_stored(
     """
     if len(ids) != len(structures):
         raise ConfigError(f"{len(structures)} structures but {len(ids)} ids; give one id per structure")
-    settings = settings or load_settings()
-    model = settings.MODEL if model == DEFAULT_MODEL else model
-    device = settings.DEVICE if device == DEFAULT_DEVICE else device
-    folder = resolve_model(model, settings)
     structures = [_thaw(structure) for structure in structures]
     identities = [_identify(structure) for structure in structures]
     structure_ids = [identity if isinstance(identity, str) else None for identity in identities]
-    prediction_ids = [
-        identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
-        for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
-    ]
-    # the first of those with the same id stands for all
-    unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
-    with open_stores(settings) as stores:
-        known = find_predictions(stores.predictions, [key for key, index in unique.items() if structure_ids[index]])
+    with open_workspace(settings) as workspace:
+        model = workspace.settings.MODEL if model == DEFAULT_MODEL else model
+        device = workspace.settings.DEVICE if device == DEFAULT_DEVICE else device
+        folder = resolve_model(model, workspace)
+        prediction_ids = [
+            identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
+            for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
+        ]
+        # the first of those with the same id stands for all
+        unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
+        known = find_predictions(workspace.predictions, [key for key, index in unique.items() if structure_ids[index]])
         found = {key: doc for key, doc in known.items() if not (doc.second_opinion and doc.second_opinion.failed)}
         made: dict[str, PredictionDoc] = {}
         for key, identity, name in zip(prediction_ids, identities, ids, strict=True):
@@ -185,7 +185,7 @@ def predict_stored(
             for i, prediction in zip(todo, predictions, strict=True):
                 key, used = prediction_ids[i], str(predictor.device)
                 made[key] = _add_context(prediction, key, structure_ids[i], options, used)
-            save_predictions(stores.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
+            save_predictions(workspace.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
     logger.info("model %s: %d structures predicted, %d known", folder.model_id, len(made), len(found))
     documents = [
         _relabel(found.get(key) or made[key], structure, name)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from e3relax_flows.core.errors import ModelError, StoreError
-from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.pairs.store import find_pairs, open_pair_store
 from e3relax_flows.registry.aliases import promote
@@ -45,29 +45,25 @@ def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     return str(best.model_id)
 
 
-def plan_evaluation(
-    model_id: str, holdout_id: str, config: RetrainConfig, settings: E3RelaxSettings
-) -> list[list[str]]:
+def plan_evaluation(model_id: str, holdout_id: str, config: RetrainConfig, workspace: Workspace) -> list[list[str]]:
     """Pair ids of a holdout by chunk; none when the evaluation is in the store already."""
-    with open_judgements(settings) as judgements, open_dataset_stores(settings) as stores:
-        if find_evaluation(judgements, identify_evaluation(model_id, holdout_id, config.options)):
-            return []
-        ids = find_holdout(stores, holdout_id).pair_ids
+    if find_evaluation(workspace.get(open_judgements), identify_evaluation(model_id, holdout_id, config.options)):
+        return []
+    ids = find_holdout(workspace.get(open_dataset_stores), holdout_id).pair_ids
     return [ids[start : start + config.chunk_size] for start in range(0, len(ids), config.chunk_size)]
 
 
 def evaluate_chunk(
-    model_id: str, pair_ids: Sequence[str], config: RetrainConfig, settings: E3RelaxSettings
+    model_id: str, pair_ids: Sequence[str], config: RetrainConfig, workspace: Workspace
 ) -> list[EvaluatedPair]:
     """Errors of a model on some pairs of a holdout; of the weights of that id, or of none."""
     from e3relax_flows.judging.assess import assess_pairs
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.train.snapshot import pack_pairs
 
-    with open_pair_store(settings) as store:
-        pairs = pack_pairs(find_pairs(store, pair_ids).values(), pair_ids)
-    folder = fetch_model(model_id, settings)
-    device = settings.DEVICE if config.device == "auto" else config.device
+    pairs = pack_pairs(find_pairs(workspace.get(open_pair_store), pair_ids).values(), pair_ids)
+    folder = fetch_model(model_id, workspace)
+    device = workspace.settings.DEVICE if config.device == "auto" else config.device
     predictor = Predictor.load(str(folder.path), device=device)
     if predictor.model_id != model_id:
         raise ModelError(f"asked for model {model_id}, loaded {predictor.model_id} from {folder.path}")
@@ -79,7 +75,7 @@ def collect_rows(
     holdout_id: str,
     chunks: Sequence[Sequence[EvaluatedPair]],
     config: RetrainConfig,
-    settings: E3RelaxSettings,
+    workspace: Workspace,
 ) -> str:
     """Join the rows of all chunks and keep them as an evaluation; gives its id.
 
@@ -90,16 +86,13 @@ def collect_rows(
     """
     from e3relax_flows.judging.assess import collect_evaluation
 
-    with open_judgements(settings) as judgements, open_dataset_stores(settings) as stores:
-        holdout = find_holdout(stores, holdout_id)
-        document = collect_evaluation(chunks, model_id, holdout, config.options)
-        save_evaluation(judgements, document)
+    holdout = find_holdout(workspace.get(open_dataset_stores), holdout_id)
+    document = collect_evaluation(chunks, model_id, holdout, config.options)
+    save_evaluation(workspace.get(open_judgements), document)
     return document.evaluation_id
 
 
-def judge_challenger(
-    config: RetrainConfig, snapshot: SnapshotDoc, challenger_id: str, settings: E3RelaxSettings
-) -> GateDoc:
+def judge_challenger(config: RetrainConfig, snapshot: SnapshotDoc, challenger_id: str, workspace: Workspace) -> GateDoc:
     """Compare challenger and incumbent on the holdouts, and keep the judgement; the same question has one answer.
 
     Raises
@@ -110,27 +103,27 @@ def judge_challenger(
     from e3relax_flows.judging.gate import judge
 
     incumbent_id = snapshot.incumbent_id
-    with open_judgements(settings) as stores:
+    stores = workspace.get(open_judgements)
 
-        def find(model_id: str, holdout_id: str) -> EvaluationDoc:
-            wanted = identify_evaluation(model_id, holdout_id, config.options)
-            if document := find_evaluation(stores, wanted):
-                return document
-            raise StoreError(
-                f"there is no evaluation of model {model_id} on holdout {holdout_id}; its job failed or wrote to "
-                "another store: compare `e3relax doctor` on the workers, and run the retraining again"
-            )
-
-        original = snapshot.original_holdout_id
-        document = judge(
-            find(challenger_id, snapshot.holdout_id),
-            find(incumbent_id, snapshot.holdout_id),
-            config.gate,
-            count_looks(stores, snapshot.holdout_id, challenger_id),
-            (find(challenger_id, original), find(incumbent_id, original)) if original else None,
+    def find(model_id: str, holdout_id: str) -> EvaluationDoc:
+        wanted = identify_evaluation(model_id, holdout_id, config.options)
+        if document := find_evaluation(stores, wanted):
+            return document
+        raise StoreError(
+            f"there is no evaluation of model {model_id} on holdout {holdout_id}; its job failed or wrote to "
+            "another store: compare `e3relax doctor` on the workers, and run the retraining again"
         )
-        save_gate(stores, document)
-        return find_gates(stores, {"gate_id": document.gate_id})[0]
+
+    original = snapshot.original_holdout_id
+    document = judge(
+        find(challenger_id, snapshot.holdout_id),
+        find(incumbent_id, snapshot.holdout_id),
+        config.gate,
+        count_looks(stores, snapshot.holdout_id, challenger_id),
+        (find(challenger_id, original), find(incumbent_id, original)) if original else None,
+    )
+    save_gate(stores, document)
+    return find_gates(stores, {"gate_id": document.gate_id})[0]
 
 
 def conclude(
@@ -138,7 +131,7 @@ def conclude(
     snapshot: SnapshotDoc,
     trainings: Sequence[TrainingDoc | None],
     gate: GateDoc | None,
-    settings: E3RelaxSettings,
+    workspace: Workspace,
 ) -> RetrainDoc:
     """Move the alias if the gate lets it, and say how the retraining ended.
 
@@ -168,14 +161,14 @@ def conclude(
             f"--alias {config.alias} --reason 'gate {gate.gate_id}'"
         )
     else:
-        _promote(document, gate, config.alias, snapshot.alias_version, settings)
+        _promote(document, gate, config.alias, snapshot.alias_version, workspace)
     return document
 
 
-def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, settings: E3RelaxSettings) -> None:
+def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, workspace: Workspace) -> None:
     reason = f"gate {gate.gate_id}: {gate.reasons[0] if gate.reasons else gate.decision}"
     try:
-        promote(alias, gate.challenger_id, reason, gate.gate_id, version, settings)
+        promote(alias, gate.challenger_id, reason, gate.gate_id, version, workspace)
     except StoreError as error:  # somebody moved the alias while this was trained
         document.message = f"{error}; the gate compared with {gate.incumbent_id}: run the retraining again"
         return

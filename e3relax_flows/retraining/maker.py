@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
 from e3relax_flows.core.errors import ModelError
-from e3relax_flows.core.settings import load_settings
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.pairs.dataset_store import open_dataset_stores
 from e3relax_flows.pairs.store import open_pair_stores
 from e3relax_flows.registry.judgements import open_judgements
@@ -103,7 +103,8 @@ class RetrainMaker(Maker):
     @job(name=SNAPSHOT_JOB, output_schema=SnapshotDoc)
     def snapshot(self, incumbent: str | None) -> SnapshotDoc:
         """Choose the pairs as they are now."""
-        return take_snapshot(self.config, incumbent, load_settings())
+        with open_workspace() as workspace:
+            return take_snapshot(self.config, incumbent, workspace)
 
     @job(name=TRAIN_JOB, output_schema=TrainingDoc)
     def train(self, snapshot: SnapshotDoc, seed: int, n_starts: int = 1) -> TrainingDoc | Response[Any]:
@@ -112,7 +113,8 @@ class RetrainMaker(Maker):
         Stopped by a user, the job fails with `StoppedError`: a launchpad keeps it for a rerun, which continues the
         training, and a local run ends.
         """
-        training = train(self.config, snapshot, seed, load_settings())
+        with open_workspace() as workspace:
+            training = train(self.config, snapshot, seed, workspace)
         training.n_starts = n_starts
         if training.state == "finished":
             return training
@@ -133,13 +135,12 @@ class RetrainMaker(Maker):
         """Evaluate a model (none: the incumbent) on the holdout or the original one; gives the holdout's id."""
         holdout_id = snapshot.holdout_id if which == "holdout" else str(snapshot.original_holdout_id)
         model_id = model_id or snapshot.incumbent_id
-        settings = load_settings()
-        chunks = plan_evaluation(model_id, holdout_id, self.config, settings)
-        if not chunks:
-            return holdout_id
-        if len(chunks) == 1:
-            rows = evaluate_chunk(model_id, chunks[0], self.config, settings)
-            collect_rows(model_id, holdout_id, [rows], self.config, settings)
+        with open_workspace() as workspace:
+            chunks = plan_evaluation(model_id, holdout_id, self.config, workspace)
+            if len(chunks) == 1:
+                rows = evaluate_chunk(model_id, chunks[0], self.config, workspace)
+                collect_rows(model_id, holdout_id, [rows], self.config, workspace)
+        if len(chunks) <= 1:
             return holdout_id
         jobs: list[Job] = [self.evaluate_chunk(model_id, ids) for ids in chunks]
         end = self.collect(model_id, holdout_id, [part.output for part in jobs])
@@ -148,20 +149,24 @@ class RetrainMaker(Maker):
     @job(name=EVALUATE_JOB)
     def evaluate_chunk(self, model_id: str, pair_ids: list[str]) -> list[EvaluatedPair]:
         """Evaluate a model on some pairs."""
-        return evaluate_chunk(model_id, pair_ids, self.config, load_settings())
+        with open_workspace() as workspace:
+            return evaluate_chunk(model_id, pair_ids, self.config, workspace)
 
     @job(name=COLLECT_JOB)
     def collect(self, model_id: str, holdout_id: str, chunks: list[list[EvaluatedPair]]) -> str:
         """Join the chunks of an evaluation; gives the holdout's id."""
-        collect_rows(model_id, holdout_id, [as_rows(chunk) for chunk in chunks], self.config, load_settings())
+        with open_workspace() as workspace:
+            collect_rows(model_id, holdout_id, [as_rows(chunk) for chunk in chunks], self.config, workspace)
         return holdout_id
 
     @job(name=GATE_JOB, output_schema=GateDoc)
     def gate(self, snapshot: SnapshotDoc, challenger_id: str, evaluated: list[str]) -> GateDoc:  # noqa: ARG002
         """Compare challenger and incumbent, once both are evaluated."""
-        return judge_challenger(self.config, snapshot, challenger_id, load_settings())
+        with open_workspace() as workspace:
+            return judge_challenger(self.config, snapshot, challenger_id, workspace)
 
     @job(name=PROMOTE_JOB, output_schema=RetrainDoc, config=TOLERANT)
     def promote(self, snapshot: SnapshotDoc, trainings: list[TrainingDoc | None], gate: GateDoc | None) -> RetrainDoc:
         """Move the alias if the gate lets it."""
-        return conclude(self.config, snapshot, trainings, gate, load_settings())
+        with open_workspace() as workspace:
+            return conclude(self.config, snapshot, trainings, gate, workspace)

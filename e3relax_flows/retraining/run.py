@@ -9,13 +9,13 @@ from jobflow import Flow
 
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.local import JobReport, run_flow_locally
 from e3relax_flows.report import console
 from e3relax_flows.retraining.judging import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
 from e3relax_flows.retraining.maker import RetrainMaker
 from e3relax_flows.retraining.training import estimate_training, plan_snapshot
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
-from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
 
 TRAINING_LOG = "e3relax_flows.train"  # logger of trainings inside jobs
@@ -36,7 +36,8 @@ def run_retraining(flow: Flow, settings: E3RelaxSettings, folder: Path) -> Retra
         elif report.name not in (CHOOSE_JOB, GATE_JOB, PROMOTE_JOB):  # these fail when another has
             console.print_error(f"{report.name}: {report.error}")
 
-    with open_job_store(settings) as jobs, console.hide_warnings(), console.show_log(TRAINING_LOG):
+    with open_workspace(settings) as workspace, console.hide_warnings(), console.show_log(TRAINING_LOG):
+        jobs = workspace.jobs
         run = run_flow_locally(flow, jobs, folder, note)
         if run.failures:
             first = run.failures[0]
@@ -44,18 +45,16 @@ def run_retraining(flow: Flow, settings: E3RelaxSettings, folder: Path) -> Retra
         return RetrainDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
 
 
-def plan_retraining(
-    config: RetrainConfig, incumbent: str | None, submit: str, settings: E3RelaxSettings
-) -> dict[str, Any]:
+def plan_retraining(config: RetrainConfig, incumbent: str | None, submit: str, workspace: Workspace) -> dict[str, Any]:
     """What a retraining would do now."""
-    snapshot, dataset = plan_snapshot(config, incumbent, settings)
+    snapshot, dataset = plan_snapshot(config, incumbent, workspace)
     command = compose_command(Path("run.yaml"), config.launch, read_allocation(count_devices()))
     return {
         "snapshot": snapshot.model_dump(mode="json"),
         "sources": dataset.sources,
         "functionals": dataset.functionals,
         "left_out": dataset.left_out,
-        "hours_per_training": float(f"{estimate_training(config, snapshot, dataset, settings):.2g}"),
+        "hours_per_training": float(f"{estimate_training(config, snapshot, dataset, workspace):.2g}"),
         "jobs": [job.name for job in RetrainMaker(config=config).make(incumbent).jobs],
         "where": submit,
         "launch": " ".join(command) or "in the process of the job",

@@ -14,7 +14,7 @@ from maggma.core import Store
 
 from e3relax_flows.core.errors import ConfigError, ModelError, StoppedError
 from e3relax_flows.core.model_folders import ModelFolder
-from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.pairs.bundled import (
     SUITED,
     add_bundled,
@@ -59,20 +59,17 @@ BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 logger = logging.getLogger(__name__)
 
 
-def take_snapshot(config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings) -> SnapshotDoc:
+def take_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Workspace) -> SnapshotDoc:
     """Choose the pairs of a retraining as they are in the store now, and keep their ids as a dataset.
 
     Parameters and errors are those of `plan_snapshot`.
     """
-    snapshot, dataset = plan_snapshot(config, incumbent, settings)
-    with open_dataset_stores(settings) as stores:
-        save_dataset(stores, dataset)
+    snapshot, dataset = plan_snapshot(config, incumbent, workspace)
+    save_dataset(workspace.get(open_dataset_stores), dataset)
     return snapshot
 
 
-def plan_snapshot(
-    config: RetrainConfig, incumbent: str | None, settings: E3RelaxSettings
-) -> tuple[SnapshotDoc, DatasetDoc]:
+def plan_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Workspace) -> tuple[SnapshotDoc, DatasetDoc]:
     """The snapshot that a retraining would begin with now; nothing is kept.
 
     Parameters
@@ -85,15 +82,15 @@ def plan_snapshot(
     ConfigError
         When a holdout is missing, nothing is new, or old pairs are wanted and not to be had.
     """
-    folder = resolve_model(incumbent or config.alias, settings)
-    alias = find_alias(config.alias, settings)
+    folder = resolve_model(incumbent or config.alias, workspace)
+    alias = find_alias(config.alias, workspace)
     names = [config.holdout, *([config.original_holdout] if config.original_holdout else [])]
-    with open_dataset_stores(settings) as stores, open_pair_store(settings) as pairs:
-        holdouts = [find_holdout(stores, name) for name in names]
-        parent = find_model_doc(folder.model_id, settings)
-        trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
-        # all holdouts are kept apart, also those that others will judge by
-        dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
+    stores, pairs = workspace.get(open_dataset_stores), workspace.get(open_pair_store)
+    holdouts = [find_holdout(stores, name) for name in names]
+    parent = find_model_doc(folder.model_id, workspace)
+    trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
+    # all holdouts are kept apart, also those that others will judge by
+    dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
     snapshot = SnapshotDoc(
         dataset_id=dataset.dataset_id,
         holdout_id=holdouts[0].holdout_id,
@@ -173,7 +170,7 @@ def describe_training(config: RetrainConfig, incumbent: ModelFolder, functionals
     return entries | {"data": given.get("data", {}) | {"functionals": functionals}}
 
 
-def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3RelaxSettings) -> TrainingDoc:
+def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Workspace) -> TrainingDoc:
     """Train one run until it is finished or stopped; a run that was stopped before goes on.
 
     The folder of the run is found by its id, below `DATA_DIR/training`; workers that continue each other's runs share
@@ -190,14 +187,13 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
     """
     from e3relax_flows.train.launcher import run_training
 
-    parent = resolve_model(snapshot.incumbent_id, settings)
-    with open_dataset_stores(settings) as stores:
-        dataset = find_dataset(stores, snapshot.dataset_id)
-    shards = write_shards(dataset, settings)
+    parent = resolve_model(snapshot.incumbent_id, workspace)
+    dataset = find_dataset(workspace.get(open_dataset_stores), snapshot.dataset_id)
+    shards = write_shards(dataset, workspace)
     entries = describe_training(config, parent, _list_functionals(shards))
     parent_id = parent.model_id if config.method == "finetune" else None
     run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config), seed)
-    folder = name_run_folder(settings.DATA_DIR, run_id)
+    folder = name_run_folder(workspace.settings.DATA_DIR, run_id)
     # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
     finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
@@ -220,21 +216,18 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, settings: E3R
     if not run.is_finished:
         _check_stop(run, before, trainer.progress.step, folder)
         return document
-    return _register(document, trainer, config, settings)
+    return _register(document, trainer, config, workspace)
 
 
-def estimate_training(
-    config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, settings: E3RelaxSettings
-) -> float:
+def estimate_training(config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, workspace: Workspace) -> float:
     """Hours that one training of a planned snapshot takes on this machine; nothing is written."""
     from e3relax_flows.schemas.training import TrainConfig
     from e3relax_flows.train.estimate import estimate_hours
     from e3relax_flows.train.snapshot import pack_pairs
 
     some = dataset.train[:: max(1, len(dataset.train) // MANY)]
-    with open_pair_store(settings) as store:
-        pairs = pack_pairs(find_all_pairs(store, some).values(), some)
-    parent = resolve_model(snapshot.incumbent_id, settings)
+    pairs = pack_pairs(find_all_pairs(workspace.get(open_pair_store), some).values(), some)
+    parent = resolve_model(snapshot.incumbent_id, workspace)
     entries = describe_training(config, parent, sorted(dataset.functionals)) | {"out": "none"}
     entries["data"] |= {"train": [], "val": []}
     return estimate_hours(TrainConfig.model_validate(entries), pairs)
@@ -249,19 +242,19 @@ def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, A
     return complete.describe({}) | {"freeze": config.freeze} | blend
 
 
-def write_shards(dataset: DatasetDoc, settings: E3RelaxSettings) -> Path:
+def write_shards(dataset: DatasetDoc, workspace: Workspace) -> Path:
     """Write the pairs of a dataset as shards, unless they are there, whole; gives their folder."""
     from e3relax_flows.train.snapshot import MANIFEST_FILE, pack_pairs, verify_snapshot, write_snapshot
 
-    folder = settings.DATA_DIR / "training" / SNAPSHOTS / dataset.dataset_id
+    folder = workspace.settings.DATA_DIR / "training" / SNAPSHOTS / dataset.dataset_id
     if (folder / MANIFEST_FILE).exists():
         verify_snapshot(folder)
         return folder
-    with open_pair_store(settings) as store:
-        splits = {
-            name: pack_pairs(find_all_pairs(store, ids).values(), ids, dataset.group_by)
-            for name, ids in (("train", dataset.train), ("val", dataset.val))
-        }
+    store = workspace.get(open_pair_store)
+    splits = {
+        name: pack_pairs(find_all_pairs(store, ids).values(), ids, dataset.group_by)
+        for name, ids in (("train", dataset.train), ("val", dataset.val))
+    }
     write_snapshot(folder, splits, dataset.dataset_id)
     return folder
 
@@ -312,7 +305,7 @@ def _check_stop(run: Run, before: int, after: int, folder: Path) -> None:
         )
 
 
-def _register(document: TrainingDoc, trainer: Trainer, config: RetrainConfig, settings: E3RelaxSettings) -> TrainingDoc:
+def _register(document: TrainingDoc, trainer: Trainer, config: RetrainConfig, workspace: Workspace) -> TrainingDoc:
     """Export the best weights and keep them in the registry."""
     from e3relax_flows.train.export import export_model
 
@@ -326,7 +319,7 @@ def _register(document: TrainingDoc, trainer: Trainer, config: RetrainConfig, se
     document.hardware = {"device": str(trainer.device), "host": platform.node(), **_read_world(trainer.config.out)}
     model = register_model(
         folder,
-        settings,
+        workspace,
         parent_id=document.parent_id,
         dataset_id=document.dataset_id,
         run_id=document.run_id,

@@ -14,6 +14,7 @@ from e3relax_flows.campaigns.store import open_campaign_stores
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.registry.store import find_model_doc
 from e3relax_flows.schemas.campaigns import Arm, CampaignState, Phase, StopReason
@@ -87,12 +88,12 @@ def test_two_generations_run_to_the_budget(settings: E3RelaxSettings) -> None:
 def test_jobs_of_an_earlier_start_do_nothing_more(settings: E3RelaxSettings) -> None:
     prepare(settings)
     campaign = register(settings)
-    with open_campaign_stores(settings) as stores:
-        resume_campaign(stores, campaign)
-    assert first_jobs.begin_generation(campaign.campaign_id, 0, settings) is None
-    assert first_jobs.begin_generation(campaign.campaign_id, 1, settings) == (
-        0, resolve_model(ALIAS, settings).model_id
-    )  # fmt: skip
+    with open_workspace(settings) as workspace:
+        resume_campaign(workspace.get(open_campaign_stores), campaign)
+        assert first_jobs.begin_generation(campaign.campaign_id, 0, workspace) is None
+        assert first_jobs.begin_generation(campaign.campaign_id, 1, workspace) == (
+            0, resolve_model(ALIAS, workspace).model_id
+        )  # fmt: skip
 
 
 def test_it_is_registered_once_with_the_configuration_that_its_jobs_see(settings: E3RelaxSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from maggma.stores import MemoryStore
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.pairs.dataset_store import find_dataset, open_dataset_stores, save_holdout
@@ -62,6 +64,12 @@ def serving(settings: E3RelaxSettings) -> E3RelaxSettings:
     register_model(folder, settings)
     promote("serving", folder.model_id, "there is no other", settings=settings)
     return settings
+
+
+@pytest.fixture
+def workspace(serving: E3RelaxSettings) -> Iterator[Workspace]:
+    with open_workspace(serving) as workspace:
+        yield workspace
 
 
 def run(config: dict, folder: Path, incumbent: str | None = None) -> RetrainDoc:
@@ -185,42 +193,41 @@ def test_old_pairs_are_replayed_and_forgetting_is_judged(serving: E3RelaxSetting
     assert {c.name for c in gate.comparisons} >= {"all", "original: all"}
 
 
-def test_replay_without_old_pairs_says_what_to_do(serving: E3RelaxSettings) -> None:
+def test_replay_without_old_pairs_says_what_to_do(workspace: Workspace) -> None:
     config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": 0.5, "sources": ["elsewhere"]}})
     with pytest.raises(ConfigError, match=r"replay\.sources.*replay\.bundled: true"):
-        take_snapshot(config, None, serving)
+        take_snapshot(config, None, workspace)
 
 
-def test_the_pairs_of_the_package_are_replayed(serving: E3RelaxSettings, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_pairs_of_the_package_are_replayed(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     share = 0.1
     config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": share}})
-    assert take_snapshot(config, None, serving).n_replayed == 0  # nothing old is there, and the package is not asked
+    assert take_snapshot(config, None, workspace).n_replayed == 0  # nothing old is there, and the package is not asked
     assert "nothing is replayed" in caplog.text
     config = RetrainConfig.model_validate({**CONFIG, "replay": {"fraction": share, "bundled": "auto"}})
-    snapshot = take_snapshot(config, None, serving)
+    snapshot = take_snapshot(config, None, workspace)
     assert snapshot.n_bundled == snapshot.n_replayed
     n_own = snapshot.n_train + snapshot.n_val - snapshot.n_bundled
     assert snapshot.n_bundled == pytest.approx(share / (1 - share) * n_own, abs=1)
-    with open_dataset_stores(serving) as stores:
-        dataset = find_dataset(stores, snapshot.dataset_id)
+    dataset = find_dataset(workspace.get(open_dataset_stores), snapshot.dataset_id)
     assert dataset.functionals == {"PBE": snapshot.n_train - snapshot.n_bundled, "SevenNet-l3i5": snapshot.n_bundled}
-    shards = write_shards(dataset, serving)
+    shards = write_shards(dataset, workspace)
     train, val = load_pairs([shards / "train"]), load_pairs([shards / "val"])
     assert set(train.ids) == set(dataset.train)
     assert set(val.functionals) == {"PBE"}
 
 
-def test_the_pairs_of_the_package_are_not_mixed_with_other_functionals(serving: E3RelaxSettings) -> None:
+def test_the_pairs_of_the_package_are_not_mixed_with_other_functionals(workspace: Workspace) -> None:
     pairs = [pair.model_copy(update={"functional": "r2SCAN"}) for pair in make_pairs(OXIDES, "scan", per_system=6)]
-    store_pairs(serving, [pair.model_copy(update={"pair_id": identify_pair(pair)}) for pair in pairs])
+    store_pairs(workspace.settings, [pair.model_copy(update={"pair_id": identify_pair(pair)}) for pair in pairs])
     config = {
         **CONFIG,
         "dataset": {"filter": {"functionals": ["r2SCAN"]}},
         "replay": {"fraction": 0.1, "bundled": "auto"},
     }
-    assert take_snapshot(RetrainConfig.model_validate(config), None, serving).n_bundled == 0
+    assert take_snapshot(RetrainConfig.model_validate(config), None, workspace).n_bundled == 0
     forced = RetrainConfig.model_validate({**config, "replay": {"fraction": 0.1, "bundled": True}})
-    assert take_snapshot(forced, None, serving).n_bundled > 0
+    assert take_snapshot(forced, None, workspace).n_bundled > 0
 
 
 def test_entries_that_the_retraining_writes_itself_are_refused(serving: E3RelaxSettings) -> None:
