@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from accuracy_cases import Case, JsonlCache, choose_cases, list_sources, list_starts
 from accuracy_methods import NETWORK_ROWS, Methods, PotentialRelaxer, Relaxation, mean_seconds
 from accuracy_metrics import (
+    METRICS,
     WORSE_BY,
     Goal,
     Record,
@@ -34,12 +36,9 @@ from accuracy_metrics import (
 )
 from accuracy_tables import LABELS, NOTES, format_goals, format_methods, format_starts
 from pymatgen.core import Structure
+from runs import collect_versions, read_cpu
 
-from e3relax_flows import PredictOptions, Predictor, Verdict
-from e3relax_flows.core.run_information import collect_versions, now
-from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.evaluate import combine_errors
-from e3relax_flows.train.metrics import METRICS, measure_pair
+from e3relax_flows import PredictOptions, Predictor, Verdict, load_pairs, measure_errors
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,7 +92,7 @@ def describe_run(
     counts = {source: sum(case.source == source for case in cases) for source in list_sources(cases)}
     info = {
         "command": shlex.join(["python", *sys.argv]),
-        "date": now().isoformat(timespec="minutes"),
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "cpu": read_cpu(),
         "cores": os.cpu_count(),
         "threads": arguments.threads,
@@ -114,13 +113,6 @@ def describe_run(
 
 
 VERSIONS = ("python", "torch", "pymatgen", "chgnet", "e3relax-flows")
-
-
-def read_cpu() -> str:
-    """Name of the processor, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def run_methods(
@@ -174,11 +166,7 @@ def run_starts(methods: Methods, cases: Sequence[Case], arguments: argparse.Name
     starts: dict[str, list[tuple[Case, Structure]]] = {"initial": [(case, case.start) for case in cases]}
     if "chgnet" in arguments.rows:
         relaxed = [(case, methods.relaxer.relax_cached(case, case.start, "initial", Relaxation())) for case in cases]
-        starts["relaxed by CHGNet"] = [
-            (case, Structure(output.lattice, case.pair.numbers.tolist(), output.fractions))
-            for case, output in relaxed
-            if output.status == "ok"
-        ]
+        starts["relaxed by CHGNet"] = [(case, output.build(case)) for case, output in relaxed if output.status == "ok"]
     make: Callable[[Case], Structure]
     for name, make in list_starts(arguments.seed).items():
         starts[name] = [(case, make(case)) for case in cases]
@@ -200,9 +188,8 @@ def score_starts(predictor: Predictor, starts: Sequence[tuple[Case, Structure]])
         sides = {"start": start, "raw": raw, "served": raw if accepted else start}
         record: Record = {"id": case.id, "source": case.source, "refused": not accepted, "score": prediction.score}
         for side, structure in sides.items():
-            errors = measure_pair(structure.frac_coords, structure.lattice.matrix, case.pair)
-            combined = float(combine_errors(np.array([errors]))[0])
-            record[side] = dict(zip(METRICS, errors, strict=True)) | {"combined": combined}
+            errors = measure_errors(structure, case.target)
+            record[side] = errors.model_dump() | {"combined": errors.combined}
         for side in ("raw", "served"):
             record[f"{side}_worse"] = record[side]["combined"] > record["start"]["combined"] + WORSE_BY
         records.append(record)

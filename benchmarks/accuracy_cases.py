@@ -12,30 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
+from runs import draw_uniform
 from scipy.spatial.transform import Rotation
 
-from e3relax_flows.core.ids import draw_uniform
-from e3relax_flows.train.dataset import Pair, PairSet
+from e3relax_flows import PairSet
 
 Floats = NDArray[np.float64]
 
 
 class Case(NamedTuple):
-    """One pair by name."""
+    """One pair by name: the initial and the relaxed structure."""
 
     id: str
     source: str
-    pair: Pair
-
-    @property
-    def start(self) -> Structure:
-        """The initial structure."""
-        return Structure(self.pair.initial_lattice, self.pair.numbers.tolist(), self.pair.initial_fractions)
-
-    @property
-    def target(self) -> Structure:
-        """The relaxed structure."""
-        return Structure(self.pair.relaxed_lattice, self.pair.numbers.tolist(), self.pair.relaxed_fractions)
+    start: Structure
+    target: Structure
 
 
 def choose_cases(pairs: PairSet, per_source: int, seed: int) -> list[Case]:
@@ -47,7 +38,8 @@ def choose_cases(pairs: PairSet, per_source: int, seed: int) -> list[Case]:
     for index in sorted(range(len(pairs)), key=lambda index: draw_uniform(seed, pairs.ids[index])):
         queue = queues[pairs.sources[index]]
         if not per_source or len(queue) < per_source:
-            queue.append(Case(pairs.ids[index], pairs.sources[index], pairs[index]))
+            pair = pairs[index]
+            queue.append(Case(pairs.ids[index], pairs.sources[index], pair.build_initial(), pair.build_relaxed()))
     rounds = zip_longest(*(queues[source] for source in sorted(queues)))
     return [case for turn in rounds for case in turn if case is not None]
 

@@ -14,13 +14,13 @@ import numpy as np
 from accuracy_cases import Case, Floats, JsonlCache, rotate_structure
 from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
 from pymatgen.core import Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.io.ase import AseAtomsAdaptor
+from runs import hash_content
 
-from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine
-from e3relax_flows.core.ids import hash_content
-from e3relax_flows.engines.guards import StoppedError, guard_optimizer
+from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine, measure_log_strain
 
 # rows without a potential, quick enough for all pairs
 NETWORK_ROWS = (
@@ -33,7 +33,7 @@ NETWORK_ROWS = (
     "ours",
     "ours-guarded",
 )
-MAX_STRAIN = 1.0  # a relaxation whose cell is strained further has run away
+MAX_STRAIN = 1.0  # eigenvalue of the logarithmic strain; a cell that is strained further has run away
 
 
 class Seconds(NamedTuple):
@@ -69,6 +69,10 @@ class Output(NamedTuple):
         """Output of a structure."""
         return cls(np.array(structure.lattice.matrix), np.array(structure.frac_coords), status, spent)
 
+    def build(self, case: Case) -> Structure:
+        """The structure that was made for a case."""
+        return Structure(self.lattice, case.start.atomic_numbers, self.fractions)
+
 
 @dataclass(frozen=True)
 class Relaxation:
@@ -92,8 +96,7 @@ class PotentialRelaxer:
     def calculator(self) -> Calculator:
         """The engine's calculator, on the CPU, loaded when first needed."""
         if self._calculator is None:
-            maker: Any = get_engine("chgnet").maker
-            maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}
+            maker: Any = get_engine("chgnet", device="cpu").maker
             self._calculator = maker.calculator
         return self._calculator
 
@@ -123,11 +126,11 @@ def relax_structure(start: Structure, calculator: Calculator, settings: Relaxati
     clock = start_clock()
     atoms = AseAtomsAdaptor.get_atoms(start, msonable=False)
     atoms.calc = calculator
-    optimizer = limit_cpu_time(guard_optimizer(settings.optimizer, None, MAX_STRAIN), settings.cpu_limit_s)
     n_steps, energy = 0, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = optimizer(FrechetCellFilter(atoms), logfile=None)
+        run = LimitedFire(FrechetCellFilter(atoms), logfile=None)
+        run.cpu_limit_s = settings.cpu_limit_s
         try:
             converged = run.run(fmax=settings.fmax, steps=settings.steps)
             n_steps = run.nsteps
@@ -149,20 +152,43 @@ def relax_structure(start: Structure, calculator: Calculator, settings: Relaxati
     }
 
 
-def limit_cpu_time(optimizer: Any, limit_s: float) -> Any:
-    """The GuardedOptimizer class, ended after `limit_s` CPU seconds with the last geometry whose forces are known."""
+class StoppedError(Exception):
+    """A relaxation that was ended before it converged."""
 
-    class LimitedOptimizer(optimizer):
-        def run(self, *args: Any, **kwargs: Any) -> bool:
-            self._cpu_began = time.process_time()
+
+class LimitedFire(FIRE):
+    """FIRE that ends with the last geometry whose forces are known: out of time, run away, or the potential failed."""
+
+    cpu_limit_s = float("inf")
+
+    def run(self, *args: Any, **kwargs: Any) -> bool:
+        """Relax; False where it was ended."""
+        filtered: Any = self.atoms
+        self._atoms = filtered.atoms
+        self._first, self._safe = self._atoms.cell.array.copy(), None
+        self._began = time.process_time()
+        try:
             return bool(super().run(*args, **kwargs))
+        except Exception:  # the boundary of one relaxation: what was reached is kept
+            if self._safe is None:
+                raise
+        self._atoms.set_cell(self._safe.cell)
+        self._atoms.set_positions(self._safe.positions)
+        return False
 
-        def step(self, *args: Any, **kwargs: Any) -> None:
-            if self.nsteps and time.process_time() - self._cpu_began > limit_s:
-                raise StoppedError(f"limit of {limit_s:g} CPU seconds after {self.nsteps} steps")
-            super().step(*args, **kwargs)
-
-    return LimitedOptimizer
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """One step, unless a limit says no."""
+        self._safe = self._atoms.copy()
+        if self.nsteps and time.process_time() - self._began > self.cpu_limit_s:
+            raise StoppedError(f"limit of {self.cpu_limit_s:g} CPU seconds after {self.nsteps} steps")
+        super().step(*args, **kwargs)
+        cell = self._atoms.cell.array
+        if not (np.isfinite(self._atoms.positions).all() and np.isfinite(cell).all()):
+            raise StoppedError("the step is not finite")
+        if np.linalg.det(cell) * np.linalg.det(self._first) <= 0:
+            raise StoppedError("the cell was turned inside out")
+        if np.abs(np.linalg.eigvalsh(measure_log_strain(self._first, cell))).max() > MAX_STRAIN:
+            raise StoppedError("the cell has run away")
 
 
 def predict_volume(start: Structure) -> Output:
@@ -242,7 +268,7 @@ class Methods:
         label = f"predicted by {self.ours.model_id}, {hash_content(PredictOptions().model_dump(mode='json'))}"
         outputs = []
         for case, predicted in zip(cases, self._predict(self.ours, cases, PredictOptions()), strict=True):
-            start = Structure(predicted.lattice, case.pair.numbers.tolist(), predicted.fractions)
+            start = predicted.build(case)
             made = self.relaxer.relax_cached(case, start, label, Relaxation(steps=20))
             outputs.append(made._replace(spent=made.spent.add(predicted.spent)))
         return outputs

@@ -15,11 +15,11 @@ from accuracy_methods import Output, Seconds
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from runs import hash_content
 
-from e3relax_flows.core.ids import hash_content
-from e3relax_flows.train.evaluate import combine_errors
-from e3relax_flows.train.metrics import METRICS, measure_pair
+from e3relax_flows import measure_errors
 
+METRICS = ("displacement", "strain", "volume")
 SYMPRECS = (1e-2, 1e-5)  # Å
 MATCH_LIMIT_S = 20.0  # CPU seconds of one comparison
 WORSE_BY = 1e-9  # Å; what counts as worse must be more than rounding
@@ -75,10 +75,8 @@ def measure_output(case: Case, output: Output, cache: JsonlCache) -> Record:
     `same` is whether the number of the initial structure's space group is found again, `kept` whether it is or there
     are more operations than before: what moves towards a higher symmetry has not lost the one it had.
     """
-    pair = case.pair
-    errors = measure_pair(output.fractions, output.lattice, pair)
-    start = measure_pair(pair.initial_fractions, pair.initial_lattice, pair)
-    combined, before = (float(combine_errors(np.array([each]))[0]) for each in (errors, start))
+    errors = measure_errors(output.build(case), case.target)
+    before = measure_errors(case.start, case.target)
     slow = _measure_slow(case, output, cache)
     initial = _measure_slow(case, Output.of(case.start), cache)
     kept: dict[str, bool | None] = {}
@@ -88,9 +86,9 @@ def measure_output(case: Case, output: Output, cache: JsonlCache) -> Record:
         same[symprec] = None if old is None else new is not None and new[0] == old[0]
         kept[symprec] = None if old is None else bool(same[symprec]) or (new is not None and new[1] > old[1])
     return {
-        **dict(zip(METRICS, errors, strict=True)),
-        "combined": combined,
-        "worse": combined > before + WORSE_BY,
+        **errors.model_dump(),
+        "combined": errors.combined,
+        "worse": errors.combined > before.combined + WORSE_BY,
         "rmsd": slow["rmsd"],
         "kept": kept,
         "same": same,
@@ -104,7 +102,7 @@ def _measure_slow(case: Case, output: Output, cache: JsonlCache) -> Record:
     key = hash_content({"id": case.id, "lattice": lattice, "fractions": fractions})
     found = cache.get(key)
     if found is None:
-        made = Structure(output.lattice, case.pair.numbers.tolist(), output.fractions)
+        made = output.build(case)
         groups = {str(symprec): find_group(made, symprec) for symprec in SYMPRECS}
         found = cache.put(key, {"id": case.id, "rmsd": measure_rmsd(made, case.target), "groups": groups})
     return found

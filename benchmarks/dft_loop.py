@@ -26,6 +26,7 @@ from dft_savings_cases import count_kpoints, estimate_cost
 from dft_savings_table import Ratio, measure_ratio
 from monty.json import jsanitize
 from pymatgen.core import Composition, Structure
+from runs import draw_uniform
 
 from e3relax_flows import (
     CampaignConfig,
@@ -34,8 +35,10 @@ from e3relax_flows import (
     OutcomeDoc,
     PairFilter,
     PrerelaxMaker,
+    PrototypeSource,
     ScreenMaker,
     build_campaign_pairs,
+    choose_gpaw_settings,
     find_alias,
     find_outcomes,
     find_same_holdout,
@@ -51,16 +54,13 @@ from e3relax_flows import (
     open_pair_store,
     open_workspace,
     promote,
+    read_sources,
     register_model,
     resolve_model,
     run_campaign,
     run_screen,
     save_holdout,
 )
-from e3relax_flows.candidates.aflow import read_prototypes
-from e3relax_flows.core.ids import draw_uniform
-from e3relax_flows.engines.gpaw_settings import choose_cutoff, choose_kpoints
-from e3relax_flows.schemas.candidates import PrototypeSource
 
 ELEMENTS = ("Li", "Al", "Si", "P")
 VALENCE = {"Li": 3, "Al": 3, "Si": 4, "P": 5}  # electrons of GPAW's PBE datasets
@@ -100,7 +100,7 @@ def list_family() -> list[Item]:
     formulas = sorted({formula for names in _choose_elements() for formula in names})
     source = PrototypeSource(type="prototypes", prototypes=_list_prototypes(), compounds=formulas)
     found: dict[str, Structure] = {}
-    for item in read_prototypes(source):
+    for item in read_sources([source], load_settings()):
         if item.structure is not None and LEAST_ATOMS <= len(item.structure) <= MOST_ATOMS:
             found.setdefault(item.id, item.structure)
     costs = {name: _estimate(structure) for name, structure in found.items()}
@@ -123,10 +123,11 @@ def _list_prototypes() -> list[str]:
 
 
 def _estimate(structure: Structure) -> float:
-    grid = choose_kpoints(structure, K_LENGTH, K_LENGTH)
+    settings = choose_gpaw_settings(structure, K_LENGTH, K_LENGTH)
+    grid = settings["kpts"]["size"]
     n_valence = sum(VALENCE[site.specie.symbol] for site in structure)
     n_kpoints = count_kpoints(structure, (grid[0], grid[1], grid[2]))
-    return estimate_cost(n_kpoints, structure.volume, choose_cutoff(structure), n_valence)
+    return estimate_cost(n_kpoints, structure.volume, settings["mode"]["ecut"], n_valence)
 
 
 def split_family(family: Sequence[Item], n_known: int) -> tuple[list[Item], list[Item]]:

@@ -18,13 +18,14 @@ no relaxed structure, and its crystals take turns with those of the first.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain, zip_longest
@@ -35,12 +36,9 @@ from dft_savings_cases import Case, Rules, choose_cases
 from dft_savings_relax import Start, relax_apart, work_on
 from dft_savings_table import ARMS, PREDICTED, find_model_id, join_records, write_tables
 from pymatgen.core import Structure
+from runs import collect_versions, hash_content
 
-from e3relax_flows import PredictOptions, Verdict
-from e3relax_flows.core.ids import hash_content, identify_structure
-from e3relax_flows.core.model_folders import find_model
-from e3relax_flows.core.run_information import collect_versions
-from e3relax_flows.core.text_files import open_text
+from e3relax_flows import PredictOptions, Verdict, identify_structure, resolve_model
 
 FMAX, STEPS = 0.05, 100  # eV/Å, as the engine's default; ionic steps
 SMEARING = 0.05  # eV, as the engine's default
@@ -238,6 +236,12 @@ def count_valence(symbol: str) -> float:
     return float(SetupData(symbol, "PBE").Nv)
 
 
+def read_rows(path: Path) -> Iterable[Record]:
+    """Rows of a pair file, gzipped or not."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        yield from map(json.loads, lines)
+
+
 def choose_all(arguments: argparse.Namespace) -> list[Case]:
     """Crystals of both files in turns, three of the first for one of the second; prints how they were chosen."""
     chosen: list[list[Case]] = []
@@ -248,8 +252,7 @@ def choose_all(arguments: argparse.Namespace) -> list[Case]:
         chosen.append([])
         if path is None:
             continue
-        with open_text(path) as lines:
-            chosen[-1], funnel = choose_cases(map(json.loads, lines), n, rules, count_valence)
+        chosen[-1], funnel = choose_cases(read_rows(path), n, rules, count_valence)
         print(f"{path.name}: {asdict(rules)}")
         print("\n".join(f"{left:6d} {what}" for what, left in funnel))
     first, second = chosen
@@ -264,7 +267,7 @@ def main() -> None:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the same command goes on"))  # and end the worker with us
     if not arguments.table:
-        model_id = find_model(arguments.model).model_id
+        model_id = resolve_model(arguments.model).model_id
         cases = choose_all(arguments)
         for rank, case in enumerate(cases, 1):
             print(f"{rank:3d} {case.formula:12s} {case.space_group:10s} {case.ecut:.0f} eV {case.kpts} {case.id}")

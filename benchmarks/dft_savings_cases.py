@@ -12,10 +12,9 @@ import numpy as np
 import spglib
 from pymatgen.core import Composition, Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from runs import draw_uniform
 
-from e3relax_flows import measure_displacements, measure_log_strain
-from e3relax_flows.core.ids import draw_uniform
-from e3relax_flows.engines.gpaw_settings import LAST_DATASET_Z, NO_DATASET, choose_cutoff, choose_kpoints
+from e3relax_flows import E3RelaxError, choose_gpaw_settings, measure_displacements, measure_log_strain
 
 MAGNETIC = {"V", "Cr", "Mn", "Fe", "Co", "Ni"}
 NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}
@@ -107,8 +106,6 @@ def find_refusal(row: dict[str, Any], rules: Rules) -> str | None:
     symbols = {element.symbol for element in elements}
     if len(symbols) < 2:
         return "an element alone"
-    if symbols & NO_DATASET or any(element.Z > LAST_DATASET_Z for element in elements):
-        return "no PBE dataset"
     if symbols & NOBLE or any(element.Z in LANTHANIDES for element in elements):
         return "noble gas or lanthanide"
     if symbols & HUBBARD and symbols & {"O", "F"} and "+U" in str(row.get("functional", "+U")):
@@ -117,7 +114,19 @@ def find_refusal(row: dict[str, Any], rules: Rules) -> str | None:
         return "possibly magnetic"
     if rules.even_electrons and sum(row["numbers"]) % 2:
         return "an odd number of electrons"
+    if not has_datasets(row["numbers"]):
+        return "no PBE dataset"
     return None
+
+
+def has_datasets(numbers: list[int]) -> bool:
+    """Whether GPAW has a PBE dataset for each element."""
+    cell = Structure(np.eye(3), sorted(set(numbers)), np.zeros((len(set(numbers)), 3)))
+    try:
+        choose_gpaw_settings(cell)
+    except E3RelaxError:
+        return False
+    return True
 
 
 def is_charge_balanced(composition: Composition) -> bool:
@@ -144,7 +153,7 @@ def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str],
         raise ValueError(f"row {row.get('id')}: it has no initial structure")
     sides = [side for side in (initial, relaxed) if side is not None]
     kpts = _choose_grid(sides, rules.k_length, rules.k_length_metal)
-    ecut = choose_cutoff(initial)
+    ecut = choose_gpaw_settings(initial)["mode"]["ecut"]
     volume = max(side.volume for side in sides)
     n_valence = sum(count_valence(element.symbol) * n for element, n in initial.composition.items())
     cost = estimate_cost(count_kpoints(initial, kpts), volume, ecut, n_valence)
@@ -170,7 +179,7 @@ def build_case(row: dict[str, Any], rules: Rules, count_valence: Callable[[str],
 
 def _choose_grid(sides: list[Structure], length: float, length_metal: float) -> tuple[int, int, int]:
     """Axis by axis the most that a side needs."""
-    grids = [choose_kpoints(side, length, length_metal) for side in sides]
+    grids = [choose_gpaw_settings(side, length, length_metal)["kpts"]["size"] for side in sides]
     first, second, third = (max(counts) for counts in zip(*grids, strict=True))
     return first, second, third
 

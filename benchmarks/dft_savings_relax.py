@@ -17,8 +17,7 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
-from e3relax_flows import Engine, RelaxationResult, get_engine, run_flow_locally
-from e3relax_flows.core.ids import identify_structure
+from e3relax_flows import Engine, RelaxationResult, get_engine, identify_structure, run_flow_locally
 
 GRACE_S = 300.0  # beyond the time limit, which is looked at between ionic steps
 

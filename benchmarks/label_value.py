@@ -35,7 +35,7 @@ from e3relax_flows.judging.bootstrap import draw_sums
 from e3relax_flows.report import console
 from e3relax_flows.schemas.campaigns import Mix
 from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.evaluate import combine_errors, make_start, measure_predictions
+from e3relax_flows.train.evaluate import combine_errors, measure_predictions
 from e3relax_flows.train.export import export_model
 
 mpl.use("Agg")
@@ -98,7 +98,7 @@ def measure(chemistry, arguments):
 
 def look(predictor, pool):
     """The pool as the base model sees it, the expected savings, and the true errors of its predictions, Å."""
-    found, predictions = look_at(predictor, pool.ids, [make_start(pool[i]) for i in range(len(pool))])
+    found, predictions = look_at(predictor, pool.ids, [pool[i].build_initial() for i in range(len(pool))])
     savings = [one.expected_saving if one.expected_saving is not None else np.nan for one in predictions]
     return found, np.array(savings), combine_errors(measure_predictions(predictions, pool))
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from jobflow_remote import ConfigManager
 from soak_parts import Place
-
-from e3relax_flows.places.remote import load_project, open_remote_jobs
 
 PROJECT = "soak"
 RUNNER_SHARE = 0.3  # of the kills
@@ -105,12 +104,12 @@ class RemotePlace(Place):
 
     @contextmanager
     def _open_controller(self) -> Iterator[Any]:
-        with closing(load_project("the soak test").get_job_controller()) as controller:
+        with closing(ConfigManager().get_project(PROJECT).get_job_controller()) as controller:
             yield controller
 
     def open_jobs(self) -> AbstractContextManager[Any]:
         """As `Place.open_jobs`."""
-        return open_remote_jobs()
+        return ConfigManager().get_project(PROJECT).get_jobstore()
 
 
 def _kill(processes: list[psutil.Process]) -> int:

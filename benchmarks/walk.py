@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType
@@ -84,8 +85,8 @@ def watch() -> Iterator[Walk]:
 
 def screen(files: list[str]) -> None:
     """Type the command in this process."""
-    from e3relax_flows.cli.app import main
-
+    (script,) = entry_points(group="console_scripts", name="e3relax")
+    main = script.load()
     sys.argv = ["e3relax", "screen", *files, "--engine", "emt", "--out", "out"]
     try:
         main()

@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from e3relax_flows.core.geometry import find_nearest_images as find_nearest_images
     from e3relax_flows.core.geometry import measure_displacements as measure_displacements
     from e3relax_flows.core.geometry import measure_log_strain as measure_log_strain
+    from e3relax_flows.core.ids import identify_structure as identify_structure
     from e3relax_flows.core.settings import E3RelaxSettings as E3RelaxSettings
     from e3relax_flows.core.settings import isolate_stores as isolate_stores
     from e3relax_flows.core.settings import load_settings as load_settings
     from e3relax_flows.engines.ase_documents import read_ase_documents as read_ase_documents
     from e3relax_flows.engines.base import Engine as Engine
+    from e3relax_flows.engines.gpaw_settings import choose_settings as choose_gpaw_settings
     from e3relax_flows.engines.potentials import find_potential as find_potential
     from e3relax_flows.engines.registry import EngineEntry as EngineEntry
     from e3relax_flows.engines.registry import get_engine as get_engine
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from e3relax_flows.ledger.frames import outcomes_dataframe as outcomes_dataframe
     from e3relax_flows.ledger.frames import predictions_dataframe as predictions_dataframe
     from e3relax_flows.ledger.frames import savings_dataframe as savings_dataframe
+    from e3relax_flows.ledger.joining import measure_errors as measure_errors
     from e3relax_flows.ledger.savings import summarize_savings as summarize_savings
     from e3relax_flows.ledger.store import find_outcomes as find_outcomes
     from e3relax_flows.ledger.store import find_predictions as find_predictions
@@ -99,6 +102,7 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.campaigns import CampaignConfig as CampaignConfig
     from e3relax_flows.schemas.campaigns import CampaignState as CampaignState
     from e3relax_flows.schemas.candidates import MaterialsProjectSource as MaterialsProjectSource
+    from e3relax_flows.schemas.candidates import PrototypeSource as PrototypeSource
     from e3relax_flows.schemas.candidates import SubstitutionSource as SubstitutionSource
     from e3relax_flows.schemas.datasets import HoldoutDoc as HoldoutDoc
     from e3relax_flows.schemas.datasets import PairFilter as PairFilter
@@ -130,14 +134,18 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.run import run_screen as run_screen
     from e3relax_flows.stores.opening import open_job_store as open_job_store
     from e3relax_flows.stores.sqlite import SQLiteStore as SQLiteStore
+    from e3relax_flows.train.dataset import load_pairs as load_pairs
+    from e3relax_flows.train.evaluate import evaluate_pairs as evaluate_pairs
+    from e3relax_flows.train.pairs import PairSet as PairSet
 
 # public names by module; name=other: what is called name there
 _PUBLIC = {
     "core.errors": "ConfigError E3RelaxError MissingDependencyError",
     "core.geometry": "find_nearest_images measure_displacements measure_log_strain",
     "core.settings": "E3RelaxSettings isolate_stores load_settings",
+    "core.ids": "identify_structure",
     "schemas.campaigns": "CampaignConfig CampaignState",
-    "schemas.candidates": "MaterialsProjectSource SubstitutionSource",
+    "schemas.candidates": "MaterialsProjectSource PrototypeSource SubstitutionSource",
     "schemas.datasets": "HoldoutDoc PairFilter",
     "schemas.models": "GateDoc",
     "schemas.outcomes": "OutcomeDoc OutcomeState RelaxationResult StartKind",
@@ -153,6 +161,7 @@ _PUBLIC = {
     "engines.registry": "EngineEntry get_engine list_engines register_engine",
     "engines.task_reader": "TaskReader",
     "engines.vasp": "VaspEngine",
+    "engines.gpaw_settings": "choose_settings=choose_gpaw_settings",
     "candidates.builtin": "build_candidates",
     "candidates.enumerations": "COMMON INTERSTITIAL enumerate_candidates",
     "candidates.reading": "ReadItem read_structures",
@@ -163,6 +172,7 @@ _PUBLIC = {
     "ledger.savings": "summarize_savings",
     "ledger.store": "find_outcomes find_predictions",
     "ledger.workspace": "Workspace open_workspace",
+    "ledger.joining": "measure_errors",
     "registry.aliases": "promote rollback",
     "registry.judgements": "find_gates open_judgements",
     "registry.models": "register_model resolve_model",
@@ -193,6 +203,9 @@ _PUBLIC = {
     "campaigns.maker": "CampaignMaker",
     "campaigns.results": "build_pairs=build_campaign_pairs",
     "campaigns.store": "find_campaign load_generations open_campaign_stores",
+    "train.dataset": "load_pairs",
+    "train.pairs": "PairSet",
+    "train.evaluate": "evaluate_pairs",
 }
 _HOMES = {
     name.split("=")[-1]: (f"{__name__}.{module}", name.split("=")[0])
@@ -209,6 +222,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "CandidateList",
     "CandidateRow",
     "CandidateState",
+    "choose_gpaw_settings",
     "COMMON",
     "ConfigError",
     "Constraints",
@@ -219,6 +233,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "Engine",
     "EngineEntry",
     "enumerate_candidates",
+    "evaluate_pairs",
     "find_alias",
     "find_campaign",
     "find_gates",
@@ -235,6 +250,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "HoldoutDoc",
     "identify_flow",
     "identify_pair",
+    "identify_structure",
     "INTERSTITIAL",
     "isolate_stores",
     "iter_pairs",
@@ -242,9 +258,11 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "list_engines",
     "list_holdouts",
     "load_generations",
+    "load_pairs",
     "load_settings",
     "MaterialsProjectSource",
     "measure_displacements",
+    "measure_errors",
     "measure_log_strain",
     "MissingDependencyError",
     "open_campaign_stores",
@@ -262,6 +280,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "PairBuilder",
     "PairDoc",
     "PairFilter",
+    "PairSet",
     "Prediction",
     "PredictionDoc",
     "predictions_dataframe",
@@ -270,6 +289,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "PrerelaxFlowMaker",
     "PrerelaxMaker",
     "promote",
+    "PrototypeSource",
     "rank_screen",
     "RankedRow",
     "read_ase_documents",

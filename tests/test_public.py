@@ -20,31 +20,22 @@ ROOT = Path(e3relax_flows.__file__).parents[1]
 FIRST = (
     "Predictor", "PredictOptions", "GuardLimits", "PrerelaxMaker", "PrerelaxFlowMaker", "ScreenMaker", "RetrainMaker",
     "CampaignMaker", "PairBuilder", "Engine", "get_engine", "register_engine", "open_workspace", "submit", "run_screen",
-    "predictions_dataframe", "outcomes_dataframe",
+    "predictions_dataframe", "outcomes_dataframe", "load_pairs", "PairSet", "measure_errors", "evaluate_pairs",
+    "identify_structure", "PrototypeSource", "choose_gpaw_settings",
 )  # fmt: skip
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # rooms whose inside a script may import, with the reason; users have no such need
 EXCEPTIONS = {
     "docs/hooks.py": ("cli core", "describes every command, setting and document"),
-    "benchmarks/accuracy.py": ("core train", "reads pair files, and measures as training does"),
-    "benchmarks/accuracy_cases.py": ("core train", "reads pair files"),
-    "benchmarks/accuracy_methods.py": ("core engines", "stops a potential's relaxation as the engine does"),
-    "benchmarks/accuracy_metrics.py": ("core train", "measures as training does"),
-    "benchmarks/dft_loop.py": ("candidates core engines schemas", "chooses crystals by what GPAW's engine will do"),
-    "benchmarks/dft_savings.py": ("core", "reads pair files, and names relaxations by what they depend on"),
-    "benchmarks/dft_savings_cases.py": ("engines core", "chooses crystals by what GPAW's engine will do with them"),
-    "benchmarks/dft_savings_relax.py": ("core", "names starts, so that equal ones are relaxed once"),
     "benchmarks/label_value.py": ("campaigns core judging report schemas train", "replays campaigns' choices"),
     "benchmarks/selection_parts.py": (
         "campaigns judging retraining schemas train",
         "trains without a flow",
     ),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
-    "benchmarks/soak_remote.py": ("places", "asks jobflow-remote what it runs"),
     "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
     "benchmarks/throughput_parts.py": ("graphs model predict", "times parts of a prediction"),
     "benchmarks/trust.py": ("core predict train", "fits the calibration again on parts of the pairs"),
-    "benchmarks/walk.py": ("cli", "types a command in its own process, to count what it calls"),
     "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
 }
 

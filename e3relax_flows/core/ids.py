@@ -103,6 +103,14 @@ def identify_structure(structure: Structure) -> str:
     ------
     ContentError
         When a property of a site has no canonical form.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import identify_structure
+    >>> salt = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    >>> identify_structure(salt) == identify_structure(salt.copy())
+    True
     """
     fractions = [[round(float(x) % 1.0, FRACTION_DIGITS) % 1.0 for x in site.frac_coords] for site in structure]
     content: dict[str, Any] = {

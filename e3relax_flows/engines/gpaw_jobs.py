@@ -20,7 +20,7 @@ from e3relax_flows.core.optional import require
 from e3relax_flows.engines.gpaw_settings import (
     K_LENGTH,
     K_LENGTH_METAL,
-    check_datasets,
+    SMEARING,
     choose_settings,
     prepare_magmoms,
 )
@@ -60,12 +60,11 @@ class GpawRelaxMaker(GuardedRelaxMaker):
     ionic_step_data: tuple[str, ...] | None = ("energy",)
     k_length: float = K_LENGTH
     k_length_metal: float = K_LENGTH_METAL
-    smearing: float = 0.05
+    smearing: float = SMEARING
 
     @job
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> GpawTaskDoc:
         """Relax a structure as a job; `prev_dir` is there because atomate2's flows pass it, and is not used."""
-        check_datasets(structure)
         prepared, spin_polarized = prepare_magmoms(structure)
         settings = choose_settings(prepared, self.k_length, self.k_length_metal, self.smearing)
         settings |= {"txt": "gpaw.txt"} | ({"spinpol": True} if spin_polarized else {}) | self.calculator_kwargs

@@ -27,6 +27,8 @@ CUTOFFS = {
 # Å of real space that a k-point grid stands for: 5x5x5 for primitive silicon, 4x4x4 for a cubic perovskite
 K_LENGTH, K_LENGTH_METAL = 15.0, 25.0
 
+SMEARING = 0.05  # eV
+
 
 def check_datasets(structure: Structure) -> None:
     """Raise EngineError where gpaw-data 1.2.1 has no PBE dataset for an element of the structure."""
@@ -79,8 +81,35 @@ def prepare_magmoms(structure: Structure) -> tuple[Structure, bool]:
     return prepared, any(values)
 
 
-def choose_settings(structure: Structure, length: float, length_metal: float, smearing: float) -> dict[str, Any]:
-    """Keyword arguments of GPAW for a right- or left-handed cell; k-points belong to its axes in their order."""
+def choose_settings(
+    structure: Structure, length: float = K_LENGTH, length_metal: float = K_LENGTH_METAL, smearing: float = SMEARING
+) -> dict[str, Any]:
+    """Keyword arguments of GPAW for a structure, as the engine gpaw gives them; GPAW need not be installed.
+
+    Parameters
+    ----------
+    structure
+        Its cell may be right- or left-handed; k-points belong to its axes in their order.
+    length, length_metal
+        Å of real space per k-point axis; the second where all elements are metals.
+    smearing
+        eV; width of the Fermi-Dirac distribution.
+
+    Raises
+    ------
+    EngineError
+        When GPAW has no PBE dataset for an element.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import choose_gpaw_settings
+    >>> salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    >>> settings = choose_gpaw_settings(salt)
+    >>> settings["mode"]["ecut"], settings["kpts"]["size"]
+    (400.0, [3, 3, 3])
+    """
+    check_datasets(structure)
     return {
         "mode": {"name": "pw", "ecut": choose_cutoff(structure)},
         "xc": "PBE",

@@ -15,7 +15,6 @@ from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.datasets import HoldoutDoc
 from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc, identify_evaluation
 from e3relax_flows.schemas.predictions import GuardLimits, Prediction, PredictOptions, Reason, Verdict
-from e3relax_flows.train.evaluate import make_start
 from e3relax_flows.train.metrics import measure_pair
 from e3relax_flows.train.pairs import Pair, PairSet
 
@@ -36,7 +35,7 @@ def assess_pairs(
     The errors are those of the prediction itself, whether or not a guard refuses it. Rows are in the order of the
     pairs; those of several chunks are joined by `collect_evaluation`.
     """
-    starts = [make_start(pairs[index]) for index in range(len(pairs))]
+    starts = [pairs[index].build_initial() for index in range(len(pairs))]
     predictions = predictor.predict(starts, options, ids=pairs.ids, on_progress=on_progress)
     return [_assess_one(pairs, index, prediction) for index, prediction in enumerate(predictions)]
 
@@ -116,7 +115,7 @@ def _assess_one(pairs: PairSet, index: int, prediction: Prediction) -> Evaluated
         identity_strain=identity[1],
         identity_volume=identity[2],
         verdict=Verdict.ERROR if broken else prediction.verdict,
-        valid=not broken and is_possible(prediction, make_start(pair)),
+        valid=not broken and is_possible(prediction, pair.build_initial()),
         message=message,
     )
 

@@ -84,7 +84,15 @@ class BuiltInSource(SourceConfig):
 
 
 class PrototypeSource(SourceConfig):
-    """Prototypes of pymatgen's AFLOW table, or compounds put into them."""
+    """Prototypes of pymatgen's AFLOW table, or compounds put into them.
+
+    Examples
+    --------
+    >>> from e3relax_flows import PrototypeSource, load_settings, read_sources
+    >>> source = PrototypeSource(type="prototypes", prototypes=["B1", "B2"], compounds=["LiF"])
+    >>> [item.structure.composition.reduced_formula for item in read_sources([source], load_settings())]
+    ['LiF', 'LiF']
+    """
 
     type: Literal["prototypes"]
     prototypes: list[str] = Field(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
@@ -117,6 +118,11 @@ class StructureErrors(BaseModel):
     displacement: float = Field(description="Å; mean over atoms, nearest image, drift removed, relaxed lattice")
     strain: float = Field(description="Frobenius norm of the logarithmic strain between the lattices")
     volume: float = Field(description="|V/V_relaxed - 1|")
+
+    @property
+    def combined(self) -> float:
+        """Å; displacement + 2.5 Å · strain, the error that guards and gates go by."""
+        return self.displacement + STRAIN_WEIGHT_ANGSTROM * self.strain
 
 
 class OutcomeDoc(Displayed, BaseModel):

@@ -15,7 +15,7 @@ from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.predict.trust import SIGNALS, TrustModel, take_logs
 from e3relax_flows.schemas.predictions import GuardLimits, PredictOptions
 from e3relax_flows.train.dataset import PairSet
-from e3relax_flows.train.evaluate import combine_errors, make_start, measure_predictions
+from e3relax_flows.train.evaluate import combine_errors, measure_predictions
 from e3relax_flows.train.metrics import measure_pair
 from e3relax_flows.train.pairs import join_pairs
 
@@ -80,7 +80,7 @@ def collect(predictor: Predictor, pairs: PairSet, options: PredictOptions | None
     unguarded = GuardLimits(max_harm=1.0)
     options = (options or PredictOptions()).model_copy(update={"guards": unguarded})
     rows = [pairs[i] for i in range(len(pairs))]
-    predictions = predictor.predict([make_start(pair) for pair in rows], options, ids=pairs.ids)
+    predictions = predictor.predict([pair.build_initial() for pair in rows], options, ids=pairs.ids)
     known = [i for i, prediction in enumerate(predictions) if "residual" in prediction.signals]
     identity = np.array([measure_pair(p.initial_fractions, p.initial_lattice, p) for p in rows])
     shared = set(SIGNALS)

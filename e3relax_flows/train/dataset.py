@@ -110,6 +110,21 @@ def load_pairs(paths: Sequence[Path], on_read: Callable[[int], object] | None = 
     ------
     ConfigError
         When something cannot be read or is no pair, shards are missing or damaged, or there are no pairs at all.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> from e3relax_flows import load_pairs
+    >>> initial, relaxed = (
+    ...     {"lattice": [[a, 0, 0], [0, a, 0], [0, 0, a]], "frac": [[0, 0, 0], [0.5, 0.5, 0.5]]} for a in (4.2, 4.1)
+    ... )
+    >>> row = {"id": "CsCl", "source": "mine", "numbers": [55, 17], "initial": initial, "relaxed": relaxed}
+    >>> Path("pairs.jsonl").write_text(json.dumps(row)) > 0
+    True
+    >>> pairs = load_pairs([Path("pairs.jsonl")])
+    >>> len(pairs), pairs.ids, pairs.sizes.tolist()
+    (1, ['CsCl'], [2])
     """
     parts: list[PairSet] = []
     for path in map(Path, paths):

@@ -20,7 +20,7 @@ from e3relax_flows.train.calibrate import (
     judge_unseen,
     trace_thresholds,
 )
-from e3relax_flows.train.evaluate import make_start, measure_predictions
+from e3relax_flows.train.evaluate import measure_predictions
 from e3relax_flows.train.metrics import combine_errors, measure_pair
 from e3relax_flows.train.pairs import PairSet
 
@@ -46,7 +46,7 @@ def collect_opinions(
         )
     changes = {"guards": GuardLimits(max_harm=1.0), "second_opinion": None}
     rows = [pairs[index] for index in range(len(pairs))]
-    starts = [make_start(pair) for pair in rows]
+    starts = [pair.build_initial() for pair in rows]
     predictions = predictor.predict(starts, (options or PredictOptions()).model_copy(update=changes), ids=pairs.ids)
     known = [
         (index, each.structure, each.harm_probability)

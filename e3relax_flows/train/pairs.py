@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.functionals import spell_functional
@@ -31,10 +32,30 @@ class Pair(NamedTuple):
     relaxed_fractions: Array  # [n_atoms, 3]
     relaxed_lattice: Array  # [3, 3] Å
 
+    def build_initial(self) -> Structure:
+        """The structure before relaxation."""
+        return Structure(self.initial_lattice, self.numbers.tolist(), self.initial_fractions)
+
+    def build_relaxed(self) -> Structure:
+        """The structure after relaxation."""
+        return Structure(self.relaxed_lattice, self.numbers.tolist(), self.relaxed_fractions)
+
 
 @dataclass(frozen=True)
 class PairSet:
-    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB; ConfigError where numbers are not finite."""
+    """Many pairs in a few arrays: 29,000 pairs of 13 atoms take 40 MB; ConfigError where numbers are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e3relax_flows import PairSet
+    >>> pairs = PairSet(
+    ...     ids=["CsCl"], sources=["mine"], first=np.array([0, 2]), numbers=np.array([55, 17]),
+    ...     fractions=np.array([[[0, 0, 0], [0.5, 0.5, 0.5]]] * 2), lattices=np.eye(3) * [[[[4.4]]], [[[4.12]]]],
+    ... )
+    >>> len(pairs), pairs[0].build_initial().composition.reduced_formula
+    (1, 'CsCl')
+    """
 
     ids: list[str]
     sources: list[str]  # where a pair comes from

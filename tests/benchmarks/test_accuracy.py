@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,28 +14,21 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
+from e3relax_flows import load_pairs, measure_errors
 from e3relax_flows.testing import EMT_LATTICES, TablePredictor
-from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.metrics import measure_pair
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 METALS = ("Al", "Cu", "Ag", "Au")
 FCC = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # the script imports its neighbours by name
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(FOLDER))
+import accuracy  # noqa: E402
+import accuracy_cases as choosing  # noqa: E402
+import accuracy_methods as methods  # noqa: E402
+import accuracy_metrics as metrics  # noqa: E402
 
-
-choosing, methods, metrics, tables, accuracy = (
-    load(f"accuracy{part}") for part in ("_cases", "_methods", "_metrics", "_tables", "")
-)
+sys.path.pop(0)
 
 
 def make_row(name: str, source: str, symbols: list[str], start: float, end: float, frac: Any = FCC) -> dict[str, Any]:
@@ -75,7 +66,7 @@ def case(tmp_path: Path) -> Any:
 
 def make_output(case: Any, edge: float, shift: float = 0.0, status: str = "ok") -> Any:
     """Cubic cell whose second site is moved by `shift` Å along z."""
-    fractions = case.pair.relaxed_fractions + np.array([[0, 0, 0], [0, 0, shift / edge]])
+    fractions = case.target.frac_coords + np.array([[0, 0, 0], [0, 0, shift / edge]])
     return methods.Output(np.eye(3) * edge, fractions, status)
 
 
@@ -93,11 +84,10 @@ def test_sample_is_nested_and_takes_turns(tmp_path: Path) -> None:
 
 def test_rotation_changes_components_and_no_error(case: Any) -> None:
     turned = choosing.rotate_structure(case.start, 0, case.id)
-    pair = case.pair
-    assert np.abs(turned.lattice.matrix - pair.initial_lattice).max() > 0.1
+    assert np.abs(turned.lattice.matrix - case.start.lattice.matrix).max() > 0.1
     assert np.linalg.det(turned.lattice.matrix) == pytest.approx(4.2**3)
-    expected = measure_pair(pair.initial_fractions, pair.initial_lattice, pair)
-    assert measure_pair(turned.frac_coords, turned.lattice.matrix, pair) == pytest.approx(expected, abs=1e-12)
+    expected = measure_errors(case.start, case.target).model_dump()
+    assert measure_errors(turned, case.target).model_dump() == pytest.approx(expected, abs=1e-12)
     assert choosing.rotate_structure(case.start, 0, case.id) == turned
 
 
@@ -136,7 +126,7 @@ def test_rmsd_is_normalised_and_unmatched_counts_one(case: Any) -> None:
 
 
 def make_cell(case: Any, edge: float) -> Structure:
-    return Structure(Lattice.cubic(edge), ["Cs", "Cl"], case.pair.relaxed_fractions)
+    return Structure(Lattice.cubic(edge), ["Cs", "Cl"], case.target.frac_coords)
 
 
 def test_comparison_ends_in_time() -> None:
@@ -179,7 +169,7 @@ def test_higher_symmetry_keeps_the_group(tmp_path: Path) -> None:
     cubic = metrics.measure_output(case, make_output(case, 4.0), cache)
     assert [cubic["groups"]["0.01"][0], metrics.find_group(case.start, 0.01)[0]] == [221, 123]
     assert (cubic["same"]["0.01"], cubic["kept"]["0.01"]) == (False, True)
-    sheared = methods.Output(np.array([[4.0, 0, 0], [0.5, 4.0, 0], [0, 0, 4.4]]), case.pair.initial_fractions)
+    sheared = methods.Output(np.array([[4.0, 0, 0], [0.5, 4.0, 0], [0, 0, 4.4]]), case.start.frac_coords)
     lower = metrics.measure_output(case, sheared, cache)
     assert (lower["same"]["0.01"], lower["kept"]["0.01"]) == (False, False)
 
@@ -208,7 +198,7 @@ class BrokenCalculator(Calculator):
 
 def test_relaxations_are_kept_and_limited(metals: Path, tmp_path: Path) -> None:
     case = choosing.choose_cases(load_pairs([metals]), 1, 0)[0]
-    edge = case.pair.relaxed_lattice[0, 0]
+    edge = case.target.lattice.a
     relaxer = methods.PotentialRelaxer(choosing.JsonlCache(tmp_path / "relaxations.jsonl"))
     relaxer._calculator = EMT()
     settings = methods.Relaxation()
@@ -222,12 +212,31 @@ def test_relaxations_are_kept_and_limited(metals: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.relax_cached(case, case.start, "initial", settings).lattice, made.lattice)
     failed = again.relax_cached(case, case.start, "another", settings)
     assert failed.status == "failed"
-    np.testing.assert_allclose(failed.lattice, case.pair.initial_lattice)
+    np.testing.assert_allclose(failed.lattice, case.start.lattice.matrix)
 
     short = methods.relax_structure(case.start, EMT(), methods.Relaxation(steps=2))
     assert (short["status"], short["n_steps"]) == ("unconverged", 2)
     stopped = methods.relax_structure(case.start, EMT(), methods.Relaxation(cpu_limit_s=0.0))
     assert (stopped["status"], stopped["n_steps"]) == ("stopped", 1)
+
+
+class SwellingCalculator(Calculator):
+    """Pulls at the cell, however large it is."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        stress = np.array([-1.0, -1.0, -1.0, 0, 0, 0])
+        self.results = {"energy": -self.atoms.get_volume(), "forces": np.zeros((len(self.atoms), 3)), "stress": stress}
+
+
+def test_a_cell_that_runs_away_is_stopped(metals: Path) -> None:
+    case = choosing.choose_cases(load_pairs([metals]), 1, 0)[0]
+    made = methods.relax_structure(case.start, SwellingCalculator(), methods.Relaxation())
+    strain = np.log(np.linalg.det(made["lattice"]) / case.start.volume) / 3
+    assert made["status"] == "stopped"
+    assert 0.5 < strain < methods.MAX_STRAIN
 
 
 def make_table(**rows: tuple[float, float, float]) -> dict[str, Any]:
