@@ -18,6 +18,8 @@ from e3relax_flows.schemas.engines import EngineSpec
 from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL, OutcomeDoc, OutcomeState, StartKind
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, Reason, Verdict
 
+DEFAULT_NAME, DEFAULT_CHUNK_SIZE = "screen", 200  # of a screen, through every door
+
 
 class CandidateState(StrEnum):
     """State of a candidate.
@@ -244,7 +246,7 @@ class ScreenConfig(CandidatesConfig):
         description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"
     )
     engine_settings: dict[str, Any] = Field(default_factory=dict, description="arguments of the engine's builder")
-    name: str = Field("screen", description="name of the screen, in documents and on the page")
+    name: str = Field(DEFAULT_NAME, description="name of the screen; another name is another screen")
     model: str = Field("default", description="alias, name, id or folder of a model")
     device: str = Field("auto", description="torch device")
     options: PredictOptions = Field(default_factory=PredictOptions, description="how to predict")
@@ -263,7 +265,7 @@ class ScreenConfig(CandidatesConfig):
     paired_controls: bool = Field(True, description="relax controls from their prediction, too")
     on_refuse: Literal["initial", "skip", "fail"] = Field("initial", description="what follows a refused prediction")
     seed: int = Field(0, description="seed of the drawing of controls")
-    chunk_size: int = Field(200, ge=1, description="structures per prediction job")
+    chunk_size: int = Field(DEFAULT_CHUNK_SIZE, ge=1, description="structures per prediction job")
     limits: ScreenLimits = Field(default_factory=ScreenLimits, description="budget, and candidates at work at once")
     retry_failed: bool = Field(False, description="try outcomes again that failed before")
     one_launch: bool | None = Field(

@@ -19,6 +19,7 @@ from e3relax_flows.prerelax.judges import check_judge
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.prerelax.starts import OnRefuse, Served, StartRules, merge_arms
 from e3relax_flows.schemas.outcomes import DEFAULT_CONTROL
+from e3relax_flows.schemas.screens import DEFAULT_CHUNK_SIZE, DEFAULT_NAME
 from e3relax_flows.screening.in_flow import (
     REGISTER_JOB,
     dispatch_chunk,
@@ -44,7 +45,7 @@ class ScreenMaker(Maker):
     Parameters
     ----------
     name
-        Name of the flow and of the screen.
+        Name of the flow and of the screen; another name is another screen.
     prerelax
         How to predict; None: as usual, and `served` is initial.
     engine
@@ -92,14 +93,14 @@ class ScreenMaker(Maker):
 
     opens: ClassVar = (open_screen_stores, open_claim_store)  # before a submission
 
-    name: str = "e3r screen"
+    name: str = DEFAULT_NAME
     prerelax: PrerelaxMaker = field(default_factory=PrerelaxMaker)
     engine: Engine = field(kw_only=True)
     on_refuse: OnRefuse = "initial"
     control: float = DEFAULT_CONTROL
     paired_controls: bool = True
     seed: int = 0
-    chunk_size: int = 200
+    chunk_size: int = DEFAULT_CHUNK_SIZE
     deduplicate: bool = True
     retry_failed: bool = False
     order: Literal["given", "change"] = "given"

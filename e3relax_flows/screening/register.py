@@ -143,7 +143,7 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
     digest = hashlib.sha256()
     for candidate in candidates.iterate_packed():
         digest.update(f"{candidate.id}\n{candidate.structure_id}\n".encode())
-    arms = {arm: fraction for arm, fraction in maker.rules.arms.items() if arm == "initial" or fraction > 0}
+    arms = {arm: float(share) for arm, share in maker.rules.arms.items() if arm == "initial" or share > 0}
     content: list[Any] = [
         maker.name, model_id, maker.engine.engine_id, maker.prerelax.options.model_dump(mode="json"), maker.on_refuse,
         arms.pop("initial", 0.0), maker.paired_controls, maker.seed, maker.deduplicate, maker.order,

@@ -13,10 +13,15 @@ from pymatgen.core import Lattice, Structure
 from e3relax_flows.cli.config_files import load_screen_config
 from e3relax_flows.cli.options import parse_engine_settings
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.engines import list_engines, register_engine
+from e3relax_flows.core.settings import load_settings
+from e3relax_flows.engines import get_engine, list_engines, register_engine
 from e3relax_flows.ledger.store import open_outcome_store
+from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.schemas.predictions import PredictOptions
-from e3relax_flows.schemas.screens import ScreenConfig
+from e3relax_flows.schemas.screens import ScreenConfig, ScreenDoc
+from e3relax_flows.screening.maker import ScreenMaker
+from e3relax_flows.screening.run import run_screen
+from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_ENTRY, EMT_LATTICES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -68,6 +73,33 @@ def test_screen_relaxes_shows_and_computes_nothing_twice(e3relax, metals, predic
     other = e3relax(*arguments, "--on-refuse", "skip")
     assert predictor.n_predicted == 2
     assert "4 outcomes were in the store already" in other.stdout
+
+
+@pytest.mark.usefixtures("emt")
+def test_a_screen_is_the_same_by_flow_function_and_command(e3relax, predictor, tmp_path):
+    """The same structures and settings, and no name: the second and the third find what the first has done."""
+    structures = {}
+    for element in ("Ag", "Cu"):
+        half = EMT_LATTICES[element] * 1.04 / 2
+        lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        structures[element] = Structure(lattice, [element], [[0, 0, 0]])
+        structures[element].to_file(str(tmp_path / f"{element}.json"))
+    maker, settings = ScreenMaker(engine=get_engine("emt"), control=1), load_settings()
+    flow = maker.make(list(structures.values()), list(structures))
+    with open_job_store(settings) as jobs:
+        run = run_flow_locally(flow, jobs, tmp_path / "jobs")
+        by_flow = ScreenDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
+    assert run.failures == []
+    assert by_flow.counts == {"successful": 2}
+    by_function = run_screen(maker, list(structures.values()), list(structures), settings, tmp_path / "function").screen
+    files = [tmp_path / f"{element}.json" for element in structures]
+    result = e3relax("screen", *files, "--engine", "emt", "--control", 1, "--out", tmp_path / "out")
+    assert result.code == 0, result.stderr
+    by_command = ScreenDoc.model_validate_json((tmp_path / "out" / "screen.json").read_text())
+    assert by_flow.screen_id == by_function.screen_id == by_command.screen_id
+    assert predictor.n_predicted == 2
+    with open_outcome_store(settings) as outcomes:
+        assert outcomes.count() == 4  # of each a control and the same from its prediction
 
 
 @pytest.mark.usefixtures("predictor")

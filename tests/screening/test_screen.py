@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from e3relax_flows.places.local import LocalRun, run_flow_locally
 from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult
 from e3relax_flows.schemas.predictions import PredictionDoc
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc
+from e3relax_flows.schemas.screens import CandidateState, ScreenConfig, ScreenDoc
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.store import find_rows, open_screen_stores, save_rows
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine, TablePredictor
@@ -90,7 +90,7 @@ def test_six_metals_are_predicted_relaxed_and_joined(screener: Screener, predict
     assert run.local.failures == []
     assert run.screen.counts == {"successful": 6}
     assert [row.id for row in run.screen.candidates] == list(METALS)
-    assert (run.screen.name, run.screen.engine) == ("e3r screen", "emt")
+    assert (run.screen.name, run.screen.engine) == ("screen", "emt")
     assert len(run.outcomes) == len(run.predictions) == predictor.n_predicted == 6
     for row, initial in zip(run.screen.candidates, structures, strict=True):
         outcome, prediction = run.outcomes[row.outcomes[0].outcome_id], run.predictions[row.prediction_id]
@@ -360,12 +360,23 @@ def test_a_pinned_dispatch_does_not_pin_the_relaxations(screener: Screener) -> N
     assert outcome.config.manager_config == collector.config.manager_config == {}
 
 
+def test_a_screen_has_the_same_defaults_as_flow_and_by_its_configuration() -> None:
+    config = ScreenConfig(engine="emt", inputs=["."])
+    maker = ScreenMaker(engine=EmtEngine())
+    shared = {field.name for field in fields(maker)} & set(ScreenConfig.model_fields) - {"prerelax", "engine"}
+    assert {"name", "control", "chunk_size", "paired_controls", "on_refuse", "seed", "arms"} <= shared
+    assert {name: getattr(config, name) for name in shared} == {name: getattr(maker, name) for name in shared}
+    assert (config.model, config.device, config.options) == (
+        maker.prerelax.model, maker.prerelax.device, maker.prerelax.options
+    )  # fmt: skip
+
+
 def test_fireworks_takes_the_flow() -> None:
     maker = ScreenMaker(engine=EmtEngine(), chunk_size=2)
     flow = maker.make([make_fcc(element) for element in METALS[:3]], list(METALS[:3]))
     flow.update_config({"manager_config": {"_category": "gpu"}}, name_filter="e3r predict")
     workflow = flow_to_workflow(flow, store=None)
-    assert workflow.name == "e3r screen"
+    assert workflow.name == "screen"
     assert Counter(firework.name for firework in workflow.fws) == {
         "e3r register": 1, "e3r predict": 2, "e3r plan": 1, "e3r dispatch": 2, "e3r summary": 1,
     }  # fmt: skip
