@@ -23,7 +23,7 @@ def read_prototypes(source: PrototypeSource) -> Iterator[ReadItem]:
     """Structures of prototypes, or of every compound in every prototype of its composition.
 
     Elements of compound and prototype are assigned by their number in the formula, and those of equal number by
-    electronegativity: LiF in rock salt, NaCl, has Li at the place of Na.
+    electronegativity: LiF in rock salt, NaCl, has Li at the sites of Na.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_prototypes(source: PrototypeSource) -> Iterator[ReadItem]:
 
 
 def find_prototypes(word: str) -> list[tuple[str, Structure]]:
-    """Name and primitive cell of the prototypes that a word names.
+    """Name and primitive cell of the prototypes with a given name.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def find_prototypes(word: str) -> list[tuple[str, Structure]]:
 
 @cache
 def _load_table() -> list[dict[str, Any]]:
-    """Entries with the words that name them, in lower case."""
+    """Entries with their names, in lower case."""
     from pymatgen.analysis.prototypes._data import AFLOW_PROTOTYPE_LIBRARY
 
     table = []
@@ -89,13 +89,13 @@ def _fill(parent: Structure, name: str, compound: str, source: PrototypeSource) 
     old, new = parent.composition.reduced_composition, Composition(compound).reduced_composition
     if Counter(old.values()) != Counter(new.values()):
         return None
-    places: dict[Any, Any] = dict(zip(_order(old), _order(new), strict=True))
+    exchanges: dict[Any, Any] = dict(zip(_order(old), _order(new), strict=True))
     title = f"{new.reduced_formula} in {name}"
     structure = parent.copy()
-    structure.replace_species(places)
+    structure.replace_species(exchanges)
     try:
         return ReadItem(title, scale_volume(structure, parent, source.volume), None)
-    except Exception as error:  # the boundary between compounds: radii that pymatgen does not have raise anything
+    except Exception as error:  # the boundary between compounds: missing radii raise various errors in pymatgen
         return ReadItem(title, None, f"{title}: {error}")
 
 

@@ -20,7 +20,7 @@ Cell = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Substitution:
-    """A known compound and the compound that is tried in its place.
+    """A known compound and the compound that replaces it.
 
     `cell` holds a, b, c in Å and gamma in degrees (alpha and beta are 90°) of the conventional cell; `sites` one
     site of each orbit with its fractional coordinates.
@@ -40,13 +40,13 @@ class Substitution:
 
     @property
     def exchange(self) -> tuple[str, str]:
-        """The element that leaves and the one that takes its place."""
+        """The element that is replaced and the one that replaces it."""
         known, candidate = set(Composition(self.known).as_dict()), set(Composition(self.candidate).as_dict())
         (old,), (new,) = known - candidate, candidate - known
         return old, new
 
     def build(self) -> Structure:
-        """Build the primitive cell of the known compound with the element exchanged and all else left as it was."""
+        """Build the primitive cell of the known compound with the element exchanged and everything else unchanged."""
         structure = build_known(self.space_group, self.cell, self.sites)
         old, new = self.exchange
         structure.replace_species({old: new})
@@ -67,7 +67,7 @@ def build_known(space_group: str, cell: Cell, sites: tuple[Site, ...]) -> Struct
 
 @cache
 def _find_space_group(symbol: str) -> SpaceGroup:
-    """The space group, kept: pymatgen forgets it after each crystal, and finds its operations in up to a second."""
+    """The space group, cached: pymatgen needs up to a second to find its operations."""
     return SpaceGroup(symbol)
 
 

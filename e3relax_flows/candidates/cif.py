@@ -1,4 +1,4 @@
-"""Read CIF block by block; a block whose sites are not the atoms that it states is refused, with what is missing."""
+"""Read CIF block by block; a block whose sites do not match its stated atoms is refused with the reason."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SYMBOL, NUMBER = r"_(symmetry_)?space_group_(symop_)?name_.*", r"_(space_group_I
 TWO_ORIGINS = frozenset(
     (48, 50, 59, 68, 70, 85, 86, 88, 125, 126, 129, 130, 133, 134, 137, 138, 141, 142, 201, 203, 222, 224, 227, 228)
 )
-HEAVIEST = 103  # NH3 is no nihonium
+HEAVIEST = 103  # NH3 is not nihonium
 WATER = ("Hw", "Ow")  # hydrogen and oxygen of water
-POINT_DIGITS = 3  # of the coordinates of two atoms in one place
-# pymatgen's notes on what changes no atom
+POINT_DIGITS = 3  # of the coordinates of two atoms at one point
+# pymatgen's notes that concern no atom
 HARMLESS = re.compile(
     r"fractional coordinates rounded to ideal values|A 1-line symmetry op|Keys changed to match|Issues encountered|"
     r"Spacegroup from \S+ used|"
@@ -45,13 +45,13 @@ class CifBlock(NamedTuple):
 
 
 def read_cif(text: str) -> list[CifBlock]:
-    """Blocks of a CIF that have sites, in their order; what one lacks costs the others nothing."""
+    """Blocks of a CIF that have sites, in their order; an error in one does not affect the others."""
     blocks = re.split(r"^\s*data_", f"\n{_clear_texts(text)}", flags=re.MULTILINE | re.IGNORECASE)[1:]
     return [found for block in blocks if (found := _read_block(block)) is not None]
 
 
 def _clear_texts(text: str) -> str:
-    """The same with no line in a text between semicolons that looks like the start of a block."""
+    """The text, without lines between semicolons that look like the start of a block."""
     lines, is_text = [], False
     for line in text.splitlines():
         if line.startswith(";"):
@@ -64,9 +64,7 @@ def _read_block(text: str) -> CifBlock | None:
     name = text.split(maxsplit=1)[0] if text.strip() else ""
     try:
         if OUTSIDE.search(text):
-            raise StructureError(
-                "unreadable", "its site stands outside of a loop_, which pymatgen misreads; write a loop_"
-            )
+            raise StructureError("unreadable", "its site is outside of a loop_, which pymatgen misreads; write a loop_")
         with record_warnings() as warned:
             parser: Any = CifParser.from_str(f"data_{text}", check_cif=False)
             data: dict[str, Any] = next(iter(parser.as_dict().values()), {})
@@ -81,7 +79,7 @@ def _read_block(text: str) -> CifBlock | None:
             notes = [note for note in notes if " parsed as " not in note]
         else:
             _check_kinds(data)
-    except Exception as error:  # the boundary between blocks: pymatgen raises anything on bad input
+    except Exception as error:  # the boundary between blocks: pymatgen raises various errors on bad input
         reason = re.sub(r"No structure parsed for section \d+ in CIF\.\s*", "", str(error))
         what = reason if isinstance(error, StructureError) else f"cannot be read ({type(error).__name__}: {reason})"
         return CifBlock(name, None, what)
@@ -89,7 +87,7 @@ def _read_block(text: str) -> CifBlock | None:
 
 
 def _has_sites(data: Mapping[str, Any]) -> bool:
-    """Whether a block has columns of sites with more in them than question marks."""
+    """Whether a block has columns of sites with other values than question marks."""
     columns = [values for key, values in data.items() if key.startswith("_atom_site_")]
     return any(value != "?" for values in columns for value in values)
 
@@ -100,17 +98,17 @@ def _choose_notes(notes: list[str]) -> list[str]:
     Raises
     ------
     StructureError
-        When one of them says that a site is no atom.
+        When one of them reports a site that is not an atom.
     """
     kept = [note for note in dict.fromkeys(notes) if not HARMLESS.search(note)]
     lost = [match[1] or match[2] for note in kept if (match := NO_ATOM.search(note))]
     if lost:
-        raise StructureError("unreadable", f"site {lost[0]} is no single atom; give each of its atoms coordinates")
+        raise StructureError("unreadable", f"site {lost[0]} is not a single atom; give each atom coordinates")
     return kept
 
 
 def _check_sites(data: Mapping[str, Any]) -> None:
-    """Refuse sites without coordinates, or with atoms that have none of their own, and places that hold several atoms.
+    """Refuse sites without coordinates, or with atoms that have none of their own, and points with several atoms.
 
     Raises
     ------
@@ -137,7 +135,7 @@ def _check_sites(data: Mapping[str, Any]) -> None:
             continue
         if "?" in xyz:  # a point is the default, which is zero
             raise StructureError(
-                "unreadable", f"site {label} has no coordinates ({' '.join(xyz)}); find its place, or remove the site"
+                "unreadable", f"site {label} has no coordinates ({' '.join(xyz)}); add them, or remove the site"
             )
         if attached not in (*UNKNOWN, "0"):
             raise StructureError(
@@ -150,7 +148,7 @@ def _check_sites(data: Mapping[str, Any]) -> None:
 
 
 def _check_setting(data: Mapping[str, Any]) -> None:
-    """Refuse what one cell with one set of sites does not describe, and space groups whose origin is not stated."""
+    """Refuse structures that need more than one set of sites, and space groups whose origin is not stated."""
     if any(key.startswith(MODULATED) for key in data) and str(data.get(MODULATED[0])) not in ("0", *UNKNOWN):
         raise StructureError(
             "disordered", "its structure is modulated, and the sites are those of its mean; give an approximant"
@@ -171,13 +169,13 @@ def _check_setting(data: Mapping[str, Any]) -> None:
     if number in TWO_ORIGINS and ":" not in symbol:
         raise StructureError(
             "unreadable",
-            f"space group {number} has two origins, and the file does not say which; add its operations "
+            f"space group {number} has two origins, and the file does not state which; add its operations "
             "(_symmetry_equiv_pos_as_xyz)",
         )
 
 
 def _check_cell(structure: Structure, operations: Iterable[Any]) -> None:
-    """Refuse a cell that the operations do not leave as it is: rhombohedral axes with operations of hexagonal ones."""
+    """Refuse a cell that its operations change, such as rhombohedral axes with operations of hexagonal ones."""
     metric = structure.lattice.matrix @ structure.lattice.matrix.T
     for operation in operations:
         rotation = operation.rotation_matrix
@@ -191,7 +189,7 @@ def _check_cell(structure: Structure, operations: Iterable[Any]) -> None:
 
 
 def _check_kinds(data: Mapping[str, Any]) -> None:
-    """Refuse atoms that are no elements, of whose names pymatgen would read the beginning: Du as deuterium.
+    """Refuse atoms that are not elements; pymatgen would read the beginning of their names, such as Du as deuterium.
 
     Raises
     ------
@@ -205,28 +203,28 @@ def _check_kinds(data: Mapping[str, Any]) -> None:
         is_element = Element.is_valid_symbol(letters) and Element(letters).Z <= HEAVIEST
         if share != "0" and letters not in WATER and not is_element:
             raise StructureError(
-                "unknown_element", f"a site is of the kind {kind}, which is no element; name its element, or remove it"
+                "unknown_element", f"a site is of kind {kind}, which is not an element; name its element, or remove it"
             )
 
 
 def _check_point(sites: list[tuple[str, str, float]]) -> None:
-    """Refuse atoms that are all wholly in one place, and hydrogen beside its isotopes, which pymatgen mixes up."""
+    """Refuse several whole atoms at one point, and hydrogen with its isotopes, which pymatgen confuses."""
     isotopes = {kind[:1] for _, kind, _ in sites if re.match(r"[HDT](?![a-z])", kind)}
     if sum(share for *_, share in sites) > 1 + TOLERANCE or len(isotopes) > 1:
         words = ", ".join(f"{label} ({kind}, {share:g})" for label, kind, share in sites)
         raise StructureError(
             "disordered",
-            f"the sites {words} are in one place; only ordered structures can be relaxed: keep one of them",
+            f"the sites {words} are at one point; only ordered structures can be relaxed: keep one of them",
         )
 
 
 def _check_formula(structure: Structure, data: Mapping[str, Any], notes: list[str]) -> bool:
-    """Refuse sites that do not make the formula of the block; False where there is none, or with a note none to read.
+    """Refuse sites that do not match the formula of the block; False if there is no formula, or it cannot be read.
 
     Raises
     ------
     StructureError
-        With the elements that are missing.
+        With the missing elements.
     """
     formula = str(data.get("_chemical_formula_sum") or "").strip("'\" ")
     if formula in ("", *UNKNOWN):
@@ -238,6 +236,6 @@ def _check_formula(structure: Structure, data: Mapping[str, Any], notes: list[st
         return False
     if difference:
         warned = f" (pymatgen: {'; '.join(notes)})" if notes else ""
-        advice = f"correct the file, or take the line of the formula out of it{warned}"
+        advice = f"correct the file, or remove the line of the formula{warned}"
         raise StructureError("unreadable", f"{difference}; {advice}")
     return True

@@ -13,7 +13,7 @@ from pymatgen.core import Composition, Structure
 from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.schemas.predictions import PredictionDoc, Verdict
 
-# stol 0.05 is about 0.12 Å; pymatgen's defaults would take a ferroelectric for its parent, which costs its place
+# stol 0.05 is about 0.12 Å; pymatgen's defaults would match a ferroelectric with its parent
 DUPLICATE_TOLERANCES: dict[str, Any] = {
     "ltol": 0.05, "stol": 0.05, "angle_tol": 2, "scale": False, "primitive_cell": False
 }  # fmt: skip
@@ -21,7 +21,7 @@ DUPLICATE_VOLUME = 0.05  # of duplicates, relative, per atom
 
 
 class BothWaysComparator(SpeciesComparator):
-    """Species that equal each other: in pymatgen an element equals its species with spins, but not the reverse."""
+    """Compare species: in pymatgen an element equals its species with spins, but not the reverse."""
 
     def are_equal(self, sp1: Composition, sp2: Composition) -> bool:
         """Whether the species of two sites are the same, spins and oxidation states included."""
@@ -43,7 +43,7 @@ def is_comparable(structure: Structure) -> bool:
     """Whether equality with another structure can be judged by StructureMatcher.
 
     That is so for finite crystals with one element on each site, no selective dynamics, and moments (and spins of
-    species) that are one number each: it knows nothing of directions.
+    species) that are one number each: it does not compare directions.
     """
     return (
         len(structure) > 0
@@ -78,12 +78,12 @@ def _read_numbers(values: Iterable[Any]) -> list[float] | None:
 
 
 def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool = True) -> dict[int, int]:
-    """Find predictions that an earlier one makes superfluous.
+    """Find predictions that duplicate an earlier one.
 
     The same prediction id is always a duplicate. The primitive cells of accepted predictions of equal formula and
     charge are compared by StructureMatcher, which needs at most 50 ms for a pair of 20 atoms. Magnetic
-    moments that are numbers make a difference; candidates with other moments, or with selective dynamics, are never
-    taken for one another.
+    moments that are numbers make a difference; candidates with other moments, or with selective dynamics, never
+    count as equal.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
     Returns
     -------
     duplicates
-        Index of the one that is kept, by index of the duplicate.
+        Index of the kept one, by index of the duplicate.
     """
     matcher = CellMatcher()
     by_id: dict[str, int] = {}
@@ -112,7 +112,7 @@ def find_duplicates(predictions: Sequence[PredictionDoc | None], compare: bool =
             if original == index:
                 group.append((index, cell))
         if original != index:
-            # what an id stands for may itself be a duplicate
+            # the candidate of an id may itself be a duplicate
             duplicates[index] = duplicates.get(original, original)
     return duplicates
 

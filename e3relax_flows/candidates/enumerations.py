@@ -1,6 +1,6 @@
-"""Whole chemistries of candidates: known compounds, and all that comes of exchanging their elements; built in code.
+"""Chemistries of candidates: known compounds with all exchanges of their elements; built in code.
 
-Each candidate sits in the cell of the known compound, whatever the sizes of its own atoms: the volume is off by up to a
+Each candidate has the cell of the known compound, independent of the sizes of its atoms: the volume is off by up to a
 factor of two, as in screens of hypothetical compounds. Cells of the known compounds are measured ones at room
 temperature, rounded, as handbooks of crystal data give them.
 """
@@ -20,10 +20,10 @@ from e3relax_flows.core.ids import draw_uniform
 
 @dataclass(frozen=True)
 class Enumeration:
-    """A known compound and the elements that are tried in the places of its own.
+    """A known compound and the elements that replace its own.
 
     `cell` holds a, b, c in Å and gamma in degrees (alpha and beta are 90°) of the conventional cell; `sites` one
-    site of each orbit with its fractional coordinates; `choices` the elements, apart by spaces, in the place of each
+    site of each orbit with its fractional coordinates; `choices` the elements, separated by spaces, that replace each
     element of the known compound.
     """
 
@@ -52,7 +52,7 @@ class Enumeration:
 def enumerate_candidates(
     enumerations: Sequence[Enumeration], n: int, max_atoms: int | None = None, seed: int = 0
 ) -> list[tuple[str, Structure]]:
-    """Draw `n` candidates by their names from all of at most `max_atoms`, each with its name; fewer where there are.
+    """Draw `n` candidates by their names from all of at most `max_atoms`, each with its name; fewer if there are fewer.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def enumerate_candidates(
     found = [candidate for enumeration in enumerations for candidate in enumeration.build()]
     found = [(name, structure) for name, structure in found if max_atoms is None or len(structure) <= max_atoms]
     if not found or n < 1:
-        raise ConfigError(f"{n} candidates of at most {max_atoms} atoms are wanted; there are {len(found)}")
+        raise ConfigError(f"{n} candidates of at most {max_atoms} atoms are required; there are {len(found)}")
     return sorted(found, key=lambda candidate: (draw_uniform(seed, candidate[0]), candidate[0]))[:n]
 
 
@@ -103,7 +103,7 @@ INTERSTITIAL = (
     ),
 )
 
-# Common salts, semiconductors and oxides, of which the bundled weights have seen many.
+# Common salts, semiconductors and oxides, of which many are in the training data of the bundled weights.
 COMMON = (
     Enumeration(
         "rock salt", "NaCl", "Fm-3m", cubic(5.640),

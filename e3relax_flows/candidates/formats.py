@@ -1,4 +1,4 @@
-"""What files say that their parsers do not take: sites beyond the counts, missing periods, partial occupancies."""
+"""Refuse contents of files that parsers ignore: sites beyond the counts, missing periods, partial occupancies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 from e3relax_flows.core.errors import StructureError
 
-FULL = ("1", "11")  # occupancies of whole sites: 10 is added to what SHELXL does not refine
+FULL = ("1", "11")  # occupancies of whole sites: SHELXL adds 10 to values that it does not refine
 
 
 def check_text(name: str, text: str) -> None:
-    """Refuse a file whose structure is not all that it holds.
+    """Refuse a file that holds more than the structure that a parser would read.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def check_text(name: str, text: str) -> None:
     Raises
     ------
     StructureError
-        With the line that is not read.
+        With the line that would be ignored.
     """
     if "poscar" in name or "contcar" in name or name.endswith(".vasp"):
         _check_poscar(text.splitlines())
@@ -50,7 +50,7 @@ def _check_poscar(lines: list[str]) -> None:
 
 
 def _check_xsf(text: str) -> None:
-    """Refuse what is periodic along fewer than three directions."""
+    """Refuse structures that are periodic along fewer than three directions."""
     kind = re.search(r"^\s*(MOLECULE|POLYMER|SLAB)\b", text, re.MULTILINE)
     if kind:
         raise StructureError(
@@ -61,7 +61,7 @@ def _check_xsf(text: str) -> None:
 
 
 def _check_res(text: str) -> None:
-    """Refuse sites that are not wholly occupied."""
+    """Refuse sites that are not fully occupied."""
     for line in text.splitlines():
         words = line.split()
         if len(words) < 6 or not re.fullmatch(r"[A-Z][a-z]?\w*", words[0]) or not words[1].isdecimal():

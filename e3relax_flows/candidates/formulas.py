@@ -10,9 +10,9 @@ TOLERANCE = 0.01  # relative, of the ratios between formula and sites
 
 
 def find_difference(structure: Structure, formula: str) -> str | None:
-    """What sites and formula do not share, in words; None where both are the same up to a factor.
+    """The difference of sites and formula, in words; None if both are the same up to a factor.
 
-    Isotopes count as their element. Ratios are compared where each site is wholly occupied by one element.
+    Isotopes count as their element. Ratios are compared if each site is fully occupied by one element.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def _count_elements(composition: Composition) -> dict[int, float]:
     counts: dict[int, float] = defaultdict(float)
     for specie, amount in composition.items():
         if not Element.is_valid_symbol(specie.symbol):
-            raise ValueError(f"{specie} is no element")
+            raise ValueError(f"{specie} is not an element")
         counts[specie.Z] += amount
     return counts
 

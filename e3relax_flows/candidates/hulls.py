@@ -1,4 +1,4 @@
-"""Convex hulls over given entries: read them, and say how far above the hull of its elements an energy lies."""
+"""Convex hulls over given entries: read them, and compute the distance of an energy from the hull of its elements."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ ENTRY_CLASSES: dict[str, type[ComputedEntry]] = {
     "ComputedEntry": ComputedEntry,
     "ComputedStructureEntry": ComputedStructureEntry,
 }
-TRUSTED_PACKAGES = ("pymatgen", "emmet")  # whose classes a file of entries may name
+TRUSTED_PACKAGES = ("pymatgen", "emmet")  # packages whose classes a file of entries may name
 CACHED_DIAGRAMS = 256
 ADVICE = "write a JSON list of pymatgen's ComputedEntry or ComputedStructureEntry dictionaries, or one per line"
 
 
 @dataclass(frozen=True)
 class HullPosition:
-    """Where an energy lies; None with the reason in `message` where there is no hull."""
+    """Distance of an energy from the hull; None with the reason in `message` if there is no hull."""
 
-    energy_above_hull: float | None  # eV per atom; negative: below all that is known
+    energy_above_hull: float | None  # eV per atom; negative: below all known entries
     decomposition: str = ""  # such as "0.50 Na + 0.50 Cl", in fractions of atoms
     message: str | None = None
 
 
 class HullSet:
-    """The entries of many elements, and the hulls that are asked for, which are made when they are.
+    """Entries of many elements, and their hulls, each built when it is first used.
 
-    Of the entries only composition, energy and name are kept.
+    Only composition, energy and name of the entries are kept.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class HullSet:
     Raises
     ------
     ConfigError
-        When an entry has an energy or an amount that is not a finite number: it would move hulls by its place alone.
+        When an entry has an energy or an amount that is not a finite number: it would change hulls without an error.
     """
 
     def __init__(self, entries: Iterable[ComputedEntry | PDEntry]) -> None:
@@ -67,11 +67,11 @@ class HullSet:
         return sum(map(len, self._by_system.values()))
 
     def extend(self, entries: Iterable[ComputedEntry | PDEntry]) -> HullSet:
-        """A set of these and of more entries."""
+        """These and more entries."""
         return HullSet([*(entry for group in self._by_system.values() for entry in group), *entries])
 
     def locate(self, composition: Composition, energy: float) -> HullPosition:
-        """Where `energy` (eV, of `composition` as it is written) lies relative to the hull of its elements."""
+        """Position of `energy` (eV, of `composition` as written) relative to the hull of its elements."""
         if not math.isfinite(energy):
             return HullPosition(None, message=f"its energy is {energy} eV")
         elements = _list_elements(composition)
@@ -99,7 +99,7 @@ def read_entries(path: Path) -> list[ComputedEntry]:
     Raises
     ------
     ConfigError
-        When the file cannot be read, or names classes of packages that have nothing to do with entries.
+        When the file cannot be read, or names classes of other packages.
     """
     try:
         with open_text(path) as stream:
@@ -115,15 +115,15 @@ def read_entries(path: Path) -> list[ComputedEntry]:
 
 
 def build_entry(raw: Any, where: str) -> ComputedEntry:
-    """An entry from its dictionary; no class outside of pymatgen and emmet is made of what it holds.
+    """An entry from its dictionary; only classes of pymatgen and emmet are built.
 
     Raises
     ------
     ConfigError
-        When it is no entry, or its energy or an amount of an element is not a finite number.
+        When it is not an entry, or its energy or an amount of an element is not a finite number.
     """
     if not isinstance(raw, Mapping) or not {"composition", "structure"} & raw.keys() or "energy" not in raw:
-        raise ConfigError(f"{where}: it is no entry; {ADVICE}")
+        raise ConfigError(f"{where}: it is not an entry; {ADVICE}")
     if foreign := sorted(set(_find_modules(raw))):
         raise ConfigError(f"{where}: it names {', '.join(foreign)}, which entries do not need; remove it")
     default: type[ComputedEntry] = ComputedStructureEntry if "structure" in raw else ComputedEntry
@@ -135,18 +135,18 @@ def build_entry(raw: Any, where: str) -> ComputedEntry:
         check_entry(entry, where)
     except ConfigError:
         raise
-    except Exception as error:  # the boundary between entries: pymatgen raises anything on bad input
+    except Exception as error:  # the boundary between entries: pymatgen raises various errors on bad input
         raise ConfigError(f"{where}: {type(error).__name__}: {error}; {ADVICE}") from error
     return entry
 
 
 def check_entry(entry: ComputedEntry | PDEntry, where: str) -> None:
-    """Refuse an entry whose energy, with its adjustments, or composition is not made of finite numbers.
+    """Refuse an entry whose energy, adjustments or composition are not finite numbers.
 
     Raises
     ------
     ConfigError
-        With the place.
+        With the position of the entry.
     """
     _check_number(entry.energy, f"{where}: its energy")
     amounts = list(entry.composition.values())
@@ -162,7 +162,7 @@ def _check_number(value: Any, what: str) -> None:
 
 
 def _find_modules(content: Any) -> Iterable[str]:
-    """Modules named in a document of monty's kind that are of other packages than entries need."""
+    """Modules named in a document of monty that belong to other packages than entries need."""
     if isinstance(content, Mapping):
         module = content.get("@module")
         if module is not None and str(module).split(".")[0] not in TRUSTED_PACKAGES:

@@ -1,4 +1,4 @@
-"""One structure of a source, or why there is none."""
+"""One structure of a source, or the reason why it cannot be read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ MARK = "\ufeff"  # of byte order
 
 
 class ReadItem(NamedTuple):
-    """One structure, or why there is none."""
+    """One structure, or the reason why it cannot be read."""
 
     id: str  # unique among the items of one reading
     structure: Structure | None
     error: str | None
-    note: str | None = None  # what the parser warned of, where there is a structure
+    note: str | None = None  # warnings of the parser, if there is a structure

@@ -1,4 +1,4 @@
-"""Structures of the Materials Project by query: a page at a time, kept on disk, asked for politely."""
+"""Structures of the Materials Project by query: a page at a time, kept on disk, with pauses between requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS = ["material_id", "structure"]
 COMPLETE_FILE = "complete.json"
 KEY_ADVICE = "get one at https://materialsproject.org/api and type: export MP_API_KEY=..."
 
-REFUSAL = re.compile(r"status code 4(?!29|08)\d\d")  # in mp-api's message: asking again would not help
+REFUSAL = re.compile(r"status code 4(?!29|08)\d\d")  # in mp-api's message: a repetition would not help
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,13 +40,13 @@ T = TypeVar("T")
 def read_materials_project(query: MPQuery, cache: Path, refresh: bool = False) -> Iterator[ReadItem]:
     """Structures that match, with their mp-ids, in the order of these.
 
-    The answer is kept page by page below `cache`, so that the same query is asked once and one that was interrupted
-    goes on where it stopped. Nothing but a page is held in memory.
+    The response is kept page by page below `cache`, so that a query is sent once and an interrupted one
+    continues where it stopped. Only one page is held in memory.
 
     Raises
     ------
     MissingDependencyError
-        When mp-api is not installed and something is to be asked.
+        When mp-api is not installed and a request is necessary.
     E3RelaxError
         Without a key, or when the server does not answer after several tries.
     """
@@ -90,7 +90,7 @@ def fetch_entries(chemsys: str, cache: Path, refresh: bool = False) -> list[dict
 def _iterate_pages(
     terms: dict[str, Any], folder: Path, refresh: bool, limit: int | None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Pages from the disk as far as they are there, then from the server, each written before it is given."""
+    """Pages from the disk first, then from the server, each written before it is returned."""
     if refresh:
         for file in [folder / COMPLETE_FILE, *folder.glob("page-*.json.gz")]:
             file.unlink(missing_ok=True)
@@ -136,10 +136,10 @@ def _fetch_page(client: Any, terms: dict[str, Any], number: int) -> list[dict[st
 
 
 def _open_client() -> Any:
-    """mp-api's client, which looks for the key itself; it is checked here, so that its absence is one message."""
+    """mp-api's client, which finds the key itself; it is checked here, so that its absence gives one clear message."""
     client = require("mp_api.client", "mp", "the Materials Project as a source").MPRester
     if not _find_key():
-        raise E3RelaxError(f"the Materials Project wants an API key and none is set; {KEY_ADVICE}")
+        raise E3RelaxError(f"the Materials Project needs an API key and none is set; {KEY_ADVICE}")
     try:
         return client(mute_progress_bars=True, use_document_model=False)
     except Exception as error:  # mp-api raises its own and requests' errors
@@ -151,11 +151,11 @@ def _find_key() -> str:
 
 
 def _ask(request: Callable[[], T]) -> T:
-    """The answer, after some tries; the chain of errors is cut since those of requests show headers."""
+    """The response, after some tries; the chain of errors is cut, since those of requests show headers."""
     for trial in range(1, N_TRIES + 1):
         try:
             return request()
-        except (TypeError, AttributeError):  # another release of mp-api: trying again changes nothing
+        except (TypeError, AttributeError):  # another release of mp-api: a repetition does not help
             raise
         except Exception as error:  # mp-api raises its own and requests' errors, on the network
             reason = _hide_key(error)
@@ -165,7 +165,7 @@ def _ask(request: Callable[[], T]) -> T:
             logger.warning("the Materials Project did not answer (%s); try %d of %d", reason, trial, N_TRIES)
             time.sleep(BACK_OFF_S * 2 ** (trial - 1))
     raise E3RelaxError(
-        f"the Materials Project did not answer after {N_TRIES} tries: {reason}; what came is kept, so try again later"
+        f"the Materials Project did not answer after {N_TRIES} tries: {reason}; pages so far are kept, try again later"
     )
 
 

@@ -24,7 +24,7 @@ def read_optimade(paths: Iterable[Path]) -> Iterator[ReadItem]:
     """Structures of responses one by one; ids are those of the database.
 
     A JSON file is one page of a response (of /structures or /structures/ID), a JSON lines file holds one resource per
-    line after its header. Resources of other types are passed over.
+    line after its header. Resources of other types are skipped.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
     Raises
     ------
     ValueError
-        When it is no crystal with one element on each site.
+        When it is not a crystal with one element on each site.
     """
     attributes = {key: value for key, value in (resource.get("attributes") or {}).items() if value is not None}
     if attributes.get("dimension_types", [1, 1, 1]) != [1, 1, 1]:
@@ -55,13 +55,13 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
     if missing := sorted(INCOMPLETE & set(attributes.get("structure_features", []))):
         raise ValueError(f"it has {', '.join(missing)}, so that its sites are not its atoms; leave it out")
     _check_sites(attributes)
-    # the adapter takes the names of species for elements and does not look at what they stand for
+    # the adapter uses the names of species as elements, without their definitions
     if (path := _find_null(attributes.get("species", []), "species")) is not None:
         raise ValueError(f"its {path} is null; leave it out, or complete it")
     elements = {species["name"]: _name_element(species) for species in attributes.get("species", [])}
     at_sites = [elements.get(name, name) for name in attributes["species_at_sites"]]
     if unknown := sorted({name for name in at_sites if not Element.is_valid_symbol(name)}):
-        raise ValueError(f"its 'species' do not say what {', '.join(unknown)} is; ask for them in response_fields")
+        raise ValueError(f"its 'species' do not define {', '.join(unknown)}; ask for them in response_fields")
     core = {
         "lattice_vectors": attributes["lattice_vectors"],
         "cartesian_site_positions": attributes["cartesian_site_positions"],
@@ -77,19 +77,19 @@ def convert_resource(resource: dict[str, Any]) -> Structure:
 
 
 def _check_sites(attributes: Mapping[str, Any]) -> None:
-    """Refuse atoms that have no sites of their own, and sites that were left out.
+    """Refuse atoms without sites of their own, and missing sites.
 
     Raises
     ------
     ValueError
-        With what the resource says of itself.
+        With the entry of the resource.
     """
     attached = [species["name"] for species in attributes.get("species", []) if species.get("attached")]
     if attached:
         raise ValueError(f"atoms without sites are attached to {', '.join(attached)}; give them positions")
     n_sites, sites = attributes.get("nsites"), attributes["species_at_sites"]
     if n_sites not in (None, len(sites)):
-        raise ValueError(f"it says to have {n_sites} sites and gives {len(sites)}; ask the server again")
+        raise ValueError(f"it states {n_sites} sites and gives {len(sites)}; ask the server again")
 
 
 def _name_element(species: dict[str, Any]) -> str:
@@ -104,7 +104,7 @@ def _name_element(species: dict[str, Any]) -> str:
 
 
 def _find_null(value: Any, path: str) -> str | None:
-    """Where in a list there is a null."""
+    """Path of the first null in a nested list."""
     if not isinstance(value, list):
         return path if value is None else None
     found = (_find_null(item, f"{path}[{index}]") for index, item in enumerate(value))
@@ -136,7 +136,7 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
         with open_text(path) as stream:
             content = json.load(stream)
     except (OSError, ValueError, EOFError) as error:
-        yield ReadItem(name, None, f"{path}: {error}; keep the responses of the server as they come")
+        yield ReadItem(name, None, f"{path}: {error}; keep the responses of the server unchanged")
         return
     yield from read_response(content, name, path)
 
@@ -175,7 +175,7 @@ def read_response(content: Any, name: str, path: Path) -> Iterator[ReadItem]:
 
 
 def read_resource(resource: Any, fallback_id: str, path: Path | str) -> Iterator[ReadItem]:
-    """The structure of one resource; nothing of the header and of other types."""
+    """The structure of one resource; the header and other types give none."""
     if isinstance(resource, dict) and (HEADER in resource or (resource.get("type") or "structures") != "structures"):
         return
     id = str(resource.get("id") or fallback_id) if isinstance(resource, dict) else fallback_id
@@ -184,6 +184,6 @@ def read_resource(resource: Any, fallback_id: str, path: Path | str) -> Iterator
         return
     try:
         yield ReadItem(id, convert_resource(resource), None)
-    except Exception as error:  # the boundary between entries: servers write anything
+    except Exception as error:  # the boundary between entries: servers may send anything
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         yield ReadItem(id, None, f"{path}, {id}: {reason}")

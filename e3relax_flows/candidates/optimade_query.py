@@ -21,9 +21,9 @@ FIELDS = [
     *("id", "lattice_vectors", "cartesian_site_positions", "species_at_sites", "species", "nsites"),
     *("dimension_types", "structure_features", "chemical_formula_reduced"),
 ]
-PURPOSE = "asking OPTIMADE servers by a filter"
+PURPOSE = "querying OPTIMADE servers by a filter"
 N_TRIES, BACK_OFF_S = 4, 1.0  # urllib3 waits 0, 2, 4 and 8 s, or as long as the server asks
-BUSY = (429, 500, 502, 503, 504)  # answers after which the same is asked again
+BUSY = (429, 500, 502, 503, 504)  # responses after which the request is repeated
 TIMEOUT_S = 60.0
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 def read_optimade_servers(query: OptimadeQuery, cache: Path, refresh: bool = False) -> Iterator[ReadItem]:
     """Structures that match, server after server, with the ids of their databases.
 
-    Answers are kept page by page below `cache`: the same is asked once, and what was interrupted goes on where it
-    stopped. A server that does not answer is an item that says so, and costs no other.
+    Responses are kept page by page below `cache`: a query is sent once, and an interrupted one continues where it
+    stopped. A server that does not answer becomes an item with its error; the others are still queried.
 
     Raises
     ------
     MissingDependencyError
-        When `optimade` is not installed and something is to be asked.
+        When `optimade` is not installed and a request is necessary.
     ConfigError
         When the filter is not written in OPTIMADE's language, or a provider is not known.
     """
@@ -61,12 +61,12 @@ def _read_server(server: str, query: OptimadeQuery, folder: Path, refresh: bool)
                 return
             n_given += 1
             yield from read_resource(resource, f"{urlparse(server).netloc}-{number}-{index}", server)
-        if query.limit is not None and n_given == query.limit:  # the next page need not be asked for
+        if query.limit is not None and n_given == query.limit:  # the next page is not needed
             return
 
 
 def _iterate_pages(server: str, text: str, folder: Path, refresh: bool) -> Iterator[dict[str, Any]]:
-    """Pages from the disk as far as they are there, then from the server, each written before it is given."""
+    """Pages from the disk first, then from the server, each written before it is returned."""
     if refresh:
         for file in folder.glob("page-*.json.gz"):
             file.unlink()
@@ -84,14 +84,14 @@ def _iterate_pages(server: str, text: str, folder: Path, refresh: bool) -> Itera
 
 
 def _open_client(server: str, text: str) -> Any:
-    """The client of `optimade`, once it is known that the filter can be read."""
+    """The client of `optimade`, after a check of the filter."""
     client = require("optimade.client", "optimade", PURPOSE)
     try:
         require("optimade.filterparser", "optimade", PURPOSE).LarkParser().parse(text)
     except Exception as error:  # Lark's and optimade's own
         reason = " ".join(str(getattr(error, "detail", None) or error).split())
         raise ConfigError(
-            f'the filter {text!r} is not one of OPTIMADE ({reason}); write it like elements HAS ALL "Na","Cl" AND '
+            f'the filter {text!r} is not a filter of OPTIMADE ({reason}); write it like elements HAS ALL "Na","Cl" AND '
             "nelements=2"
         ) from error
     return client.OptimadeClient(
@@ -100,7 +100,7 @@ def _open_client(server: str, text: str) -> Any:
 
 
 def _build_session() -> type:
-    """The class of sessions that ask a busy server again, some times; the client itself would ask without end."""
+    """The class of sessions that repeat requests to a busy server a few times; the client repeats without end."""
     requests = require("requests", "optimade", PURPOSE)
     retry = require("urllib3.util", "optimade", PURPOSE).Retry(
         total=N_TRIES, backoff_factor=BACK_OFF_S, status_forcelist=BUSY, allowed_methods=["GET"]
@@ -121,18 +121,18 @@ def _ask(client: Any, server: str, text: str, url: str | None) -> dict[str, Any]
     Raises
     ------
     E3RelaxError
-        When the server gave errors, or none came.
+        When the server returned errors, or no response.
     """
     found = client.get_one("structures", text, server, response_fields=FIELDS, override_url=url, paginate=False)
     (result,) = found.values()
     if result.errors or not isinstance(result.data, list):
         reason = "; ".join(map(str, result.errors)) or "its answer has no list of structures"
-        raise E3RelaxError(f"{server} did not answer the filter: {reason}; what came before is kept, so try again")
+        raise E3RelaxError(f"{server} did not answer the filter: {reason}; earlier pages are kept, so try again")
     following = result.links.get("next")
     if isinstance(following, dict):
         following = following.get("href")
     if following == url and url is not None:
-        raise E3RelaxError(f"{server} gives the page {url} as the one after itself; ask it with a narrower filter")
+        raise E3RelaxError(f"{server} gives the page {url} as its own successor; use a narrower filter")
     return {"data": result.data, "next": following}
 
 
@@ -142,7 +142,7 @@ def _find_servers(providers: list[str]) -> list[str]:
     Raises
     ------
     ConfigError
-        When a provider is not in the register, or names no database now.
+        When a provider is not in the register, or has no database at present.
     """
     if not providers:
         return []

@@ -1,4 +1,4 @@
-"""Pages of answers of databases, each in a packed file, so that an interrupted query goes on where it stopped."""
+"""Cache of pages from databases, each in a compressed file, so that an interrupted query continues where it stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def name_page(folder: Path, number: int) -> Path:
 
 
 def write_page(file: Path, content: Any) -> None:
-    """Write a page whole or not at all."""
+    """Write a page atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     with gzip.open(part, "wt", encoding="utf-8") as stream:
@@ -37,4 +37,4 @@ def read_page(file: Path) -> Any:
         with gzip.open(file, "rt", encoding="utf-8") as stream:
             return json.load(stream)
     except (OSError, ValueError, EOFError) as error:
-        raise E3RelaxError(f"{file} cannot be read ({error}); remove it, and it is asked for again") from error
+        raise E3RelaxError(f"{file} cannot be read ({error}); remove it, and it is requested again") from error

@@ -1,4 +1,4 @@
-"""Most promising first: scores of candidates and of predictions, the smaller the better."""
+"""Rankings: scores of candidates and of predictions; a smaller score is more promising."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Score = Callable[[str, Structure], float | None]
 
 
 def build_score(ranking: Ranking) -> Score:
-    """The function of id and structure that a ranking means.
+    """The function of id and structure for a ranking.
 
     Raises
     ------
@@ -51,11 +51,11 @@ def build_score(ranking: Ranking) -> Score:
         return _measure_above_hull(HullSet(read_entries(ranking.entries)), load_calculator(ranking.potential))
     if isinstance(ranking, RankByFunction):
         return load_function(ranking.function)
-    raise ConfigError("ranking by change needs predictions, which a list of candidates has not; rank it in a screen")
+    raise ConfigError("ranking by change needs predictions, which a list of candidates lacks; rank it in a screen")
 
 
 def measure_change(prediction: Prediction) -> float | None:
-    """How far the network moves a structure, Å: displacement + 2.5 Å · strain; None where nothing was accepted."""
+    """Change of a structure by the network, Å: displacement + 2.5 Å · strain; None if it was not accepted."""
     if prediction.verdict != Verdict.ACCEPT or prediction.displacement is None or prediction.strain is None:
         return None
     return prediction.displacement + STRAIN_WEIGHT_ANGSTROM * prediction.strain
@@ -67,7 +67,7 @@ def read_numbers(path: Path, column: str | None = None, id_column: str = "id") -
     Raises
     ------
     ConfigError
-        When the file cannot be read, the column is not there or not clear, or an id has two numbers.
+        When the file cannot be read, the column is missing or ambiguous, or an id has two numbers.
     """
     try:
         with open_text(path) as stream:
@@ -79,7 +79,7 @@ def read_numbers(path: Path, column: str | None = None, id_column: str = "id") -
         raise ConfigError(f"{path}: {error}; give a CSV file with a header, or JSON") from error
     names = list(dict.fromkeys(name for row in rows for name in row if name != id_column))
     if column is None and len(names) != 1:
-        raise ConfigError(f"{path} has the columns {', '.join(names) or '(none)'}; say which, with `column`")
+        raise ConfigError(f"{path} has the columns {', '.join(names) or '(none)'}; name one with `column`")
     column = column or names[0]
     if column not in names or not any(id_column in row for row in rows):
         raise ConfigError(f"{path} needs the columns {id_column!r} and {column!r}; it has {', '.join(names)}")
@@ -91,14 +91,14 @@ def read_numbers(path: Path, column: str | None = None, id_column: str = "id") -
         try:
             number = float(value)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{path}: {column} of {id} is {value!r}, which is no number") from error
+            raise ConfigError(f"{path}: {column} of {id} is {value!r}, which is not a number") from error
         if numbers.setdefault(id, number) != number:
-            raise ConfigError(f"{path}: {id} is there twice, with {numbers[id]:g} and {number:g}")
+            raise ConfigError(f"{path}: {id} occurs twice, with {numbers[id]:g} and {number:g}")
     return numbers
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function that "module:function" means; modules of the working directory are found.
+    """The function "module:function"; modules of the working directory are found.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def load_calculator(name: str) -> Any:
-    """An ASE calculator: CHGNet's, or what the user's "module:function" gives."""
+    """An ASE calculator: CHGNet's, or the result of the user's "module:function"."""
     if name == "chgnet":
         return require("chgnet.model.dynamics", "mlip", "ranking by CHGNet").CHGNetCalculator(use_device="cpu")
     if ":" not in name:

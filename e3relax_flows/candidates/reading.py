@@ -1,4 +1,4 @@
-"""Reading structures from files, folders and lists; what cannot be read becomes an item that says why."""
+"""Read structures from files, folders and lists; an unreadable one becomes an item with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from e3relax_flows.core.records import build_side, build_structure, find_nulls, 
 from e3relax_flows.core.text_files import cut_compression, open_text, unpack_file
 
 ASE_ENDINGS = (".xyz", ".extxyz", ".traj")
-# what is looked at in a folder; a file that is named itself is always tried
+# files that are read in a folder; a file that is named itself is always tried
 PATTERNS = (
     *("*.cif", "*.mcif", "*poscar*", "*contcar*", "*.vasp", "vasprun*.xml", "*.xsf", "*.cssr", "*.res"),
     *("*.xyz", "*.extxyz", "*.traj", "*.json", "*.jsonl"),
@@ -37,7 +37,7 @@ ADVICE = "give files that pymatgen reads (CIF, POSCAR, ...), folders of them, or
 
 
 class Parsed(NamedTuple):
-    """One structure of a file that holds some, or why there is none."""
+    """One structure of a file, or the reason why it cannot be read."""
 
     structure: Structure | None
     error: str | None = None
@@ -49,8 +49,8 @@ def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
 
     Files may be packed (.gz, .bz2, .xz, .z) and begin with a byte-order mark. A folder gives its structure files and
     those of its folders, sorted by name. Lists and dictionaries of structures (.json, .jsonl) may hold pymatgen
-    dictionaries, documents with a `structure` (as the Materials Project's and our own predictions) or, where there is
-    none, an `initial_structure` and its like, pairs with an `initial` side, which is taken, and tables of pandas. Ids
+    dictionaries, documents with a `structure` (such as the Materials Project's and our predictions) or, if there is
+    none, an `initial_structure` or similar, pairs with an `initial` side, which is used, and tables of pandas. Ids
     are the documents' own, the keys of a dictionary or the names of files, with a number added to those that repeat.
     """
     known: dict[str, int] = {}
@@ -78,7 +78,7 @@ def _is_wanted(path: Path) -> bool:
 
 
 def _read_file(path: Path) -> Iterator[ReadItem]:
-    """Items of one file; whatever goes wrong in it stays in it."""
+    """Items of one file; its errors do not affect other files."""
     name, stem = cut_compression(path.name.lower()), _cut_name(path)
     try:
         if name.endswith(".jsonl"):
@@ -93,12 +93,12 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
             yield from _name_parsed(parsed, stem, path)
     except StructureError as error:
         yield ReadItem(stem, None, f"{path}: {error}")
-    except Exception as error:  # the boundary between files: parsers raise anything on bad input
+    except Exception as error:  # the boundary between files: parsers raise various errors on bad input
         yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
 
 
 def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadItem]:
-    """Items of what was found in one file, and one more of what could not be read."""
+    """Items of one file, and one more for its unreadable parts."""
     good = [each for each in parsed if each.structure is not None]
     ids = [stem] if len(good) == 1 else [f"{stem}-{index}" for index in range(1, len(good) + 1)]
     for id, each in zip(ids, good, strict=True):
@@ -110,7 +110,7 @@ def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadIt
         yield ReadItem(stem, None, f"{path}: {reasons or 'no structures'}{advice}")
     elif lost:
         words = f"{len(lost)} of {len(parsed)} {_name_parts(path)} cannot be read: {reasons}"
-        yield ReadItem(f"{stem}-unread", None, f"{path}: {words}; correct these or take them out")
+        yield ReadItem(f"{stem}-unread", None, f"{path}: {words}; correct or remove them")
 
 
 def _name_parts(path: Path) -> str:
@@ -118,7 +118,7 @@ def _name_parts(path: Path) -> str:
 
 
 def _parse_file(path: Path, name: str) -> list[Parsed]:
-    """What a file holds."""
+    """The entries of a file."""
     if name.endswith((".cif", ".mcif")):
         blocks = read_cif(path.read_text(encoding="utf-8", errors="replace"))
         return [
@@ -145,7 +145,7 @@ def _parse_file(path: Path, name: str) -> list[Parsed]:
 
 
 def _parse_frames(path: Path) -> list[Parsed]:
-    """Frames of a file that ASE reads; what is wrong with one stays in it."""
+    """Frames of a file that ASE reads; an error in one does not affect the others."""
     ase_io = require("ase.io", "mlip", f"reading {path.name}")
     parsed = []
     for number, frame in enumerate(ase_io.iread(str(path), index=":"), start=1):
@@ -167,7 +167,7 @@ def _read_lines(path: Path, stem: str) -> Iterator[ReadItem]:
             try:
                 entry = json.loads(line.lstrip(MARK))  # files that were put together have one in the middle
             except ValueError as error:
-                yield ReadItem(f"{stem}-{number}", None, f"{where}: no JSON ({error}); write one structure per line")
+                yield ReadItem(f"{stem}-{number}", None, f"{where}: not JSON ({error}); write one structure per line")
                 continue
             yield from _read_line(entry, f"{stem}-{number}", where)
 
@@ -202,7 +202,7 @@ def _read_content(content: Any, stem: str, path: Path) -> Iterator[ReadItem]:
 
 
 def _list_rows(content: dict[str, Any]) -> dict[str, Any]:
-    """Rows of a table that pandas wrote by columns, or with the names of columns apart; empty where it is none."""
+    """Rows of a table that pandas wrote by columns, or with the names of columns apart; empty if it is not a table."""
     columns, data = content.get("columns"), content.get("data")
     if isinstance(columns, list) and isinstance(data, list):
         names = content.get("index") or range(1, len(data) + 1)
@@ -214,7 +214,7 @@ def _list_rows(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_remark(entry: Any, content: dict[str, Any]) -> bool:
-    """Whether something beside a list of structures is no structure, and not meant as one."""
+    """Whether an entry next to a list of structures is not a structure, and not meant as one."""
     return not isinstance(entry, dict) and any(isinstance(value, list) for value in content.values())
 
 
@@ -250,7 +250,7 @@ def _is_document(content: dict[str, Any]) -> bool:
 
 
 def _find_structure(entry: dict[str, Any]) -> str | None:
-    """Where the structure of a dictionary is: it is one, a document holds one, or a pair."""
+    """The structure in a dictionary: the dictionary itself, or a field of a document or pair."""
     if is_structure(entry):
         return "structure"
     if isinstance(entry.get("initial"), dict) and "frac" in entry["initial"] and "numbers" in entry:
@@ -266,7 +266,7 @@ def _build_structure(entry: dict[str, Any], kind: str) -> Structure:
 
 
 def _cut_name(path: Path) -> str:
-    """Name of a file without the endings that say how it is written; POSCAR.mp-22862 stays."""
+    """Name of a file without the suffixes of its format; POSCAR.mp-22862 stays."""
     name = path.name[: len(cut_compression(path.name.lower()))]
     endings = {Path(pattern).suffix for pattern in PATTERNS} | set(ASE_ENDINGS)
     stem, dot, ending = name.rpartition(".")
@@ -274,13 +274,13 @@ def _cut_name(path: Path) -> str:
 
 
 def _advise(path: Path, error: Exception | None = None) -> str:
-    """What to do about a file: give another one, or where its name is known to pymatgen look into it."""
+    """Advice for an unreadable file: give another one, or check its content if pymatgen knows its name."""
     name = path.name.lower()
     if isinstance(error, E3RelaxError) or not _is_wanted(path):
         return ADVICE
     if "poscar" in name or "contcar" in name or name.endswith(".vasp"):
-        return "look into it: do the numbers of atoms match the elements and the lines of sites?"
-    return "look into it: is it whole, and what its name says?"
+        return "check it: do the numbers of atoms match the elements and the lines of sites?"
+    return "check it: is it complete, and of the format of its name?"
 
 
 def _describe(error: Exception) -> str:

@@ -31,14 +31,14 @@ from e3relax_flows.schemas.candidates import (
 
 
 def read_sources(sources: Sequence[Source], settings: E3RelaxSettings) -> Iterator[ReadItem]:
-    """Candidates of all sources one by one, in their order; what cannot be read is an item that says why.
+    """Candidates of all sources one by one, in their order; an unreadable one is an item with the reason.
 
-    Ids are those of the sources, with a number added to those that repeat. Nothing is held but the ids.
+    Ids are those of the sources, with a number added to those that repeat. Only the ids are kept in memory.
 
     Raises
     ------
     E3RelaxError
-        When a whole source cannot be had: no key, no answer, no store.
+        When a whole source is unavailable: no key, no response, no store.
     """
     known: dict[str, int] = {}
     for source in sources:

@@ -1,4 +1,4 @@
-"""A list of candidates without duplicates, on disk while it is made: 100,000 of them do not sit in memory."""
+"""A list of candidates without duplicates, kept on disk, so that 100,000 of them need little memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Candidate(NamedTuple):
 
 
 class PackedCandidate(NamedTuple):
-    """One candidate of a list, its structure as it is kept."""
+    """One candidate of a list, with its structure in packed form."""
 
     id: str
     structure_id: str
@@ -57,18 +57,18 @@ class PackedCandidate(NamedTuple):
 
 
 class Duplicate(NamedTuple):
-    """A candidate that is not in the list, and the one that is there for it."""
+    """A candidate that was left out, and the equal one that was kept."""
 
     id: str
     kept: str
-    how: str  # "id": equal as written; "structure": StructureMatcher says so
+    how: str  # "id": equal as written; "structure": equal by StructureMatcher
 
 
 class CandidateList:
-    """Candidates that are taken one by one and returned without duplicates, ranked where they were scored.
+    """Candidates that are added one by one and returned without duplicates, ranked if they were scored.
 
     Everything is in an SQLite file that is removed at the end: memory holds some hundred structures at most,
-    however many are taken. Use it in a `with`.
+    for any number of candidates. Use it in a `with`.
 
     Parameters
     ----------
@@ -78,14 +78,14 @@ class CandidateList:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.errors: list[tuple[str, str]] = []
-        self.notes: list[tuple[str, str]] = []  # what parsers warned of, by id
+        self.notes: list[tuple[str, str]] = []  # warnings of parsers, by id
         self._folder = folder
         self._n = 0
 
     def __enter__(self) -> Self:
         self._place = tempfile.TemporaryDirectory(prefix="e3relax_candidates_", dir=self._folder)
         self._file = sqlite3.connect(Path(self._place.name) / "candidates.sqlite")
-        # a spool that nobody reads again needs no safety
+        # the file is temporary and needs no safety
         self._file.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000;" + TABLES)
         return self
 
@@ -96,7 +96,7 @@ class CandidateList:
         self._place.cleanup()
 
     def add(self, items: Iterable[ReadItem]) -> None:
-        """Take candidates, equal ones once; unreadable ones and those without id go to `errors`."""
+        """Add candidates, equal ones once; unreadable ones and those without id are listed in `errors`."""
         for item in items:
             if item.structure is None or len(item.structure) == 0:
                 self.errors.append((item.id, item.error or "the structure has no atoms; leave it out"))
@@ -155,9 +155,9 @@ class CandidateList:
         return n_found
 
     def score(self, function: Score) -> int:
-        """Score every candidate that is kept, the smaller the more promising; the number that have a score.
+        """Score every kept candidate (a smaller score is more promising); return the number that have a score.
 
-        What `function` raises comes through: a ranking that half works would mislead.
+        Errors of `function` are raised: an incomplete ranking would be misleading.
         """
         n_scored = 0
         for number, candidate in self._iterate("number"):
@@ -169,20 +169,20 @@ class CandidateList:
         return n_scored
 
     def iterate(self, limit: int | None = None) -> Iterator[Candidate]:
-        """Candidates without duplicates, those with the smallest score first, then those without one as they came."""
+        """Candidates without duplicates, those with the smallest score first, then those without one in their order."""
         for n_given, (_, candidate) in enumerate(self._iterate("score IS NULL, score, number")):
             if limit is not None and n_given >= limit:
                 return
             yield candidate
 
     def iterate_packed(self) -> Iterator[PackedCandidate]:
-        """The same as `iterate`, without taking the structures out of their boxes."""
+        """The same as `iterate`, with packed structures."""
         order = "SELECT id, structure_id, formula, structure FROM candidates WHERE same_as IS NULL "
         for row in self._file.execute(order + "ORDER BY score IS NULL, score, number"):
             yield PackedCandidate(*row)
 
     def iterate_duplicates(self) -> Iterator[Duplicate]:
-        """What was left out, and for whom."""
+        """The candidates that were left out, and the kept ones that they equal."""
         for row in self._file.execute("SELECT id, kept, how FROM duplicates ORDER BY rowid"):
             yield Duplicate(*row)
 
@@ -198,7 +198,7 @@ class CandidateList:
         }
 
     def _find_same(self, cell: Structure, matcher: CellMatcher, unpack: Callable[[int], Structure]) -> int | None:
-        """Number of the first kept cell that is the same crystal; only those of like volume are looked at."""
+        """Number of the first kept cell that is the same crystal; only those of similar volume are compared."""
         slack = 1 + DUPLICATE_VOLUME
         near = self._file.execute(
             "SELECT number FROM cells WHERE formula = ? AND volume BETWEEN ? AND ? ORDER BY number",
@@ -207,7 +207,7 @@ class CandidateList:
         return next((number for (number,) in near if matcher.match(unpack(number), cell)), None)
 
     def _note(self, id: str, where: str, value: str | int, how: str) -> None:
-        """Write down a duplicate of the candidate that `where` finds."""
+        """Record a duplicate of the candidate that `where` selects."""
         (kept,) = self._file.execute(f"SELECT id FROM candidates WHERE {where}", (value,)).fetchone()
         self._file.execute("INSERT INTO duplicates VALUES (?, ?, ?)", (id, kept, how))
 
@@ -236,7 +236,7 @@ def _name(cell: Structure) -> str:
 
 def pack_structure(structure: Structure) -> bytes:
     """A structure as few bytes, which `unpack_structure` reads."""
-    # only what json does not know is sanitized: all of it would take longer than the rest
+    # only types that json does not know are sanitized: sanitizing everything would take longer than the rest
     text = json.dumps(structure.as_dict(), default=lambda value: jsanitize(value, recursive_msonable=True))
     return zlib.compress(text.encode(), level=1)
 
@@ -256,7 +256,7 @@ def unpack_structure(packed: bytes) -> Structure:
         raise StoreError(f"a packed structure is damaged ({error}); register its screen again") from error
     if not box.eof:
         raise StoreError(
-            f"a packed structure is not whole, or takes more than {LARGEST_STRUCTURE >> 20} MB; "
+            f"a packed structure is incomplete, or takes more than {LARGEST_STRUCTURE >> 20} MB; "
             "register its screen again"
         )
     return Structure.from_dict(json.loads(text))

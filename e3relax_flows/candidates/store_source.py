@@ -1,4 +1,4 @@
-"""Structures from the documents of a maggma store: a job store, a copy of a database, one's own collection."""
+"""Structures from the documents of a maggma store: a job store, a copy of a database, or any collection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from e3relax_flows.stores.sqlite import SQLiteStore
 def read_store(
     spec: dict[str, Any], criteria: dict[str, Any], structure_field: str, id_field: str, settings: E3RelaxSettings
 ) -> Iterator[ReadItem]:
-    """Structures of the documents that match, one by one; what is none is an item that says so.
+    """Structures of the documents that match, one by one; a document without one is an item with the reason.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def read_store(
     criteria
         MongoDB query.
     structure_field, id_field
-        Where structure and id are, with dots; a document without an id is named by its number.
+        Fields of structure and id, with dots; a document without an id is named by its number.
     settings
         For the folder of embedded stores.
 
@@ -60,7 +60,7 @@ def read_store(
 
 @contextmanager
 def _open(store: Store) -> Iterator[Store]:
-    """A store, connected; no index is made in it and no file for it, since it is the user's."""
+    """A store, connected; neither an index nor a file is made, since it is the user's."""
     if isinstance(store, SQLiteStore) and not Path(store.path).exists():
         raise StoreError(f"{store.name}: there is no such file; correct `store` of this source")
     try:

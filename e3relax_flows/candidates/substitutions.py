@@ -1,6 +1,6 @@
-"""Candidates by exchange of elements: the user's lists, or the substitutions that nature makes, scaled in volume.
+"""Candidates by exchange of elements: by the user's lists or by data-mined probabilities, scaled in volume.
 
-The probabilities are those of Hautier et al., Inorg. Chem. 50, 656 (2011), as pymatgen has them.
+The probabilities are those of Hautier et al., Inorg. Chem. 50, 656 (2011), as implemented in pymatgen.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ MAX_PARENT_ATOMS = 200  # above, the search for oxidation states may take minute
 
 
 def substitute(parent: ReadItem, rules: SubstitutionRules) -> Iterator[ReadItem]:
-    """Candidates of one parent, named such as "KBr from mp-22862"; an unusable parent is an item that says why.
+    """Candidates of one parent, named such as "KBr from mp-22862"; an unusable parent is an item with the reason.
 
-    Site properties and charges of the parent, which belong to its elements, are not taken over.
+    Site properties and charges of the parent, which belong to its elements, are dropped.
     """
     if parent.structure is None:
         yield parent
         return
     try:
         if not parent.structure.is_ordered:
-            raise ValueError("it is disordered, so its elements have no places of their own")
+            raise ValueError("it is disordered, so its elements have no sites of their own")
         found = (
             _predict(parent.structure, rules) if rules.threshold is not None else _enumerate(parent.structure, rules)
         )
         for structure in islice(found, rules.per_parent):
             scaled = scale_volume(structure, parent.structure, rules.volume)
             yield ReadItem(f"{scaled.composition.reduced_formula} from {parent.id}", scaled, None)
-    except Exception as error:  # the boundary between parents: pymatgen raises anything on unusual elements
+    except Exception as error:  # the boundary between parents: pymatgen raises various errors on unusual elements
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         yield ReadItem(parent.id, None, f"{parent.id} cannot be substituted: {reason}")
 
 
 def scale_volume(structure: Structure, parent: Structure, rule: VolumeRule) -> Structure:
-    """`structure`, which has the cell of `parent`, with the volume that its elements want.
+    """`structure`, which has the cell of `parent`, scaled to the volume that fits its elements.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def scale_volume(structure: Structure, parent: Structure, rule: VolumeRule) -> S
     if rule == "keep":
         return structure
     if rule == "bonds":
-        # wide limits: what counts is the ratio, in which the error of the scheme for this prototype cancels
+        # wide limits: only the ratio matters, in which the error of the scheme for this prototype cancels
         predictor = DLSVolumePredictor(min_scaling=0.05, max_scaling=20)
         volume = parent.volume * predictor.predict(structure) / predictor.predict(parent)
     else:
@@ -116,7 +116,7 @@ def _predict_exchanges(counts: tuple[tuple[str, float], ...], threshold: float) 
 
 
 def _find_oxidation_states(structure: Structure) -> Structure:
-    """The structure with oxidation states: its own, those of bond valences, or the likeliest of the composition."""
+    """The structure with oxidation states: its own, those of bond valences, or the most probable of the composition."""
     if all(getattr(species, "oxi_state", None) is not None for species in structure.species):
         return structure
     if len(structure) > MAX_PARENT_ATOMS:

@@ -23,32 +23,32 @@ from e3relax_flows.pairs.tasks import BuiltPair, TaskDocuments, TaskReader, buil
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut
 
 Item = OutcomeDocuments | TaskDocuments
-BuiltItem = tuple[list[str], list[BuiltPair]]  # jobs that were looked at, and what became of them
+BuiltItem = tuple[list[str], list[BuiltPair]]  # jobs that were read, and the result for each
 
 
 class PairBuilder(Builder):
     """Build pairs from a job store and from our own outcomes, each calculation once.
 
     A second run reads the lists of jobs and outcomes and writes nothing. A calculation that was run again replaces its
-    pair. What began at a prediction gets the initial structure of that prediction; where it cannot be found there is
-    no pair. Run it with `mrun`, or with `e3relax data build`.
+    pair. A relaxation that began at a prediction gets the initial structure of that prediction; if it cannot be
+    found there is no pair. Run it with `mrun`, or with `e3relax data build`.
 
     Parameters
     ----------
     pairs, records
-        Where pairs go, and what became of every calculation.
+        Stores of pairs, and of the result for every calculation.
     tasks
         jobflow's store or a store of emmet's task documents; none: outcomes only.
     reader
         Reads task documents, such as `e3relax_flows.TaskReader()`; needed with `tasks`.
     predictions
-        The prediction store; without it, what began at a prediction has no pair.
+        The prediction store; without it, relaxations that began at a prediction have no pair.
     outcomes
         The outcome store; jobs that it names are not read again from `tasks`.
     source
-        What the source of the pairs is to be called; none: screen for outcomes, tasks for others.
+        Name of the source of the pairs; None: screen for outcomes, tasks for others.
     rebuild
-        Whether to build again what was built before.
+        Whether to rebuild pairs that were built before.
     is_dry
         Whether to count only, and write nothing.
     chunk_size
@@ -75,7 +75,7 @@ class PairBuilder(Builder):
         chunk_size: int = 100,
     ) -> None:
         if tasks is None and outcomes is None:
-            raise ConfigError("there is nothing to build pairs from; give `tasks`, `outcomes` or both")
+            raise ConfigError("there are no relaxations to build pairs from; give `tasks`, `outcomes` or both")
         if tasks is not None and reader is None:
             raise ConfigError("task documents need a reader; give e3relax_flows.TaskReader()")
         self.pairs, self.records = pairs, records
@@ -90,7 +90,7 @@ class PairBuilder(Builder):
 
     @property
     def counts(self) -> Counter[str]:
-        """Calculations of this run by what became of them: new, replaced, unchanged, or why they were left out."""
+        """Calculations of this run by their result: new, replaced, unchanged, or the reason why they were left out."""
         return self._writer.counts
 
     def connect(self) -> None:
@@ -102,7 +102,7 @@ class PairBuilder(Builder):
             self.tasks.ensure_index("uuid")
 
     def get_items(self) -> Iterator[Item]:
-        """What was not built before: outcomes, then the flows of other jobs, with their predictions."""
+        """Items that were not built before: outcomes, then the flows of other jobs, with their predictions."""
         index = PredictionIndex(self.predictions)
         before = BuiltBefore(self.records, index.count, ignore=self.rebuild)
         self._before = before
@@ -121,24 +121,24 @@ class PairBuilder(Builder):
             return [], [build_outcome_pair(item)]
         try:
             built = build_task_pairs(item, self.reader)  # type: ignore[arg-type]
-        except Exception as error:  # one flow's trouble is not the others'
+        except Exception as error:  # an error in one flow does not affect the others
             built = [record_failure(item, error)]
         return item.unit.uuids, built
 
     def update_targets(self, items: list[BuiltItem]) -> None:
-        """Write pairs and records; what did not change is not written."""
+        """Write pairs and records; unchanged ones are not written."""
         looked_at = [uuid for uuids, _ in items for uuid in uuids]
         built = [self._mark(pair) for _, pairs in items for pair in pairs]
         self._writer.write([*built, *self._absorb(looked_at, built)])
 
     def _mark(self, built: BuiltPair) -> BuiltPair:
-        """Add to the fingerprint on what else the result depends."""
+        """Add further inputs of the result to the fingerprint."""
         if built.record.reason is LeftOut.START_UNKNOWN and self._before is not None:
             built.record.fingerprint = self._before.mark_unknown(built.record.fingerprint)
         return built
 
     def _absorb(self, looked_at: Sequence[str], built: Sequence[BuiltPair]) -> list[BuiltPair]:
-        """Records of jobs that were calculations of their own before, and are now a part of others."""
+        """Records of jobs that were separate calculations before, and are now a part of others."""
         parts = {uuid: item.record for item in built for uuid in item.record.job_uuids}
         own = {item.record.origin_id for item in built}
         stale = find_records(self.records, [uuid for uuid in looked_at if uuid not in own])
@@ -159,7 +159,7 @@ class PairBuilder(Builder):
 
 
 def build_outcome_pair(item: OutcomeDocuments) -> BuiltPair:
-    """Make the pair of an outcome, or say why there is none."""
+    """Make the pair of an outcome, or record why there is none."""
     record = BuildRecord(
         origin_id=item.outcome.outcome_id,
         fingerprint=item.fingerprint,
@@ -171,7 +171,7 @@ def build_outcome_pair(item: OutcomeDocuments) -> BuiltPair:
     except LeftOutError as error:
         record.reason, record.message = error.reason, str(error)
         return BuiltPair(record)
-    except Exception as error:  # one outcome's trouble is not the others'
+    except Exception as error:  # an error in one outcome does not affect the others
         record.reason, record.message = LeftOut.UNREADABLE, f"{type(error).__name__}: {error}"
         return BuiltPair(record)
     record.pair_id = pair.pair_id

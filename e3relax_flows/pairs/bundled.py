@@ -1,4 +1,4 @@
-"""The replay set of the package: pairs labelled by a potential, replayed when a model is fine-tuned."""
+"""The replay set of the package: pairs relaxed by a potential, replayed when a model is fine-tuned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from e3relax_flows.schemas.pairs import PairDoc, PairStart
 
 FOLDER = Path(__file__).parent / "replay_set"
 PAIRS_FILE, CARD_FILE = "pairs.jsonl.gz", "card.md"
-# functionals of the user's pairs beside which it is replayed: its labels come from a potential for PBE and PBE+U
+# functionals of the user's pairs with which it is replayed: it was relaxed by a potential for PBE and PBE+U
 SUITED = frozenset(
     {"PBE", "PBE+U", "CHGNet", "CHGNet-0.3.0", "CHGNet-0.2.0", "SevenNet", "SevenNet-0", "SevenNet-l3i5", "MACE-MP-0"}
 )
@@ -51,18 +51,18 @@ def load_bundled() -> Mapping[str, PairDoc]:
 def choose_bundled(
     holdouts: Sequence[HoldoutDoc], validated: Collection[str], group_by: GroupBy, filter: PairFilter
 ) -> set[str]:
-    """Ids of the bundled pairs that may be trained on beside the user's: none of a group that is judged by.
+    """Ids of the bundled pairs that may be trained on beside the user's: none of a group in a holdout or in validation.
 
     Parameters
     ----------
     holdouts
-        All that must be kept apart.
+        All that must be excluded.
     validated
         Groups that are validated on.
     group_by
-        What these groups are.
+        Kind of these groups.
     filter
-        The user's; functionals, sources and whether pairs are of DFT do not count here.
+        The user's; its functionals, sources and `dft_only` are not applied here.
     """
     relaxed = filter.model_copy(update={"functionals": None, "sources": None, "start_kinds": None, "dft_only": False})
     held = {(holdout.group_by, group) for holdout in holdouts for group in holdout.groups}
@@ -106,7 +106,7 @@ def list_groups(pairs: Iterable[PairDoc], ids: Collection[str], group_by: GroupB
 
 
 def _read_line(line: dict[str, Any]) -> PairDoc:
-    """A line that `write_pair_file` wrote; it is ours, so nothing is checked or computed anew."""
+    """A line that `write_pair_file` wrote; since it is ours, it is not checked again."""
     initial, relaxed = (
         Structure(Lattice(line[side]["lattice"]), line["numbers"], line[side]["frac"])
         for side in ("initial", "relaxed")

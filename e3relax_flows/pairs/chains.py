@@ -14,8 +14,8 @@ from e3relax_flows.ledger.joining import LATTICE_TOLERANCE, align_sites, reorder
 from e3relax_flows.pairs.units import TaskEntry
 from e3relax_flows.schemas.outcomes import RelaxationResult, add_known
 
-LINK_TOLERANCE = 0.01  # Å; what a structure may change between the end of a run and the start of the next
-# relative; a volume further apart cannot be that of a lattice within LATTICE_TOLERANCE, so it is not aligned at all
+LINK_TOLERANCE = 0.01  # Å; largest change between the end of a run and the start of the next
+# relative; a volume further apart cannot be that of a lattice within LATTICE_TOLERANCE, so these are not aligned
 SAME_VOLUME = 3 * LATTICE_TOLERANCE
 # atomate2's names of relaxations that another one continues, and of those that continue another
 FIRST_OF_TWO = re.compile(r"\b1$|\bpre-?relax", re.IGNORECASE)
@@ -50,12 +50,12 @@ class Segment:
 
     @property
     def start(self) -> RelaxationResult:
-        """The relaxation with which all began."""
+        """The first relaxation of all."""
         return (*self.before, *self.runs)[0].result
 
     @property
     def head(self) -> TaskEntry:
-        """Job with which all began."""
+        """Job of the first relaxation."""
         return (*self.before, *self.runs)[0].entry
 
     @property
@@ -107,7 +107,7 @@ def continues(first: RelaxationResult, second: RelaxationResult) -> bool:
 
 
 def is_same(first: Structure, second: Structure) -> bool:
-    """Whether two structures are the same but for the order of their sites, and for what files lose."""
+    """Whether two structures are the same except for the order of their sites and the rounding of files."""
     if len(first) != len(second) or not abs(first.volume / second.volume - 1) <= SAME_VOLUME:
         return False
     try:
@@ -139,7 +139,7 @@ def join_results(segment: Segment) -> RelaxationResult:
 
 
 def _find_branch(chain: _Chain, run: TaskRun) -> list[TaskRun] | None:
-    """Runs of a chain up to the one that this one continues beside another."""
+    """Runs of a chain up to the one that this run continues as another branch."""
     for index in reversed(range(len(chain.runs) - 1)):
         if continues(chain.runs[index].result, run.result):
             return chain.runs[: index + 1]

@@ -1,4 +1,4 @@
-"""Find pairs of a store that would not be made today, say why, and move them to what was left out."""
+"""Find pairs of a store that would not be made today, with the reason, and mark them as left out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.pairs.units import FORMAT
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc, identify_pair
 
-# what may be another store or a lost document rather than a wrong pair
+# reasons that may mean another store or a lost document rather than a wrong pair
 NOT_CHECKED = (LeftOut.START_UNKNOWN, LeftOut.FAILED)
-SAME_PLACE = 1e-4  # Å and fractions; further apart two structures are not the same but for another release's rounding
-# an entry of a file: its path, and where in it
+SAME_PLACE = 1e-4  # Å and fractions; beyond it two structures differ by more than the rounding of another release
+# an entry of a file: its path and its position
 FILE_ORIGIN = re.compile(r"(/.*?)(?: (?:line|entry) \d+| key '.*')?", re.DOTALL)
 INDEX_FIELDS = (
     *("pair_id", "origin_id", "functional", "functional_path", "code", "is_dft", "source"),
@@ -50,9 +50,9 @@ class Finding:
     pair_id, origin_id, source
         Of the pair.
     reason, message
-        Why, in a word and in words.
+        The reason, as a code and in words.
     built
-        What is made of its calculation today; None where the stored pair alone says that it is wrong.
+        Result of its calculation today; None if the stored pair itself is wrong.
     """
 
     pair_id: str
@@ -65,7 +65,7 @@ class Finding:
 
 @dataclass
 class PairCheck:
-    """The current pairs of a store against the rules of today, and against what is built of their sources today.
+    """Check the current pairs of a store by the rules of today, and against pairs built from their sources today.
 
     Parameters
     ----------
@@ -91,11 +91,11 @@ class PairCheck:
 
     @property
     def n_not_found(self) -> int:
-        """Pairs that nothing was built for: their calculations are in none of the stores and files."""
+        """Pairs whose calculations are in none of the stores and files."""
         return self.n_pairs - len(self._seen) - sum(self.not_checked.values())
 
     def read_stored(self) -> Iterator[str]:
-        """Read every current pair and look at it alone; gives ids as they are read."""
+        """Read and check every current pair by itself; yields the ids."""
         for raw in self.stores.pairs.query(CURRENT):
             self._by_origin[raw["origin_id"]] = {name: raw.get(name) for name in INDEX_FIELDS}
             if (found := explain_stored(raw)) is not None:
@@ -103,18 +103,18 @@ class PairCheck:
             yield raw["pair_id"]
 
     def list_folders(self) -> list[Path]:
-        """Folders that were imported and are still there."""
+        """Folders that were imported and still exist."""
         roots = {Path(raw["hosts"][-1]) for raw in self._by_origin.values() if _is_folder(raw)}
         return sorted(root for root in roots if root.is_dir())
 
     def list_files(self) -> list[Path]:
-        """Files that were imported and are still there."""
+        """Files that were imported and still exist."""
         matches = (FILE_ORIGIN.fullmatch(origin) for origin, raw in self._by_origin.items() if not _is_folder(raw))
         paths = {Path(match[1]) for match in matches if match}
         return sorted(path for path in paths if path.is_file())
 
     def restate(self, item: FilePair) -> FilePair | None:
-        """An entry of a file as it was imported, with what was stated of it then; None where it gave no pair."""
+        """An entry of a file as imported, with the functional stated then; None if it gave no pair."""
         stored = self._by_origin.get(item.location)
         if stored is None or item.result is None:
             return item if stored is not None else None
@@ -123,7 +123,7 @@ class PairCheck:
         return FilePair(item.location, item.content, item.result.model_copy(update=stated))
 
     def compare(self, built: BuiltPair) -> None:
-        """Compare what is made of a calculation today with the pair that the store has of it."""
+        """Compare the pair of a calculation today with its stored pair."""
         record, pair = built.record, built.pair
         for uuid in record.job_uuids:
             if uuid != record.origin_id and uuid in self._by_origin:
@@ -136,7 +136,7 @@ class PairCheck:
             return
         self._see(record.origin_id)
         wrong = self.findings.get(stored["pair_id"])
-        if wrong is not None and pair is not None:  # what is made today takes its place
+        if wrong is not None and pair is not None:  # the pair of today replaces it
             self.findings[stored["pair_id"]] = replace(wrong, built=built)
         elif pair is None:
             self._note(record.origin_id, record.reason or LeftOut.UNREADABLE, record.message or "", built)
@@ -144,14 +144,14 @@ class PairCheck:
             self._note(record.origin_id, LeftOut.RELABELLED, words, built)
 
     def apply(self) -> None:
-        """Move the findings to what was left out; one that has another label gives its place to the pair of today.
+        """Mark the findings as left out; one with another functional is replaced by the pair of today.
 
         Pairs are marked, not removed, since datasets name them.
 
         Raises
         ------
         StoreError
-            When a store fails; the same call goes on.
+            When a store fails; a repeated call continues.
         """
         new: list[PairDoc] = []
         corrected: list[PairDoc] = []
@@ -162,7 +162,7 @@ class PairCheck:
             pair = finding.built.pair if finding.built is not None else None
             if pair is None:
                 heirs[finding.pair_id] = f"left_out:{finding.reason.value}"
-            elif pair.pair_id == finding.pair_id:  # only what is beside its content was wrong
+            elif pair.pair_id == finding.pair_id:  # only fields besides its content were wrong
                 corrected.append(pair)
             else:
                 new.append(pair)
@@ -174,7 +174,7 @@ class PairCheck:
         save_records(self.stores.records, records)
 
     def _compare_part(self, uuid: str, built: BuiltPair) -> None:
-        """Look at a calculation that has a pair of its own, and is a part of another one today."""
+        """Check a calculation that has a pair of its own, and is a part of another one today."""
         record, pair = built.record, built.pair
         if pair is None and record.reason in NOT_CHECKED:
             return
@@ -199,7 +199,7 @@ class PairCheck:
             self.findings[stored["pair_id"]] = finding
 
     def _explain_difference(self, stored: dict[str, Any], pair: PairDoc) -> str | None:
-        """What is another one today; None where only the spelling of a name or a rounding is."""
+        """The difference today; None if only the spelling of a name or a rounding differs."""
         before = find_pairs(self.stores.pairs, [stored["pair_id"]])[stored["pair_id"]]
         if identify_pair(before) == pair.pair_id:
             return None
@@ -208,11 +208,11 @@ class PairCheck:
             if then != today:
                 return f"{name}: {today} today, {then} in the store"
         same = all(_is_same(getattr(before, side), getattr(pair, side)) for side in ("initial", "relaxed"))
-        return None if same else "its structures are others today"
+        return None if same else "its structures differ today"
 
 
 def explain_stored(raw: dict[str, Any]) -> tuple[LeftOut, str] | None:
-    """Why a stored pair would not be made today, whatever it was made of; None where it could be."""
+    """Why a stored pair would not be made today, by its content; None if it could be."""
     if (found := find_not_finite(raw)) is not None:
         return LeftOut.UNREADABLE, f"a number is not finite: {found}"
     try:

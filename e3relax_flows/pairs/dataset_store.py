@@ -1,4 +1,4 @@
-"""Keep holdouts and datasets, beside the pairs whose ids they list: written once, never changed."""
+"""Store holdouts and datasets, which list ids of pairs: written once, never changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DatasetStores:
 @shared
 @contextmanager
 def open_dataset_stores(settings: E3RelaxSettings) -> Iterator[DatasetStores]:
-    """Both stores, where PAIR_STORE says; connected and closed at the end. `settings` are read anew when None.
+    """Both stores, at PAIR_STORE; connected, closed at the end. `settings` are read if None.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def open_dataset_stores(settings: E3RelaxSettings) -> Iterator[DatasetStores]:
 
 
 def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
-    """Keep a holdout, and give it as it is kept: the same one frozen again is the one of the first time.
+    """Store a holdout and return the stored one; freezing the same holdout again returns the first one.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
 
 
 def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | None:
-    """The holdout of this name as it is kept; None when there is none.
+    """The stored holdout of this name; None if there is none.
 
     Raises
     ------
     ConfigError
-        When the one that is kept is another one: other pairs or groups.
+        When the stored one has other pairs or groups.
     """
     raw = stores.holdouts.query_one({HOLDOUT_KEY: doc.name})
     if raw is None:
@@ -89,14 +89,14 @@ def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | No
     if any(getattr(kept, field) != getattr(doc, field) for field in ("holdout_id", "group_by", "groups")):
         raise ConfigError(
             f"holdout {doc.name!r} was frozen on {kept.frozen_at:%Y-%m-%d} with {len(kept.pair_ids)} pairs in "
-            f"{len(kept.groups)} groups (id {kept.holdout_id}); what you ask for now has {len(doc.pair_ids)} in "
+            f"{len(kept.groups)} groups (id {kept.holdout_id}); the requested one has {len(doc.pair_ids)} in "
             f"{len(doc.groups)} (id {doc.holdout_id}). A holdout never changes: choose another name"
         )
     return kept
 
 
 def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
-    """The holdout of a name, or else of an id.
+    """The holdout of a name or an id.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
 
 
 def save_dataset(stores: DatasetStores, doc: DatasetDoc) -> DatasetDoc:
-    """Keep a dataset, and give it as it is kept: the one of the first time where its id is known already."""
+    """Store a dataset and return the stored one; a dataset with a known id is the first one."""
     if write_documents(stores.datasets, [dump_document(doc)]):
         logger.info("dataset %s: %d pairs, %d of validation", doc.dataset_id, len(doc.train), len(doc.val))
         return doc

@@ -21,13 +21,13 @@ from e3relax_flows.schemas.datasets import (
 )
 from e3relax_flows.schemas.pairs import PairDoc
 
-MIN_PAIRS = 20  # of a holdout: as many as the gate wants of a stratum
-# a group is drawn anew for each purpose, or nothing would be left to validate on outside of the holdout
+MIN_PAIRS = 20  # of a holdout: as many as the gate needs of a stratum
+# groups are drawn separately for each purpose, or none would be left to validate on outside of the holdout
 HOLDOUT_DRAW, VALIDATION_DRAW = "holdout", "validation"
 
 
 class PairNote(NamedTuple):
-    """What is kept of a pair in memory: enough to split by."""
+    """The fields of a pair that are kept in memory: enough to split by."""
 
     pair_id: str
     groups: dict[GroupBy, str]
@@ -37,7 +37,7 @@ class PairNote(NamedTuple):
 
 @dataclass
 class Collected:
-    """The pairs that a filter takes, and a count of the others."""
+    """The pairs that a filter accepts, and a count of the others."""
 
     notes: list[PairNote]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Collected:
         if not self.left_out:
             return "no pair was left out"
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.left_out.items()))
-        advice = "; --potentials, or filter.dft_only: false, takes those" if self.left_out["not_dft"] else ""
+        advice = "; --potentials, or filter.dft_only: false, includes those" if self.left_out["not_dft"] else ""
         return f"{sum(self.left_out.values())} pairs were left out ({counts}{advice})"
 
 
@@ -57,7 +57,7 @@ def name_group(pair: PairDoc, group_by: GroupBy) -> str:
 
 
 def explain_leaving_out(pair: PairDoc, filter: PairFilter) -> str | None:
-    """Why `filter` leaves a pair out, in one word; None when it takes the pair."""
+    """Why `filter` leaves a pair out, as a code; None if it accepts the pair."""
     checks = (
         ("superseded", pair.superseded_by is not None),
         ("not_finite", not pair.is_finite),
@@ -83,7 +83,7 @@ def freeze_holdout(
     """Choose whole groups of pairs that no model shall be trained on.
 
     A fraction is taken of the groups of each source (a group belongs to the source of most of its pairs): at least
-    one where there are two, never all. The choice depends on nothing but the groups and the seed.
+    one where there are two, never all. The choice depends only on the groups and the seed.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def freeze_holdout(
     take
         A fraction of the groups, or their names; names may be those of all, before a campaign makes pairs of others.
     filter
-        Which pairs are wanted; the usual filter where it is None.
+        Which pairs are selected; None: the default filter.
     min_pairs
         How many pairs the holdout must have.
 
@@ -147,7 +147,7 @@ def build_dataset(
     pairs
         Read once, in any order.
     holdouts
-        All that must be kept apart.
+        All that must be excluded.
     val_fraction
         Of the groups, about.
 
@@ -197,12 +197,12 @@ def build_dataset(
 
 
 def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Collected:
-    """Read pairs one after another and keep a note of each that `filter` takes, once.
+    """Read pairs one after another and note each one that `filter` accepts, once.
 
     Raises
     ------
     ConfigError
-        When the pairs taken are of several functionals and the filter does not say that these may be mixed.
+        When the accepted pairs are of several functionals that the filter does not allow to be mixed.
     """
     notes: dict[str, PairNote] = {}
     left_out: Counter[str] = Counter()
@@ -254,7 +254,7 @@ def _draw(name: str, purpose: str, seed: int) -> float:
 
 
 def _check_groups(by_group: dict[str, list[PairNote]], names: list[str], group_by: GroupBy) -> list[str]:
-    """The names, when there are such groups."""
+    """The names, checked against the existing groups."""
     if unknown := [name for name in names if name not in by_group]:
         near = get_close_matches(unknown[0], by_group, n=3, cutoff=0.4) or sorted(by_group)[:3]
         raise ConfigError(
@@ -279,7 +279,7 @@ def choose_pairs(
 ) -> set[str]:
     """Ids of all new pairs of a dataset and of so many old ones that these are `fraction` of the whole.
 
-    Where there are fewer old pairs than that, all of them are taken. The choice depends on nothing but ids and seed.
+    If there are fewer old pairs than that, all of them are used. The choice depends only on ids and seed.
 
     Parameters
     ----------
@@ -288,12 +288,12 @@ def choose_pairs(
     old
         Pair ids that count as old.
     bundled
-        Ids of pairs beside the dataset that are old, too.
+        Ids of further old pairs besides the dataset.
 
     Raises
     ------
     ConfigError
-        When nothing is new, or old pairs are wanted and there are none.
+        When no pair is new, or old pairs are needed and there are none.
     """
     ids = {*dataset.train, *dataset.val}
     new = ids.difference(old)

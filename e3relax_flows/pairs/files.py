@@ -1,4 +1,4 @@
-"""Read relaxations from files that groups have, and write pairs to files: pair lines, pymatgen JSON, trajectories."""
+"""Read relaxations from files and write pairs to files: pair lines, pymatgen JSON, trajectories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart
 
 TRAJECTORIES = (".extxyz", ".xyz", ".traj")
 ENDINGS = tuple(kind + packed for kind in (".jsonl", ".json", *TRAJECTORIES) for packed in ("", *COMPRESSIONS))
-# names that people give the two structures
+# usual names of the two structures
 SIDES = (
     ("initial", "relaxed"),
     ("initial_structure", "relaxed_structure"),
@@ -44,18 +44,18 @@ FORM = (
 
 @dataclass(frozen=True)
 class FilePair:
-    """One relaxation of a file, or why there is none.
+    """One relaxation of a file, or the reason why it cannot be read.
 
     Parameters
     ----------
     location
-        Where in the file; unique.
+        Path of the file and position in it; unique.
     content
         Fields of `PairDoc` that the file states.
     result
         None where there is no relaxation.
     reason, message
-        Then why.
+        Why there is none.
     """
 
     location: str
@@ -67,16 +67,16 @@ class FilePair:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the user says of files that do not say it themselves.
+    """Statements of the user for files that do not hold them.
 
     Parameters
     ----------
     functional
-        With which the relaxed sides were computed; wins over what a file says.
+        With which the relaxed sides were computed; overrides that of a file.
     is_dft
         False for potentials.
     converged
-        Whether trajectories without forces, or without the stress of a cell that changes, came to their ends.
+        Whether trajectories without forces, or without the stress of a cell that changes, converged.
     """
 
     functional: str | None = None
@@ -85,16 +85,16 @@ class Stated:
 
 
 def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePair]:
-    """Relaxations of one file, one after another; what cannot be read is one item that says why.
+    """Relaxations of one file, one after another; an unreadable one is an item with the reason.
 
     Parameters
     ----------
     path
         .jsonl or .json, also packed, of pairs in our own form or of pymatgen structures; or a trajectory that ASE
-        reads, whose first and last frame are taken. A pair that does not say whether it converged is taken as
-        relaxed, as its form says; a trajectory must show it.
+        reads, whose first and last frame are taken. A pair without a statement of convergence counts as
+        relaxed; a trajectory must show it.
     stated
-        What the file does not say.
+        Used where the file has no statement.
     """
     stated, name = stated or Stated(), cut_compression(path.name.lower())
     try:
@@ -103,12 +103,12 @@ def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePai
             return
         for location, entry in _iter_entries(path, name):
             yield _read_entry(entry, location, stated)
-    except Exception as error:  # the boundary between files: parsers raise anything on bad input
+    except Exception as error:  # the boundary between files: parsers raise various errors on bad input
         yield FilePair(str(path), {}, reason=LeftOut.UNREADABLE, message=f"{path}: {_describe(error)}")
 
 
 def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
-    """Write pairs as lines of JSON, gzipped where the name ends in .gz; the file appears whole or not at all.
+    """Write pairs as lines of JSON, gzipped where the name ends in .gz; the file is written atomically.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
 
 
 def describe_pair(pair: PairDoc) -> dict[str, Any]:
-    """A pair as a line of a pair file: what training reads, and what makes it the same pair again."""
+    """A pair as a line of a pair file: the fields for training and for its id."""
     return {
         "id": pair.pair_id,
         "name": pair.id,
@@ -165,7 +165,7 @@ def _describe_structure(structure: Structure) -> dict[str, Any]:
 
 
 def _iter_entries(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    """Entries of a JSON file with their places."""
+    """Entries of a JSON file with their positions."""
     with open_text(path) as stream:
         if name.endswith(".jsonl"):
             for number, line in enumerate(stream, start=1):
@@ -191,7 +191,7 @@ def _read_entry(entry: Any, location: str, stated: Stated) -> FilePair:
         sides = _find_sides(entry) if isinstance(entry, Mapping) else None
         if sides is None:
             found = f"keys {sorted(entry)[:6]}" if isinstance(entry, Mapping) else type(entry).__name__
-            raise ConfigError(f"no pair ({found}); a pair is {FORM}")
+            raise ConfigError(f"not a pair ({found}); a pair is {FORM}")
         initial, relaxed = (_build_structure(entry[side], entry) for side in sides)
         return FilePair(location, _read_content(entry), _make_result(initial, relaxed, entry, stated))
     except Exception as error:  # the boundary between entries
@@ -255,7 +255,7 @@ def _read_trajectory(path: Path, stated: Stated) -> FilePair:
 
 
 def _read_flag(value: Any, name: str) -> bool:
-    """A yes or no of a file, which may be a word.
+    """A truth value of a file, which may be a word.
 
     Raises
     ------

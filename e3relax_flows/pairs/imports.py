@@ -1,4 +1,4 @@
-"""Make pairs of what was read from files: relaxations of one folder are joined as those of one flow are."""
+"""Make pairs from imported files; relaxations of one folder are joined like those of one flow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUMBERED = re.compile(r"relax[a-z]*[ _.-]?([12])$", re.IGNORECASE)  # folders of
 
 @dataclass(frozen=True)
 class FolderRun:
-    """What is in a folder: a relaxation, none (both None), or one that cannot be read."""
+    """Content of a folder: a relaxation, none (both None), or one that cannot be read."""
 
     folder: Path
     result: RelaxationResult | None = None
@@ -35,7 +35,7 @@ class FolderRun:
 
 
 def restate(result: RelaxationResult, functional: str) -> RelaxationResult:
-    """A result with the functional that the user states; a pressure that its input says stays."""
+    """A result with the functional that the user states; a pressure in its input is kept."""
     name = spell_functional(functional)
     if not read_pressure(name):
         name = add_pressure(name, read_pressure(result.functional or ""))
@@ -43,7 +43,7 @@ def restate(result: RelaxationResult, functional: str) -> RelaxationResult:
 
 
 class _ResultReader:
-    """Returns what was read before."""
+    """Returns results that were read before."""
 
     fields: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ def import_folders(
     root
         The folder.
     runs
-        What is in the folders below it, in the order of their names.
+        Contents of the folders below it, in the order of their names.
     predictions
         The predictions at which a run may have begun.
     source
@@ -121,7 +121,7 @@ def import_pair(item: FilePair, predictions: PredictionIndex, source: str | None
 
 
 def _check_start(initial: Structure, predictions: PredictionIndex) -> None:
-    """Refuse what is said to be an initial structure, but is a predicted one."""
+    """Refuse an initial structure that is a predicted one."""
     if not initial.is_ordered:
         return
     formula = initial.composition.element_composition.reduced_formula
@@ -132,13 +132,12 @@ def _check_start(initial: Structure, predictions: PredictionIndex) -> None:
         if is_same(prediction.structure, initial) and not is_same(prediction.initial, initial):
             raise LeftOutError(
                 LeftOut.START_UNKNOWN,
-                f"its initial structure is what was predicted as {prediction.prediction_id}; give the structure that "
-                "was predicted from",
+                f"its initial structure is the predicted one of {prediction.prediction_id}; give its initial structure",
             )
 
 
 def _describe_run(run: FolderRun, root: Path, index: int) -> TaskEntry:
-    """A folder as a job of one flow, which is `root`; what is no relaxation is a flow of its own."""
+    """A folder as a job of one flow, which is `root`; a folder without a relaxation is a flow of its own."""
     initial = run.result.initial if run.result is not None else None
     numbered = NUMBERED.search(run.folder.name)
     relative = str(run.folder.relative_to(root))

@@ -1,4 +1,4 @@
-"""Turn a relaxation, joined with what it began from, into a pair, or say why it teaches nothing: pure functions."""
+"""Turn a relaxation, joined with its start, into a pair, or give the reason why not: pure functions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from e3relax_flows.schemas.pairs import Freedom, LeftOut, PairDoc, PairStart, id
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 SCREEN_SOURCE = "screen"
-SETTLED = 1e-8  # Å and fractions; nearer than this a structure is not moved again
-HELD_STRAIN = 1e-6  # norm of the logarithmic strain below which a cell was held; what files lose of it is less
+SETTLED = 1e-8  # Å and fractions; smaller changes of a stored structure are ignored
+HELD_STRAIN = 1e-6  # norm of the logarithmic strain below which a cell was held; the rounding of files is less
 PAIR_STARTS = {
     StartKind.PREDICTED: PairStart.PREDICTED,
     StartKind.POLISHED: PairStart.PREDICTED,
@@ -33,7 +33,7 @@ PAIR_STARTS = {
 
 
 class LeftOutError(E3RelaxError):
-    """A calculation that gives no pair; `reason` says why in one word, the message in many."""
+    """A calculation that gives no pair; `reason` is a code, the message explains it."""
 
     def __init__(self, reason: LeftOut, message: str) -> None:
         super().__init__(message)
@@ -58,18 +58,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """A relaxation and what it is to be a label for.
+    """A relaxation and the initial structure of its pair.
 
     Parameters
     ----------
     result
-        What the engine said.
+        Result of the engine.
     initial
         The true initial structure, the input of the network.
     start
-        Where the engine began, with the sites in the order of `initial`; none: at `initial`.
+        Start of the engine, with the sites in the order of `initial`; None: `initial`.
     origin
-        Where all this comes from.
+        Source of the calculation.
     """
 
     result: RelaxationResult
@@ -87,9 +87,9 @@ def make_pair(relaxation: Relaxation) -> PairDoc:
     Raises
     ------
     LeftOutError
-        When the relaxation is not converged, more than its functional moved its minimum, its sites do not correspond
-        to those of the initial structure, its functional is not known, a number is not finite, or relaxations with
-        and without +U were mixed.
+        When the relaxation is not converged, conditions besides its functional moved its minimum, its sites do not
+        correspond to those of the initial structure, its functional is not known, a number is not finite, or
+        relaxations with and without +U were mixed.
     """
     result, initial, origin = relaxation.result, relaxation.initial, relaxation.origin
     check_structures(initial, result)
@@ -142,14 +142,14 @@ def pair_outcome(outcome: OutcomeDoc, prediction: PredictionDoc | None, source: 
     outcome
         Of one of our own relaxations.
     prediction
-        The one that the outcome names; None where no store has it.
+        The one that the outcome names; None if it is not in the store.
     source
-        What the pair's source is to be called.
+        Name of the pair's source.
 
     Raises
     ------
     LeftOutError
-        When the outcome is no converged relaxation, or its initial structure is not known.
+        When the outcome is not a converged relaxation, or its initial structure is not known.
     """
     result = outcome.result
     if outcome.state is OutcomeState.FAILED or result is None:
@@ -188,7 +188,7 @@ def pair_outcome(outcome: OutcomeDoc, prediction: PredictionDoc | None, source: 
 
 
 def settle_relaxed(initial: Structure, relaxed: Structure) -> Structure:
-    """Put the relaxed structure next to the initial one: nearest images, no drift, no rotation.
+    """Align the relaxed structure with the initial one: nearest images, no drift, no rotation.
 
     Parameters
     ----------
@@ -221,14 +221,14 @@ def settle_relaxed(initial: Structure, relaxed: Structure) -> Structure:
 
 
 def infer_freedom(start: Structure, relaxed: Structure) -> Freedom:
-    """What a relaxation was free to change, as its structures show: a lattice that stayed was held."""
+    """Freedom of a relaxation by its structures: a lattice that did not change was held."""
     strain = np.linalg.norm(measure_log_strain(start.lattice.matrix, relaxed.lattice.matrix))
     moved = bool(strain > HELD_STRAIN)
     return Freedom(volume=moved, shape=moved, sites=not holds_sites(start))
 
 
 def holds_sites(structure: Structure) -> bool:
-    """Whether selective dynamics holds a site, or one of its coordinates; what is not three switches may hold it."""
+    """Whether selective dynamics holds a site, or one of its coordinates; anything but three switches may hold it."""
     flags = structure.site_properties.get("selective_dynamics") or ()
     return any(site is not None and np.atleast_1d(site).tolist() != [True] * 3 for site in flags)
 
@@ -260,7 +260,7 @@ def check_structures(initial: Structure, result: RelaxationResult) -> None:
 
 
 def check_energy(result: RelaxationResult) -> None:
-    """Refuse an energy that is not a number.
+    """Refuse an energy that is not a finite number.
 
     Raises
     ------
@@ -272,20 +272,20 @@ def check_energy(result: RelaxationResult) -> None:
 
 
 def _list_elements(structure: Structure) -> list[Any]:
-    """Element of each site, without oxidation state and spin; what is no element stays what it is."""
+    """Element of each site, without oxidation state and spin; other species are unchanged."""
     species: list[Any] = [site.species.elements[0] for site in structure]
     return [getattr(specie, "element", specie) for specie in species]
 
 
 def _name_functionals(result: RelaxationResult) -> tuple[str, list[str]]:
-    """Functional of the label, and those of all relaxations on the way."""
+    """Functional of the pair, and those of all relaxations before it."""
     label = (result.functional if result.is_dft else result.code) or ""
     if not result.is_dft and not read_pressure(label):
         label = add_pressure(label, read_pressure(result.functional or ""))
     if not label:
         why = f" ({result.unnamed})" if result.unnamed else ""
         raise LeftOutError(
-            LeftOut.UNREADABLE, f"the {result.code} document does not say which functional it was relaxed with{why}"
+            LeftOut.UNREADABLE, f"the {result.code} document does not name the functional of the relaxation{why}"
         )
     label = spell_functional(label)
     names = [spell_functional(name) for name in result.functionals]
@@ -311,5 +311,5 @@ def _strip(structure: Structure) -> Structure:
 
 
 def _keep(before: Array, after: Array) -> Array:
-    """What was there already, where it is the same but for rounding: what is settled keeps its id."""
+    """The stored structure, if the new one differs only by rounding, so that the pair keeps its id."""
     return before if np.allclose(before, after, rtol=0, atol=SETTLED) else after

@@ -1,4 +1,4 @@
-"""Find predictions by what a relaxation began with: formula and volume, or the flow it ran in."""
+"""Find predictions by the start of a relaxation (formula and volume), or by its flow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PredictionIndex:
     Parameters
     ----------
     store
-        Of predictions, connected; none: there are no predictions.
+        Of predictions, connected; None: there are no predictions.
     """
 
     def __init__(self, store: Store | None) -> None:
@@ -63,13 +63,13 @@ class PredictionIndex:
         return [id for id in dict.fromkeys(ids) if (entries[id].formula, entries[id].n_sites) == (formula, n_sites)]
 
     def is_of(self, prediction_id: str, formula: str, n_sites: int) -> bool | None:
-        """Whether a prediction is of a formula; None where it is not in the store."""
+        """Whether a prediction is of a formula; None if it is not in the store."""
         self._read()
         entry = (self._entries or {}).get(prediction_id)
         return None if entry is None else (entry.formula, entry.n_sites) == (formula, n_sites)
 
     def load(self, ids: Iterable[str]) -> dict[str, PredictionDoc]:
-        """The predictions of these ids that are there."""
+        """The stored predictions of these ids."""
         return {} if self._store is None else find_predictions(self._store, ids)
 
     def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""Label the prototype of a structure, so that siblings of one structure type are found together."""
+"""AFLOW-style prototype label of a structure, to group structures of one type."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pymatgen.core import Structure
 from e3relax_flows.core.geometry import reduce_lattices
 from e3relax_flows.core.notes import drop_moyo_notes
 
-SYMPREC = 0.1  # Å; an atom this far from its place does not make another prototype
+SYMPREC = 0.1  # Å; an atom this far from its ideal position does not make another prototype
 SMALLEST_VOLUME = 0.5  # Å^3 per atom; solids have five and more
 SHORTEST_DISTANCE = 0.5  # Å; a hydrogen molecule has 0.74
-MOST_EXCHANGES = 5040  # ways to exchange elements of equal numbers that are compared, each taking some 10 µs
+MOST_EXCHANGES = 5040  # permutations of elements of equal numbers that are compared, each in some 10 µs
 
 
 def label_prototype(structure: Structure) -> str:
@@ -43,7 +43,7 @@ def label_prototype(structure: Structure) -> str:
             label = prototypes.get_protostructure_label(structure, "moyopy", raise_errors=True, symprec=SYMPREC)
             if label is None:
                 return unknown
-            if _count_exchanges(structure) > MOST_EXCHANGES:  # letters as they come
+            if _count_exchanges(structure) > MOST_EXCHANGES:  # letters in their order
                 return label.partition(":")[0].replace(label.partition("_")[0], anonymous, 1)
             return str(prototypes.get_prototype_from_protostructure(label))
         except (ValueError, KeyError, RuntimeError):  # overlapping atoms, cells that are almost flat
@@ -65,7 +65,7 @@ def _load_prototypes() -> ModuleType:
 
 
 def _is_possible(structure: Structure) -> bool:
-    """Whether atoms are apart; moyo may never finish with the symmetry of others."""
+    """Whether atoms are separate; moyo may not terminate for overlapping ones."""
     if not structure.volume > SMALLEST_VOLUME * len(structure):
         return False
     matrix = structure.lattice.matrix

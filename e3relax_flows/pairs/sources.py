@@ -1,4 +1,4 @@
-"""Read what pairs are built from, a chunk at a time, and pass over what was built before."""
+"""Read the sources of pairs in batches, and skip those that were built before."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 JOBS_PER_CHUNK = 100  # documents in memory at once; some 10 kB each after projection
-KEPT_CHUNKS = 4  # prediction jobs whose output is kept, where the prediction store has not what they predicted
+KEPT_CHUNKS = 4  # prediction jobs whose output is kept, if their predictions are not in the prediction store
 
 
 @dataclass(frozen=True)
 class OutcomeDocuments:
-    """An outcome and the prediction it names, None where no store has it."""
+    """An outcome and the prediction that it names; None if it is not in the store."""
 
     outcome: OutcomeDoc
     prediction: PredictionDoc | None
@@ -36,9 +36,9 @@ class OutcomeDocuments:
 
 
 class BuiltBefore:
-    """What the records say was built already.
+    """The calculations that were built already, by the records.
 
-    What began at an unknown start is tried again when the prediction store has grown or shrunk; the number of
+    A relaxation with an unknown start is tried again when the size of the prediction store changes; the number of
     predictions is at the end of the fingerprint of such a record.
 
     Parameters
@@ -48,7 +48,7 @@ class BuiltBefore:
     n_predictions
         Number of documents in the prediction store.
     ignore
-        Whether everything is to be built again.
+        Whether to build everything again.
     """
 
     def __init__(self, records: Store, n_predictions: int, ignore: bool = False) -> None:
@@ -61,7 +61,7 @@ class BuiltBefore:
         return f"{fingerprint}-{self._n_predictions}"
 
     def find(self, wanted: Mapping[str, tuple[str, Sequence[str]]]) -> set[str]:
-        """Keys of `wanted` that are recorded whole.
+        """Keys of `wanted` that are completely recorded.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ def iter_outcomes(
 ) -> Iterator[OutcomeDocuments]:
     """Outcomes, all or those of `ids`, that were not built before, with their predictions.
 
-    Those that an older release recorded get the labels that `labels` reads of their jobs today.
+    Those that an older release recorded get functional and conditions from their jobs by `labels`.
     """
     criteria = {} if ids is None else {"outcome_id": {"$in": list(ids)}}
     fields = ["outcome_id", "last_updated", "state"]
@@ -113,7 +113,7 @@ def list_covered(outcomes: Store) -> set[str]:
 
 
 class LabelSource:
-    """The job store, where the labels of outcomes come from that an older release has recorded.
+    """The job store, for functional and conditions of outcomes that an older release recorded.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class LabelSource:
         self._form = find_form(store)
 
     def relabel(self, outcomes: Mapping[str, OutcomeDoc]) -> dict[str, OutcomeDoc]:
-        """Outcomes with functional, conditions and convergence as they are read today, where their jobs are there."""
+        """Outcomes with functional, conditions and convergence as read today, if their jobs are in the store."""
         stale = [doc for doc in outcomes.values() if _is_stale(doc)]
         uuids = [uuid for doc in stale for uuid in doc.job_uuids]
         if not uuids or self._form.is_flat:
@@ -147,7 +147,7 @@ class LabelSource:
         for uuid in outcome.job_uuids:
             try:
                 found = self._reader.read(self._form.get_output(documents.get(uuid, {})) or {})
-            except EngineError:  # what cannot be read says nothing else than the outcome
+            except EngineError:  # an unreadable job leaves the outcome as it is
                 continue
             read += [found] if found is not None else []
         if outcome.result is None or not read or read[-1].code != outcome.result.code:
@@ -160,12 +160,12 @@ class LabelSource:
 
 
 def _is_stale(outcome: OutcomeDoc) -> bool:
-    """Whether it was recorded by a release that did not look at the conditions of a run."""
+    """Whether it was recorded by a release that did not read the conditions of a run."""
     return outcome.result is not None and "conditions" not in outcome.result.model_fields_set
 
 
 class TaskSource:
-    """The job store, with what links its calculations to predictions.
+    """The job store, with the links of its calculations to predictions.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class TaskSource:
     predictions
         The prediction store.
     covered
-        Uuids of jobs that are known by their outcomes.
+        Uuids of jobs that have outcomes.
     """
 
     def __init__(self, store: Store, reader: TaskReader, predictions: PredictionIndex, covered: set[str]) -> None:
@@ -204,7 +204,7 @@ class TaskSource:
                 yield TaskDocuments(unit, mine, predictions, name, unit.fingerprint)
 
     def _load(self, entries: Sequence[TaskEntry]) -> dict[str, Any]:
-        """Outputs by uuid, of the run that the list has."""
+        """Outputs by uuid, of the listed runs."""
         if not entries:
             return {}
         wanted = {entry.uuid: entry.index for entry in entries}
@@ -224,7 +224,7 @@ class TaskSource:
         for predictor in unit.predictors:
             ids |= {id for id in predictor.made or () if self._predictions.is_of(id, formula, n_sites) is not False}
             if not predictor.made:
-                missing = f"job {predictor.uuid} of its flow predicted, and its prediction is in no store"
+                missing = f"job {predictor.uuid} of its flow predicted, and its prediction is not in the store"
         for hosts in set() if named else {entry.hosts for entry in unit.entries}:
             ids |= set(self._predictions.find_by_hosts(hosts, formula, n_sites))
         loaded = self._predictions.load(sorted(ids))

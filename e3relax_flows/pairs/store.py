@@ -1,4 +1,4 @@
-"""Open the stores of pairs and of the records of what became of every calculation; save, find and stream pairs."""
+"""Open the stores of pairs and of build records; save, find and stream pairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PairStores:
-    """The pairs, and what became of every calculation that was looked at; connected."""
+    """The stores of pairs, and of records of every calculation that was read; connected."""
 
     pairs: Store
     records: Store
@@ -48,7 +48,7 @@ class PairStores:
 @shared
 @contextmanager
 def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
-    """Both stores, connected and closed at the end; `settings` are read anew when None.
+    """Both stores, connected and closed at the end; `settings` are read if None.
 
     Raises
     ------
@@ -73,32 +73,32 @@ def open_pair_store(settings: E3RelaxSettings) -> Iterator[Store]:
 @shared
 @contextmanager
 def open_record_store(settings: E3RelaxSettings) -> Iterator[Store]:
-    """The store of build records, a collection beside that of the pairs, closed at the end."""
+    """The store of build records, in a collection of its own, closed at the end."""
     indexed = ["pair_id", "reason"]
     with open_beside(settings, "PAIR_STORE", PAIRS, RECORDS_ENDING, "origin_id", indexed) as store:
         yield store
 
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
-    """Write the pairs that are not there yet; the number written. An id that exists is left as it is."""
+    """Write the pairs that are new; return the number written. Stored pairs are not changed."""
     return write_documents(store, [dump_finite(doc) for doc in docs])
 
 
 def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:
-    """Write pairs in place of those of the same ids: one is superseded, or another's again."""
+    """Replace pairs of the same ids, whose state has changed."""
     if docs:
         store.update([dump_document(doc) for doc in docs])
 
 
 def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
-    """Mark pairs, as they are kept, as superseded: each by the pair, or the `left_out:REASON`, that `heirs` names."""
+    """Mark stored pairs as superseded: each by the pair, or the `left_out:REASON`, that `heirs` names."""
     for ids in grouper(list(heirs), IDS_PER_QUERY):
         raws = [{**raw, "superseded_by": heirs[raw["pair_id"]]} for raw in store.query({"pair_id": {"$in": ids}})]
         store.update([{key: value for key, value in raw.items() if key != "_id"} for raw in raws])
 
 
 def save_records(store: Store, docs: Sequence[BuildRecord]) -> None:
-    """Write records, each in place of the one of the same calculation."""
+    """Write records, each replacing that of the same calculation."""
     if docs:
         store.update([dump_document(doc) for doc in docs])
 
@@ -116,7 +116,7 @@ def find_records(store: Store, origin_ids: Iterable[str]) -> dict[str, BuildReco
 def iter_pairs(store: Store, criteria: dict[str, Any] | None = None) -> Iterator[PairDoc]:
     """Pairs that match, one at a time; without criteria those that no other has replaced (`CURRENT`).
 
-    Criteria are MongoDB's and are taken as they are: add `CURRENT` to them, or get superseded pairs as well.
+    Criteria are MongoDB's and are used unchanged: without `CURRENT` they also match superseded pairs.
     """
     for raw in store.query(CURRENT if criteria is None else criteria):
         yield validate_document(raw, PairDoc, store)
@@ -124,7 +124,7 @@ def iter_pairs(store: Store, criteria: dict[str, Any] | None = None) -> Iterator
 
 @dataclass
 class _Plan:
-    """What is to be written for some calculations."""
+    """Documents to write for some calculations."""
 
     new: dict[str, PairDoc] = field(default_factory=dict)
     rewritten: dict[str, PairDoc] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class PairWriter:
     """Writes pairs and records, and counts.
 
     A calculation that gives another pair than before replaces it: the old one stays, marked as superseded, because
-    datasets name it. The same pair from two calculations is kept once. What has not changed is not written.
+    datasets name it. The same pair from two calculations is kept once. Unchanged documents are not written.
 
     Parameters
     ----------
@@ -152,12 +152,12 @@ class PairWriter:
         self._planned: dict[str, PairDoc] = {}  # in a dry run, what would be in the store
 
     def write(self, built: Sequence[BuiltPair]) -> None:
-        """Write what became of some calculations.
+        """Write pairs and records of some calculations.
 
         Raises
         ------
         StoreError
-            When a store fails; what was not recorded is built again the next time.
+            When a store fails; unrecorded calculations are built again the next time.
         """
         known = find_records(self.stores.records, [item.record.origin_id for item in built])
         wanted = [item.pair.pair_id for item in built if item.pair]
@@ -207,6 +207,6 @@ def _describe_duplicate(record: BuildRecord, there: PairDoc) -> BuildRecord:
 
 
 def _shorten(pair: PairDoc) -> PairDoc:
-    """What deciding needs of a pair."""
+    """The fields of a pair that the decision needs."""
     fields = {"pair_id", "origin_id", "source", "superseded_by"}
     return PairDoc.model_construct(**pair.model_dump(include=fields))

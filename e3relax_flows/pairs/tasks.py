@@ -1,4 +1,4 @@
-"""Make pairs of the task documents of one flow, each with its true initial structure, or say why there is none."""
+"""Make pairs of the task documents of one flow, each with its true initial structure, or record the reason."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STARTS_FROM_INITIAL = {StartKind.INITIAL.value: PairStart.RAW, StartKind.CONTROL
 
 
 class TaskReader(Protocol):
-    """What reading needs of the engines."""
+    """Interface of readers of task documents."""
 
     @property
     def fields(self) -> Sequence[str]:
         """Dotted paths below a job's output."""
 
     def read(self, document: Mapping[str, Any]) -> RelaxationResult | None:
-        """Result of one document; None where it is no relaxation."""
+        """Result of one document; None if it is not a relaxation."""
 
     def measure_start(self, document: Mapping[str, Any]) -> float | None:
         """Volume at the start, Å^3."""
@@ -37,7 +37,7 @@ class TaskReader(Protocol):
 
 @dataclass(frozen=True)
 class BuiltPair:
-    """What became of one calculation: its record, and the pair where there is one."""
+    """Result of one calculation: its record, and the pair if there is one."""
 
     record: BuildRecord
     pair: PairDoc | None = None
@@ -54,7 +54,7 @@ class Predictions:
     similar
         Others that were accepted and whose predicted structure has the right formula and volume.
     missing
-        What is known of predictions of the same flow that no store has; none: nothing is missing.
+        Description of predictions of the same flow that are not in the store; None: none is missing.
     """
 
     linked: Sequence[PredictionDoc] = ()
@@ -64,7 +64,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class TaskDocuments:
-    """All that is needed to make the pairs of one unit.
+    """Input for the pairs of one unit.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ class TaskDocuments:
     outputs
         Their documents by uuid, with the fields of the reader.
     predictions
-        Where they may have begun.
+        Their possible starts.
     source
-        What the source of the pairs is to be called.
+        Name of the source of the pairs.
     fingerprint
         For the records.
     """
@@ -117,7 +117,7 @@ def record_failure(documents: TaskDocuments, error: Exception) -> BuiltPair:
 def _read_runs(
     documents: TaskDocuments, reader: TaskReader
 ) -> tuple[list[TaskRun], list[tuple[TaskEntry, LeftOut, str]], list[TaskEntry]]:
-    """Relaxations, those that cannot be read, and calculations that are none."""
+    """Relaxations, unreadable ones, and calculations that are not relaxations."""
     runs: list[TaskRun] = []
     problems: list[tuple[TaskEntry, LeftOut, str]] = []
     others: list[TaskEntry] = []
@@ -145,7 +145,7 @@ def _build_segment(documents: TaskDocuments, segment: Segment, unreadable: TaskE
         if segment.expects_another:
             raise LeftOutError(
                 LeftOut.FAILED,
-                f"the relaxation that follows {entries[-1].name!r} left no document: it failed, or is still to run",
+                f"the relaxation that follows {entries[-1].name!r} has no document: it failed, or has not run",
             )
         pair = _make_segment_pair(documents, segment, unreadable)
     except LeftOutError as error:
@@ -181,7 +181,7 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
     Raises
     ------
     LeftOutError
-        When that relaxation began at a structure of which it is not known where it comes from.
+        When that relaxation began at a structure of unknown origin.
     """
     began, head, predictions = segment.start.initial, segment.head, documents.predictions
     held_back = STARTS_FROM_INITIAL.get(head.start_kind or "")
@@ -195,7 +195,7 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
     found = [prediction for prediction in predictions.similar if _find_at(prediction, began) is not None]
     starts = {_identify_start(prediction) for prediction in found}
     if len(starts) > 1:
-        _refuse(f"it began at what was predicted for {len(starts)} different initial structures")
+        _refuse(f"it began at the prediction for {len(starts)} different initial structures")
     if found:
         return _Start(_take(found[0].initial), PairStart.PREDICTED, _find_at(found[0], began), found[0])
     if predictions.missing and not held_back:
@@ -204,14 +204,14 @@ def _find_start(documents: TaskDocuments, segment: Segment, unreadable: TaskEntr
         ids = ", ".join(prediction.prediction_id for prediction in predictions.linked[:3])
         _refuse(f"its flow predicted ({ids}), but it began neither at the predicted nor at the initial structure")
     if segment.lacks_first:
-        _refuse(f"the relaxation before {head.name!r} left no document, so that the first start is not known")
+        _refuse(f"the relaxation before {head.name!r} has no document, so the first start is not known")
     if unreadable is not None:
-        _refuse(f"an earlier relaxation of its flow, {unreadable.name!r}, gives no structures to begin with")
+        _refuse(f"an earlier relaxation of its flow, {unreadable.name!r}, has no structures")
     return _Start(began, held_back or PairStart.RAW)
 
 
 def _identify_start(prediction: PredictionDoc) -> str | None:
-    """Id of what a pair takes of an initial structure, which is all but its moments and charges."""
+    """Id of an initial structure as pairs hold it, without moments and charges."""
     initial = prediction.initial
     if initial is None or not initial.is_ordered:
         return prediction.structure_id

@@ -1,4 +1,4 @@
-"""Read the relaxation in a trajectory that ASE reads; forces and stress of its last frame say whether it ended."""
+"""Read the relaxation in a trajectory that ASE reads; forces and stress of its last frame show whether it converged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from e3relax_flows.core.residues import GPA, measure_force, measure_stress
 from e3relax_flows.pairs.making import HELD_STRAIN, LeftOutError
 from e3relax_flows.schemas.pairs import LeftOut
 
-LARGEST_FORCE = 0.1  # eV/Å; a trajectory whose last frame has a larger one has not come to its end
-LARGEST_STRESS = 0.5  # GPa; it is worth 0.5 % of the volume of a crystal with a bulk modulus of 100 GPa
-# who computed what is in the file, where it is not ASE's calculator: REF_forces is a reference, MACE_forces is not
+LARGEST_FORCE = 0.1  # eV/Å; a trajectory whose last frame has a larger one is not converged
+LARGEST_STRESS = 0.5  # GPa; it corresponds to 0.5 % of the volume of a crystal with a bulk modulus of 100 GPa
+# prefixes of results in files without ASE's calculator: REF_forces is a reference, MACE_forces is not
 REFERENCES = ("", "ref", "dft", "vasp", "qm")
 CELL_ADVICE = "write layers with the period of their vacuum (pbc of three vectors)"
-ADVICE = "give a trajectory that holds them, or say --converged where you know that it came to its end"
+ADVICE = "give a trajectory that holds them, or give --converged if you know that it converged"
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class Trajectory:
 
 
 def read_trajectory(path: Path, is_claimed: bool = False, pressure: float = 0.0) -> Trajectory:
-    """Read the first and the last frame of a relaxation that came to its end; what a frame holds is held in both.
+    """Read the first and the last frame of a converged relaxation; constraints of any frame apply to both.
 
     Parameters
     ----------
     path
         A file that ASE reads.
     is_claimed
-        Whether the user says that it ended; forces and stress that the file holds count nevertheless.
+        Whether the user states that it converged; forces and stress in the file are checked nevertheless.
     pressure
         GPa, under which it was relaxed.
 
     Raises
     ------
     LeftOutError
-        When there is no relaxation, it has not ended, whether it has is not known, or numbers are not finite.
+        When there is no relaxation, it is not converged or not known to be, or numbers are not finite.
     """
     frames = require("ase.io", "mlip", f"reading {path.name}").read(str(path), index=":")
     if len(frames) < 2:
@@ -64,7 +64,7 @@ def read_trajectory(path: Path, is_claimed: bool = False, pressure: float = 0.0)
     if not all(frame.cell.rank == 3 and all(frame.pbc) for frame in (first, last)):
         raise LeftOutError(
             LeftOut.NOT_PERIODIC,
-            f"{path}: it is not periodic along three vectors of a cell, so no crystal; {CELL_ADVICE}",
+            f"{path}: it is not periodic along three vectors of a cell, so not a crystal; {CELL_ADVICE}",
         )
     if len(sizes := {len(frame) for frame in frames}) > 1:
         raise LeftOutError(LeftOut.SITES_DIFFER, f"{path}: it has frames of {min(sizes)} and of {max(sizes)} atoms")
@@ -89,10 +89,10 @@ def read_trajectory(path: Path, is_claimed: bool = False, pressure: float = 0.0)
 
 
 def _explain_unrest(first: Any, last: Any, is_claimed: bool, pressure: float) -> str | None:
-    """Why the last frame is not known to be relaxed; None where it is."""
+    """Why the last frame is not known to be relaxed; None if it is."""
     forces, stress = _find(last, "forces"), _find_stress(last)
     if forces is None and not is_claimed:
-        return f"its last frame holds no forces, so that it is not known whether it came to its end; {ADVICE}"
+        return f"its last frame holds no forces, so that convergence is not known; {ADVICE}"
     if forces is not None:
         forces = np.array(forces, dtype=float).reshape(len(last), 3)
         for constraint in last.constraints:
@@ -129,7 +129,7 @@ def _shape_tensor(values: Any) -> Array:
 
 
 def _find(atoms: Any, name: str) -> Any:
-    """A result of the calculator, else what the file has under a name such as REF_forces; references first."""
+    """A result of the calculator, else of a field such as REF_forces; references first."""
     results = getattr(atoms.calc, "results", {})
     if results.get(name) is not None:
         return results[name]

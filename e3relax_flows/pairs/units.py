@@ -1,4 +1,4 @@
-"""List the calculations of a job store without loading them, and group those that may belong together."""
+"""List the calculations of a job store without loading them, and group those that may be connected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maggma.core import Store
 
 from e3relax_flows.core.ids import hash_content
 
-FORMAT = 2  # raised when the same documents give other pairs, so that all are built again
+FORMAT = 2  # increased when the same documents give other pairs, so that all are built again
 PREDICTION_CLASSES = ("PrerelaxDoc", "ChunkDoc")
 PREDICTION_JOB = "e3r predict"
 NAME_KEYS = ("candidate", "material_id", "mp_id", "id")  # of a job's metadata: the user's name for the structure
@@ -23,7 +23,7 @@ JOB_FIELDS = ("uuid", "index", "completed_at", "name", "hosts", "metadata")
 
 @dataclass(frozen=True, slots=True)
 class TaskEntry:
-    """One job as the list has it."""
+    """One job in the list."""
 
     uuid: str
     index: int
@@ -39,7 +39,7 @@ class TaskEntry:
 
     @property
     def stamp(self) -> list[Any]:
-        """What is another when the job was run again."""
+        """Fields that change when the job is run again."""
         return [self.uuid, self.index, self.completed_at]
 
 
@@ -60,7 +60,7 @@ class TaskUnit:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what there is to read; another one means: build again."""
+        """Hash of the input; pairs are built again when it changes."""
         return hash_content([FORMAT, [entry.stamp for entry in (*self.entries, *self.predictors)]])
 
     @property
@@ -98,7 +98,7 @@ class TaskForm:
 
 
 def find_form(store: Store) -> TaskForm:
-    """Look at a document to see of which form they are; an empty store is of jobflow's."""
+    """Detect the form of the documents; an empty store counts as jobflow's."""
     document = store.query_one({}, ["uuid", "task_id", "dir_name"])
     if not document or "uuid" in document:
         return TaskForm()
@@ -108,7 +108,7 @@ def find_form(store: Store) -> TaskForm:
 def list_tasks(store: Store, form: TaskForm) -> list[TaskEntry]:
     """The last run of every job of the store that was a calculation or predicted, in the order in which they ended.
 
-    A job that has replaced itself, and one that was run again and left nothing, has no entry.
+    A job that was replaced, or was run again without a result, has no entry.
     """
     latest: dict[str, tuple[int, TaskEntry | None]] = {}
     for document in store.query({}, form.name_fields(LISTED_FIELDS)):
@@ -127,7 +127,7 @@ def group_tasks(entries: Sequence[TaskEntry], covered: Iterable[str] = ()) -> It
     entries
         In the order in which they ended.
     covered
-        Uuids of jobs that are known otherwise, and left away.
+        Uuids of jobs that are known otherwise, and left out.
     """
     left_away = frozenset(covered)
     predictors = _PredictorMap(entry for entry in entries if entry.made is not None)
@@ -145,8 +145,8 @@ def group_tasks(entries: Sequence[TaskEntry], covered: Iterable[str] = ()) -> It
 class _PredictorMap:
     """Jobs that predicted, by the flows around them.
 
-    One belongs to a calculation when it stands directly in one of the flows around that, or the calculation directly
-    in one of those around it; merely to be in the same campaign is not enough.
+    One belongs to a calculation when it is directly in one of the flows around that, or the calculation directly
+    in one of those around it; to be in the same campaign is not enough.
     """
 
     def __init__(self, predictors: Iterable[TaskEntry]) -> None:
@@ -204,7 +204,7 @@ def _read_entry(document: Mapping[str, Any], form: TaskForm, uuid: str, index: i
 
 
 def _list_made(output: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
-    """Ids of the predictions that a job made; None where it is another kind of job."""
+    """Ids of the predictions that a job made; None for another kind of job."""
     single = output.get("prediction")
     several = output.get("predictions")
     found = [single] if isinstance(single, Mapping) else several if isinstance(several, list) else []

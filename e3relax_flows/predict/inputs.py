@@ -129,7 +129,7 @@ def _check_species(structure: Structure) -> None:
         if dummies:
             raise StructureError(
                 Reason.UNKNOWN_ELEMENT,
-                f"site {index} holds {dummies[0]}, which is no element; replace it, "
+                f"site {index} holds {dummies[0]}, which is not an element; replace it, "
                 "for instance with structure.replace_species({...}), or remove it",
             )
         if not site.is_ordered:

@@ -42,23 +42,23 @@ REFUSED = {
     "unknown coordinates": (write(SODIUM, "Cl1 Cl ? ? ? 1"), "site Cl1 has no coordinates (? ? ?)"),
     "one unknown coordinate": (write(SODIUM, "Cl1 Cl 0.5 0.5 ? 1"), "site Cl1 has no coordinates (0.5 0.5 ?)"),
     "coordinates that are words": (write(SODIUM, "Cl1 Cl a b c 1"), "could not convert string to float: 'a'"),
-    "two atoms in one place": (
-        write(SODIUM, "K1 K 0 0 0 1", CHLORINE), "the sites Na1 (Na, 1), K1 (K, 1) are in one place",
+    "two atoms at one point": (
+        write(SODIUM, "K1 K 0 0 0 1", CHLORINE), "the sites Na1 (Na, 1), K1 (K, 1) are at one point",
     ),
-    "an atom twice": (write(SODIUM, "Na2 Na 1 0 -1 1", CHLORINE), "Na1 (Na, 1), Na2 (Na, 1) are in one place"),
+    "an atom twice": (write(SODIUM, "Na2 Na 1 0 -1 1", CHLORINE), "Na1 (Na, 1), Na2 (Na, 1) are at one point"),
     "more than one atom in all": (
-        write("Na1 Na 0 0 0 0.7", "K1 K 0 0 0 0.6", CHLORINE), "Na1 (Na, 0.7), K1 (K, 0.6) are in one place",
+        write("Na1 Na 0 0 0 0.7", "K1 K 0 0 0 0.6", CHLORINE), "Na1 (Na, 0.7), K1 (K, 0.6) are at one point",
     ),
     "hydrogen and deuterium": (
-        write("D1 D+ 0 0 0 0.5", "H1 H+ 0 0 0 0.5", CHLORINE), "D1 (D+, 0.5), H1 (H+, 0.5) are in one place",
+        write("D1 D+ 0 0 0 0.5", "H1 H+ 0 0 0 0.5", CHLORINE), "D1 (D+, 0.5), H1 (H+, 0.5) are at one point",
     ),
     "hydrogen without a place": (
         write("O1 O 0 0 0 2", columns=("label", "type_symbol", "fract_x", "fract_y", "fract_z", "attached_hydrogens")),
         "site O1 has 2 hydrogen atoms without coordinates",
     ),
     "water as one site": (write("Wat1 Wat 0 0 0 1", SODIUM), "Wat"),
-    "ammonia as one site": (write("N1 NH3 0.2 0 0 1", SODIUM), "of the kind NH3, which is no element"),
-    "hydroxide as one site": (write("OH1 OH 0.2 0 0 1", SODIUM), "no single atom"),
+    "ammonia as one site": (write("N1 NH3 0.2 0 0 1", SODIUM), "of kind NH3"),
+    "hydroxide as one site": (write("OH1 OH 0.2 0 0 1", SODIUM), "not a single atom"),
     "an occupancy of the default": (write(SODIUM, "Cl1 Cl 0.5 0.5 0.5 ."), "occupancy of site Cl1 is '.'"),
     "one site outside of a loop": (
         write().replace("loop_\n_atom", "_atom").replace("fract_x", "fract_x 0").replace("fract_y", "fract_y 0")
@@ -134,8 +134,8 @@ def test_a_block_of_question_marks_has_no_sites():
 def test_items_say_what_is_wrong_with_the_files_of_the_field_trial():
     hd, question = read_structures([ODD / "hd.cif", ODD / "question.cif"])
     assert (hd.id, hd.structure, question.id, question.structure) == ("hd", None, "question", None)
-    assert "hd.cif: block 'hd': the sites D1 (D1+, 0.5), H1 (H1+, 0.5) are in one place" in hd.error
-    assert "question.cif: block 'q': site D1 has no coordinates (? ? ?); find its place, or remove" in question.error
+    assert "hd.cif: block 'hd': the sites D1 (D1+, 0.5), H1 (H1+, 0.5) are at one point" in hd.error
+    assert "question.cif: block 'q': site D1 has no coordinates (? ? ?); add them, or remove" in question.error
     assert "is it whole" not in hd.error + question.error
 
 

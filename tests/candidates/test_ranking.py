@@ -76,11 +76,11 @@ def test_a_plain_dictionary_needs_no_column(tmp_path):
 @pytest.mark.parametrize(
     ("text", "column", "message"),
     [
-        ("id,e,f\na,1,2\n", None, "the columns e, f; say which"),
+        ("id,e,f\na,1,2\n", None, "e, f; .*`column`"),
         ("id,e\na,1\n", "g", "needs the columns 'id' and 'g'"),
         ("name,e\na,1\n", "e", "needs the columns 'id' and 'e'"),
         ("id,e\na,low\n", None, "e of a is 'low'"),
-        ("id,e\na,1\na,2\n", None, "a is there twice, with 1 and 2"),
+        ("id,e\na,1\na,2\n", None, "a .* with 1 and 2"),
     ],
 )
 def test_unclear_tables_are_refused(tmp_path, text, column, message):

@@ -165,7 +165,7 @@ def test_lines(tmp_path, ending):
     items = read(path)
     assert [item.id for item in items] == ["pair-1", "many-3", "many-4", "many-5"]
     assert [item.structure is None for item in items] == [False, False, True, True]
-    assert "line 4: no JSON" in items[2].error
+    assert "line 4: not JSON" in items[2].error
     assert "line 5: no structure" in items[3].error
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_read_costs_nothing_else(tmp_path):
     assert [item.id for item in items] == ["bad", "cut", "odd-1", "odd-2", "notes.txt", "none", "fine", "odd", "good"]
     assert [item.structure is not None for item in items] == [False] * 6 + [True, False, True]
     assert all((item.structure is None) == (item.error is not None) for item in items)
-    assert all("give " in item.error or "look into it" in item.error for item in items[:6])
+    assert all("give " in item.error or "check it: " in item.error for item in items[:6])
     assert "there is no such file" in items[5].error
     assert "Qq" in items[7].error or "species" in items[7].error
 
@@ -211,7 +211,7 @@ def test_advice_is_about_the_file_where_its_name_is_known(tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     poscar, cif, notes = read_structures(tmp_path / name for name in ("POSCAR_cut", "cut.cif", "notes.txt"))
     assert "do the numbers of atoms match" in poscar.error
-    assert "is it whole" in cif.error
+    assert "the format of its name" in cif.error
     assert "give files that pymatgen reads" in notes.error
 
 

@@ -166,7 +166,7 @@ def test_the_hull_may_be_the_materials_projects(e3relax, folder, monkeypatch):
         asked.append((system, cache.name))
         return [ComputedEntry(system, -0.5).as_dict()]
 
-    monkeypatch.setattr("e3relax_flows.candidates.materials_project.fetch_entries", fetch)
+    monkeypatch.setattr("e3relax_flows.report.ranked.fetch_entries", fetch)
     assert e3relax("screen", folder / "metals", "--engine", "emt", "--out", folder / "run").code == 0
     table = e3relax("table", folder / "run", "--entries", "mp", "--json")
     assert asked == [(metal, "materials_project") for metal in sorted(METALS)]

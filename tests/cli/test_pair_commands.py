@@ -236,7 +236,7 @@ def test_import_takes_every_form_and_says_what_it_cannot(
     assert len(done.stderr.strip().splitlines()) == 7
     for words in (
         "unreadable: " + str(folder / "a.jsonl.gz") + " line 2: cannot be read",
-        "a.jsonl.gz line 3: no pair (keys ['id'])",
+        "a.jsonl.gz line 3: not a pair (keys ['id'])",
         "a.jsonl.gz line 4: (4, 3) coordinates for 2 atoms",
         "a force of 0.87 eV/Å is left",
         "1 frame",
@@ -257,7 +257,7 @@ def test_a_functional_that_nobody_names_is_not_guessed(e3relax: Callable[..., An
     path = write_json(tmp_path / "c.json", [RAW.as_dict(), RELAXED.as_dict()])
     done = e3relax("data", "import", path)
     assert done.code == 1
-    assert "does not say which functional" in done.stderr
+    assert "does not name the functional" in done.stderr
     assert e3relax("data", "import", path, "--functional", "MACE", "--not-dft").code == 0
     assert json.loads(e3relax("data", "show", "--json").stdout)["pairs"] == [
         {"source": "import", "functional": "MACE", "start_kind": "raw", "is_dft": False, "n": 1}
@@ -278,7 +278,7 @@ def test_an_initial_structure_that_was_predicted_is_refused(
     done = e3relax("data", "import", path, "--functional", "PBE")
     assert done.code == 1
     assert "start_unknown" in done.stderr
-    assert "predicted as p-1" in done.stderr
+    assert "the predicted one of p-1" in done.stderr
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_what_a_parser_warned_of_stands_in_the_message(e3relax, small_model, tmp
     good, hd, question = (json.loads(line) for line in result.stdout.splitlines())
     assert good["verdict"] == "accept"
     assert good["message"].endswith("a.cif: No _symmetry_equiv_pos_as_xyz type key found. Defaulting to P1.")
-    assert "D1 (D1+, 0.5), H1 (H1+, 0.5) are in one place" in hd["message"]
+    assert "D1 (D1+, 0.5), H1 (H1+, 0.5) are at one point" in hd["message"]
     assert "site D1 has no coordinates" in question["message"]
     planned = e3relax("predict", tmp_path, "--model", small_model, "--dry-run")
     assert "warning: a: " in planned.stderr

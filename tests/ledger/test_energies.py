@@ -147,7 +147,7 @@ def test_a_file_of_entries_makes_no_other_objects(tmp_path):
     with pytest.raises(ConfigError, match="it names os"):
         build_entry(raw, "here")
     (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(ConfigError, match="entry 1: it is no entry"):
+    with pytest.raises(ConfigError, match="entry 1: it is not an entry"):
         read_entries(tmp_path / "x.json")
     (tmp_path / "y.json").write_text("{")
     with pytest.raises(ConfigError, match=r"y\.json"):

@@ -110,7 +110,7 @@ def test_the_id_is_of_the_content_not_of_the_way(wurtzite):
     ("update", "reason", "words"),
     [
         ({"converged": False}, LeftOut.UNCONVERGED, "did not converge"),
-        ({"functional": None}, LeftOut.UNREADABLE, "which functional"),
+        ({"functional": None}, LeftOut.UNREADABLE, "name the functional"),
         (
             {"functional": "PBE+U", "functionals": ["PBE", "PBE+U"]},
             LeftOut.FUNCTIONALS_DIFFER,

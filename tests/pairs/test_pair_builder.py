@@ -181,7 +181,7 @@ def test_an_outcome_whose_prediction_is_missing_is_tried_again_when_it_is_there(
 
 
 def test_a_builder_needs_something_to_build_from():
-    with pytest.raises(ConfigError, match="nothing to build"):
+    with pytest.raises(ConfigError, match="`tasks`, `outcomes` or both"):
         PairBuilder(MemoryStore(), MemoryStore())
     with pytest.raises(ConfigError, match="TaskReader"):
         PairBuilder(MemoryStore(), MemoryStore(), tasks=MemoryStore())

@@ -70,7 +70,7 @@ def test_sites_in_another_order_in_the_second_document_are_put_right(bench):
 def test_a_pair_of_relaxations_that_is_half_there_waits_for_the_other(bench):
     bench.add(vasp_output(RAW, NEAR), "v-1", 1, hosts=["f"], name="relax 1")
     assert bench.build() == {"failed": 1}
-    assert "follows 'relax 1' left no document" in bench.list_records()["v-1"].message
+    assert "that follows 'relax 1'" in bench.list_records()["v-1"].message
     assert bench.build() == {}
     bench.add(vasp_output(NEAR, RELAXED), "v-2", 2, hosts=["f"], name="relax 2")
     assert bench.build() == {"new": 1}
@@ -142,7 +142,7 @@ def test_a_job_that_replaced_itself_is_no_calculation(bench):
         ({"state": "failed"}, "unconverged", "VASP relaxation of Na1 Cl1 did not converge"),
         ({"task_type": "Unrecognized", "input__parameters": {"IBRION": 5, "NSW": 1}}, "not_a_relaxation", "none of"),
         ({"task_type": "Static"}, "not_a_relaxation", "none of these calculations"),
-        ({"run_type": None}, "unreadable", "which functional"),
+        ({"run_type": None}, "unreadable", "the VASP document does not name the functional"),
         ({"run_type": "HFCus"}, "unreadable", "the run type HFCus names no functional"),
         ({"input__incar": {"IMAGES": 5}}, "conditions", "the VASP run has IMAGES = 5: an image of a path (NEB)"),
         ({"output__energy": float("nan")}, "unreadable", "has the energy nan"),

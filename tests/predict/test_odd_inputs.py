@@ -135,7 +135,7 @@ def relax(make: Callable[[int], Atoms]) -> Outcome:
         if item.result is None:
             return [f"{item.reason}: {item.message}"]
         try:
-            pair = make_pair(Relaxation(item.result, item.result.initial, Origin(item.place, "import")))
+            pair = make_pair(Relaxation(item.result, item.result.initial, Origin(item.location, "import")))
         except LeftOutError as error:
             return [f"{error.reason}: {error}"]
         return [f"pair of {pair.formula}, {'free' if pair.free.is_full else 'held'}"]
@@ -186,7 +186,7 @@ TABLE: dict[str, Odd] = {
     ),
     "a group with two origins and no operations": Odd(
         "HEXRD/hexrd#965, edtools#22", cif("Si1 Si 0.125 0.125 0.125", symmetry="_symmetry_Int_Tables_number 227\n"),
-        "Si16 in 125.0 Å³", "error: space group 227 has two origins, and the file does not say which",
+        "Si16 in 125.0 Å³", "error: space group 227 has two origins, and the file does not state which",
     ),
     "rhombohedral axes and a group of hexagonal ones": Odd(
         "pymatgen#1203", cif("As1 As 0.227 0.227 0.227", symmetry="_symmetry_Int_Tables_number 166\n", **RHOMBUS),
@@ -199,15 +199,15 @@ TABLE: dict[str, Odd] = {
     ),
     "a dummy atom that begins with an element": Odd(
         "beside cif_core#239", cif(SODIUM, CHLORINE, "Du1 Du 0.2 0.2 0.2"), "Na1 H1 Cl1 in 125.0 Å³",
-        "error: a site is of the kind Du, which is no element",
+        "error: a site is of kind Du, which is not an element",
     ),
     "a vacancy named Vac": Odd(
         "beside pymatgen#1104", cif(SODIUM, CHLORINE, "Vac1 Vac 0.5 0.5 0"), "Na1 V1 Cl1 in 125.0 Å³",
-        "error: a site is of the kind Vac, which is no element",
+        "error: a site is of kind Vac, which is not an element",
     ),
     "the centre of a ring": Odd(
         "beside pymatgen#1104", cif(SODIUM, CHLORINE, "Cg1 Cg 0.5 0.5 0"), "Na1 C1 Cl1 in 125.0 Å³",
-        "error: a site is of the kind Cg, which is no element",
+        "error: a site is of kind Cg, which is not an element",
     ),
     "a modulated structure": Odd(
         "beside cif_core#508", cif(SODIUM, CHLORINE, head="_cell_modulation_dimension 1\n"), "Na1 Cl1 in 125.0 Å³",
@@ -218,7 +218,7 @@ TABLE: dict[str, Odd] = {
         "Na1 O2 in 125.0 Å³", "error: its disorder groups 1, 2 exclude each other",
     ),
     "hydroxide as one atom": Odd(
-        "pymatgen#4486", cif(SODIUM, "OH1 OH 0.5 0.5 0.5"), "Na1 in 125.0 Å³", "error: site OH is no single atom",
+        "pymatgen#4486", cif(SODIUM, "OH1 OH 0.5 0.5 0.5"), "Na1 in 125.0 Å³", "error: site OH is not a single atom",
     ),
     "two thirds written as 0.666": Odd(
         "pymatgen#3963", cif(SODIUM, "Cl1 Cl 0.333 0.666 0.5", symmetry=THREEFOLD, **HEXAGON),
@@ -256,7 +256,7 @@ TABLE: dict[str, Odd] = {
         "error: line 11 holds a site more than the 2 of the line of counts",
     ),
     "a vacancy in a POSCAR": Odd(
-        "beside optimade-python-tools#304", poscar(names="Na X"), "error: site 1 holds X0+, which is no element",
+        "beside optimade-python-tools#304", poscar(names="Na X"), "error: site 1 holds X0+, which is not an element",
     ),
     "a slab of XCrySDen": Odd(
         "pymatgen-core#62", xsf("SLAB"), "Na1 Cl1 in 64.0 Å³",
@@ -296,7 +296,7 @@ TABLE: dict[str, Odd] = {
         "OPTIMADE#317", optimade(structure_features=["assemblies"]), "Na1 Cl1 in 64.0 Å³", "error: it has assemblies",
     ),
     "a response with fewer sites than it says": Odd(
-        "qmpy#129", optimade(nsites=3), "Na1 Cl1 in 64.0 Å³", "error: it says to have 3 sites and gives 2",
+        "qmpy#129", optimade(nsites=3), "Na1 Cl1 in 64.0 Å³", "error: it states 3 sites and gives 2",
     ),
     "a response whose formula has other atoms": Odd(
         "OPTIMADE#279", optimade(chemical_formula_reduced="ClHNa"), "Na1 Cl1 in 64.0 Å³",
@@ -342,15 +342,15 @@ TABLE: dict[str, Odd] = {
     ),
     "a kind that is none": Odd(
         "optimade-python-tools#304", predict(Structure(Lattice.cubic(4), [DummySpecies("X"), "Cl"], SALT.frac_coords)),
-        "error: site 0 holds X0+, which is no element",
+        "error: site 0 holds X0+, which is not an element",
     ),
     "a relaxation in a box without period": Odd(
         "rosswhitfield/ase#6", relax(lambda number: frame(number, pbc=False)), "pair of NaCl, free",
-        "not_periodic: it is not periodic along three vectors of a cell, so no crystal",
+        "not_periodic: it is not periodic along three vectors of a cell, so not a crystal",
     ),
     "a relaxation of a layer without period": Odd(
         "aiida-core#5967", relax(lambda number: frame(number, pbc=(True, True, False))), "pair of NaCl, free",
-        "not_periodic: it is not periodic along three vectors of a cell, so no crystal",
+        "not_periodic: it is not periodic along three vectors of a cell, so not a crystal",
     ),
     "a relaxation whose frames grow": Odd(
         "beside chgnet#213", relax(lambda number: frame(number) * (1 + number // 2, 1, 1)),
