@@ -35,27 +35,25 @@ def report_screen(
     """Show the funnel, what was saved, the errors, and every candidate with its structures in 3D."""
     from dataclasses import replace
 
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.ledger.savings import summarize_savings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.collecting import collect_screen
     from e3relax_flows.report.html import render_screen_page
     from e3relax_flows.report.tables import build_table, describe_savings
     from e3relax_flows.schemas.predictions import Verdict
     from e3relax_flows.screening.store import read_screen
 
-    settings = load_settings()
-    document = read_screen(screen, settings)
-    with console.hide_warnings(), console.make_progress() as progress:
+    with open_workspace() as workspace, console.hide_warnings(), console.make_progress() as progress:
+        document = read_screen(screen, workspace)
         task = progress.add_task("reading documents", total=None, note="")
         documents = collect_screen(
-            document, settings, lambda done, total: progress.update(task, completed=done, total=total)
+            document, workspace, lambda done, total: progress.update(task, completed=done, total=total)
         )
         if entries is not None or correction is not None:
             from e3relax_flows.report.ranked import rank_screen
 
-            documents = replace(
-                documents, ranked=rank_screen(document, documents.outcomes, entries, correction, settings)
-            )
+            ranked = rank_screen(document, documents.outcomes, entries, correction, workspace.settings)
+            documents = replace(documents, ranked=ranked)
         progress.update(task, description="writing the page", total=None)
         table = build_table(document, documents.predictions.values(), documents.outcomes.values())
         text = render_screen_page(
@@ -85,12 +83,12 @@ def report_model(
     as_json: JsonOption = False,
 ) -> None:
     """Show a model's card, its errors by source and chemistry, its calibration and what the gate said."""
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.collecting import collect_model
     from e3relax_flows.report.html import render_model_page
 
-    with console.hide_warnings():
-        documents = collect_model(model, load_settings())
+    with open_workspace() as workspace, console.hide_warnings():
+        documents = collect_model(model, workspace)
     facts = {
         "kind": "model",
         "model_id": documents.model_id,
@@ -110,16 +108,17 @@ def report_campaign(
 ) -> None:
     """Show the learning curve of a campaign beside doing nothing and the random arm, its gates and its cost."""
     from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.collecting import find_gates_by_id
     from e3relax_flows.report.html import render_campaign_page
 
-    settings = load_settings()
-    with open_campaign_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_campaign_stores)
         found = find_campaign(stores, campaign)
         generations = load_generations(stores, found.campaign_id)
-    gate_ids = [one.retrain.gate_id for one in generations if one.retrain and one.retrain.gate_id]
-    text = render_campaign_page(found, generations, find_gates_by_id(gate_ids, settings))
+        gate_ids = [one.retrain.gate_id for one in generations if one.retrain and one.retrain.gate_id]
+        gates = find_gates_by_id(gate_ids, workspace)
+    text = render_campaign_page(found, generations, gates)
     facts = {"kind": "campaign", "campaign_id": found.campaign_id, "generations": len(generations)}
     _write(out, text, facts, dry_run, as_json)
 

@@ -34,8 +34,8 @@ def retrain(
     from e3relax_flows.retraining.maker import RetrainMaker
     from e3relax_flows.retraining.run import plan_retraining, run_retraining
 
-    content = load_retrain_config(config)
     with open_workspace() as workspace:
+        content = load_retrain_config(config)
         if dry_run:
             plan = plan_retraining(content, incumbent, submit, workspace)
             typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)

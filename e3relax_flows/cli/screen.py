@@ -32,7 +32,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.schemas.screens import ScreenConfig
     from e3relax_flows.screening.maker import ScreenMaker
 
@@ -163,8 +163,8 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.cli.submission import submit_candidates
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.registry import get_engine, list_engines
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.places.submission import check_place
     from e3relax_flows.prerelax.predict import PrerelaxMaker
     from e3relax_flows.report.terminal import show_screen
@@ -172,7 +172,6 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.screening.run import has_errors, run_candidates
 
     check_place(where)
-    settings = load_settings()
     name = config.engine if isinstance(config.engine, str) else config.engine.maker
     hint = next((info.hint for info in list_engines() if info.name == name and not info.available), None)
     if hint and where == "local":
@@ -192,26 +191,27 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
         one_launch=config.one_launch,
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
-    if dry_run:
-        return _print_plan(config, maker, settings, where, as_json)
-    items = read_candidates(config, settings)
-    if where != "local":
-        return submit_candidates(maker, items, config, settings, where, as_json)
-    report = run_candidates(maker, items, settings, config.out, config)
+    with open_workspace() as workspace:
+        if dry_run:
+            return _print_plan(config, maker, workspace, where, as_json)
+        items = read_candidates(config, workspace.settings)
+        if where != "local":
+            return submit_candidates(maker, items, config, workspace, where, as_json)
+        report = run_candidates(maker, items, workspace.settings, config.out, config)
     show_screen(report, as_json)
     return int(has_errors(report.screen))
 
 
-def _print_plan(config: ScreenConfig, maker: ScreenMaker, settings: E3RelaxSettings, where: str, as_json: bool) -> int:
+def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, where: str, as_json: bool) -> int:
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
     from e3relax_flows.screening.register import resolve_screen_model
 
     if config.options.second_opinion is not None:  # the registry is not asked otherwise
-        resolve_screen_model(maker, settings, where == "local")
+        resolve_screen_model(maker, workspace, where == "local")
     with console.hide_warnings(), CandidateList() as candidates:
-        candidates.add(console.show_notes(read_candidates(config, settings)))
+        candidates.add(console.show_notes(read_candidates(config, workspace.settings)))
         counts = candidates.count()
         for name, error in candidates.errors:
             console.print_error(error if name in error else f"{name}: {error}")

@@ -17,7 +17,7 @@ from e3relax_flows.report import console
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.screening.watching import ScreenView
 
 SHARE = 10  # a view that takes long to read is read again after so many times as long
@@ -34,34 +34,33 @@ def watch(
 
     It changes nothing. Ctrl-C ends the view, not the screen; where the screen has ended, so does the view.
     """
-    from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.ledger.store import open_outcome_store
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.screening.store import open_screen_stores
     from e3relax_flows.screening.watching import view_screen
 
     if not (once or as_json or console.out.is_terminal):
         raise ConfigError("the output is not a terminal; add --once, or --json, for a view of this moment")
-    settings = load_settings()
-    with open_screen_stores(settings) as stores, open_outcome_store(settings) as outcomes:
+    with open_workspace() as workspace:
+        stores, outcomes = workspace.get(open_screen_stores), workspace.outcomes
         view = view_screen(stores, outcomes, name)
         if as_json:
-            console.print_json({**dump_view(view), "workers": list_workers(view, settings)})
+            console.print_json({**dump_view(view), "workers": list_workers(view, workspace)})
             return
         if once:
-            console.out.print(render_view(view, list_workers(view, settings)))
+            console.out.print(render_view(view, list_workers(view, workspace)))
             return
         from rich.live import Live
 
-        first = render_view(view, list_workers(view, settings))
+        first = render_view(view, list_workers(view, workspace))
         with suppress(KeyboardInterrupt), Live(first, console=console.out, auto_refresh=False) as live:
             while not view.has_ended:
                 began = time.monotonic()
                 view = view_screen(stores, outcomes, str(view.screen.screen_id))
-                live.update(render_view(view, list_workers(view, settings)), refresh=True)
+                live.update(render_view(view, list_workers(view, workspace)), refresh=True)
                 time.sleep(max(every, SHARE * (time.monotonic() - began)))
 
 
-def list_workers(view: ScreenView, settings: E3RelaxSettings) -> list[str]:
+def list_workers(view: ScreenView, workspace: Workspace) -> list[str]:
     """Jobs ready by who may take them, and when a worker was last seen, as `status` has it; none at its end.
 
     A manager that cannot be asked does not end the view.
@@ -71,7 +70,7 @@ def list_workers(view: ScreenView, settings: E3RelaxSettings) -> list[str]:
     if view.has_ended:
         return []
     try:
-        return describe_workers(view.screen, settings)
+        return describe_workers(view.screen, workspace)
     except E3RelaxError as error:
         return [f"workers are not known: {error}"]
 

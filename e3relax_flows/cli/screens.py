@@ -16,8 +16,8 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.schemas.screens import ScreenDoc
+    from e3relax_flows.screening.store import ScreenStores
 
 RUN = "run"
 
@@ -59,10 +59,10 @@ def show_status(
         stores = workspace.get(open_screen_stores)
         screens = list_screens(stores) if name is None else [find_screen(stores, name)]
         if name is not None:
-            screens = [refresh_screen(str(screens[0].screen_id), workspace.settings)]
+            screens = [refresh_screen(str(screens[0].screen_id), workspace)]
         rows = [(screen, count_rows(stores, str(screen.screen_id))) for screen in screens]
         is_open = name is not None and screens[0].phase != ScreenPhase.FINISHED
-        workers = describe_workers(screens[0], workspace.settings) if is_open else []
+        workers = describe_workers(screens[0], workspace) if is_open else []
     if as_json:
         found = [dump_screen(screen, counts) for screen, counts in rows]
         console.print_json(found if name is None else {**found[0], "workers": workers})
@@ -93,7 +93,7 @@ def resume(
     After kills on a launchpad type `e3relax screen recover` first.
     """
     from e3relax_flows.cli.submission import show_progress
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.terminal import show_screen
     from e3relax_flows.screening.control import plan_resume, start_screen
     from e3relax_flows.screening.place import HERE
@@ -102,55 +102,54 @@ def resume(
 
     if error is not None and not retry_failed:
         raise ConfigError("--error chooses among the candidates that failed; add --retry-failed")
-    settings = load_settings()
-    with open_screen_stores(settings) as stores:
-        found = find_screen(stores, name)
-    screen_id = str(found.screen_id)
     limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
     changes = {key: value for key, value in limits.items() if value is not None}
-    if dry_run:
-        _say(plan_resume(screen_id, settings, retry_failed, error), found, settings, as_json)
-        return
-    prepare_again(screen_id, settings, found.limits.model_copy(update=changes), retry_failed, error)
-    if found.place in HERE:
-        report = finish_here(screen_id, settings, out or Path("runs") / screen_id)
-        show_screen(report, as_json)
-        raise typer.Exit(int(has_errors(report.screen)))
-    with console.hide_warnings():
-        progress = start_screen(screen_id, settings)
-    show_progress(progress, settings, as_json)
+    with open_workspace() as workspace:
+        stores = workspace.get(open_screen_stores)
+        found = find_screen(stores, name)
+        screen_id = str(found.screen_id)
+        if dry_run:
+            _say(plan_resume(screen_id, workspace, retry_failed, error), found, stores, as_json)
+            return
+        prepare_again(screen_id, workspace, found.limits.model_copy(update=changes), retry_failed, error)
+        if found.place in HERE:
+            report = finish_here(screen_id, workspace, out or Path("runs") / screen_id)
+            show_screen(report, as_json)
+            raise typer.Exit(int(has_errors(report.screen)))
+        with console.hide_warnings():
+            progress = start_screen(screen_id, workspace)
+        show_progress(progress, stores, as_json)
 
 
 @screen_app.command("cancel")
 def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Let nothing more of a screen begin; what runs ends by itself. `resume` requeues it."""
     from e3relax_flows.cli.submission import show_progress
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.screening.control import cancel_screen, plan_cancel
     from e3relax_flows.screening.store import find_screen, open_screen_stores
 
-    settings = load_settings()
-    with open_screen_stores(settings) as stores:
+    with open_workspace() as workspace:
+        stores = workspace.get(open_screen_stores)
         found = find_screen(stores, name)
-    screen_id = str(found.screen_id)
-    if dry_run:
-        _say(plan_cancel(screen_id, settings), found, settings, as_json)
-    else:
-        show_progress(cancel_screen(screen_id, settings), settings, as_json)
+        screen_id = str(found.screen_id)
+        if dry_run:
+            _say(plan_cancel(screen_id, workspace), found, stores, as_json)
+        else:
+            show_progress(cancel_screen(screen_id, workspace), stores, as_json)
 
 
 screen_app.command("recover")(recover)
 screen_app.command("watch")(watch)
 
 
-def _say(lines: list[str], screen: ScreenDoc, settings: E3RelaxSettings, as_json: bool) -> None:
+def _say(lines: list[str], screen: ScreenDoc, stores: ScreenStores, as_json: bool) -> None:
     """What a dry run would have done."""
     from e3relax_flows.report.terminal import dump_screen
-    from e3relax_flows.screening.store import count_rows, open_screen_stores
+    from e3relax_flows.screening.store import count_rows
 
     if as_json:
-        with open_screen_stores(settings) as stores:
-            counts = count_rows(stores, str(screen.screen_id))
+        counts = count_rows(stores, str(screen.screen_id))
         console.print_json({"dry_run": True, "would": lines, **dump_screen(screen, counts)})
         return
     for line in (*lines, "nothing was done: that was a dry run"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.places.submission import submit
 from e3relax_flows.report import console
 from e3relax_flows.report.terminal import describe_screen, dump_screen
@@ -16,7 +16,7 @@ from e3relax_flows.screening.control import Progress, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.run import prepare_again
-from e3relax_flows.screening.store import count_rows, find_rows, open_screen_stores
+from e3relax_flows.screening.store import ScreenStores, count_rows, find_rows, open_screen_stores
 
 
 def submit_shown(flow: Any, where: str, settings: E3RelaxSettings, samples: Sequence[Any] = ()) -> None:
@@ -32,32 +32,31 @@ def submit_candidates(
     maker: ScreenMaker,
     items: Iterable[ReadItem],
     config: ScreenConfig,
-    settings: E3RelaxSettings,
+    workspace: Workspace,
     where: str,
     as_json: bool = False,
 ) -> int:
     """Leave a screen to the workers of another place; the exit code."""
-    with console.hide_warnings(), open_screen_stores(settings) as stores:
-        screen, _ = register_screen(stores, maker, console.show_notes(items), settings, config.ranking, where)
-        screen_id = str(screen.screen_id)
-        unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
+    stores = workspace.get(open_screen_stores)
+    with console.hide_warnings():
+        screen, _ = register_screen(stores, maker, console.show_notes(items), workspace, config.ranking, where)
+    screen_id = str(screen.screen_id)
+    unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
     for row in unread:
         console.print_error(f"{row.id}: {row.message}")
-    with open_workspace(settings):
-        prepare_again(screen_id, settings, config.limits, config.retry_failed)
-        show_progress(start_screen(screen_id, settings), settings, as_json)
+    prepare_again(screen_id, workspace, config.limits, config.retry_failed)
+    show_progress(start_screen(screen_id, workspace), stores, as_json)
     return int(len(unread) > 0)
 
 
-def show_progress(progress: Progress, settings: E3RelaxSettings, as_json: bool = False) -> None:
+def show_progress(progress: Progress, stores: ScreenStores, as_json: bool = False) -> None:
     """Print what starting, resuming or cancelling a screen has done, and how it stands; as JSON that stands alone."""
     out = console.err if as_json else console.out
     for warning in progress.warnings:
         console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)
     for line in progress.lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
-    with open_screen_stores(settings) as stores:
-        counts = count_rows(stores, str(progress.screen.screen_id))
+    counts = count_rows(stores, str(progress.screen.screen_id))
     if as_json:
         console.print_json(dump_screen(progress.screen, counts))
     else:

@@ -14,10 +14,8 @@ from e3relax_flows.cli.options import JsonOption
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.core.settings import E3RelaxSettings
     from e3relax_flows.report.ranked import RankedRow
     from e3relax_flows.schemas.outcomes import OutcomeDoc
-    from e3relax_flows.schemas.screens import ScreenDoc
 
 MAX_ROWS = 50
 
@@ -45,17 +43,18 @@ def show_table(
 
     Energies that were not computed as the Materials Project does are shown as they are, and have no place on its hull.
     """
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.store import find_outcomes
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.ranked import check_ending, rank_screen, write_ranked
     from e3relax_flows.screening.store import read_screen
 
     if out is not None:
         check_ending(out)
-    settings = load_settings()
-    document = read_screen(screen, settings)
-    with console.hide_warnings():
-        outcomes = _find_outcomes(document, settings)
-        rows = rank_screen(document, outcomes, entries, correction, settings)
+    with open_workspace() as workspace, console.hide_warnings():
+        document = read_screen(screen, workspace)
+        ids = [outcome.outcome_id for row in document.candidates for outcome in row.outcomes]
+        outcomes = find_outcomes(workspace.outcomes, ids)
+        rows = rank_screen(document, outcomes, entries, correction, workspace.settings)
     if out is not None:
         write_ranked(rows, out)
     if as_json:
@@ -63,13 +62,6 @@ def show_table(
     else:
         _print(rows, entries is not None, out)
         _print_savings(outcomes)
-
-
-def _find_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
-    from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
-
-    with open_outcome_store(settings) as store:
-        return find_outcomes(store, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes])
 
 
 def _print_savings(outcomes: Mapping[str, OutcomeDoc]) -> None:

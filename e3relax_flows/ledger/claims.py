@@ -20,7 +20,7 @@ from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.stores.opening import build_store, connect_store, describe_store, find_by_id, write_documents
-from e3relax_flows.stores.pool import shared
+from e3relax_flows.stores.pool import SettingsLike, shared
 from e3relax_flows.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def is_live(claim: ClaimDoc) -> bool:
 
 
 @contextmanager
-def hold_submission(settings: E3RelaxSettings, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
+def hold_submission(settings: SettingsLike, what: str = SUBMISSION_CLAIM) -> Iterator[None]:
     """Keep other processes from submitting at the same time, so that a command typed twice at once submits once.
 
     Parameters

@@ -7,9 +7,10 @@ from typing import Any
 
 from e3relax_flows.core.errors import ModelError
 from e3relax_flows.core.model_folders import ALIASES, CARD_FILE, find_model
-from e3relax_flows.core.settings import DATA_FILE, E3RelaxSettings
+from e3relax_flows.core.settings import DATA_FILE
 from e3relax_flows.ledger.frames import outcomes_dataframe
-from e3relax_flows.ledger.store import find_outcomes, find_predictions, open_stores
+from e3relax_flows.ledger.store import find_outcomes, find_predictions
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.pairs.store import open_pair_store
 from e3relax_flows.registry.judgements import (
     find_evaluations,
@@ -31,17 +32,15 @@ PART = 500  # documents between two reports of progress
 OnProgress = Callable[[int, int], None]
 
 
-def collect_screen(
-    screen: ScreenDoc, settings: E3RelaxSettings, on_progress: OnProgress | None = None
-) -> ScreenDocuments:
+def collect_screen(screen: ScreenDoc, workspace: Workspace, on_progress: OnProgress | None = None) -> ScreenDocuments:
     """Predictions and outcomes that a screen names, and the thresholds of the guards of its models.
 
     Parameters
     ----------
     screen
         With its candidates.
-    settings
-        Where the stores are.
+    workspace
+        With the stores.
     on_progress
         Called with the number of documents that were read, and of all.
 
@@ -64,21 +63,20 @@ def collect_screen(
                 on_progress(done + min(start + PART, len(ids)), total)
         return found
 
-    with open_stores(settings) as stores:
-        predictions = read(prediction_ids, lambda ids: find_predictions(stores.predictions, ids), 0)
-        outcomes = read(outcome_ids, lambda ids: find_outcomes(stores.outcomes, ids), len(prediction_ids))
+    predictions = read(prediction_ids, lambda ids: find_predictions(workspace.predictions, ids), 0)
+    outcomes = read(outcome_ids, lambda ids: find_outcomes(workspace.outcomes, ids), len(prediction_ids))
     models = sorted({prediction.model_id for prediction in predictions.values()})
-    limits = {model_id: find_thresholds(model_id, settings) for model_id in models}
+    limits = {model_id: find_thresholds(model_id, workspace) for model_id in models}
     return ScreenDocuments(predictions, outcomes, limits)
 
 
-def find_thresholds(model_id: str, settings: E3RelaxSettings) -> dict[str | None, float]:
+def find_thresholds(model_id: str, workspace: Workspace) -> dict[str | None, float]:
     """Largest probabilities of harm that a model's calibration accepts, by potential of the second opinion.
 
     None stands for the guard alone. Empty where the model is not to be found.
     """
     try:
-        model = locate_model(model_id, settings)
+        model = locate_model(model_id, workspace)
     except ModelError:
         return {}
     config = model.doc.config if model.doc else model.folder.config if model.folder else {}
@@ -87,15 +85,15 @@ def find_thresholds(model_id: str, settings: E3RelaxSettings) -> dict[str | None
     return {name: float(entry["max_harm"]) for name, entry in entries.items() if "max_harm" in entry}
 
 
-def collect_model(spec: str, settings: E3RelaxSettings) -> ModelDocuments:
+def collect_model(spec: str, workspace: Workspace) -> ModelDocuments:
     """What is known of a model: folder, registry, evaluations, gates, and what became of its predictions.
 
     Parameters
     ----------
     spec
         Alias, name, id or folder.
-    settings
-        Where the stores are.
+    workspace
+        With the stores.
 
     Raises
     ------
@@ -104,8 +102,8 @@ def collect_model(spec: str, settings: E3RelaxSettings) -> ModelDocuments:
     StoreError
         When a store cannot be reached, or holds documents that are none.
     """
-    model = locate_model(spec, settings)
-    evaluations, gates = _find_judgements(model.model_id, settings)
+    model = locate_model(spec, workspace)
+    evaluations, gates = _find_judgements(model.model_id, workspace)
     card = model.folder.path / CARD_FILE if model.folder else None
     text = model.doc.card if model.doc else card.read_text(encoding="utf-8") if card and card.exists() else ""
     return ModelDocuments(
@@ -114,59 +112,57 @@ def collect_model(spec: str, settings: E3RelaxSettings) -> ModelDocuments:
         config=model.doc.config if model.doc else model.folder.config if model.folder else {},
         card=text,
         doc=model.doc,
-        aliases=_find_aliases(model.model_id, settings),
+        aliases=_find_aliases(model.model_id, workspace),
         evaluations=evaluations,
         gates=gates,
-        systems=_find_systems(evaluations[-1], settings) if evaluations else {},
-        trust=_find_trust(model.model_id, settings),
+        systems=_find_systems(evaluations[-1], workspace) if evaluations else {},
+        trust=_find_trust(model.model_id, workspace),
     )
 
 
-def find_gates_by_id(ids: Sequence[str], settings: E3RelaxSettings) -> dict[str, GateDoc]:
+def find_gates_by_id(ids: Sequence[str], workspace: Workspace) -> dict[str, GateDoc]:
     """Those of the gates that are there, by id."""
-    if not ids or not has_judgements(settings):
+    if not ids or not has_judgements(workspace.settings):
         return {}
-    with open_judgements(settings) as stores:
-        return {gate.gate_id: gate for gate in find_gates(stores, {"gate_id": {"$in": list(ids)}})}
+    return {gate.gate_id: gate for gate in find_gates(workspace.get(open_judgements), {"gate_id": {"$in": list(ids)}})}
 
 
-def _find_judgements(model_id: str, settings: E3RelaxSettings) -> tuple[list[EvaluationDoc], list[GateDoc]]:
+def _find_judgements(model_id: str, workspace: Workspace) -> tuple[list[EvaluationDoc], list[GateDoc]]:
     """Evaluations of a model, and gates at which it was judged or defended its place."""
-    if not has_judgements(settings):
+    if not has_judgements(workspace.settings):
         return [], []
-    with open_judgements(settings) as stores:
-        gates = find_gates(stores, {"$or": [match_challenger(model_id), {"incumbent_id": model_id}]})
-        return find_evaluations(stores, {"model_id": model_id}), gates
+    stores = workspace.get(open_judgements)
+    gates = find_gates(stores, {"$or": [match_challenger(model_id), {"incumbent_id": model_id}]})
+    return find_evaluations(stores, {"model_id": model_id}), gates
 
 
-def _find_aliases(model_id: str, settings: E3RelaxSettings) -> list[str]:
+def _find_aliases(model_id: str, workspace: Workspace) -> list[str]:
     meanings = {alias: find_model(alias).model_id for alias in ALIASES}
-    meanings |= {doc.name: doc.model_id for doc in list_aliases(settings)}
+    meanings |= {doc.name: doc.model_id for doc in list_aliases(workspace)}
     return sorted(alias for alias, meant in meanings.items() if meant == model_id)
 
 
-def _find_systems(evaluation: EvaluationDoc, settings: E3RelaxSettings) -> dict[str, str]:
+def _find_systems(evaluation: EvaluationDoc, workspace: Workspace) -> dict[str, str]:
     """Chemical systems of the pairs of an evaluation, by pair id."""
-    if settings.PAIR_STORE is None and not (settings.DATA_DIR / DATA_FILE).exists():
+    if workspace.settings.PAIR_STORE is None and not (workspace.settings.DATA_DIR / DATA_FILE).exists():
         return {}
     ids = [row.pair_id for row in evaluation.rows]
     systems: dict[str, str] = {}
-    with open_pair_store(settings) as store:
-        for start in range(0, len(ids), IDS_PER_QUERY):
-            query = {"pair_id": {"$in": ids[start : start + IDS_PER_QUERY]}}
-            systems |= {
-                raw["pair_id"]: raw["chemical_system"] for raw in store.query(query, ["pair_id", "chemical_system"])
-            }
+    store = workspace.get(open_pair_store)
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        query = {"pair_id": {"$in": ids[start : start + IDS_PER_QUERY]}}
+        systems |= {
+            raw["pair_id"]: raw["chemical_system"] for raw in store.query(query, ["pair_id", "chemical_system"])
+        }
     return systems
 
 
-def _find_trust(model_id: str, settings: E3RelaxSettings) -> list[TrustRow]:
+def _find_trust(model_id: str, workspace: Workspace) -> list[TrustRow]:
     """What was expected of a model's predictions, where a converged relaxation says what came."""
-    if settings.OUTCOME_STORE is None and not (settings.DATA_DIR / DATA_FILE).exists():
+    if workspace.settings.OUTCOME_STORE is None and not (workspace.settings.DATA_DIR / DATA_FILE).exists():
         return []
-    with open_stores(settings) as stores:
-        query = {"model_id": model_id, "state": "successful"}
-        frame = outcomes_dataframe(stores.outcomes, query, stores.predictions)
+    query = {"model_id": model_id, "state": "successful"}
+    frame = outcomes_dataframe(workspace.outcomes, query, workspace.predictions)
     frame = frame.dropna(subset=["predicted_error", "initial_error"]).drop_duplicates("prediction_id")
     expected = ["expected_error", "error_low", "error_high", "harm_probability"]
     columns = [*expected, "predicted_error", "initial_error", "expected_saving"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.savings import summarize_savings
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.report.collecting import collect_screen
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.tables import ScreenTable, build_table, describe_arms, describe_savings
@@ -26,9 +26,9 @@ class ScreenReport:
     arms: tuple[str, ...] = ()
 
 
-def report_screen(screen: ScreenDoc, settings: E3RelaxSettings, out: Path) -> ScreenReport:
+def report_screen(screen: ScreenDoc, workspace: Workspace, out: Path) -> ScreenReport:
     """Join a screen with the documents it names, and write its page and document into `out`."""
-    documents = collect_screen(screen, settings)
+    documents = collect_screen(screen, workspace)
     table = build_table(screen, documents.predictions.values(), documents.outcomes.values())
     summary = summarize_savings(documents.outcomes.values())
     savings = describe_savings(summary)

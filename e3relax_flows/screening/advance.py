@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from maggma.core import Store
 
 from e3relax_flows.candidates.duplicates import find_duplicates
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, hold_submission, is_live, release_claims
 from e3relax_flows.ledger.store import find_predictions
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
@@ -35,6 +34,7 @@ from e3relax_flows.screening.store import (
     save_rows,
     save_screen,
 )
+from e3relax_flows.stores.pool import SettingsLike
 
 ROWS_AT_ONCE = 200
 REFILL_BELOW = 0.75  # of max_in_flight: one refill for many ends, since each looks through all that is planned
@@ -56,7 +56,7 @@ class Ended:
 
 def advance_screen(
     screen_id: str,
-    settings: E3RelaxSettings,
+    settings: SettingsLike,
     place: ScreenPlace | None = None,
     ended: Ended | None = None,
     at_most: int | None = None,
@@ -84,7 +84,7 @@ def advance_screen(
     screen
         Without its candidates.
     """
-    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+    with open_workspace(settings) as workspace, hold_submission(workspace, f"screen {screen_id}"):
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         phase = screen.phase

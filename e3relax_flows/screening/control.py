@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from jobflow import Flow, Job
 
 from e3relax_flows.core.errors import EngineError
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission
-from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
 from e3relax_flows.screening.advance import Ended, advance_screen
 from e3relax_flows.screening.failures import can_go_on, check_error_text, is_retried, select_retried
@@ -30,6 +29,7 @@ from e3relax_flows.screening.store import (
     save_rows,
     save_screen,
 )
+from e3relax_flows.stores.pool import SettingsLike
 
 State = CandidateState
 TRIED = 5  # structures of which the engine has to take one, for the checks
@@ -46,7 +46,7 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
 
-def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
+def start_screen(screen_id: str, settings: SettingsLike) -> Progress:
     """Give a screen to the workers of its place, or go on with it there; typed twice, it is done once.
 
     Parameters
@@ -66,17 +66,17 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     with open_workspace(settings) as workspace:
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
-        with open_place(screen.place, settings, f"--submit {screen.place}") as place:
+        with open_place(screen.place, workspace.settings, f"--submit {screen.place}") as place:
             progress = Progress(screen, warnings=place.check(screen, _make_samples(stores, screen)))
-            _settle_ended(stores, advance_screen(screen_id, settings), place, settings)
-            with hold_submission(settings, f"screen {screen_id}"):
+            _settle_ended(workspace, advance_screen(screen_id, workspace), place)
+            with hold_submission(workspace, f"screen {screen_id}"):
                 progress.lines += place.submit_chunks(screen, list_waiting_chunks(stores, screen_id))
                 lost = place.find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
                 claims = workspace.claims if place.frees_claims else None
                 release(stores, find_screen(stores, screen_id), lost, claims)
             if lost:
                 progress.lines.append(f"{len(lost)} candidates were at no worker and are submitted again")
-            progress.screen = advance_screen(screen_id, settings, place)
+            progress.screen = advance_screen(screen_id, workspace, place)
             if progress.screen.phase == ScreenPhase.PREDICTING and place.advice:
                 progress.lines.append(place.advice)
     return progress
@@ -84,7 +84,7 @@ def start_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
 
 def resume_screen(
     screen_id: str,
-    settings: E3RelaxSettings,
+    settings: SettingsLike,
     limits: ScreenLimits | None = None,
     retry_failed: bool = False,
     error: str | None = None,
@@ -111,7 +111,7 @@ def resume_screen(
     ConfigError
         When no error contains it; nothing was changed.
     """
-    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+    with open_workspace(settings) as workspace, hold_submission(workspace, f"screen {screen_id}"):
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         progress = Progress(screen)
@@ -138,7 +138,7 @@ def resume_screen(
 
 
 def plan_resume(
-    screen_id: str, settings: E3RelaxSettings, retry_failed: bool = False, error: str | None = None
+    screen_id: str, settings: SettingsLike, retry_failed: bool = False, error: str | None = None
 ) -> list[str]:
     """What `resume_screen` and running on would requeue, in words; nothing is changed.
 
@@ -167,7 +167,7 @@ def plan_resume(
     ]
 
 
-def plan_cancel(screen_id: str, settings: E3RelaxSettings) -> list[str]:
+def plan_cancel(screen_id: str, settings: SettingsLike) -> list[str]:
     """What `cancel_screen` would do, in words; nothing is changed, and no launchpad is asked.
 
     Parameters
@@ -186,7 +186,7 @@ def plan_cancel(screen_id: str, settings: E3RelaxSettings) -> list[str]:
     ]
 
 
-def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
+def cancel_screen(screen_id: str, settings: SettingsLike) -> Progress:
     """Let nothing more begin; what runs at workers ends by itself, and its outcome is kept.
 
     Parameters
@@ -196,14 +196,14 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     settings
         For the stores.
     """
-    with open_workspace(settings) as workspace, hold_submission(settings, f"screen {screen_id}"):
+    with open_workspace(settings) as workspace, hold_submission(workspace, f"screen {screen_id}"):
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         screen.phase, screen.message = ScreenPhase.CANCELLED, "cancelled"
         progress = Progress(screen)
         rows = find_rows(stores, screen_id, list(UNDECIDED))
         submitted = find_rows(stores, screen_id, [State.SUBMITTED])
-        with open_place(screen.place, settings, "screen cancel") as place:
+        with open_place(screen.place, workspace.settings, "screen cancel") as place:
             stopped = place.withdraw(screen, submitted)
         for row in (*rows, *stopped):
             advance(row, Event.CANCEL)
@@ -217,7 +217,7 @@ def cancel_screen(screen_id: str, settings: E3RelaxSettings) -> Progress:
     return progress
 
 
-def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
+def refresh_screen(screen_id: str, settings: SettingsLike) -> ScreenDoc:
     """A screen, without its candidates, after what has ended was settled; nothing is submitted.
 
     Parameters
@@ -229,13 +229,13 @@ def refresh_screen(screen_id: str, settings: E3RelaxSettings) -> ScreenDoc:
     """
     with open_workspace(settings) as workspace:
         stores = workspace.get(open_screen_stores)
-        screen = advance_screen(screen_id, settings)
+        screen = advance_screen(screen_id, workspace)
         if screen.phase != ScreenPhase.FINISHED:
-            with open_place(screen.place, settings, "screen status") as place:
-                screen = _settle_ended(stores, screen, place, settings)
+            with open_place(screen.place, workspace.settings, "screen status") as place:
+                screen = _settle_ended(workspace, screen, place)
                 waiting = list_waiting_chunks(stores, screen_id)
                 for number in place.find_ended_chunks(screen, waiting):
-                    screen = advance_screen(screen_id, settings, ended=Ended(chunk=number))
+                    screen = advance_screen(screen_id, workspace, ended=Ended(chunk=number))
         screen.counts = count_rows(stores, screen_id)
     return screen
 
@@ -266,12 +266,12 @@ def _find_killed(stores: ScreenStores, screen_id: str) -> list[ScreenRow]:
     return LocalPlace().find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
 
 
-def _settle_ended(stores: ScreenStores, screen: ScreenDoc, place: ScreenPlace, settings: E3RelaxSettings) -> ScreenDoc:
+def _settle_ended(workspace: Workspace, screen: ScreenDoc, place: ScreenPlace) -> ScreenDoc:
     """Give a final state to candidates whose flow has ended without outcome."""
     screen_id = str(screen.screen_id)
-    ended = place.find_ended(find_rows(stores, screen_id, [State.SUBMITTED]))
+    ended = place.find_ended(find_rows(workspace.get(open_screen_stores), screen_id, [State.SUBMITTED]))
     keys = tuple(row.row_key for row in ended)
-    return advance_screen(screen_id, settings, ended=Ended(row_keys=keys)) if keys else screen
+    return advance_screen(screen_id, workspace, ended=Ended(row_keys=keys)) if keys else screen
 
 
 def _make_samples(stores: ScreenStores, screen: ScreenDoc) -> list[Flow | Job]:

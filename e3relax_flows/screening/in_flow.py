@@ -90,8 +90,8 @@ def plan_screen(screen_id: str, chunks: list[Any]) -> str:  # noqa: ARG001
     """
     with open_workspace() as workspace:
         for number in list_waiting_chunks(workspace.get(open_screen_stores), screen_id):
-            advance_screen(screen_id, workspace.settings, ended=Ended(chunk=number))
-        advance_screen(screen_id, workspace.settings)
+            advance_screen(screen_id, workspace, ended=Ended(chunk=number))
+        advance_screen(screen_id, workspace)
     return screen_id
 
 
@@ -100,7 +100,7 @@ def dispatch_chunk(screen_id: str, number: int) -> Response[Any] | None:
     """Replace this job by the planned relaxations of one chunk."""
     place = FlowPlace()
     with open_workspace() as workspace:
-        advance_screen(screen_id, workspace.settings, place, chunk=number)
+        advance_screen(screen_id, workspace, place, chunk=number)
     if not place.flows:
         return None
     # an output, so that every manager lets the summary wait for the relaxations
@@ -122,5 +122,5 @@ def summarize_screen(screen_id: str, dispatches: list[Any]) -> ScreenDoc:  # noq
     with open_workspace() as workspace:
         stores = workspace.get(open_screen_stores)
         keys = tuple(list_row_keys(stores, screen_id, CandidateState.SUBMITTED))
-        advance_screen(screen_id, workspace.settings, ended=Ended(row_keys=keys))
+        advance_screen(screen_id, workspace, ended=Ended(row_keys=keys))
         return load_screen(stores, screen_id)

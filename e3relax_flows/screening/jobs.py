@@ -50,7 +50,7 @@ def predict_chunk(screen_id: str, number: int) -> dict[str, int]:
         chunk, maker = read_chunk(stores, screen_id, number), read_maker(screen)
         prerelax = maker.prerelax
         documents, n_reused = predict_stored(
-            chunk.unpack(), chunk.ids, screen.model, prerelax.device, prerelax.options, workspace.settings
+            chunk.unpack(), chunk.ids, screen.model, prerelax.device, prerelax.options, workspace
         )
         rows = {row.id: row for row in find_rows(stores, screen_id, [CandidateState.WAITING], {"chunk": number})}
         changed = [

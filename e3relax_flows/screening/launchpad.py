@@ -223,7 +223,7 @@ def _print_failure(report: JobReport) -> None:
 
 def _advance(workspace: Workspace, screen: ScreenDoc, ended: Ended, pad: LaunchPad | None) -> None:
     place = None if pad is None else FireworksPlace(pad, workspace.settings)
-    advance_screen(str(screen.screen_id), workspace.settings, place, ended)
+    advance_screen(str(screen.screen_id), workspace, place, ended)
 
 
 class FireworksPlace(ScreenPlace):

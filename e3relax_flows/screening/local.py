@@ -9,9 +9,8 @@ from pathlib import Path
 
 from jobflow import Flow, Job, JobStore
 
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import hold_submission, is_process_gone
-from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
@@ -25,6 +24,7 @@ from e3relax_flows.screening.store import (
     list_waiting_chunks,
     open_screen_stores,
 )
+from e3relax_flows.stores.pool import SettingsLike
 
 OnJob = Callable[[JobReport], None]
 AT_ONCE = 20  # candidates that are taken from the store together
@@ -60,9 +60,7 @@ class LocalPlace(ScreenPlace):
         return self.find_lost(rows)
 
 
-def run_screen_here(
-    screen_id: str, settings: E3RelaxSettings, jobs_dir: Path, on_job: OnJob | None = None
-) -> ScreenDoc:
+def run_screen_here(screen_id: str, settings: SettingsLike, jobs_dir: Path, on_job: OnJob | None = None) -> ScreenDoc:
     """Predict and relax what is left of a screen.
 
     Stopped at any moment, it goes on when it is called again; of two processes that run it at once each takes what the
@@ -88,10 +86,10 @@ def run_screen_here(
         jobs = workspace.jobs
         for number in list_waiting_chunks(workspace.get(open_screen_stores), screen_id):
             run_flow_locally(build_chunk_flow(screen_id, number), jobs, jobs_dir, on_job)
-            advance_screen(screen_id, settings, ended=Ended(chunk=number))
+            advance_screen(screen_id, workspace, ended=Ended(chunk=number))
         while True:
             here = LocalPlace()
-            screen = advance_screen(screen_id, settings, here, at_most=AT_ONCE)
+            screen = advance_screen(screen_id, workspace, here, at_most=AT_ONCE)
             if not here.taken:
                 screen.counts = count_rows(workspace.get(open_screen_stores), screen_id)
                 return screen
@@ -102,10 +100,10 @@ def run_screen_here(
                     else:
                         relax_rows(screen, part, workspace, jobs, on_job)
                     del here.taken[: len(part)]
-                    screen = advance_screen(screen_id, settings, ended=Ended(row_keys=tuple(r.row_key for r in part)))
+                    screen = advance_screen(screen_id, workspace, ended=Ended(row_keys=tuple(r.row_key for r in part)))
             finally:
                 if here.taken:  # interrupted
-                    _release_taken(screen_id, settings, here.taken)
+                    _release_taken(screen_id, workspace, here.taken)
 
 
 def relax_here(
@@ -116,7 +114,8 @@ def relax_here(
     return LocalRun({}) if flow is None else run_flow_locally(flow, jobs, jobs_dir, on_job)
 
 
-def _release_taken(screen_id: str, settings: E3RelaxSettings, rows: list[ScreenRow]) -> None:
+def _release_taken(screen_id: str, workspace: Workspace, rows: list[ScreenRow]) -> None:
     """Plan anew what was taken and did not end."""
-    with hold_submission(settings, f"screen {screen_id}"), open_screen_stores(settings) as stores:
+    stores = workspace.get(open_screen_stores)
+    with hold_submission(workspace, f"screen {screen_id}"):
         release(stores, find_screen(stores, screen_id), rows)

@@ -16,8 +16,8 @@ from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.model_folders import ModelFolder
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import recall_settings
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
@@ -26,6 +26,7 @@ from e3relax_flows.schemas.predictions import Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
 from e3relax_flows.screening.store import ChunkInput, ScreenStores, name_group, save_rows, save_screen
 from e3relax_flows.stores.opening import dump_document, validate_document, write_documents
+from e3relax_flows.stores.pool import SettingsLike
 
 if TYPE_CHECKING:
     from e3relax_flows.screening.maker import ScreenMaker
@@ -37,7 +38,7 @@ def register_screen(
     stores: ScreenStores,
     maker: ScreenMaker,
     items: Iterable[ReadItem],
-    settings: E3RelaxSettings,
+    settings: SettingsLike,
     ranking: Ranking | None = None,
     place: str = "local",
 ) -> tuple[ScreenDoc, bool]:
@@ -97,13 +98,14 @@ def register_screen(
     return screen, True
 
 
-def resolve_screen_model(maker: ScreenMaker, settings: E3RelaxSettings, is_local: bool) -> ModelFolder:
+def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> ModelFolder:
     """The model that the name in a maker means now, which can be asked as the maker's options say.
 
     Errors are those of `resolve_model` and `check_calibrated`.
     """
-    name = maker.prerelax.model
-    folder = resolve_model(settings.MODEL if name == DEFAULT_MODEL else name, settings)
+    with open_workspace(settings) as workspace:
+        name = maker.prerelax.model
+        folder = resolve_model(workspace.settings.MODEL if name == DEFAULT_MODEL else name, workspace)
     check_calibrated(maker.prerelax.options, folder, is_local)
     return folder
 
@@ -129,7 +131,7 @@ def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> Scr
     )
 
 
-def find_spec(model: str, model_id: str, settings: E3RelaxSettings) -> str:
+def find_spec(model: str, model_id: str, settings: SettingsLike) -> str:
     """The id, by which a model is found whatever its alias will mean; a folder's path where it is not registered."""
     try:
         resolve_model(model_id, settings)

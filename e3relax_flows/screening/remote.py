@@ -79,7 +79,7 @@ def _advance(workspace: Workspace, project: str, screen_id: str, ended: Ended) -
             place = None
         else:
             place = RemoteScreenPlace(remote, workspace.settings)
-        return str(advance_screen(screen_id, workspace.settings, place, ended).phase)
+        return str(advance_screen(screen_id, workspace, place, ended).phase)
 
 
 class RemoteScreenPlace(ScreenPlace):

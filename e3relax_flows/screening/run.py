@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import open_stores
-from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.prerelax.predict import PREDICT_JOB
 from e3relax_flows.prerelax.record import OUTCOME_JOB
@@ -26,7 +26,7 @@ from e3relax_flows.screening.control import resume_screen
 from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import find_rows, find_screen, load_screen, open_screen_stores
+from e3relax_flows.screening.store import ScreenStores, find_rows, find_screen, load_screen, open_screen_stores
 
 JOBS_DIR = "jobs"
 MAX_ERRORS = 5
@@ -95,45 +95,44 @@ def run_candidates(
         out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
         with console.hide_warnings():
             stores, ranking = workspace.get(open_screen_stores), config.ranking if config else None
-            screen, is_new = register_screen(stores, maker, console.show_notes(items), settings, ranking)
+            screen, is_new = register_screen(stores, maker, console.show_notes(items), workspace, ranking)
         screen_id = str(screen.screen_id)
         if not is_new:
             message = f"screen {screen_id} was there already: what it has is not computed again"
             console.err.print(message, highlight=False)
         if config is not None or not is_new:
             limits = config.limits if config else None
-            prepare_again(screen_id, settings, limits, maker.retry_failed)
-        return finish_here(screen_id, settings, out)
+            prepare_again(screen_id, workspace, limits, maker.retry_failed)
+        return finish_here(screen_id, workspace, out)
 
 
 def prepare_again(
     screen_id: str,
-    settings: E3RelaxSettings,
+    workspace: Workspace,
     limits: ScreenLimits | None,
     retry_failed: bool,
     error: str | None = None,
 ) -> None:
     """Requeue what an earlier run has left; nothing where there was none."""
-    for line in resume_screen(screen_id, settings, limits, retry_failed, error).lines:
+    for line in resume_screen(screen_id, workspace, limits, retry_failed, error).lines:
         console.err.print(line, highlight=False, markup=False)
 
 
-def finish_here(screen_id: str, settings: E3RelaxSettings, out: Path) -> ScreenReport:
+def finish_here(screen_id: str, workspace: Workspace, out: Path) -> ScreenReport:
     """Run what is left of a screen in this process, and report it."""
     failures: list[JobReport] = []
+    stores = workspace.get(open_screen_stores)
     with console.make_progress() as progress, console.hide_warnings():
-        watcher = _ScreenWatcher(progress, screen_id, settings, failures)
+        watcher = _ScreenWatcher(progress, screen_id, stores, failures)
         try:
-            run_screen_here(screen_id, settings, out / JOBS_DIR, watcher.note)
+            run_screen_here(screen_id, workspace, out / JOBS_DIR, watcher.note)
         except KeyboardInterrupt:
             progress.stop()
             console.print_error(f"interrupted; `e3relax screen resume {screen_id} --out {out}` goes on")
             raise
     _remove_empty_folders(out / JOBS_DIR)
     _print_failures(failures)
-    with open_screen_stores(settings) as stores:
-        screen = load_screen(stores, screen_id)
-    return report_screen(screen, settings, out)
+    return report_screen(load_screen(stores, screen_id), workspace, out)
 
 
 def _print_failures(failures: Sequence[JobReport]) -> None:
@@ -164,13 +163,12 @@ class _ScreenWatcher:
 
     progress: Progress
     screen_id: str
-    settings: E3RelaxSettings
+    stores: ScreenStores
     failures: list[JobReport]
     _task: TaskID | None = None
 
     def __post_init__(self) -> None:
-        with open_screen_stores(self.settings) as stores:
-            waiting = {row.chunk for row in find_rows(stores, self.screen_id, [CandidateState.WAITING])}
+        waiting = {row.chunk for row in find_rows(self.stores, self.screen_id, [CandidateState.WAITING])}
         if waiting:
             self._task = self.progress.add_task("predicting", total=len(waiting), note="")
         self._is_relaxing = False
@@ -190,9 +188,8 @@ class _ScreenWatcher:
     def _begin_relaxing(self) -> None:
         if self._task is not None:
             self.progress.remove_task(self._task)
-        with open_screen_stores(self.settings) as stores:
-            engine = find_screen(stores, self.screen_id).engine
-            rows = find_rows(stores, self.screen_id, [CandidateState.PLANNED, CandidateState.SUBMITTED])
+        engine = find_screen(self.stores, self.screen_id).engine
+        rows = find_rows(self.stores, self.screen_id, [CandidateState.PLANNED, CandidateState.SUBMITTED])
         planned = sum(outcome.state is None for row in rows for outcome in row.outcomes)
         self._task = self.progress.add_task(f"relaxing with {engine}", total=planned, note="")
         self._is_relaxing = True

@@ -29,7 +29,7 @@ from e3relax_flows.stores.opening import (
     validate_document,
     write_documents,
 )
-from e3relax_flows.stores.pool import shared
+from e3relax_flows.stores.pool import SettingsLike, shared
 
 ROWS_PER_WRITE = 1000
 RESULT_FIELDS = ("energy", "n_ionic_steps", "n_electronic_steps", "wall_time_s")
@@ -143,7 +143,7 @@ def load_screen(stores: ScreenStores, name: str) -> ScreenDoc:
     return screen
 
 
-def read_screen(name: str, settings: E3RelaxSettings) -> ScreenDoc:
+def read_screen(name: str, settings: SettingsLike) -> ScreenDoc:
     """A screen from its file, the folder of that, or the store.
 
     Raises

@@ -10,8 +10,8 @@ from datetime import datetime
 from maggma.core import Store
 
 from e3relax_flows.core.run_information import now
-from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.savings import StartSteps, measure_saving, pair_served
+from e3relax_flows.ledger.workspace import Workspace
 from e3relax_flows.prerelax.starts import fill_outcomes
 from e3relax_flows.schemas.outcomes import OutcomeState, PairedSaving, StartKind
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
@@ -98,24 +98,23 @@ def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: dateti
     )
 
 
-def describe_workers(screen: ScreenDoc, settings: E3RelaxSettings) -> list[str]:
+def describe_workers(screen: ScreenDoc, workspace: Workspace) -> list[str]:
     """What the workers of a screen's place have before them, and candidates that none of them will relax, in lines.
 
     Parameters
     ----------
     screen
         Of any place.
-    settings
-        For the stores.
+    workspace
+        With the stores.
 
     Raises
     ------
     StoreError
         When the manager's database cannot be reached.
     """
-    with open_screen_stores(settings) as stores:
-        submitted = find_rows(stores, str(screen.screen_id), [State.SUBMITTED])
-    with open_place(screen.place, settings, "screen status") as place:
+    submitted = find_rows(workspace.get(open_screen_stores), str(screen.screen_id), [State.SUBMITTED])
+    with open_place(screen.place, workspace.settings, "screen status") as place:
         lines, lost = place.describe_activity(), [row.id for row in place.find_lost(submitted)]
     if lost:
         names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")

@@ -117,7 +117,7 @@ def test_ctrl_c_says_how_to_go_on(e3relax, monkeypatch, words, advice):
     def interrupt(**_):
         raise KeyboardInterrupt
 
-    for module in ("core.settings", "stores.pool"):
+    for module in ("core.settings", "stores.pool", "ledger.workspace"):
         monkeypatch.setattr(f"e3relax_flows.{module}.load_settings", interrupt)
     result = e3relax(*words)
     assert result.code == 130
