@@ -184,7 +184,8 @@ def make_pair() -> PairDoc:
 
 
 def identify_screen() -> str:
-    maker = ScreenMaker(engine=PlainEngine(name="plain", maker=PlainMaker()), control=0.25, seed=3)
+    engine = PlainEngine(name="plain", maker=PlainMaker())
+    maker = ScreenMaker("e3r screen", engine=engine, control=0.25, seed=3)
     structures = {name: structure for name, structure in make_structures().items() if name != "not numbers"}
     with CandidateList() as candidates:
         candidates.add(ReadItem(name, structure, None) for name, structure in structures.items())
