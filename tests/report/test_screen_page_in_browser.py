@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from report_screens import make_screen
+from made_screens import make_screen
 
 from e3relax_flows.report.html import write_screen_page
 from e3relax_flows.report.screen_page import ScreenDocuments
