@@ -25,7 +25,7 @@ from e3relax_flows.campaigns.store import (
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.sources import read_sources
 from e3relax_flows.candidates.spool import CandidateList
-from e3relax_flows.core.errors import ConfigError, EngineError
+from e3relax_flows.core.errors import ConfigError, E3RelaxError, EngineError
 from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
@@ -35,6 +35,7 @@ from e3relax_flows.places.local import JobReport
 from e3relax_flows.places.submission import Place, Submission, submit
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.registry.models import resolve_model
+from e3relax_flows.retraining.maker import RetrainMaker
 from e3relax_flows.schemas.campaigns import (
     CampaignConfig,
     CampaignDoc,
@@ -45,6 +46,7 @@ from e3relax_flows.schemas.campaigns import (
 )
 from e3relax_flows.schemas.candidates import FileSource, Source
 from e3relax_flows.stores.decoding import decode_as
+from e3relax_flows.stores.opening import validate_document
 from e3relax_flows.stores.pool import SettingsLike
 
 SHOWN = 5
@@ -127,7 +129,8 @@ def register_campaign(
 ) -> tuple[CampaignDoc, bool]:
     """Write a campaign and its pool into the store; candidates are on disk all the time, never in memory.
 
-    The id is that of the configuration: registered again, the campaign is found with the pool of the first time.
+    The id is that of the content: of the configuration without what only says where and in how many jobs it runs,
+    and of the engine. Registered again, the campaign is found with the pool and the maker of the first time.
     Candidates that are equal as written are taken once.
 
     Returns
@@ -150,9 +153,10 @@ def register_campaign(
     check_service(maker.config, settings)
     canonicalize(maker.as_dict(), "maker")  # jsanitize writes what it does not know as its string
     content = jsanitize(maker.as_dict(), recursive_msonable=True)
-    campaign_id = identify_campaign(maker.config, content)
-    if stores.campaigns.query_one({"campaign_id": campaign_id}, ["campaign_id"]):
-        return find_campaign(stores, campaign_id), False
+    campaign_id = _identify(maker)
+    known = _find_same(stores, campaign_id, maker.config.name)
+    if known is not None:
+        return known, False
     with CandidateList() as candidates:
         candidates.add(items)
         counts = candidates.count()
@@ -173,6 +177,30 @@ def register_campaign(
     )
     save_campaign(stores, campaign)
     return campaign, True
+
+
+def _identify(maker: CampaignMaker) -> str:
+    """Content id of a campaign."""
+    own = maker.retrain or RetrainMaker(config=maker.config.retraining)
+    if type(own) is RetrainMaker and own.config == maker.config.retraining:
+        return identify_campaign(maker.config, maker.engine.engine_id)
+    written = canonicalize(own, "retrain") | {"name": None, "config": own.config.describe()}
+    return identify_campaign(maker.config, maker.engine.engine_id, written)
+
+
+def _find_same(stores: CampaignStores, campaign_id: str, name: str) -> CampaignDoc | None:
+    """The campaign of this content; those that earlier releases registered have other ids."""
+    if stores.campaigns.query_one({"campaign_id": campaign_id}, ["campaign_id"]):
+        return find_campaign(stores, campaign_id)
+    named = [validate_document(raw, CampaignDoc, stores.campaigns) for raw in stores.campaigns.query({"name": name})]
+    return next((campaign for campaign in named if _has_content(campaign, campaign_id)), None)
+
+
+def _has_content(campaign: CampaignDoc, campaign_id: str) -> bool:
+    try:
+        return _identify(read_maker(campaign)) == campaign_id
+    except E3RelaxError:  # its maker needs what is not installed here
+        return False
 
 
 def read_maker(campaign: CampaignDoc) -> CampaignMaker:

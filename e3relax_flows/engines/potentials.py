@@ -227,7 +227,8 @@ def _describe_other(name: str, checkpoint: str | None, kwargs: dict[str, Any]) -
         )
     files = {key: Path(value) for key, value in kwargs.items() if isinstance(value, str) and Path(value).is_file()}
     hashes = {key: hash_file(path) for key, path in files.items()}
-    label = f"{name}-{hash_content({**kwargs, **hashes})[:SHORT_HASH]}" if kwargs else name
+    content = {key: value for key, value in (kwargs | hashes).items() if key != "device"}  # which changes no result
+    label = f"{name}-{hash_content(content)[:SHORT_HASH]}" if content else name
     digest = next(iter(hashes.values())) if len(hashes) == 1 else (hash_content(hashes) if hashes else None)
     weights = next(iter(files.values())) if len(files) == 1 else None
     return Potential(PotentialInfo(label=label, potential=name, weights_hash=digest), None, weights, kwargs)

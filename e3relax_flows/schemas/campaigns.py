@@ -349,11 +349,18 @@ class CampaignDoc(Displayed, BaseModel):
         return Summary(f"{self.name}: {self.state}", keep_known(facts))
 
 
-def identify_campaign(config: CampaignConfig, maker: dict[str, Any]) -> str:
-    """Id of a campaign: its whole configuration except when to stop."""
-    plain = {key: value for key, value in maker.items() if key not in ("@version", "config")}
-    content = config.model_dump(mode="json", exclude={"stop"})
-    replay = content["retraining"]["replay"]
-    if replay["bundled"] == "auto":  # campaigns that began before this option existed keep their ids
-        del replay["bundled"]
-    return hash_content({"config": content, "maker": plain})
+def identify_campaign(config: CampaignConfig, engine_id: str, retrain: Any = None) -> str:
+    """Id of a campaign: what it computes; not when it stops, nor where and in how many jobs it runs.
+
+    Parameters
+    ----------
+    config
+        Of the campaign.
+    engine_id
+        Of the engine that labels, whatever its name.
+    retrain
+        What retrains, in its canonical form; None: as the configuration says.
+    """
+    left_out = {"stop", "chunk_size", "device", "engine", "engine_settings", "retraining"}
+    content = config.model_dump(mode="json", exclude=left_out) | {"retraining": config.retraining.describe()}
+    return hash_content({"config": content, "engine": engine_id, "retrain": retrain})

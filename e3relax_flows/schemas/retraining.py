@@ -13,6 +13,7 @@ from e3relax_flows.core.run_information import collect_versions, now
 from e3relax_flows.schemas.datasets import GroupBy, PairFilter
 from e3relax_flows.schemas.models import Decision, GateLimits, OnChallenger
 from e3relax_flows.schemas.predictions import PredictOptions
+from e3relax_flows.schemas.training import leave_out_mechanics
 
 
 class _Section(BaseModel):
@@ -81,6 +82,11 @@ class RetrainConfig(_Section):
     device: str = Field("auto", description="torch device of the evaluation")
     gate: GateLimits = Field(default_factory=lambda: GateLimits())
     promote: bool = Field(True, description="move the alias if the gate allows it; False: only report the decision")
+
+    def describe(self) -> dict[str, Any]:
+        """What decides on the result, as plain JSON; not where and in how many jobs it is computed."""
+        content = self.model_dump(mode="json", exclude={"chunk_size", "device", "launch", "training"})
+        return content | {"training": leave_out_mechanics(self.training)}
 
 
 class SnapshotDoc(BaseModel):

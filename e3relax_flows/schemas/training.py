@@ -15,7 +15,7 @@ from e3relax_flows.schemas.functionals import FunctionalName
 
 # what may change when a run is continued: where it runs and how it is logged, not what is computed; files of
 # pairs may be moved, since their content is compared
-MAY_CHANGE = {
+MAY_CHANGE: dict[str, bool | set[str]] = {
     "out": True,
     "name": True,
     "device": True,
@@ -144,7 +144,16 @@ class TrainConfig(_Section):
 
     def describe(self, network: dict[str, Any]) -> dict[str, Any]:
         """The part that must not change between restarts, as plain JSON; `network` are all sizes of the network."""
-        return self.model_dump(mode="json", exclude=MAY_CHANGE) | {"network": network}  # type: ignore[arg-type]
+        return self.model_dump(mode="json", exclude=MAY_CHANGE) | {"network": network}
+
+
+def leave_out_mechanics(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries of a training configuration without those that may change when it is continued."""
+    kept = {name: value for name, value in entries.items() if MAY_CHANGE.get(name) is not True}
+    for name, inner in MAY_CHANGE.items():
+        if isinstance(inner, set) and isinstance(kept.get(name), dict):
+            kept[name] = {key: value for key, value in kept[name].items() if key not in inner}
+    return {name: value for name, value in kept.items() if value != {}}
 
 
 def load_train_config(path: Path) -> TrainConfig:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
-from emt_campaigns import ALIAS, CONFIG, list_labels, prepare, read, register, resume, run
+from atomate2.ase.jobs import EmtRelaxMaker
+from emt_campaigns import ALIAS, CONFIG, list_labels, make_candidates, prepare, read, register, resume, run
 
 from e3relax_flows.campaigns import generation as first_jobs
-from e3relax_flows.campaigns.control import read_maker, resume_campaign
+from e3relax_flows.campaigns.control import read_maker, register_campaign, resume_campaign
 from e3relax_flows.campaigns.maker import CampaignMaker
-from e3relax_flows.campaigns.store import open_campaign_stores
+from e3relax_flows.campaigns.store import open_campaign_stores, save_campaign
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, find_role
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.registry.store import find_model_doc
+from e3relax_flows.retraining.maker import RetrainMaker
 from e3relax_flows.schemas.campaigns import Arm, CampaignState, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.testing import EmtEngine
@@ -105,6 +108,85 @@ def test_it_is_registered_once_with_the_configuration_that_its_jobs_see(settings
     assert (first.n_pool, first.n_chunks) == (20, 3)
     assert read_maker(first).config == CampaignMaker(config=CONFIG, engine=EmtEngine()).config
     assert read_maker(first).engine.engine_id == EmtEngine().engine_id
+
+
+RETRAINING: dict[str, Any] = CONFIG["retraining"]
+TRAINING: dict[str, Any] = RETRAINING["training"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"chunk_size": 3},
+        {"device": "cuda:1"},
+        {"stop": {"labels": 99}},
+        {"engine": "emt", "engine_settings": {}},  # the name; the engine itself is another argument
+        {"retraining": RETRAINING | {"chunk_size": 7, "device": "cuda"}},
+        {"retraining": RETRAINING | {"launch": {"how": "torchrun", "processes": 2}}},
+        {"retraining": RETRAINING | {"training": TRAINING | {"threads": 4, "device": "cuda", "log": {}}}},
+        {"retraining": RETRAINING | {"training": TRAINING | {"data": TRAINING["data"] | {"workers": 2}}}},
+    ],
+)
+def test_mechanics_are_in_no_id_of_a_campaign(settings: E3RelaxSettings, changes: dict[str, Any]) -> None:
+    prepare(settings)
+    first = register(settings)
+    assert register(settings, **changes).campaign_id == first.campaign_id
+    with open_campaign_stores(settings) as stores:
+        assert stores.campaigns.count() == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"labels": 5},
+        {"options": {"passes": 1}},
+        {"retraining": RETRAINING | {"seeds": [1]}},
+        {"retraining": RETRAINING | {"training": TRAINING | {"val_every": 30}}},
+    ],
+)
+def test_what_decides_on_results_is_in_the_id(settings: E3RelaxSettings, changes: dict[str, Any]) -> None:
+    prepare(settings)
+    assert register(settings, **changes).campaign_id != register(settings).campaign_id
+
+
+def test_an_engine_or_a_retraining_of_other_settings_is_another_campaign(settings: E3RelaxSettings) -> None:
+    prepare(settings)
+    first = register(settings)
+    retrain = RetrainMaker(config=RETRAINING | {"seeds": [3]})
+    named = RetrainMaker(config=RETRAINING | {"device": "cuda"}, name="another")
+    makers = {
+        "same": CampaignMaker(config=CONFIG, engine=EmtEngine(name="another"), retrain=RetrainMaker(config=RETRAINING)),
+        "engine": CampaignMaker(config=CONFIG, engine=EmtEngine(maker=EmtRelaxMaker(steps=7))),
+        "retrain": CampaignMaker(config=CONFIG, engine=EmtEngine(), retrain=retrain),
+        "retrain again": CampaignMaker(config=CONFIG, engine=EmtEngine(), retrain=named),
+    }
+    with open_campaign_stores(settings) as stores:
+        ids = {
+            name: register_campaign(stores, maker, make_candidates(), settings)[0].campaign_id
+            for name, maker in makers.items()
+        }
+    assert ids["same"] == first.campaign_id
+    assert len({first.campaign_id, ids["engine"], ids["retrain"]}) == 3
+
+
+def test_a_campaign_under_the_id_of_an_earlier_release_is_found_and_goes_on(settings: E3RelaxSettings) -> None:
+    prepare(settings)
+    campaign = register(settings)
+    earlier = campaign.model_copy(update={"campaign_id": "0123456789abcdef"})
+    with open_campaign_stores(settings) as stores:
+        stores.campaigns.remove_docs({"campaign_id": campaign.campaign_id})
+        save_campaign(stores, earlier)
+        found, is_new = register_campaign(
+            stores, CampaignMaker(config=CONFIG | {"chunk_size": 5}, engine=EmtEngine()), make_candidates(), settings
+        )
+        assert (found.campaign_id, is_new) == ("0123456789abcdef", False)
+        assert stores.campaigns.count() == 1
+        other, is_new = register_campaign(
+            stores, CampaignMaker(config=CONFIG | {"seed": 5}, engine=EmtEngine()), make_candidates(), settings
+        )
+        assert is_new
+        assert other.campaign_id not in ("0123456789abcdef", campaign.campaign_id)
 
 
 def test_a_potential_of_which_nothing_would_be_trained_on_is_refused(settings: E3RelaxSettings) -> None:

@@ -78,7 +78,7 @@ OTHERS = {
     "evaluation": "6691f6bc34a3d081",
     "gate": "3bd36133f887ec75",
     "screen": "cf9fd50792b01c03",
-    "campaign": "66dff4e0fc7c9ce3",
+    "campaign": "61d5ed1f77ca8681",
 }
 
 
@@ -197,7 +197,7 @@ def identify_own_campaign() -> str:
     retraining = RetrainConfig(holdout="h-1", training={"threads": 1})
     mix = {"scored": 0.25, "diverse": 0.25, "random": 0.5}
     config = CampaignConfig(name="oxides", inputs=["pool"], engine="gpaw", labels=20, mix=mix, retraining=retraining)
-    return identify_campaign(config, jsanitize(PlainMaker().as_dict() | {"@version": "1"}, recursive_msonable=True))
+    return identify_campaign(config, "0123456789abcdef", {"config": config.retraining.describe()})
 
 
 def identify_things() -> dict[str, str]:

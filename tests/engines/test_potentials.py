@@ -191,6 +191,18 @@ def test_checkpoint_given_twice_is_an_error():
     assert find_potential("SevenNet", calculator_kwargs={"model": "7net-l3i5"}).label == "SevenNet-l3i5"
 
 
+def test_the_device_is_in_no_label_and_no_id():
+    path, settings = "ase.calculators.lj:LennardJones", {"sigma": 3.4}
+    for content in (settings, {}):
+        here, there = (
+            get_engine("mlip", potential=path, calculator_kwargs=content | device)
+            for device in ({"device": "cuda"}, {"device": "cpu"})
+        )
+        plain = get_engine("mlip", potential=path, calculator_kwargs=content)
+        assert here.describe().label == there.describe().label == plain.describe().label
+        assert here.engine_id == there.engine_id
+
+
 @pytest.mark.parametrize("path", ["os:system", "subprocess.run", "ase.build:bulk", "pathlib:Path"])
 def test_only_calculators_are_called(path):
     potential = find_potential(path, calculator_kwargs={"command": "touch called"})

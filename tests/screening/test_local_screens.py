@@ -16,6 +16,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, release_claims, take_claim
 from e3relax_flows.ledger.store import find_outcomes, open_outcome_store
+from e3relax_flows.prerelax.predict import PrerelaxMaker
 from e3relax_flows.schemas.candidates import RankByTable
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenRow, Submitted
 from e3relax_flows.screening.advance import advance_screen
@@ -75,6 +76,7 @@ def test_a_screen_is_registered_once_by_its_content(settings: E3RelaxSettings) -
     assert register(settings, make_items()[1:]) != first
     assert register(settings, retry_failed=True) == first  # what is tried again decides on no result
     assert register(settings, chunk_size=3) == first  # nor does how many are predicted by one job
+    assert register(settings, one_launch=True, prerelax=PrerelaxMaker(name="other", device="cuda:1")) == first
     with open_screen_stores(settings) as stores:
         assert {screen.screen_id for screen in list_screens(stores)} >= {first}
         assert stores.rows.count({"screen_id": first}) == 7
