@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from configparser import ConfigParser
 from importlib import import_module
 from importlib.metadata import version
@@ -21,6 +23,15 @@ from e3relax_flows.core.model_folders import read_model_folder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LIMIT = 15_000_000  # bytes
+# modules whose distribution has another name
+DISTRIBUTIONS = {
+    "bson": "pymongo", "emmet": "emmet-core", "markdown_it": "markdown-it-py", "secantus": "secantusdb",
+    "torch_sim": "torch-sim-atomistic", "yaml": "pyyaml",
+}  # fmt: skip
+BY_STRING = ("require", "import_module", "find_spec", "importorskip")
+# what users install themselves, as a message says: potentials and codes that no extra brings, and a store to compare
+OWN = {"abipy", "mace", "montydb"}
+SCRIPTS = ("tests", "benchmarks", "workflows", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +110,77 @@ def test_the_container_starts_a_worker_with_the_files_of_the_repository():
     for name in ("my_launchpad.yaml", "fworker_gpu.yaml"):
         assert f"/config/{name}" in entry
         assert (ROOT / "configs" / "fireworks" / name).is_file()
+
+
+def list_requirements(lines: list[str]) -> set[str]:
+    """Names of distributions, those of our extras that they name included."""
+    names = set()
+    for each in map(Requirement, lines):
+        names.add(each.name.lower())
+        for extra in each.extras if each.name == "e3relax-flows" else ():
+            names |= list_requirements(PROJECT["optional-dependencies"][extra])
+    return names
+
+
+def find_imports(source: str) -> Iterator[tuple[str, str | None]]:
+    """Distributions that a module imports, by a string too, with the extra that `require` names."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        extra = None
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            names = [str(node.args[0].value)] if function in BY_STRING else []
+            if function == "require" and isinstance(node.args[1], ast.Constant):
+                extra = str(node.args[1].value)
+        for module in (name.partition(".")[0] for name in names):
+            if module not in sys.stdlib_module_names and module != "e3relax_flows":
+                yield DISTRIBUTIONS.get(module, module.replace("_", "-")).lower(), extra
+
+
+def find_undeclared(source: str, declared: set[str]) -> set[str]:
+    """What a module imports and nothing in pyproject.toml brings; of an extra, what that extra does not bring."""
+    extras = PROJECT["optional-dependencies"]
+    base = list_requirements(PROJECT["dependencies"])
+    return {
+        name if extra is None else f"{name} [{extra}]"
+        for name, extra in find_imports(source)
+        if name not in (declared if extra is None else base | list_requirements(extras.get(extra, [])))
+    } - OWN
+
+
+def test_what_the_package_imports_is_declared():
+    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "docs")}
+    base = list_requirements(PROJECT["dependencies"])
+    declared = base.union(*map(list_requirements, extras.values()))
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "e3relax_flows").rglob("*.py")}
+    assert {str(path): found for path in sources if (found := find_undeclared(sources[path], declared))} == {}
+    assert base <= {name for source in sources.values() for name, _ in find_imports(source)}  # nothing for nothing
+
+
+def test_what_tests_and_scripts_import_is_declared():
+    declared = list_requirements(PROJECT["dependencies"])
+    declared = declared.union(*map(list_requirements, PROJECT["optional-dependencies"].values()))
+    paths = [path for folder in SCRIPTS for path in (ROOT / folder).rglob("*.py")]
+    ours = {path.stem.replace("_", "-") for path in paths}
+    found = {str(path): find_undeclared(path.read_text(encoding="utf-8"), declared | ours) for path in paths}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "undeclared"),
+    [
+        ("import foo.bar", {"foo"}),
+        ("def f():\n    from foo import bar", {"foo"}),
+        ("require('foo.bar', 'mlip', 'this')", {"foo [mlip]"}),
+        ("require('optimade.client', 'mlip', 'this')", {"optimade [mlip]"}),
+        ("require('greenlet', 'torchsim', 'this')", set()),  # by the extra that it includes
+        ("importlib.import_module('foo')", {"foo"}),
+        ("import json, yaml\nfrom bson import ObjectId", set()),
+    ],
+)
+def test_an_undeclared_import_is_found(source, undeclared):
+    assert find_undeclared(source, list_requirements(PROJECT["dependencies"])) == undeclared
