@@ -22,7 +22,7 @@ from e3relax_flows.core.errors import ConfigError, StoreError
 from e3relax_flows.core.run_information import now
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.schemas.campaigns import CampaignDoc, CampaignState, GenerationDoc, Phase, StopReason
-from e3relax_flows.stores.opening import describe_store, dump_document, open_beside, validate_document, write_documents
+from e3relax_flows.stores.opening import describe_store, dump_document, open_store, validate_document, write_documents
 from e3relax_flows.stores.pool import shared
 
 SHORTEST_ID = 4  # digits of an id that are enough to find a campaign
@@ -96,7 +96,7 @@ def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
     """
     with ExitStack() as stack:
         stores = [
-            stack.enter_context(open_beside(settings, "OUTCOME_STORE", "outcomes", ending, key, indexed))
+            stack.enter_context(open_store(settings, "OUTCOME_STORE", "outcomes", key, indexed, ending))
             for ending, key, indexed in (
                 ("_campaigns", "campaign_id", ["name"]),
                 ("_campaign_pool", "chunk_key", ["campaign_id"]),

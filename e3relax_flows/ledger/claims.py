@@ -60,8 +60,7 @@ class ClaimDoc(BaseModel):
 
 
 @shared
-@contextmanager
-def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_claim_store(settings: E3RelaxSettings) -> Store:
     """The store of claims, beside the outcomes, connected, closed at the end.
 
     Where the outcomes are in a store that cannot write atomically, claims are kept in memory and bind this process
@@ -86,8 +85,7 @@ def open_claim_store(settings: E3RelaxSettings) -> Iterator[Store]:
             describe_store(store),
         )
         store = MemoryStore(collection, key="claim_id")
-    with connect_store(store, [], "OUTCOME_STORE"):
-        yield store
+    return connect_store(store, [], "OUTCOME_STORE")
 
 
 def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimDoc | None:

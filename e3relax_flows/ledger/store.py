@@ -14,11 +14,10 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.schemas.outcomes import OutcomeDoc, OutcomeState
 from e3relax_flows.schemas.predictions import PredictionDoc
 from e3relax_flows.stores.opening import (
-    build_store,
-    connect_store,
     dump_document,
     dump_finite,
     find_by_id,
+    open_store,
     validate_document,
     write_documents,
 )
@@ -50,21 +49,15 @@ def open_stores(settings: E3RelaxSettings) -> Iterator[Stores]:
 
 
 @shared
-@contextmanager
-def open_prediction_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_prediction_store(settings: E3RelaxSettings) -> Store:
     """The store of predictions, connected, with its indexes, closed at the end."""
-    store = build_store(settings.PREDICTION_STORE, settings, "predictions", "prediction_id")
-    with connect_store(store, ["structure_id"], "PREDICTION_STORE"):
-        yield store
+    return open_store(settings, "PREDICTION_STORE", "predictions", "prediction_id", ["structure_id"])
 
 
 @shared
-@contextmanager
-def open_outcome_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_outcome_store(settings: E3RelaxSettings) -> Store:
     """The store of outcomes, connected, with its indexes, closed at the end."""
-    store = build_store(settings.OUTCOME_STORE, settings, "outcomes", "outcome_id")
-    with connect_store(store, ["prediction_id", "structure_id"], "OUTCOME_STORE"):
-        yield store
+    return open_store(settings, "OUTCOME_STORE", "outcomes", "outcome_id", ["prediction_id", "structure_id"])
 
 
 def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:

@@ -18,7 +18,7 @@ from e3relax_flows.schemas.datasets import DatasetDoc, HoldoutDoc
 from e3relax_flows.stores.opening import (
     describe_store,
     dump_document,
-    open_beside,
+    open_store,
     validate_document,
     write_documents,
 )
@@ -54,8 +54,8 @@ def open_dataset_stores(settings: E3RelaxSettings) -> Iterator[DatasetStores]:
         When a store cannot be reached.
     """
     with (
-        open_beside(settings, "PAIR_STORE", PAIRS, HOLDOUTS_ENDING, HOLDOUT_KEY, ["holdout_id"]) as holdouts,
-        open_beside(settings, "PAIR_STORE", PAIRS, DATASETS_ENDING, DATASET_KEY, ["created_at"]) as datasets,
+        open_store(settings, "PAIR_STORE", PAIRS, HOLDOUT_KEY, ["holdout_id"], HOLDOUTS_ENDING) as holdouts,
+        open_store(settings, "PAIR_STORE", PAIRS, DATASET_KEY, ["created_at"], DATASETS_ENDING) as datasets,
     ):
         yield DatasetStores(holdouts, datasets)
 

@@ -17,12 +17,10 @@ from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc
 from e3relax_flows.stores.opening import (
     IDS_PER_QUERY,
-    build_store,
-    connect_store,
     dump_document,
     dump_finite,
     find_by_id,
-    open_beside,
+    open_store,
     validate_document,
     write_documents,
 )
@@ -62,21 +60,15 @@ def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
 
 
 @shared
-@contextmanager
-def open_pair_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_pair_store(settings: E3RelaxSettings) -> Store:
     """The store of pairs, connected, with its indexes, closed at the end."""
-    store = build_store(settings.PAIR_STORE, settings, PAIRS, "pair_id")
-    with connect_store(store, ["origin_id", "source", "functional"], "PAIR_STORE"):
-        yield store
+    return open_store(settings, "PAIR_STORE", PAIRS, "pair_id", ["origin_id", "source", "functional"])
 
 
 @shared
-@contextmanager
-def open_record_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_record_store(settings: E3RelaxSettings) -> Store:
     """The store of build records, in a collection of its own, closed at the end."""
-    indexed = ["pair_id", "reason"]
-    with open_beside(settings, "PAIR_STORE", PAIRS, RECORDS_ENDING, "origin_id", indexed) as store:
-        yield store
+    return open_store(settings, "PAIR_STORE", PAIRS, "origin_id", ["pair_id", "reason"], RECORDS_ENDING)
 
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:

@@ -15,7 +15,7 @@ from e3relax_flows.registry.location import MODEL_COLLECTION, has_collection, na
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc
 from e3relax_flows.stores.opening import (
     dump_document,
-    open_beside,
+    open_store,
     validate_document,
     write_documents,
 )
@@ -48,11 +48,11 @@ def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
         When a store cannot be reached.
     """
     with (
-        open_beside(
-            settings, "MODEL_STORE", MODEL_COLLECTION, EVALUATIONS_ENDING, "evaluation_id", ["holdout_id"]
+        open_store(
+            settings, "MODEL_STORE", MODEL_COLLECTION, "evaluation_id", ["holdout_id"], EVALUATIONS_ENDING
         ) as evaluations,
-        open_beside(
-            settings, "MODEL_STORE", MODEL_COLLECTION, GATES_ENDING, "gate_id", ["holdout_id", "challenger_id"]
+        open_store(
+            settings, "MODEL_STORE", MODEL_COLLECTION, "gate_id", ["holdout_id", "challenger_id"], GATES_ENDING
         ) as gates,
     ):
         yield JudgementStores(evaluations, gates)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from maggma.core import Store
@@ -23,8 +21,7 @@ Doc = TypeVar("Doc", bound=BaseModel)
 
 
 @shared
-@contextmanager
-def open_model_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_model_store(settings: E3RelaxSettings) -> Store:
     """The store of registered models, connected, closed at the end.
 
     Raises
@@ -34,16 +31,13 @@ def open_model_store(settings: E3RelaxSettings) -> Iterator[Store]:
     StoreError
         When the store cannot be reached.
     """
-    with _open(settings, name_collections(settings)[0], "model_id", ["name"]) as store:
-        yield store
+    return _open(settings, name_collections(settings)[0], "model_id", ["name"])
 
 
 @shared
-@contextmanager
-def open_alias_store(settings: E3RelaxSettings) -> Iterator[Store]:
+def open_alias_store(settings: E3RelaxSettings) -> Store:
     """The store of aliases, connected, closed at the end; errors are those of `open_model_store`."""
-    with _open(settings, name_collections(settings)[1], "name", []) as store:
-        yield store
+    return _open(settings, name_collections(settings)[1], "name", [])
 
 
 def describe_registry(settings: E3RelaxSettings) -> str:
@@ -85,8 +79,7 @@ def list_aliases(settings: SettingsLike = None, criteria: dict[str, Any] | None 
         return sorted((_validate(raw, AliasDoc, store) for raw in store.query(criteria)), key=lambda doc: doc.name)
 
 
-@contextmanager
-def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[str]) -> Iterator[Store]:
+def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[str]) -> Store:
     """A store of the registry; errors of servers become StoreError."""
     spec = settings.MODEL_STORE
     if spec and "collection_name" in spec:
@@ -97,8 +90,7 @@ def _open(settings: E3RelaxSettings, collection: str, key: str, indexed: list[st
             f"MODEL_STORE is a {type(store).__name__}, in which two could move an alias at once; "
             "use {type: MongoStore, ...} or {type: SQLiteStore, path: FILE}, or leave it out"
         )
-    with connect_store(store, indexed, "MODEL_STORE"):
-        yield store
+    return connect_store(store, indexed, "MODEL_STORE")
 
 
 def _validate(raw: dict[str, Any], model: type[Doc], store: Store) -> Doc:

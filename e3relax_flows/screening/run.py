@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings
-from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.local import JobReport
 from e3relax_flows.prerelax.predict import PREDICT_JOB
@@ -91,7 +91,8 @@ def run_candidates(
         When there is no such model.
     """
     with open_workspace(settings) as workspace:
-        workspace.get(open_stores)  # a store that cannot be had is one message now, not one of every job
+        for opener in (open_prediction_store, open_outcome_store):
+            workspace.get(opener)  # a store that cannot be had is one message now, not one of every job
         out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
         with console.hide_warnings():
             stores, ranking = workspace.get(open_screen_stores), config.ranking if config else None

@@ -110,19 +110,21 @@ def build_store(spec: dict[str, Any] | None, settings: E3RelaxSettings, collecti
     return store
 
 
-def open_beside(settings: E3RelaxSettings, setting: str, main: str, ending: str, key: str, indexed: list[str]) -> Store:
-    """Another collection of the store that a setting describes, connected; use it in a `with` or close it.
+def open_store(
+    settings: E3RelaxSettings, setting: str, collection: str, key: str, indexed: list[str], ending: str = ""
+) -> Store:
+    """The collection that a setting describes, or one beside it, connected; use it in a `with` or close it.
 
     Parameters
     ----------
     setting
         Name of the setting, such as PAIR_STORE.
-    main
-        Name of its collection where the setting has none.
-    ending
-        Added to the name of its collection.
+    collection
+        Its name where the setting has none.
     key, indexed
         Field of the ids, and others to index.
+    ending
+        Of the collection beside it: added to its name.
 
     Raises
     ------
@@ -132,9 +134,9 @@ def open_beside(settings: E3RelaxSettings, setting: str, main: str, ending: str,
         When it cannot be reached.
     """
     spec = getattr(settings, setting)
-    if spec is not None:
-        spec = {**spec, "collection_name": f"{spec.get('collection_name', main)}{ending}"}
-    return connect_store(build_store(spec, settings, main + ending, key), indexed, setting)
+    if spec is not None and ending:
+        spec = {**spec, "collection_name": f"{spec.get('collection_name', collection)}{ending}"}
+    return connect_store(build_store(spec, settings, collection + ending, key), indexed, setting)
 
 
 def describe_store(store: Store) -> str:
