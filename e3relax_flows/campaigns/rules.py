@@ -18,7 +18,7 @@ class Stop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progress:
+class CampaignProgress:
     """What a campaign has done and spent, as far as the rules ask."""
 
     n_labels: int = 0
@@ -30,7 +30,7 @@ class Progress:
     is_stopped: bool = False  # by a user
 
 
-def decide_stop(rules: StopRules, progress: Progress) -> Stop | None:
+def decide_stop(rules: StopRules, progress: CampaignProgress) -> Stop | None:
     """The first rule that holds, in the order of `StopReason`; None: go on."""
     if progress.is_stopped:
         return Stop(StopReason.PERSON, "a user stopped it")
@@ -58,7 +58,7 @@ def decide_stop(rules: StopRules, progress: Progress) -> Stop | None:
 
 def measure_progress(
     generations: Sequence[GenerationDoc], rules: StopRules, n_left: int, is_stopped: bool = False
-) -> Progress:
+) -> CampaignProgress:
     """Sum up what generations gave; the last one need not be complete."""
     done = [item for item in generations if item.conclude is not None]
     n_without = 0
@@ -67,7 +67,7 @@ def measure_progress(
             break
         n_without += 1
     to_come = n_left if rules.candidates_to_come is None else rules.candidates_to_come
-    return Progress(
+    return CampaignProgress(
         n_labels=sum(item.n_labels for item in generations),
         core_hours=rules.cores * sum(sum_hours(item) for item in generations),
         n_left=n_left,

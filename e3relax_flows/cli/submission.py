@@ -12,7 +12,7 @@ from e3relax_flows.places.submission import submit
 from e3relax_flows.report import console
 from e3relax_flows.report.terminal import describe_screen, dump_screen
 from e3relax_flows.schemas.screens import CandidateState, ScreenConfig
-from e3relax_flows.screening.control import Progress, start_screen
+from e3relax_flows.screening.control import ScreenProgress, start_screen
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
 from e3relax_flows.screening.run import prepare_again
@@ -49,7 +49,7 @@ def submit_candidates(
     return int(len(unread) > 0)
 
 
-def show_progress(progress: Progress, stores: ScreenStores, as_json: bool = False) -> None:
+def show_progress(progress: ScreenProgress, stores: ScreenStores, as_json: bool = False) -> None:
     """Print what starting, resuming or cancelling a screen has done, and how it stands; as JSON that stands alone."""
     out = console.err if as_json else console.out
     for warning in progress.warnings:

@@ -1,4 +1,4 @@
-"""Errors of a model on a holdout, pair by pair: what a gate judges. Chunks of a holdout are assessed apart."""
+"""Errors of a model on a holdout, pair by pair, for the gate. Parts of a holdout are assessed separately."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from e3relax_flows.schemas.predictions import GuardLimits, Prediction, PredictOp
 from e3relax_flows.train.metrics import measure_pair
 from e3relax_flows.train.pairs import Pair, PairSet
 
-# the same for every model, whatever the options say: what is no crystal does not become one by looser limits
+# the same for every model and all options: looser limits do not make an impossible crystal possible
 POSSIBLE = GuardLimits()
-# the network broke down on the way, although what it had given before may be a crystal
+# the network failed in a later pass, although the result before may be a crystal
 BREAKDOWNS = frozenset({Reason.NOT_FINITE, Reason.DETERMINANT, Reason.FAILED})
 
 
@@ -33,7 +33,7 @@ def assess_pairs(
     """Predict from the initial side of every pair and measure the prediction against the relaxed side.
 
     The errors are those of the prediction itself, whether or not a guard refuses it. Rows are in the order of the
-    pairs; those of several chunks are joined by `collect_evaluation`.
+    pairs; those of several parts are joined by `collect_evaluation`.
     """
     starts = [pairs[index].build_initial() for index in range(len(pairs))]
     predictions = predictor.predict(starts, options, ids=pairs.ids, on_progress=on_progress)
@@ -47,12 +47,12 @@ def collect_evaluation(
     options: PredictOptions,
     device: str = "cpu",
 ) -> EvaluationDoc:
-    """Join the rows of all chunks of a holdout, in whichever order they come.
+    """Join the rows of all parts of a holdout, in any order.
 
     Parameters
     ----------
     model_id
-        Of the weights that were really loaded: the predictor's.
+        Of the loaded weights: the predictor's.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def collect_evaluation(
         raise ConfigError(
             f"the evaluation of model {model_id} on holdout {holdout.name!r} has {len(found)} rows for {len(expected)} "
             f"pairs: {len(missing)} are missing ({', '.join(missing[:3]) or 'none'}), {len(foreign)} are foreign "
-            f"({', '.join(foreign[:3]) or 'none'}), {len(found) - len(set(found))} are there twice; evaluate it again"
+            f"({', '.join(foreign[:3]) or 'none'}), {len(found) - len(set(found))} occur twice; evaluate it again"
         )
     return EvaluationDoc(
         evaluation_id=identify_evaluation(model_id, holdout.holdout_id, options),
@@ -81,7 +81,7 @@ def collect_evaluation(
 def is_possible(prediction: Prediction, initial: Structure) -> bool:
     """Whether a prediction is a possible crystal: finite, of a possible volume and shape, no atoms on each other.
 
-    The limits are the usual ones of the guards, whatever the options of the prediction; trust does not count.
+    The limits are the default ones of the guards, independent of the options of the prediction and of trust.
     """
     structure = prediction.structure
     if structure is None or not BREAKDOWNS.isdisjoint(prediction.reasons):
@@ -121,7 +121,7 @@ def _assess_one(pairs: PairSet, index: int, prediction: Prediction) -> Evaluated
 
 
 def _measure_prediction(prediction: Prediction, pair: Pair) -> tuple[float, float, float] | None:
-    """Errors of a prediction; None where there is none, or its numbers are not finite."""
+    """Errors of a prediction; None if there is none, or its numbers are not finite."""
     structure = prediction.structure
     if structure is None or not np.isfinite(structure.frac_coords).all():
         return None

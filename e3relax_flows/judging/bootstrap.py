@@ -13,7 +13,7 @@ from e3relax_flows.train.metrics import combine_errors
 
 Floats = NDArray[np.float64]
 
-# fewer groups say nothing of how errors vary between groups; single pairs are drawn then
+# fewer groups do not show how errors vary between groups; single pairs are drawn then
 MIN_GROUPS = 10
 DRAWS_AT_ONCE = 2_000_000
 LARGEST_CHANGE = 1e6  # finite, so that documents can hold it
@@ -23,8 +23,8 @@ LARGEST_CHANGE = 1e6  # finite, so that documents can hold it
 class PairedErrors:
     """Errors [n], Å, of both models on the same pairs, in the order of the pair ids.
 
-    `challenger` and `incumbent` are those of the predictions themselves; where there is none, the initial structure's.
-    In the served ones a refused prediction counts as the initial structure, too: where DFT would start.
+    `challenger` and `incumbent` are those of the predictions themselves; if there is none, the initial structure's.
+    In the served ones a refused prediction also counts as the initial structure, where DFT would start.
     """
 
     challenger: Floats
@@ -38,7 +38,7 @@ class PairedErrors:
     incumbent_valid: NDArray[np.bool_]
     sources: NDArray[np.str_]
     strata: NDArray[np.str_]
-    groups: NDArray[np.str_] | None  # None where a pair does not say
+    groups: NDArray[np.str_] | None  # None if a pair has no group
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -80,15 +80,15 @@ def draw_sums(
 ) -> tuple[Floats, int | None]:
     """Sums of the columns [m, n] over pairs drawn again with replacement: [m, n_resamples], and how many groups.
 
-    All columns see the same draws. Pairs of a group are similar, so that groups are drawn where there are `MIN_GROUPS`
+    All columns use the same draws. Pairs of a group are similar, so that groups are drawn where there are `MIN_GROUPS`
     or more of them, else single pairs (the number is then None).
     """
     n_groups = None
     if groups is not None:
-        names, places = np.unique(groups, return_inverse=True)
+        names, indices = np.unique(groups, return_inverse=True)
         if len(names) >= MIN_GROUPS:
             n_groups = len(names)
-            columns = np.stack([np.bincount(places, column, n_groups) for column in columns])
+            columns = np.stack([np.bincount(indices, column, n_groups) for column in columns])
     generator = np.random.default_rng(list(seed.encode()))
     n_units = columns.shape[1]
     parts = []
@@ -99,7 +99,7 @@ def draw_sums(
 
 
 def divide_errors(errors: Floats | float, reference: Floats | float) -> Floats:
-    """Relative change errors / reference - 1, at most `LARGEST_CHANGE`; no error against no error is no change."""
+    """Relative change errors / reference - 1, at most `LARGEST_CHANGE`; two zero errors give no change."""
     ratio = np.where(np.asarray(errors) > 0, np.inf, 1.0)
     with np.errstate(over="ignore"):
         np.divide(errors, reference, out=ratio, where=np.asarray(reference) > 0)

@@ -61,7 +61,7 @@ class PairedComparison:
         )
 
     def measure_harm(self, name: str, mask: Mask, judged: bool = True) -> MeasuredHarm:
-        """Compare, on the pairs of `mask`, how many structures are served materially worse than they came."""
+        """Compare, on the pairs of `mask`, how many served structures are materially worse than the initial ones."""
         errors, limits = self.errors, self.limits
         accepted = np.stack([errors.challenger_accepted, errors.incumbent_accepted])[:, mask]
         served = np.stack([errors.served_challenger, errors.served_incumbent])[:, mask]
@@ -112,7 +112,7 @@ class PairedComparison:
 
 
 def list_strata(errors: PairedErrors, min_stratum: int) -> Iterator[tuple[str, Mask, bool]]:
-    """Name, mask and whether it is judged, of each source and stratum that is not the whole."""
+    """Name, mask and whether it is judged, of each source and stratum that does not hold all pairs."""
     for prefix, names in ((SOURCE, errors.sources), (STRATUM, errors.strata)):
         values, counts = np.unique(names, return_counts=True)
         if len(values) == 1:
@@ -142,7 +142,7 @@ def describe_harm(harm: Harm, limits: GateLimits) -> str:
     if harm.challenger_any is not None and harm.incumbent_any is not None:
         any_worse = f"; worse at all {harm.challenger_any:.1%} and {harm.incumbent_any:.1%}"
     return (
-        f"{harm.name} ({harm.n} pairs{groups}): {harm.challenger:.1%} served materially worse than they came, by the "
+        f"{harm.name} ({harm.n} pairs{groups}): {harm.challenger:.1%} served materially worse than before, by the "
         f"incumbent {harm.incumbent:.1%}, difference {limits.confidence:.0%}: {harm.low:+.1%} to {harm.high:+.1%}"
         f"{any_worse}; refused {harm.challenger_refused:.1%} and {harm.incumbent_refused:.1%}"
     )

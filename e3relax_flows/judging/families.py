@@ -7,7 +7,7 @@ from collections.abc import Iterable
 OXIDES, HALIDES, CHALCOGENIDES, PNICTIDES = "oxides", "halides", "chalcogenides", "pnictides"
 OTHER_COMPOUNDS, INTERMETALLICS = "other compounds", "intermetallics"
 
-# the first that a crystal has an element of; a carbonate and an oxyhalide are oxides, a thiohalide is a halide
+# the first one with an element of the crystal; a carbonate and an oxyhalide are oxides, a thiohalide is a halide
 _ANIONS: tuple[tuple[str, frozenset[int]], ...] = (
     (OXIDES, frozenset({8})),
     (HALIDES, frozenset({9, 17, 35, 53, 85})),
@@ -18,6 +18,6 @@ _ANIONS: tuple[tuple[str, frozenset[int]], ...] = (
 
 
 def name_family(numbers: Iterable[int]) -> str:
-    """Family of a crystal from its atomic numbers; without an anion it is an intermetallic, an element too."""
+    """Family of a crystal from its atomic numbers; without an anion it is an intermetallic, also a pure element."""
     elements = {int(number) for number in numbers}
     return next((family for family, anions in _ANIONS if elements & anions), INTERMETALLICS)

@@ -1,4 +1,4 @@
-"""What keeps two evaluations from being compared: missing pairs, numbers or options that differ."""
+"""Reasons why two evaluations cannot be compared: missing pairs, or numbers or options that differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def find_gaps(challenger: EvaluationDoc, incumbent: EvaluationDoc, limits: GateL
     ]
     ids, other_ids = ([row.pair_id for row in doc.rows] for doc in (challenger, incumbent))
     if doubles := len(ids) - len(set(ids)) + len(other_ids) - len(set(other_ids)):
-        gaps.append(f"{doubles} rows are there twice")
+        gaps.append(f"{doubles} rows occur twice")
     if lonely := sorted(set(ids) ^ set(other_ids)):
         gaps.append(f"{len(lonely)} pairs are in one evaluation only: {', '.join(lonely[:3])}")
     if len(ids) < limits.min_stratum:
@@ -42,7 +42,7 @@ def find_gaps(challenger: EvaluationDoc, incumbent: EvaluationDoc, limits: GateL
 
 
 def _find_other_data(challenger: EvaluationDoc, incumbent: EvaluationDoc) -> list[str]:
-    """Signs that the same pair ids did not stand for the same pairs, or that the incumbent's numbers are none."""
+    """Signs that the same pair ids mean different pairs, or that the incumbent's numbers are not finite."""
     gaps = []
     rows, others = (sorted(doc.rows, key=lambda row: row.pair_id) for doc in (challenger, incumbent))
     keys = ("source", "group", "stratum")
@@ -64,7 +64,7 @@ def _find_other_data(challenger: EvaluationDoc, incumbent: EvaluationDoc) -> lis
 
 
 def list_infinite(doc: EvaluationDoc) -> list[str]:
-    """Pairs with an error that is a number, but not a finite one."""
+    """Pairs with an error that is not finite."""
     finite = np.isfinite(read_errors(doc.rows))
     return [
         row.pair_id

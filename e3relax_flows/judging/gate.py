@@ -3,13 +3,13 @@
 What is compared is the mean error, displacement + 2.5 Å · strain, as relative change challenger/incumbent - 1, with a
 percentile interval from pairs drawn again with replacement, both models on the same draws; whole groups are drawn
 where there are ten or more. On simulated skewed errors one bound is passed by chance in about 3 % of cases from 50
-pairs on and 4 to 6 % at 20, for a nominal 2.5 %; the corrected interval for skewness (BCa) is no better there.
+pairs on and 4 to 6 % at 20, for a nominal 2.5 %; the corrected interval for skewness (BCa) is not better there.
 
 The error judged first is that of the prediction itself, refused or not: a model that refuses more must not look
-better or worse by that alone. What is served, with the initial structure in place of refused predictions, must not
-become worse either, and in no stratum worse than the initial structures: there the guards have done their part. Nor
-may it do material harm to more than a few: a mean hides structures that come out worse than they went in. Material is
-a worsening by more than 10 % and 0.02 Å, which costs DFT steps; any worsening is counted beside it and not judged.
+better or worse by that alone. What is served, with the initial structure instead of refused predictions, must not
+become worse either, and in no stratum worse than the initial structures: the guards must prevent that. Nor
+may it do material harm to more than a few: a mean hides structures that become worse than their starts. Material is
+a worsening by more than 10 % and 0.02 Å, which costs DFT steps; any worsening is also counted, but not judged.
 
 Promoted is a challenger of which all of this holds, on the holdout:
   1. complete: both evaluations have the same pairs, options and data, and every number there;
@@ -18,7 +18,7 @@ Promoted is a challenger of which all of this holds, on the holdout:
   4. served errors do not show it to be worse (see below), nor do the predictions' errors in any source or stratum;
   5. over all pairs its predictions, and in every source and stratum its served ones, are not shown to be worse than the
      initial structures;
-  6. of all structures it serves at most `max_harmed` materially further from the relaxed ones than they came, or no
+  6. of all structures it serves at most `max_harmed` materially further from the relaxed ones than before, or no
      more than the incumbent does, and no source or stratum shows it to harm more than both;
 and on the original holdout, where there is one, 1, 2, 4, 5, 6, and the upper end of the change is at most `tolerance`.
 
@@ -63,7 +63,7 @@ MANY_LOOKS = 10
 
 @dataclass
 class Verdicts:
-    """What was found, in words with numbers, by what follows from it."""
+    """Findings, in words with numbers, by their consequence."""
 
     incomplete: list[str] = field(default_factory=list)
     reject: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Verdicts:
 
     @property
     def decision(self) -> Decision:
-        """The gravest of what was found; to promote, something must speak for it."""
+        """The decision by the most serious finding; a promotion needs a reason for it."""
         if self.incomplete:
             return Decision.INCOMPLETE
         if self.reject:
@@ -84,7 +84,7 @@ class Verdicts:
 
     @property
     def reasons(self) -> list[str]:
-        """All reasons, the gravest first."""
+        """All reasons, the most serious first."""
         return self.incomplete + self.reject + self.keep + self.promote + self.remarks
 
 
@@ -95,7 +95,7 @@ def judge(
     n_looks: int,
     original: tuple[EvaluationDoc, EvaluationDoc] | None = None,
 ) -> GateDoc:
-    """Decide whether a challenger takes the incumbent's place; the rules are at the top of this module.
+    """Decide whether a challenger replaces the incumbent; the rules are at the top of this module.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def judge(
     if n_looks >= MANY_LOOKS:
         chance = 1 - (1 - (1 - limits.confidence) / 2) ** n_looks
         found.remarks.append(
-            f"{n_looks} challengers were judged on this holdout; of so many that are no better, one passes by chance "
+            f"{n_looks} challengers were judged on this holdout; of so many that are not better, one passes by chance "
             f"with a probability of about {chance:.0%}; freeze another holdout (e3relax data freeze)"
         )
     evaluation_ids = [each.evaluation_id for side in sides.values() for each in side]
@@ -150,7 +150,7 @@ def _find_broken(prefix: str, challenger: EvaluationDoc) -> list[str]:
 
 
 def _compare(found: Verdicts, sides: dict[str, PairedErrors], limits: GateLimits) -> None:
-    """Apply the rules to errors that are all there."""
+    """Apply the rules to complete evaluations."""
     masks = {prefix: list(list_strata(errors, limits.min_stratum)) for prefix, errors in sides.items()}
     n_judged = sum(judged for strata in masks.values() for _, _, judged in strata)
     for prefix, errors in sides.items():
@@ -217,14 +217,14 @@ def _judge_identity(found: Verdicts, measured: Measured, limits: GateLimits) -> 
     if comparison.identity_low is not None and comparison.identity_low > 0:
         ratio = float(divide_errors(comparison.challenger, comparison.identity))
         text = (
-            f"{describe_comparison(comparison, limits)}: worse than leaving the crystals alone, "
+            f"{describe_comparison(comparison, limits)}: worse than the initial structures, "
             f"{comparison.identity:.4f} Å, by {ratio:.1%} (at least {comparison.identity_low:.1%})"
         )
         _add_sign(found, text, measured.strict_identity_low)
 
 
 def _judge_harm(found: Verdicts, measured: MeasuredHarm, limits: GateLimits) -> None:
-    """Over all pairs: to pass, the share itself must be small, whatever its interval."""
+    """Over all pairs: to pass, the share itself must be small, independent of its interval."""
     harm, text = measured.harm, describe_harm(measured.harm, limits)
     if harm.challenger <= limits.max_harmed:
         found.remarks.append(f"{text}: within the limit of {limits.max_harmed:.1%}")

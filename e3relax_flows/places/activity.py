@@ -1,4 +1,4 @@
-"""What workers have before them: jobs that are ready, by who may take them, and when a worker was last seen."""
+"""Ready jobs by category or worker, and the time of the last ping of a worker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe_launchpad_activity(pad: Any) -> list[str]:
 
 
 def find_last_ping(pad: Any) -> datetime | None:
-    """When a worker of a launchpad has written last; UTC."""
+    """Time of the last write of a worker of a launchpad; UTC."""
     running = list(pad.launches.find({"state": "RUNNING"}, {"state_history": 1}))
     latest = running or list(pad.launches.find({}, {"state_history": 1}, sort=[("launch_id", -1)], limit=1))
     times = [
@@ -51,7 +51,7 @@ def describe_remote_activity(place: RemotePlace) -> list[str]:
     lines = [_describe_ready(f"project {place.project.name!r}", ready, running)]
     failed = place.controller.jobs.count_documents({"state": "REMOTE_ERROR"})
     if failed:
-        lines.append(f"{failed} jobs were not given to their worker or brought back: see `jf job list -s REMOTE_ERROR`")
+        lines.append(f"{failed} jobs could not be sent to their worker or retrieved: see `jf job list -s REMOTE_ERROR`")
     old = datetime.now(UTC) - timedelta(minutes=LOCK_MINUTES)
     locked = place.controller.jobs.count_documents({"lock_id": {"$ne": None}, "lock_time": {"$lt": old}})
     if locked:
@@ -68,7 +68,7 @@ def describe_remote_activity(place: RemotePlace) -> list[str]:
 
 
 def find_runner_ping(controller: Any) -> datetime | None:
-    """When the runner of a project has written last; None where none runs. UTC."""
+    """Time of the last write of the runner of a project; None if none runs. UTC."""
     document = controller.auxiliary.find_one({"running_runner": {"$exists": True}}) or {}
     runner = document.get("running_runner")
     time = runner.get("last_pinged") or runner.get("start_time") if isinstance(runner, dict) else None

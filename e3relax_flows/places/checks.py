@@ -30,7 +30,7 @@ DURABLE = "mongoclient_kwargs: {w: majority, journal: true}"
 
 @dataclass(frozen=True)
 class Problem:
-    """What stands against a submission, and what to type.
+    """A problem of a submission, and what to type.
 
     `is_fatal`: nothing is submitted. `is_first_only`: a warning that is not repeated by later commands.
     """
@@ -41,7 +41,7 @@ class Problem:
 
 
 def check_stores(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job] = ()) -> Iterator[Problem]:
-    """Whether the stores can be opened here, and by the workers as far as that is known here.
+    """Check that the stores can be opened here, and by the workers as far as that is known here.
 
     Besides predictions and outcomes these are the stores that makers of the flows open: they name the functions that
     open them in `opens`.
@@ -82,13 +82,13 @@ def check_stores(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | J
 
 
 def _list_openers(flows: Sequence[Flow | Job]) -> list[Callable[[E3RelaxSettings], AbstractContextManager[Any]]]:
-    """Functions that open what jobs of flows write, each once."""
+    """Functions that open the stores to which jobs of flows write, each once."""
     makers = {type(job.maker) for flow in flows for job in iterate_jobs(flow)}
     return list(dict.fromkeys(opener for maker in makers for opener in getattr(maker, "opens", ())))
 
 
 def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
-    """Whether outputs go where other processes see them, and large parts of them into stores that exist.
+    """Check that other processes can read outputs, and that the stores for large parts exist.
 
     jobflow-remote has a job store of its own, see `check_remote_store`.
     """
@@ -97,7 +97,7 @@ def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow 
     configured = JobflowSettings()
     if place != "local" and "JOB_STORE" not in configured.model_fields_set:
         yield Problem(
-            "jobs of a launchpad run in processes that share nothing but the job store, and none is configured; "
+            "jobs of a launchpad run in processes that share only the job store, and none is configured; "
             "describe one as JOB_STORE in ~/.jobflow.yaml (configs/jobflow_mongodb.yaml is one), here and on the "
             "workers"
         )
@@ -110,7 +110,7 @@ def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow 
 
 
 def check_remote_store(project: Any, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
-    """Whether the job store of a project of jobflow-remote has the stores for large parts of outputs."""
+    """Check that the job store of a project of jobflow-remote has the stores for large parts of outputs."""
     yield from _check_large_parts(project.get_jobstore(), flows, f"jobstore in the file of project {project.name!r}")
 
 
@@ -123,7 +123,7 @@ def _check_large_parts(store: JobStore, flows: Sequence[Flow | Job], setting: st
     for name in sorted(missing):
         yield Problem(
             f"job {wanted[name]!r} keeps large parts of its output in the additional store {name!r}, which the job "
-            f"store has not; add additional_stores with {name} to {setting} "
+            f"store lacks; add additional_stores with {name} to {setting} "
             "(configs/jobflow_mongodb.yaml shows how)"
         )
 
@@ -157,7 +157,7 @@ def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -
 
 
 def check_potcars(place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
-    """Whether pymatgen knows POTCAR files, where there are jobs of VASP."""
+    """Check that pymatgen finds POTCAR files, if there are jobs of VASP."""
     if not any("atomate2.vasp" in type(job.maker).__module__ for flow in flows for job in iterate_jobs(flow)):
         return
     from pymatgen.core import SETTINGS
@@ -174,7 +174,7 @@ def check_potcars(place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
 
 
 def check_sizes(documents: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Problem]:
-    """Whether documents, by the name of what they are, are small enough for MongoDB."""
+    """Check that documents, given by name, are small enough for MongoDB."""
     for name, group in documents.items():
         size = max(len(bson.encode(document)) for document in group) / 2**20
         if size > LARGEST_MB:
@@ -193,7 +193,7 @@ def list_job_documents(flow: Flow | Job) -> dict[str, list[dict[str, Any]]]:
 
 
 def check_launchpad(pad: Any, workers: Mapping[Role, WorkerConfig]) -> Iterator[Problem]:
-    """Whether there were ever workers of the categories and names that the roles ask for."""
+    """Check that there were workers of the categories and names that the roles require."""
     if not _is_durable(pad.mongoclient_kwargs) and not pad.uri_mode:
         yield Problem(
             f"what workers write to the launchpad may be lost with its server; add `{DURABLE}` to my_launchpad.yaml",
@@ -215,11 +215,11 @@ def check_launchpad(pad: Any, workers: Mapping[Role, WorkerConfig]) -> Iterator[
 
 
 def check_remote_project(project: Any, workers: Mapping[Role, WorkerConfig]) -> Iterator[Problem]:
-    """Whether a project of jobflow-remote has the workers and execution configurations of the roles."""
+    """Check that a project of jobflow-remote has the workers and execution configurations of the roles."""
     for role, worker in workers.items():
         if worker.worker is not None and worker.worker not in project.workers:
             yield Problem(
-                f"role {role} names worker {worker.worker!r}, which project {project.name!r} has not (known: "
+                f"role {role} names worker {worker.worker!r}, which project {project.name!r} lacks (known: "
                 f"{', '.join(project.workers) or 'none'}); correct WORKERS in ~/.e3relax.yaml, or see "
                 "`jf project check`"
             )
@@ -227,7 +227,7 @@ def check_remote_project(project: Any, workers: Mapping[Role, WorkerConfig]) -> 
             yield from _check_resources(project, role, worker)
         if isinstance(worker.exec_config, str) and worker.exec_config not in project.exec_config:
             yield Problem(
-                f"role {role} names exec_config {worker.exec_config!r}, which project {project.name!r} has not "
+                f"role {role} names exec_config {worker.exec_config!r}, which project {project.name!r} lacks "
                 f"(known: {', '.join(project.exec_config) or 'none'}); correct WORKERS in ~/.e3relax.yaml"
             )
 
@@ -245,8 +245,8 @@ def _check_resources(project: Any, role: Role, worker: WorkerConfig) -> Iterator
     left_out = sorted(set(list_own_resources(project, worker)) - set(worker.resources or {}))
     if left_out:
         yield Problem(
-            f"role {role} gives resources without {', '.join(left_out)}, and jobflow-remote takes them in place of "
-            f"those of its worker, not beside them; write {', '.join(left_out)} into `resources` of {role} in WORKERS "
+            f"role {role} gives resources without {', '.join(left_out)}, and jobflow-remote uses them instead of "
+            f"those of its worker; write {', '.join(left_out)} into `resources` of {role} in WORKERS "
             "of ~/.e3relax.yaml, or leave `resources` out there",
             is_fatal=False,
             is_first_only=True,

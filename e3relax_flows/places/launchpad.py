@@ -1,4 +1,4 @@
-"""The launchpad of FireWorks: opened, asked for flows by their content, given those that it has not."""
+"""The launchpad of FireWorks: open it, find flows by their content, add missing ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENT_KEY, FLOW_KEY = "e3r_content", "e3r_flow"  # in the metadata of workflow
 COLLECTIONS = ("fireworks", "launches", "workflows", "fw_id_assigner")
 WORKFLOWS_PER_WRITE = 50
 IDS_PER_QUERY = 2000
-GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that nobody runs any more
+GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that will not run any more
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
 
 
@@ -41,7 +41,7 @@ def open_launchpad(purpose: str) -> Iterator[Any]:
     Raises
     ------
     MissingDependencyError
-        When FireWorks is not installed; `purpose` says what for.
+        When FireWorks is not installed; `purpose` is part of the message.
     StoreError
         When the launchpad cannot be reached or was never set up.
     """
@@ -64,7 +64,7 @@ def open_launchpad(purpose: str) -> Iterator[Any]:
 
 
 def find_placed(pad: Any, content_ids: Sequence[str]) -> dict[str, Placed]:
-    """Workflows on the launchpad by content id: those that are run or were; of several the last."""
+    """Workflows on the launchpad by content id: those that run or have run; of several the last."""
     found: dict[str, Placed] = {}
     ids = list(content_ids)
     for start in range(0, len(ids), IDS_PER_QUERY):
@@ -79,7 +79,7 @@ def find_placed(pad: Any, content_ids: Sequence[str]) -> dict[str, Placed]:
 
 
 def list_content(workflow: Mapping[str, Any]) -> list[str]:
-    """Content ids of a stored workflow, which has several where it does several things."""
+    """Content ids of a stored workflow; one with several candidates has several."""
     content = workflow["metadata"][CONTENT_KEY]
     return [content] if isinstance(content, str) else list(content)
 
@@ -98,12 +98,12 @@ def convert_flow(flow: Any, content_id: str) -> Any:
     convert = require("jobflow.managers.fireworks", "fireworks", "--submit fireworks").flow_to_workflow
     from e3relax_flows.places.one_task import run_once  # needs FireWorks
 
-    # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that they may be mixed
+    # FireWorks numbers new fireworks from -1 downwards by a counter of the process, so that their ids may be mixed
     return run_once(convert(flow, store=None, metadata={CONTENT_KEY: content_id, FLOW_KEY: flow.uuid}))
 
 
 def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
-    """Add workflows by content id, and make sure that they are there, whole.
+    """Add workflows by content id, and check that they are complete.
 
     A workflow of the same content that a killed submission has left without some of its fireworks is removed.
 
@@ -131,14 +131,14 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
     ]
     if broken:
         raise StoreError(
-            f"{len(broken)} of {len(expected)} workflows are not whole on the launchpad (content {broken[0]}); "
+            f"{len(broken)} of {len(expected)} workflows are incomplete on the launchpad (content {broken[0]}); "
             "type the same command again: present workflows stay, the rest is added"
         )
     return placed_now
 
 
 def _index_content(pad: Any) -> None:
-    """Index the content ids, in FireWorks' own words, so that it and `wf_user_indices` of my_launchpad.yaml agree."""
+    """Index the content ids by FireWorks' own function, consistent with `wf_user_indices` of my_launchpad.yaml."""
     field = f"metadata.{CONTENT_KEY}"
     if not any(index["key"][0][0] == field for index in pad.workflows.index_information().values()):
         pad.workflows.create_index(field, background=True)
@@ -163,7 +163,7 @@ def find_states(pad: Any, names: Sequence[str]) -> dict[str, tuple[str, list[int
 
 
 def defuse(pad: Any, names: Sequence[str]) -> set[str]:
-    """Take workflows that have not started from the workers; the content ids of these, and of what is not there."""
+    """Withdraw workflows that have not started; return their content ids, and those of missing ones."""
     states = find_states(pad, names)
     gone = {name for name in names if name not in states}
     stopped = {name: min(nodes) for name, (state, nodes) in states.items() if state in NOT_STARTED}

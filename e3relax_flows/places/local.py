@@ -1,4 +1,4 @@
-"""Run a flow on this machine, one job after the other, and say what failed."""
+"""Run a flow on this machine, one job after the other, and report failures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class JobReport:
 
 @dataclass
 class LocalRun:
-    """What a local run leaves."""
+    """Result of a local run."""
 
     responses: dict[str, dict[int, Response]]
     n_finished: int = 0
@@ -58,19 +58,19 @@ def run_flow_locally(
     root_dir: Path,
     on_job_finished: Callable[[JobReport], None] | None = None,
 ) -> LocalRun:
-    """Run a flow in new folders below `root_dir`; a failed job costs only those that need it.
+    """Run a flow in new folders below `root_dir`; a failed job stops only those that depend on it.
 
     A job that a user stopped ends the run.
 
-    Nothing is logged to the terminal; the working directory is what it was before. Relative paths of the settings
-    mean the same in the folders of the jobs as they do here.
+    Nothing is logged to the terminal; the working directory is restored. Relative paths of the settings
+    have the same meaning in the folders of the jobs.
 
     Parameters
     ----------
     flow
         The flow, of which jobs may replace themselves by others.
     store
-        Where outputs go; closing it is the caller's business.
+        Store of the outputs; the caller closes it.
     root_dir
         Made where it is missing; each job runs in a folder of its own there.
     on_job_finished
@@ -105,7 +105,7 @@ def run_flow_locally(
 
 
 def _release_claims(flow: str) -> None:
-    """Release what the jobs of a run have claimed and will not finish, since this process may live on."""
+    """Release unfinished claims of the jobs of a run, since this process may continue."""
     with suppress(E3RelaxError), open_claim_store() as claims:
         claims.remove_docs({"flow": flow, "manager": None})
 
@@ -119,8 +119,8 @@ class _JobWatcher(logging.Handler):
         self.note = note
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Report the end of a job; an error of the callback is shown and costs no job."""
-        # jobflow logs a failure while it handles the exception; what is raised here ends its run
+        """Report the end of a job; an error of the callback is shown and does not stop jobs."""
+        # jobflow logs a failure while it handles the exception; an exception raised here would end its run
         if isinstance(stopped := sys.exc_info()[1], StoppedError):
             raise stopped
         try:
@@ -129,7 +129,7 @@ class _JobWatcher(logging.Handler):
                 self._note_finished(match["name"], match["uuid"], int(match["index"] or 1))
             elif match := FAILED.match(message):
                 self._note_failed(match["name"], match["trace"])
-        except Exception:  # the rule of logging: a handler never breaks what it listens to
+        except Exception:  # the rule of logging: a handler never raises
             self.handleError(record)
 
     def _note_finished(self, name: str, uuid: str, index: int) -> None:
@@ -137,7 +137,7 @@ class _JobWatcher(logging.Handler):
         self.note(JobReport(name, uuid, index, None, None, document.get("metadata") or {}))
 
     def _note_failed(self, name: str, trace: str) -> None:
-        # jobflow leaves a failed job in place, and takes a finished one away before it says so
+        # jobflow keeps a failed job, and removes a finished one before it logs it
         job = CURRENT_JOB.job
         last = trace[trace.rfind(TRACEBACK) + len(TRACEBACK) :] if TRACEBACK in trace else trace
         start = EXCEPTION.search(last)
@@ -174,7 +174,7 @@ def _pin_settings() -> Iterator[None]:
 
 @contextmanager
 def _watch_jobs(store: JobStore, note: Callable[[JobReport], None]) -> Iterator[None]:
-    """Listen to jobflow's logger while nothing of it reaches the terminal; put all back afterwards."""
+    """Read jobflow's logger without output to the terminal; restore it afterwards."""
     logger = logging.getLogger("jobflow")
     level, propagate, handlers = logger.level, logger.propagate, logger.handlers[:]
     logger.handlers[:] = [_JobWatcher(store, note)]

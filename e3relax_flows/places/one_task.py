@@ -1,4 +1,4 @@
-"""OnceJobTask: jobflow's firetask, which does not relax again what was relaxed, and joins jobs in one launch."""
+"""OnceJobTask: jobflow's firetask that does not repeat finished relaxations, and runs several jobs in one launch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jobflow.managers.fireworks import JobFiretask
 
 from e3relax_flows.ledger.claims import BEGIN_KEY, END_KEY, ERRORS_KEY, is_recorded
 
-WORKER_ENTRIES = ("_category", "_fworker", "_queueadapter", "_priority")  # of a firework's spec: who may take it
+WORKER_ENTRIES = ("_category", "_fworker", "_queueadapter", "_priority")  # of a spec: which workers may run it
 
 
 class OnceJobTask(JobFiretask):
     """Run a job, unless it belongs to a claimed relaxation and its whole output is in the job store.
 
-    A worker that is killed after its job has stored the output and before the launchpad knows has done the work: the
-    job, run again by `e3relax screen recover` or `lpad rerun_fws`, ends at once. To have a relaxation calculated anew,
-    remove its document from the job store. Jobs that are born while a job runs get the same firetask.
+    A worker that is killed after its job has stored the output and before the launchpad is updated has done the work:
+    the job, run again by `e3relax screen recover` or `lpad rerun_fws`, ends at once. To repeat a relaxation,
+    remove its document from the job store. Jobs that are created while a job runs get the same firetask.
 
     A candidate waits in the queue once for each calculation. The launch of the claim runs the first calculation too,
     if the same workers may take it, and the launch of the last calculation records the outcome. Should a
@@ -29,7 +29,7 @@ class OnceJobTask(JobFiretask):
     Parameters
     ----------
     job, store
-        As jobflow's firetask has them.
+        As in jobflow's firetask.
     then
         Job that records the outcome in this launch, whether `job` failed or not.
     """
@@ -38,12 +38,12 @@ class OnceJobTask(JobFiretask):
     optional_params: tuple[str, ...] = ("then",)
 
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
-        """Do it, or find it done.
+        """Run the job, unless it is done already.
 
         Raises
         ------
         Exception
-            What the job raised, after its outcome was recorded.
+            The error of the job, after its outcome was recorded.
         """
         if (then := self.get("then")) is None:
             return self._run(fw_spec)
@@ -53,7 +53,7 @@ class OnceJobTask(JobFiretask):
         except Exception as caught:
             action, error = FWAction(), caught
             _note_error([ending], self["job"].uuid, caught)
-        if action.detours or action.additions:  # what records the outcome waits for these
+        if action.detours or action.additions:  # the job that records the outcome waits for these
             last = Firework([ending], {**fw_spec, "_allow_fizzled_parents": True}, then.name)
             return FWAction(action.stored_data, detours=[_put_before(Workflow([last]), action)])
         ending.run_task(fw_spec)
@@ -76,14 +76,14 @@ class OnceJobTask(JobFiretask):
 
 
 def run_once(workflow: Any) -> Any:
-    """Give the jobs of a workflow, in place, the firetask that relaxes once; the workflow."""
+    """Change the firetasks of a workflow in place to OnceJobTask; return the workflow."""
     for firework in workflow.fws:
         firework.tasks = [OnceJobTask(task) if type(task) is JobFiretask else task for task in firework.tasks]
     return workflow
 
 
 def _begin(workflow: Workflow, fw_spec: dict[str, Any]) -> Workflow | None:
-    """Run the first job of a relaxation now; what is left of its workflow."""
+    """Run the first job of a relaxation now; return the rest of its workflow."""
     roots = workflow.root_fw_ids
     first = workflow.id_fw[roots[0]]
     if len(roots) > 1 or any(first.spec.get(entry) != fw_spec.get(entry) for entry in WORKER_ENTRIES):
@@ -92,7 +92,7 @@ def _begin(workflow: Workflow, fw_spec: dict[str, Any]) -> Workflow | None:
     rest = _leave_out(workflow, first)
     try:
         follow = task.run_task({**fw_spec, **first.spec})
-    except Exception as error:  # the outcome says so; the jobs that follow run in any case
+    except Exception as error:  # the outcome holds the error; the jobs that follow run in any case
         traceback.print_exc(file=sys.stderr)
         _note_error([task for firework in workflow.fws for task in firework.tasks], task["job"].uuid, error)
         follow = FWAction()
@@ -122,16 +122,16 @@ def _join_end(workflow: Workflow) -> Workflow:
 
 
 def _note_error(tasks: list[Any], uuid: str, error: Exception) -> None:
-    """Let the jobs of tasks know why one before them left no document."""
+    """Pass the error of an earlier job to the jobs of tasks."""
     for task in tasks:
         task["job"].metadata.setdefault(ERRORS_KEY, {})[uuid] = f"{type(error).__name__}: {error}"
 
 
 def _leave_out(workflow: Workflow, firework: Firework) -> Workflow | None:
-    """A workflow without one of its fireworks, of which it must be a root or a leaf; None: nothing is left."""
+    """A workflow without one of its fireworks, of which it must be a root or a leaf; None: it was the only one."""
     fireworks = [other for other in workflow.fws if other is not firework]
     for other in fireworks:
-        other.parents = []  # the links have them
+        other.parents = []  # the links hold them
     links = {
         parent: [child for child in children if child != firework.fw_id]
         for parent, children in workflow.links.items()

@@ -1,7 +1,7 @@
-"""Recover a launchpad after kills: locks, runs and reservations that were lost, workflows and fireworks without others.
+"""Recover a launchpad after kills: stale locks, lost runs and reservations, incomplete workflows, orphaned fireworks.
 
-FireWorks' own `detect_lostruns --rerun` stops at the first workflow that a killed worker has left locked, sees no
-firework that was checked out and never launched, and lets what depends on a lost run see it as failed.
+FireWorks' own `detect_lostruns --rerun` stops at the first workflow that a killed worker has left locked, ignores
+fireworks that were checked out and never launched, and makes dependents of a lost run treat it as failed.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ DONE = ("COMPLETED", *GONE)
 
 @dataclass
 class Recovery:
-    """What was found, by ids of fireworks unless it says otherwise; all of it is repaired unless it was a dry run."""
+    """Findings, by ids of fireworks unless noted; all are repaired unless it was a dry run."""
 
     locked: list[int] = field(default_factory=list)  # first node of workflows that a worker left locked
-    unapplied: list[int] = field(default_factory=list)  # done, but not what follows from it; run again
-    finished: list[int] = field(default_factory=list)  # done, and not yet noted; noted now
+    unapplied: list[int] = field(default_factory=list)  # done, but its detours are missing; run again
+    finished: list[int] = field(default_factory=list)  # done, but not marked as done; marked now
     lost: list[int] = field(default_factory=list)  # running in no worker; run again
     reserved: list[int] = field(default_factory=list)  # checked out and never launched; run again
     orphaned: list[int] = field(default_factory=list)  # without workflow; removed
     incomplete: list[int] = field(default_factory=list)  # first node of workflows without all fireworks; removed
     claims: list[str] = field(default_factory=list)  # of flows that are over; released
-    unknown_claims: list[str] = field(default_factory=list)  # of flows that are not here; left unless asked for
+    unknown_claims: list[str] = field(default_factory=list)  # of flows that are not here; left unless requested
     n_failed: int = 0  # fireworks that failed by themselves; left
 
     def describe(self) -> list[str]:
-        """Lines for the user; none when there was nothing to be done."""
+        """Lines for the user; empty if there was nothing to do."""
         words = {
-            "locked": "workflows were locked and are not any more",
-            "unapplied": "jobs were done, but what follows was not there: they run again",
-            "finished": "jobs were done and are noted now",
-            "lost": "jobs ran nowhere any more: they run again",
+            "locked": "workflows were locked and are unlocked",
+            "unapplied": "jobs were done, but their detours were missing: they run again",
+            "finished": "jobs were done and are marked as done",
+            "lost": "jobs were lost: they run again",
             "reserved": "jobs were checked out and never launched: they can be launched again",
             "orphaned": "fireworks had no workflow and were removed",
-            "incomplete": "workflows had not all of their fireworks and were removed: submit them again",
+            "incomplete": "workflows were incomplete and were removed: submit them again",
             "claims": "claims of flows that are over were released",
             "unknown_claims": "claims are of flows that are not on this launchpad; --release-unknown releases them",
         }
         lines = [f"{len(found)} {words[name]}" for name in words if (found := getattr(self, name))]
         if self.n_failed:
-            lines.append(f"{self.n_failed} jobs failed by themselves and stay so; see `lpad get_fws -s FIZZLED`")
+            lines.append(f"{self.n_failed} jobs failed by themselves and are left; see `lpad get_fws -s FIZZLED`")
         return lines
 
     @property
     def n_repaired(self) -> int:
-        """How many things were, or in a dry run would be, repaired."""
+        """Number of repairs, done or in a dry run planned."""
         left = ("n_failed", "unknown_claims")
         return sum(len(getattr(self, item.name)) for item in fields(self) if item.name not in left)
 
@@ -72,22 +72,22 @@ def recover_launchpad(
     release_unknown: bool = False,
     pause_s: float = 5.0,
 ) -> Recovery:
-    """Repair what killed workers and submissions have left; refuse while workers ping.
+    """Repair the launchpad after killed workers and submissions; refuse while workers ping.
 
     Parameters
     ----------
     settings
         None: read now.
     silent_s
-        A job whose worker has not pinged for so long is lost; none: FireWorks' RUN_EXPIRATION_SECS.
+        A job whose worker has not pinged for this time is lost; None: FireWorks' RUN_EXPIRATION_SECS.
     workers_stopped
-        The user's word that no worker runs: every running job is lost.
+        The user states that no worker runs: every running job is lost.
     dry_run
-        Only say what would be done.
+        Only report what would be done.
     release_unknown
         Release claims of flows that are not on this launchpad, too.
     pause_s
-        Looks twice so far apart; what differs is in motion, and left.
+        Time between two inspections; fireworks that change in between are active, and left.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def recover_launchpad(
 
 
 def _look(pad: Any) -> Recovery:
-    """What is wrong at this moment, apart from lost runs."""
+    """Problems at this moment, apart from lost runs."""
     recovery = Recovery()
     nodes: list[int] = []
     for workflow in pad.workflows.find({}, {"nodes": 1, "locked": 1, "fw_states": 1}):
@@ -152,7 +152,7 @@ def _list_launch_states(pad: Any, fw_id: int) -> set[str]:
 
 
 def _keep_common(first: Recovery, second: Recovery) -> Recovery:
-    """What was wrong at both looks."""
+    """Problems at both inspections."""
     common = Recovery()
     for item in fields(Recovery):
         if item.name != "n_failed":
@@ -176,14 +176,14 @@ def _refuse_if_alive(pad: Any, before: dict[int, tuple[datetime, str]], silent_s
     alive = []
     limit = datetime.fromtimestamp(time.time() - silent_s, UTC)
     for launch, (last, words) in _read_pings(pad).items():
-        # what has changed since is alive, whatever the clock of its worker says
+        # a launch that has changed since is alive, whatever the clock of its worker
         has_pinged = launch not in before or before[launch][0] != last
         if has_pinged or (last > limit and not workers_stopped):
             alive.append(f"{words} at {last:%H:%M:%S}")
     if alive:
         more = f" and {len(alive) - SHOWN} more" if len(alive) > SHOWN else ""
         raise StoreError(
-            f"workers have pinged in the last {silent_s:.0f} s ({'; '.join(alive[:SHOWN])}{more}), and what they run "
+            f"workers have pinged in the last {silent_s:.0f} s ({'; '.join(alive[:SHOWN])}{more}), and their jobs "
             "must not run twice; wait until they are done or silent for longer, or stop them and type "
             "`e3relax screen recover --workers-stopped`"
         )
@@ -196,7 +196,7 @@ def _read_time(moment: Any) -> datetime:
 
 
 def _repair(pad: Any, recovery: Recovery, lost_after: float) -> None:
-    """Do what must be done, in this order: a lock stops all that follows, and orphans could be launched."""
+    """Repair the findings, in this order: a lock blocks all later steps, and orphans could be launched."""
     pad.fireworks.delete_many({"fw_id": {"$in": recovery.orphaned}})
     for node in recovery.incomplete:
         workflow = pad.workflows.find_one({"nodes": node}, {"nodes": 1})
@@ -231,7 +231,7 @@ def _find_stalled(pad: Any, node: int) -> list[int]:
 
 
 def _release(pad: Any, settings: E3RelaxSettings, recovery: Recovery, dry_run: bool, release_unknown: bool) -> None:
-    """Release claims that nobody will use: their flow is over, and its relaxations have not recorded them."""
+    """Release abandoned claims: their flow is over, and its relaxations have not recorded them."""
     with open_claim_store(settings) as claims:
         held = [claim for claim in find_claims(claims).values() if claim.manager == "fireworks"]
         states = _find_states(pad, {str(claim.flow) for claim in held})

@@ -1,4 +1,4 @@
-"""jobflow-remote: its project, which of our flows it has and how they stand, flows given to it once."""
+"""jobflow-remote: its project, the states of our flows in it, and submission of each flow once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from e3relax_flows.ledger.claims import find_claims, open_claim_store, release_c
 from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
 from e3relax_flows.places.roles import assign_roles
 
-LOST = "LOST"  # state of a flow of which a job could not be given to its worker or brought back, or was stopped
-FAILED = "FAILED"  # state of a flow of which a job has failed, and no other goes on
+LOST = "LOST"  # state of a flow with a job that could not be sent to its worker or retrieved, or was stopped
+FAILED = "FAILED"  # state of a flow with a failed job, and no job that continues
 ENDED = ("COMPLETED", FAILED, "STOPPED")  # states of flows
-WAITING = ("READY", "WAITING")  # states of flows of which nothing has begun
-ABANDONED = ("USER_STOPPED", "REMOTE_ERROR")  # states of jobs that go on only if somebody types a command
+WAITING = ("READY", "WAITING")  # states of flows that have not begun
+ABANDONED = ("USER_STOPPED", "REMOTE_ERROR")  # states of jobs that continue only after a command of the user
 OVER = ("COMPLETED", "FAILED", "STOPPED", "WAITING", "PAUSED", *ABANDONED)  # of jobs that do not run
 GENERATED = ("job_name", "qout_path", "qerr_path")  # resources that jobflow-remote writes itself
 
@@ -50,7 +50,7 @@ class RemotePlace:
         return found
 
     def _find_states(self, flows: Sequence[dict[str, Any]]) -> dict[str, str]:
-        """States of flows by uuid: as jobflow-remote has them, LOST, and RUNNING while a job of a failed flow runs."""
+        """States of flows by uuid: those of jobflow-remote, LOST, and RUNNING while a job of a failed flow runs."""
         states = {flow["uuid"]: flow["state"] for flow in flows}
         query = {
             "job.hosts": {"$in": list(states)},
@@ -65,7 +65,7 @@ class RemotePlace:
         return states
 
     def find_over(self, flows: Iterable[str]) -> set[str]:
-        """Those of flows of the project, by uuid, of which no job is at work or will be by itself."""
+        """Flows of the project, by uuid, that have no running job and will not run one without the user."""
         ids = list(flows)
         documents = list(self.controller.flows.find({"uuid": {"$in": ids}}, {"uuid": 1, "state": 1}))
         at_work = {"job.hosts": {"$in": ids}, "state": {"$nin": list(OVER)}}
@@ -74,14 +74,14 @@ class RemotePlace:
         return {flow for flow, state in states.items() if state in (*ENDED, LOST) and flow not in busy}
 
     def release_lost_claims(self, settings: E3RelaxSettings) -> None:
-        """Release claims on relaxations of flows that are over: their jobs were lost, and will not do it."""
+        """Release claims on relaxations of flows that are over: their jobs were lost, and will not release them."""
         with open_claim_store(settings) as claims:
             held = [claim for claim in find_claims(claims).values() if claim.manager == "remote" and claim.flow]
             over = self.find_over({str(claim.flow) for claim in held})
             release_claims(claims, [claim.claim_id for claim in held if claim.flow in over])
 
     def stop(self, placed: Sequence[Placed]) -> set[str]:
-        """Take those of the flows of which nothing has begun from the workers; their content ids."""
+        """Withdraw those of the flows that have not begun; return their content ids."""
         waiting = [flow for flow in placed if flow.state in WAITING]
         states = require("jobflow_remote.jobs.state", "remote", "screen cancel").JobState
         if waiting:
@@ -90,7 +90,7 @@ class RemotePlace:
         return {flow.content_id for flow in waiting}
 
     def send(self, flow: Flow, content_id: str, workers: Mapping[Role, WorkerConfig]) -> list[str]:
-        """Give a flow to the project, under its content id; the database ids of its jobs."""
+        """Add a flow to the project, with its content id; return the database ids of its jobs."""
         assign_roles(flow, workers, "remote")
         flow.metadata = {**(flow.metadata or {}), CONTENT_KEY: content_id}
         ids: list[str] = require("jobflow_remote", "remote", "--submit remote").submit_flow(flow)
@@ -106,7 +106,7 @@ def open_remote(purpose: str, name: str | None = None) -> Iterator[RemotePlace]:
     ConfigError
         When no project is configured.
     MissingDependencyError
-        When jobflow-remote is not installed; `purpose` says what for.
+        When jobflow-remote is not installed; `purpose` is part of the message.
     StoreError
         When its database cannot be reached.
     """
@@ -145,7 +145,7 @@ def load_project(purpose: str, name: str | None = None) -> Any:
 
 @contextmanager
 def open_remote_jobs(name: str | None = None) -> Iterator[JobStore | None]:
-    """The job store of a project of jobflow-remote; None where that is not installed or has no such project."""
+    """The job store of a project of jobflow-remote; None if that is not installed or has no such project."""
     try:
         project = load_project("the job store", name)
     except (ConfigError, MissingDependencyError):
@@ -164,7 +164,7 @@ def list_resource_keys(project: Any, worker: WorkerConfig) -> list[str]:
 
 
 def list_own_resources(project: Any, worker: WorkerConfig) -> list[str]:
-    """Keys of resources that the project gives to jobs of a role's worker that bring none."""
+    """Keys of resources that the project gives to jobs of a role's worker without resources of their own."""
     return sorted(_find_worker(project, worker).resources or {})
 
 

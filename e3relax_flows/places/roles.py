@@ -1,4 +1,4 @@
-"""Assign roles: write into every job of a flow, and into those born of them, which workers are to take it."""
+"""Assign roles: write into every job of a flow, and into jobs created by it, which workers may run it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from e3relax_flows.core.roles import ROLE_RULES, Role, WorkerConfig
 
 
 def assign_roles(flow: Flow | Job, workers: Mapping[Role, WorkerConfig], place: str) -> None:
-    """Write the roles into a flow, in the words of its manager.
+    """Write the roles into a flow, in the form of its manager.
 
-    Jobs that are made while the flow runs get the configuration of their own role, and none from the job that makes
-    them: what is born in a light job or on a GPU goes to the workers of its role. Without any worker configured the
+    Jobs that are created while the flow runs get the configuration of their own role, not that of the job that creates
+    them: a job created by a light job or on a GPU goes to the workers of its role. Without any worker configured the
     flow stays as it is.
 
     Parameters

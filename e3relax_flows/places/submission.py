@@ -40,14 +40,14 @@ PLACES: tuple[Place, ...] = ("local", "fireworks", "remote")
 
 @dataclass
 class Submission:
-    """What a submission has done."""
+    """Result of a submission."""
 
     where: Place
     n_jobs: int = 0  # now submitted, or run
     added: list[str] = field(default_factory=list)  # content ids of the flows that were submitted now
-    known: dict[str, Placed] = field(default_factory=dict)  # flows that were there already, by content id
+    known: dict[str, Placed] = field(default_factory=dict)  # flows that were submitted before, by content id
     warnings: list[str] = field(default_factory=list)
-    hint: str = ""  # what to type to see how it does
+    hint: str = ""  # command that shows its state
     run: LocalRun | None = None  # of local flows
 
     def describe(self) -> str:
@@ -57,7 +57,7 @@ class Submission:
             parts.append(f"{self.n_jobs} jobs in {len(self.added)} flows {'run' if self.run else 'submitted'}")
         if self.known:
             states = sorted({placed.state for placed in self.known.values()})
-            parts.append(f"{len(self.known)} flows were there already ({', '.join(states)})")
+            parts.append(f"{len(self.known)} flows had been submitted before ({', '.join(states)})")
         return "; ".join([*parts, *([f"see: {self.hint}"] if self.hint else [])])
 
 
@@ -70,9 +70,9 @@ def submit(
     out: Path = Path("runs/jobs"),
     on_job_finished: Callable[[JobReport], None] | None = None,
 ) -> Submission:
-    """Run a flow here, or submit it, after everything that can be checked was checked.
+    """Run a flow here, or submit it, after all checks have passed.
 
-    A flow whose like, in content, is at the place and not finished is not submitted again.
+    A flow is not submitted again while an unfinished one of equal content is at the place.
 
     Parameters
     ----------
@@ -121,12 +121,12 @@ def submit_many(
     samples: Sequence[Flow | Job] = (),
     again: bool = False,
 ) -> Submission:
-    """Submit those flows that are not there yet; typed again after an interruption, it adds what is missing.
+    """Submit the flows that are not at the place; repeated after an interruption, it adds the missing ones.
 
     Parameters
     ----------
     flows
-        By content id, such as `identify_flow` gives it.
+        By content id, from `identify_flow`.
     where
         "fireworks" or "remote".
     settings
@@ -143,7 +143,7 @@ def submit_many(
     """
     check_place(where, PLACES[1:])
     settings = settings or load_settings()
-    # the caller's flows stay as they are
+    # the caller's flows are not changed
     flows = {content_id: copy.deepcopy(flow) for content_id, flow in flows.items()}
     for flow in flows.values():
         assign_roles(flow, settings.WORKERS, where)
@@ -159,16 +159,16 @@ def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
     Raises
     ------
     ConfigError
-        When jobs cannot be left there.
+        When it is not a place.
     """
     place = next((place for place in allowed if place == where), None)
     if place is None:
-        raise ConfigError(f"{where!r} is no place to submit to; known: {', '.join(PLACES)}")
+        raise ConfigError(f"{where!r} is not a place; known: {', '.join(PLACES)}")
     return place
 
 
 def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
-    """What stands against submitting flows, as far as it does not depend on what is at the place."""
+    """Problems of submitting flows that do not depend on the flows at the place."""
     return [
         *check_stores(settings, where, flows),
         *check_job_store(settings, where, flows),
@@ -177,12 +177,12 @@ def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSett
 
 
 def identify_flow(flow: Flow | Job) -> str:
-    """Content id of a flow: its jobs with makers and arguments; names given at random do not enter it.
+    """Content id of a flow: its jobs with makers and arguments, without random names.
 
     Raises
     ------
     ContentError
-        When an argument is nothing that can be written.
+        When an argument cannot be written.
     """
     try:
         text = json.dumps(get_flow(copy.deepcopy(flow)).as_dict(), cls=MontyEncoder, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Crystals through a network in batches that fit the memory; one bad crystal costs the others nothing."""
+"""Apply a network to crystals in batches that fit the memory; an error in one crystal does not affect the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e3relax_flows.schemas.predictions import Reason
 
 
 class BatchLimits(NamedTuple):
-    """The most that one batch holds."""
+    """Limits of one batch."""
 
     max_atoms: int
     max_edges: int
@@ -29,7 +29,7 @@ SLACK = 1.25  # by which a batch may outgrow its limits from one pass to the nex
 
 
 class Output(NamedTuple):
-    """What the network said of one crystal."""
+    """Output of the network for one crystal."""
 
     positions: NDArray[np.float64]  # [n_atoms, 3] Å, Cartesian
     lattice: NDArray[np.float64]  # [3, 3] Å, rows are the vectors
@@ -38,16 +38,16 @@ class Output(NamedTuple):
 
 
 class BatchRunner:
-    """Applies a network to crystals; learns from batches that did not fit.
+    """Applies a network to crystals; reduces its limits after batches that did not fit.
 
     Parameters
     ----------
     network
         In evaluation mode, on `device`.
     device
-        Where batches go.
+        Device of the batches.
     limits
-        The most that a batch holds; none: those of the kind of device.
+        Limits of a batch; None: those of the kind of device.
     """
 
     def __init__(self, network: RelaxationNetwork, device: torch.device, limits: BatchLimits | None = None) -> None:
@@ -56,16 +56,16 @@ class BatchRunner:
         self.limits = limits or LIMITS[device.type]
 
     def plan(self, crystals: Sequence[Crystal]) -> Iterator[list[int]]:
-        """Indices of batches, crystals of like size together."""
+        """Indices of batches of crystals of similar size."""
         order = sorted(range(len(crystals)), key=lambda index: crystals[index].n_edges)
         sizes = [(crystals[index].n_atoms, crystals[index].n_edges) for index in order]
         for batch in plan_batches(sizes, *self.limits):
             yield [order[position] for position in batch]
 
     def run(self, crystals: Sequence[Crystal]) -> list[Output | StructureError]:
-        """Apply the network to one batch: in the order of `crystals`, an error in place of what failed.
+        """Apply the network to one batch: in the order of `crystals`, an error instead of a failed result.
 
-        A batch that fails is halved until only the guilty crystal is left. When it failed for want of memory,
+        A batch that fails is halved until only the failing crystal is left. After a lack of memory,
         later batches are kept below two thirds of its size.
         """
         if not crystals:
@@ -75,7 +75,7 @@ class BatchRunner:
         try:
             return list(self._apply(crystals))
         except Exception as error:
-            # the boundary between crystals: whatever goes wrong in one of them must not stop the others
+            # the boundary between crystals: an error in one of them must not stop the others
             failure, no_memory = error, is_out_of_memory(error)
             failure.__traceback__ = None  # it holds the tensors of the batch that did not fit
         if no_memory and self.device.type == "cuda":
@@ -125,7 +125,7 @@ class BatchRunner:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device or the machine has no memory left."""
+    """Whether an error means that a device or the machine is out of memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

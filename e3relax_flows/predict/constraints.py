@@ -1,4 +1,4 @@
-"""What a user keeps fixed: the cell, the vacuum of a layer, atoms or single coordinates of atoms."""
+"""Constraints of the user: fixed cell, vacuum of a layer, fixed atoms or coordinates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SELECTIVE_DYNAMICS = "selective_dynamics"
 
 @dataclass(frozen=True)
 class Freedom:
-    """Which coordinates may change: what is left of a crystal's freedom after its constraints."""
+    """Coordinates that may change under the constraints of a crystal."""
 
     atoms: NDArray[np.bool_]  # [n_atoms, 3] whether a fractional coordinate may change
     axes: tuple[int, ...]  # lattice vectors that may be strained, within the space they span
@@ -31,10 +31,10 @@ class Freedom:
         return bool(self.atoms.all())
 
     def constrain_displacements(self, displacements: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Fractional displacements [n_atoms, 3] that leave fixed coordinates where they are.
+        """Fractional displacements [n_atoms, 3] that do not change fixed coordinates.
 
         A crystal has no origin, so displacements are counted from the fixed coordinates along an axis where there
-        are some (from their mean, then these are set to zero), and from the mean of all atoms where there are none.
+        are some (from their mean, then these are set to zero), and from the mean of all atoms otherwise.
         """
         if self.all_atoms:
             return displacements - displacements.mean(axis=0)

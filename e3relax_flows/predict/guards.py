@@ -1,4 +1,4 @@
-"""Guards: limits on numbers that a prediction must keep, each with a reason code and words."""
+"""Guards: limits for a prediction, each with a reason code and a message."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from e3relax_flows.schemas.predictions import GuardLimits, Reason
 
 Floats = NDArray[np.float64]
 
-# No option loosens these: beyond them a cell has exploded and its neighbours must not even be looked for.
+# No option loosens these: beyond them a cell has exploded, and a neighbour search would not end.
 EXPLODED_VOLUME = 20.0  # times larger or smaller than the initial cell
 EXPLODED_STRAIN = 2.0  # eigenvalue of the logarithmic strain
 
 
 class GuardFailure(NamedTuple):
-    """A guard's no."""
+    """Refusal by a guard."""
 
     reason: Reason
     message: str
 
 
 def check_exploded(initial_lattice: Floats, lattice: Floats) -> GuardFailure | None:
-    """Object to a cell that is beyond all limits, before anything is computed in it."""
+    """Refuse a cell beyond all limits, before anything is computed in it."""
     ratio = _measure_volume_ratio(initial_lattice, lattice)
     if not 1 / EXPLODED_VOLUME <= ratio <= EXPLODED_VOLUME:
         return GuardFailure(
@@ -44,7 +44,7 @@ def check_exploded(initial_lattice: Floats, lattice: Floats) -> GuardFailure | N
 
 
 def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) -> list[GuardFailure]:
-    """Object to a volume or a strain outside the limits.
+    """Refuse a volume or a strain outside the limits.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def check_cell(initial_lattice: Floats, lattice: Floats, limits: GuardLimits) ->
 def check_distances(
     numbers: NDArray[np.int64], positions: Floats, lattice: Floats, limits: GuardLimits
 ) -> list[GuardFailure]:
-    """Object to atoms that are nearer than `min_distance` times the sum of their covalent radii."""
+    """Refuse atoms that are nearer than `min_distance` times the sum of their covalent radii."""
     pair = find_close_pair(numbers, positions, lattice, limits.min_distance)
     if pair is None:
         return []
@@ -88,7 +88,7 @@ def check_distances(
 
 
 def check_score(score: float, limits: GuardLimits) -> list[GuardFailure]:
-    """Object to a score, Å, above the user's limit, where there is one."""
+    """Refuse a score, Å, above the user's limit, if there is one."""
     if limits.max_score is None or score <= limits.max_score:
         return []
     return [
@@ -102,7 +102,7 @@ def check_score(score: float, limits: GuardLimits) -> list[GuardFailure]:
 def check_trust(
     expectation: Expectation | None, limits: GuardLimits, calibrated: TrustModel | OpinionModel | None
 ) -> list[GuardFailure]:
-    """Object to a probability of harm above the user's limit, or by the model's calibration: to harm or no saving."""
+    """Refuse a probability of harm above the user's limit, or by the model's calibration: harm, or no saving."""
     if expectation is None or calibrated is None:
         return []
     limit = calibrated.max_harm if limits.max_harm is None else limits.max_harm
@@ -120,7 +120,7 @@ def check_trust(
         return [
             GuardFailure(
                 Reason.NO_SAVING,
-                "nothing is to be saved: its error is expected to be "
+                "no saving is expected: its expected error is "
                 f"{np.exp(-expectation.saving):.2f} times that of the initial structure",
             )
         ]
@@ -130,7 +130,7 @@ def check_trust(
 def check_elements(
     numbers: NDArray[np.int64], limits: GuardLimits, trained: Collection[int] | None
 ) -> list[GuardFailure]:
-    """Object to elements that are not among those the model was trained on, where these are known."""
+    """Refuse elements that are not among those of the training data, if these are known."""
     if limits.allow_untrained or trained is None:
         return []
     unknown = sorted(set(numbers.tolist()) - set(trained))
@@ -140,7 +140,7 @@ def check_elements(
     return [
         GuardFailure(
             Reason.UNTRAINED,
-            f"the model has hardly seen {symbols} in training (allow_untrained in the guards accepts it all the same)",
+            f"the training data of the model hold almost no {symbols} (allow_untrained in the guards accepts it)",
         )
     ]
 

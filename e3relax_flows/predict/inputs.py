@@ -1,4 +1,4 @@
-"""Checks of one input: either a crystal that can be relaxed, or a reason and what to do."""
+"""Check one input: return a crystal that can be relaxed, or raise the reason with a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e3relax_flows.predict.moves import Geometry
 from e3relax_flows.schemas.predictions import Reason
 
 MIN_RATIO = 0.3  # of a distance to the sum of the covalent radii; real starts made by substitution go down to 0.39
-MIN_DISTANCE = 0.5  # Å; the shortest bond there is has 0.74
+MIN_DISTANCE = 0.5  # Å; the shortest known bond has 0.74
 MIN_VOLUME_PER_ATOM = 0.5  # Å³; hydrogen in the core of Jupiter has 1
 
 
@@ -78,7 +78,7 @@ def read_types(structure: Structure, freedom: NDArray[np.bool_]) -> NDArray[np.i
 
 
 def rebuild_structure(structure: Structure, geometry: Geometry) -> Structure:
-    """The same sites, with all that is written on them, in another geometry."""
+    """The same sites, with all their properties, in another geometry."""
     lattice = Lattice(geometry.lattice, pbc=structure.lattice.pbc)
     rebuilt = copy.copy(structure)
     rebuilt.sites = [
@@ -163,7 +163,7 @@ def _name_site(structure: Structure, index: int) -> str:
 
 
 def _read_moment(moment: Any) -> NDArray[np.float64]:
-    """A moment [1] or [3]; of a Magmom in the global frame."""
+    """A moment [1] or [3]; that of a Magmom is in the global frame."""
     return np.atleast_1d(np.asarray(getattr(moment, "global_moment", moment), dtype=float))
 
 
@@ -172,7 +172,7 @@ def _is_moment(moment: Any) -> bool:
         return False
     try:
         values = _read_moment(moment)
-    except (TypeError, ValueError):  # words, or lists of lists of unequal length
+    except (TypeError, ValueError):  # text, or nested lists of unequal length
         return False
     return values.shape in ((1,), (3,)) and bool(np.isfinite(values).all())
 

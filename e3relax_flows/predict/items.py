@@ -1,4 +1,4 @@
-"""One structure on its way from input to prediction."""
+"""State of one structure from input to prediction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ADVICE = "start DFT from the initial structure"
 
 @dataclass
 class Passes:
-    """A checked structure, the rules of its moves and where it stands."""
+    """A checked structure, the rules of its moves, and its present geometry."""
 
     structure: Structure
     numbers: NDArray[np.int64]  # [n_atoms] atomic numbers
@@ -54,16 +54,16 @@ class Passes:
     has_exploded: bool = False
 
     def build_crystal(self, network: RelaxationNetwork) -> Crystal:
-        """The crystal as the network wants it."""
+        """The crystal in the form of the network."""
         return network.build_crystal(self.numbers, self.geometry.positions, self.geometry.lattice)
 
     def stop(self, error: StructureError) -> None:
-        """Refuse what there is, because the next application of the network failed."""
+        """Refuse the present result, because the next application of the network failed."""
         self.failures.append(GuardFailure(Reason(error.code), f"application {self.n_passes + 1}: {error}"))
         self.is_done = True
 
     def advance(self, output: Output, options: PredictOptions) -> None:
-        """Take one application of the network: a pass, or after the last pass the residual."""
+        """Apply one output of the network: a pass, or after the last pass the residual."""
         try:
             geometry, size = make_move(self.geometry, output.positions, output.lattice, self.rules)
         except StructureError as error:
@@ -75,7 +75,7 @@ class Passes:
         if output.expected is not None:
             names = ("start_displacement", "start_strain", "end_displacement", "end_strain")
             expected = dict(zip(names, np.exp(output.expected).tolist(), strict=True))
-            # the start as the first pass sees it, the end as the last
+            # the start by the first pass, the end by the last
             self.signals = expected | {name: self.signals[name] for name in names[:2] if name in self.signals}
         self.geometry, self.n_passes = geometry, self.n_passes + 1
         if exploded := check_exploded(self.rules.initial.lattice, geometry.lattice):
@@ -91,7 +91,7 @@ class Passes:
         trust: TrustModel | OpinionModel | None,
         expectation: Expectation | None,
     ) -> list[GuardFailure]:
-        """What the guards have against the result, given what is known of the model."""
+        """Refusals of the result by the guards, with the calibration of the model."""
         initial, final = self.rules.initial, self.geometry
         failures = list(self.failures)
         failures += check_elements(self.numbers, options.guards, calibration.get("elements"))
@@ -127,7 +127,7 @@ class Passes:
 
 
 def describe_expectation(expectation: Expectation) -> dict[str, Any]:
-    """What is expected, under the names that a prediction has for it."""
+    """Expected values, by the fields of a prediction."""
     return {
         "expected_error": expectation.error,
         "error_interval": (expectation.low, expectation.high),
@@ -142,7 +142,7 @@ def start_passes(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Pa
     Raises
     ------
     StructureError
-        When it cannot be relaxed, or its symmetry is not found and `keeps_symmetry`, said of the network, is False.
+        When it cannot be relaxed, or its symmetry is not found and `keeps_symmetry` of the network is False.
     """
     structure = check_structure(item)
     freedom = resolve_constraints(structure, options.constraints)
@@ -162,7 +162,7 @@ def start_passes(item: Any, options: PredictOptions, keeps_symmetry: bool) -> Pa
 
 
 def _check_vacuum(numbers: NDArray[np.int64], geometry: Geometry, options: PredictOptions) -> list[GuardFailure]:
-    """Object to vacuum that the options do not keep."""
+    """Refuse vacuum that the options do not keep."""
     vacuum = find_vacuum(numbers, geometry.positions, geometry.lattice)
     message = describe_vacuum(vacuum, options.constraints) if vacuum else None
     return [GuardFailure(Reason.VACUUM, message)] if message else []
@@ -170,20 +170,20 @@ def _check_vacuum(numbers: NDArray[np.int64], geometry: Geometry, options: Predi
 
 @dataclass
 class Item:
-    """One entry of the input, with its passes or the error that took its place."""
+    """One entry of the input, with its passes or its error."""
 
     id: str | None
-    name: str  # how messages call it
-    given: Structure | None  # what the user gave, where it is a structure
+    name: str  # name in messages
+    given: Structure | None  # the input, if it is a structure
     passes: Passes | None = None
     error: StructureError | None = None
     wall_time_s: float = 0.0
-    structure: Structure | None = None  # the prediction, once it is settled
+    structure: Structure | None = None  # the final prediction
     opinion: SecondOpinion | None = None
 
     @property
     def has_crystal(self) -> bool:
-        """Whether there is a prediction whose neighbours can be looked for."""
+        """Whether there is a prediction whose neighbours can be searched."""
         return self.passes is not None and self.structure is not None and not self.passes.has_exploded
 
     def settle(self) -> None:
@@ -193,7 +193,7 @@ class Item:
             self.structure = rebuild_structure(self.passes.structure, self.passes.geometry)
 
     def fail(self, error: Exception) -> None:
-        """Note what went wrong: an error, or a refusal where there is a prediction already."""
+        """Record an error, or a refusal if there is a prediction already."""
         if not isinstance(error, StructureError):
             what = str(error) if isinstance(error, E3RelaxError) else f"{type(error).__name__}: {error}"
             error = StructureError(Reason.FAILED, f"{what}; if the structure looks right, please report this with it")
@@ -205,7 +205,7 @@ class Item:
     def conclude(
         self, model_id: str, options: PredictOptions, calibration: Mapping[str, Any], trust: TrustModel | None
     ) -> Prediction:
-        """Judge the settled result by the guards and the second opinion, where there is one, and write it down."""
+        """Judge the final result by the guards and the second opinion, if there is one, and record it."""
         common: dict[str, Any] = {
             "id": self.id,
             "initial": self.given,
@@ -214,7 +214,7 @@ class Item:
         }
         passes = self.passes
         if passes is None:
-            error = self.error or StructureError(Reason.FAILED, "nothing came of it")
+            error = self.error or StructureError(Reason.FAILED, "no result")
             return Prediction(
                 verdict=Verdict.ERROR, reasons=[Reason(error.code)], message=f"{self.name}: {error}", **common
             )
@@ -244,7 +244,7 @@ class Item:
 def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int, limit: float | None = None) -> None:
     """Write some steps of a potential from an accepted prediction into it.
 
-    What fails, or moves it by more than a limit, Å, leaves it as it is.
+    A failure, or a move by more than a limit, Å, leaves it unchanged.
     """
     passes, start = item.passes, time.perf_counter()
     if passes is None or prediction.structure is None or steps == 0:
@@ -267,12 +267,12 @@ def polish_item(item: Item, prediction: Prediction, judge: Judge, steps: int, li
 
 
 def check_move(judge: Judge, before: Geometry, after: Geometry, limit: float | None) -> None:
-    """Raise where the potential has moved a prediction further than it is believed to know better."""
+    """Raise if the potential has moved a prediction beyond the calibrated limit."""
     displacements = measure_displacements(before.fractions, after.fractions, after.lattice)
     strain = np.linalg.norm(measure_log_strain(before.lattice, after.lattice))
     move = float(displacements.mean() + STRAIN_WEIGHT_ANGSTROM * strain)
     if limit is not None and move > limit:
-        raise PolishError(f"{judge.label} moves it by {move:.3f} Å, and is believed up to {limit:.3f} Å")
+        raise PolishError(f"{judge.label} moves it by {move:.3f} Å, and the calibrated limit is {limit:.3f} Å")
 
 
 def ask_opinions(items: Sequence[Item], judge: Judge) -> None:

@@ -1,4 +1,4 @@
-"""From what a network says to the move that is made: continuous, without rotation, symmetric, within constraints."""
+"""Turn an output of the network into a move: continuous, without rotation, symmetric, within constraints."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from e3relax_flows.schemas.predictions import Reason
 Floats = NDArray[np.float64]
 
 NEAR_TOLERANCE = 0.25  # of the tolerance; deviations of the input above this are checked in the prediction
-DETERMINANTS = (1e-6, 1e6)  # of the predicted lattice over that of the one before; outside, there is no cell left
+DETERMINANTS = (1e-6, 1e6)  # of the predicted lattice over that of the one before; outside, the cell is lost
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a crystal stands."""
+    """Geometry of a crystal."""
 
     lattice: Floats  # [3, 3] Å, rows are the vectors
-    fractions: Floats  # [n_atoms, 3] unwrapped, so that an atom is followed from where the user wrote it
+    fractions: Floats  # [n_atoms, 3] unwrapped, so that an atom moves continuously from its input position
 
     @property
     def positions(self) -> Floats:
@@ -40,7 +40,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Rules:
-    """What every move of one crystal obeys."""
+    """Rules of every move of one crystal."""
 
     initial: Geometry
     freedom: Freedom
@@ -53,24 +53,24 @@ def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rule
 
     The displacements are the changes of the fractional coordinates, the strain is the symmetric logarithmic one;
     both are averaged over the space group and then held within the constraints (operations that do not commute with
-    the constraints are no part of that group). The size is the mean length of the displacements plus the Frobenius
+    the constraints are excluded from that group). The size is the mean length of the displacements plus the Frobenius
     norm of the strain times the mean atomic spacing, Å.
 
     Parameters
     ----------
     current
-        What the network was given.
+        Input of the network.
     positions
-        [n_atoms, 3] Å, what it said.
+        [n_atoms, 3] Å, its output.
     lattice
-        [3, 3] Å, what it said.
+        [3, 3] Å, its output.
     rules
         Symmetry and constraints, with the initial geometry from which rotations are counted.
 
     Raises
     ------
     StructureError
-        With reason not_finite or determinant when there is no crystal in what the network said.
+        With reason not_finite or determinant when the output of the network is not a crystal.
     """
     _check_output(current, positions, lattice)
     displacements = positions @ np.linalg.inv(lattice) - current.fractions
@@ -90,10 +90,10 @@ def make_move(current: Geometry, positions: Floats, lattice: Floats, rules: Rule
 
 
 def finish_symmetry(geometry: Geometry, rules: Rules) -> Geometry:
-    """Free a prediction of rounding, and make sure that its space group is still found with the same tolerance.
+    """Remove rounding from a prediction, and ensure that its space group is still found with the same tolerance.
 
-    What the input has within 1e-5 Å the prediction has exactly. Deviations that are larger are carried along with
-    the atoms; where they are near the tolerance and the strain has lifted them above it, the prediction is projected
+    Symmetry that the input has within 1e-5 Å is exact in the prediction. Larger deviations move with
+    the atoms; if they are near the tolerance and the strain has lifted them above it, the prediction is projected
     onto the space group, deviations included.
     """
     symmetry, types = rules.symmetry, rules.types
@@ -139,7 +139,7 @@ def _blank(form: Floats, axes: tuple[int, ...]) -> Floats:
 
 
 def _strain_lattice(lattice: Floats, form: Floats, rules: Rules) -> tuple[Floats, float]:
-    """Strain the lattice vectors that may be, and the norm of that strain.
+    """Strain the free lattice vectors; also the norm of that strain.
 
     `form` holds a_k · ε · a_l. The result is the initial lattice deformed without rotation, with the metric
     that follows; the other vectors stay exactly as they are.
@@ -169,7 +169,7 @@ def _remove_rotation(initial: Floats, metric: Floats) -> Floats:
 
 
 def _project(geometry: Geometry, rules: Rules, group: SpaceGroup) -> Geometry:
-    """The nearest geometry that has the space group exactly; what is fixed stays exactly as it is."""
+    """The nearest geometry that has the space group exactly; fixed coordinates do not change."""
     fractions = geometry.fractions
     if rules.freedom.all_atoms:
         fractions = group.project_positions(fractions)

@@ -1,7 +1,7 @@
-"""The operations of a crystal's space group, from moyo where they are clear and from spglib otherwise.
+"""The operations of a crystal's space group, from moyo if they are unambiguous and from spglib otherwise.
 
 Both libraries do the same; moyo needs a fifth of the time. They differ where an operation deviates by about the
-tolerance: then spglib has the last word, so that a space group means what it means to everybody else.
+tolerance: then spglib decides, so that space groups agree with those of other programs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from e3relax_flows.core.notes import drop_moyo_notes
 ANGLE_TOLERANCE = 5.0  # degrees, between lattice vectors; that of pymatgen's SpacegroupAnalyzer
 
 # moyo multiplies the maps of a lattice onto itself that hold within its tolerances until no new ones come. Where these
-# belong to no finite group that never ends (and takes 0.5 GB a second), be the cell as common as 3, 3, 9.06 Å and 80.5,
-# 94.7, 120 degrees. It is asked only where the maps within wider tolerances are a group; wider, since the tolerances
+# do not form a finite group it never ends (and takes 0.5 GB a second), for cells as common as 3, 3, 9.06 Å and 80.5,
+# 94.7, 120 degrees. It is used only where the maps within wider tolerances are a group; wider, since the tolerances
 # refer to its own reduced vectors, which need not be ours. Of 557 unrelaxed crystals 96 % pass.
 MAX_SYMPREC = 0.1  # Å
 MAX_DETOUR = 0.5  # of symprec to the least by which a second step along a short vector makes a long one longer
@@ -52,16 +52,16 @@ class Operations(NamedTuple):
 def ask_spglib(
     lattice: NDArray[np.float64], fractions: NDArray[np.float64], types: NDArray[np.int64], symprec: float
 ) -> Operations:
-    """Operations that hold within `symprec`, Å; left-handed cells are no matter to spglib.
+    """Operations that hold within `symprec`, Å; spglib also takes left-handed cells.
 
     Raises
     ------
     SymmetryError
         When spglib finds none.
     """
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # it would write to stderr what is returned as an error too
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # it would also write the returned error to stderr
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib's note on its old way to report errors
+        warnings.simplefilter("ignore", DeprecationWarning)  # spglib's note on its old error reports
         try:
             dataset = spglib.get_symmetry_dataset(
                 (lattice, fractions, types),  # type: ignore[arg-type]
@@ -78,11 +78,11 @@ def ask_spglib(
 def ask_moyo(
     lattice: NDArray[np.float64], fractions: NDArray[np.float64], types: NDArray[np.int64], symprec: float
 ) -> Operations | None:
-    """Operations of a primitive cell that hold within `symprec`, Å; None where moyo finds none or a smaller cell.
+    """Operations of a primitive cell that hold within `symprec`, Å; None if moyo finds none or a smaller cell.
 
-    None, too, where it might not end, which may happen in any lattice near two symmetries that exclude each other.
-    That is known of the given lattice only: the cell has to be primitive within twice `symprec`. And None where atoms
-    are as near as that: spglib refuses them.
+    Also None where moyo may not terminate, which is possible in any lattice near two incompatible symmetries.
+    This can be checked for the given lattice only: the cell has to be primitive within twice `symprec`. Also None where
+    atoms are as near as that: spglib refuses them.
     """
     if symprec > MAX_SYMPREC or not is_lattice_clear(lattice, symprec):
         return None
@@ -95,7 +95,7 @@ def ask_moyo(
             cell, symprec=symprec, angle_tolerance=math.radians(ANGLE_TOLERANCE), rotate_basis=False
         )
     except BaseException as error:
-        # an index out of bounds in Rust arrives as a PanicException, which is no Exception
+        # an index out of bounds in Rust arrives as a PanicException, which is not an Exception
         if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
             return None
         raise
@@ -137,7 +137,7 @@ def _find_maps(lattice: NDArray[np.float64], tolerances: NDArray[np.float64]) ->
 
 
 def _are_atoms_near(lattice: NDArray[np.float64], fractions: NDArray[np.float64], distance: float) -> bool:
-    """Whether two atoms are nearer than `distance`, Å; in a skewed cell maybe also where they are not."""
+    """Whether two atoms are nearer than `distance`, Å; in a skewed cell possibly also if they are not."""
     lengths = np.sqrt(np.square(lattice).sum(axis=1))
     reciprocals = np.sqrt(np.square(np.linalg.inv(lattice)).sum(axis=0))
     tree = cKDTree((fractions % 1.0 % 1.0) * lengths, boxsize=lengths)  # -1e-17 % 1.0 is 1.0

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from e3relax_flows.engines.batches import Batches
 
-# Atoms in one batch: on a CPU larger ones only leave its caches.
+# Atoms in one batch: on a CPU larger ones exceed its caches.
 MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
 EV_PER_CUBIC_ANGSTROM = 1 / 160.21766  # of one GPa
 SWAP = [1, 0, 2]  # two exchanged axes describe a left-handed cell as a right-handed one
 
 
 class Silence(NamedTuple):
-    """Why there is no opinion on a structure."""
+    """Reason why a structure has no second opinion."""
 
     message: str
-    failed: bool  # the potential failed, which may not happen again
+    failed: bool  # the potential failed; a repetition may succeed
 
 
 class SinglePoint(NamedTuple):
-    """What a potential says of one structure."""
+    """Single point of a potential on one structure."""
 
     energy: float  # eV per atom
     force: float  # eV/Å, the largest on an atom
@@ -41,7 +41,7 @@ class SinglePoint(NamedTuple):
 
 
 class Judge:
-    """A potential that is asked for its opinion; loaded once, on the device there is.
+    """A potential for second opinions; loaded once, on the available device.
 
     Parameters
     ----------
@@ -53,24 +53,24 @@ class Judge:
     Raises
     ------
     EngineError
-        When there is no such potential.
+        When the potential is unknown.
     MissingDependencyError
-        When its package is not installed; the message says what to type.
+        When its package is not installed.
     """
 
     def __init__(self, name: str, device: str = "auto") -> None:
         from e3relax_flows.engines.registry import get_potential
         from e3relax_flows.graphs.devices import resolve_device
 
-        place = resolve_device(device)
-        self.device = str(place)
+        resolved = resolve_device(device)
+        self.device = str(resolved)
         self.potential = get_potential(name)
         self.potential.check_installed()
-        self.max_atoms = MAX_ATOMS[place.type]
+        self.max_atoms = MAX_ATOMS[resolved.type]
 
     @cached_property
     def calculator(self) -> Calculator:
-        """ASE calculator, for steps and for potentials that are asked structure by structure."""
+        """ASE calculator, for steps and for potentials that evaluate one structure at a time."""
         if self.batches is not None:
             from e3relax_flows.engines.batches import EvaluatedCalculator
 
@@ -79,7 +79,7 @@ class Judge:
 
     @cached_property
     def batches(self) -> Batches | None:
-        """What evaluates many crystals at once; None where they are asked one by one, or by CHGNet's own means."""
+        """Batched evaluation; None if structures are evaluated one by one, or by CHGNet's own batches."""
         if self.potential.family is None or self.potential.family.name == "CHGNet":
             return None
         from e3relax_flows.engines.batches import load_batches
@@ -92,7 +92,7 @@ class Judge:
         return self.potential.label
 
     def compare(self, pairs: Sequence[tuple[Structure, Structure]]) -> list[SecondOpinion]:
-        """Opinions on initial and predicted structures, in order; one that fails says why, the others are there."""
+        """Opinions on initial and predicted structures, in order; a failed one holds the reason."""
         found = self.measure([structure for pair in pairs for structure in pair])
         opinions = []
         for before, after in zip(found[::2], found[1::2], strict=True):
@@ -113,7 +113,7 @@ class Judge:
         return opinions
 
     def measure(self, structures: Sequence[Structure]) -> list[SinglePoint | Silence]:
-        """Single points in the order of the structures, the reason in place of what failed."""
+        """Single points in the order of the structures, the reason instead of a failed one."""
         found: dict[int, SinglePoint | Silence] = {}
         known = []
         for index, structure in enumerate(structures):
@@ -124,13 +124,13 @@ class Judge:
                 found[index] = Silence(str(error), failed=False)
         order = sorted(known, key=lambda index: len(structures[index]))
         sizes = [(len(structures[index]), 0) for index in order]
-        for places in plan_batches(sizes, self.max_atoms, 1):
-            batch = [order[place] for place in places]
+        for indices in plan_batches(sizes, self.max_atoms, 1):
+            batch = [order[index] for index in indices]
             found |= dict(zip(batch, self._run([structures[index] for index in batch]), strict=True))
         return [found[index] for index in range(len(structures))]
 
     def _run(self, structures: list[Structure]) -> list[SinglePoint | Silence]:
-        """One batch; when it fails it is halved until only the guilty structure is left."""
+        """One batch; when it fails it is halved until only the failing structure is left."""
         try:
             points = self._evaluate([turn_right_handed(structure) for structure in structures])
             silence = Silence(f"{self.label} gives numbers that are not finite", failed=False)
@@ -165,7 +165,7 @@ class Judge:
 
 
 def turn_right_handed(structure: Structure) -> Structure:
-    """The bare crystal, two lattice vectors exchanged where the cell is left-handed: potentials fail on such."""
+    """The bare crystal, two lattice vectors exchanged where the cell is left-handed: potentials fail on those."""
     matrix, fractions = structure.lattice.matrix, structure.frac_coords
     if np.linalg.det(matrix) < 0:
         matrix, fractions = matrix[SWAP], fractions[:, SWAP]

@@ -1,4 +1,4 @@
-"""Polish: some steps of a potential from an accepted prediction, symmetry and constraints kept."""
+"""Polish: some steps of a potential from an accepted prediction, with symmetry and constraints kept."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from e3relax_flows.predict.opinions import SWAP, Judge, turn_right_handed
 Floats = NDArray[np.float64]
 
 CONVERGED = 0.01  # eV/Å; starts that DFT relaxes in one step are below the usual 0.05 already
-MAX_VOLUME_RATIO = 1.5  # larger or smaller than the prediction's, the potential has run away
+MAX_VOLUME_RATIO = 1.5  # factor of the prediction's volume; beyond it the steps diverge
 
 
 class PolishError(E3RelaxError):
-    """A prediction that a potential could not polish; `failed` where it may be able to the next time."""
+    """A prediction that a potential could not polish; `failed` if a repetition may succeed."""
 
     def __init__(self, message: str, failed: bool = False) -> None:
         super().__init__(message)
@@ -30,15 +30,15 @@ class PolishError(E3RelaxError):
 
 @dataclass(frozen=True)
 class PolishRule:
-    """How many steps a potential makes from a prediction, and whether what they lead to is served.
+    """Number of steps of a potential from a prediction, and whether the result is served.
 
-    A potential improves what is far off and spoils what is nearer to DFT's minimum than its own minimum is. Where its
-    minimum is further from the prediction than the error that is expected there, the potential is likelier to be wrong.
+    A potential improves predictions far from DFT's minimum and worsens those nearer to it than its own minimum. If its
+    minimum is further from the prediction than the expected error, the potential is more likely to be wrong.
     """
 
     steps: int
-    min_error: float  # Å; of predictions with a smaller expected error no step is made
-    max_move: float | None = None  # in expected errors; from a move that is longer the prediction is served
+    min_error: float  # Å; predictions with a smaller expected error are not polished
+    max_move: float | None = None  # in expected errors; after a longer move the prediction itself is served
 
     def find_limit(self, expected_error: float | None) -> float | None:
         """The longest move that is served, Å; None: any."""
@@ -46,7 +46,7 @@ class PolishRule:
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any], potential: str) -> Self | None:
-        """Read the entry "polish" of a model's calibration; None where the potential is not in it.
+        """Read the entry "polish" of a model's calibration; None if the potential is not in it.
 
         Raises
         ------
@@ -64,28 +64,28 @@ class PolishRule:
 
 
 def count_steps(asked: int | Literal["auto"], rule: PolishRule | None, expected_error: float | None) -> int:
-    """How many steps are to be made from one prediction; none where the rule cannot be applied to it."""
+    """Number of steps from one prediction; 0 if the rule cannot be applied."""
     if asked != "auto":
         return asked
     return rule.steps if rule is not None and expected_error is not None and expected_error >= rule.min_error else 0
 
 
 def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: int) -> tuple[Floats, Floats, int]:
-    """Make at most so many steps downhill.
+    """Make at most `n_steps` optimisation steps.
 
-    The cell follows where it is free in all directions; where it is free in two, only the atoms move.
+    The cell relaxes if it is free in all directions; if it is free in two, only the atoms move.
 
     Returns
     -------
     positions, lattice
         [n_atoms, 3] and [3, 3] Å, atoms in the order and the images of the structure.
     n_steps
-        Fewer where the forces have vanished.
+        Fewer if the forces have vanished.
 
     Raises
     ------
     PolishError
-        When the potential fails or runs away.
+        When the potential fails or diverges.
     """
     from ase.constraints import FixAtoms
     from ase.filters import FrechetCellFilter
@@ -105,7 +105,7 @@ def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: i
         for _ in optimizer.irun(fmax=CONVERGED, steps=steps):
             ratio = atoms.get_volume() / volume
             if not 1 / MAX_VOLUME_RATIO < ratio < MAX_VOLUME_RATIO:
-                raise PolishError(f"{judge.label} runs away from it: its volume becomes {ratio:.2f} times as large")
+                raise PolishError(f"{judge.label} diverges from it: its volume becomes {ratio:.2f} times as large")
     except PolishError:
         raise
     except Exception as error:  # the boundary between structures

@@ -31,7 +31,7 @@ from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Verdic
 WINDOW_STRUCTURES = 2_048
 WINDOW_ATOMS = 40_000
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 class Predictor:
@@ -39,7 +39,7 @@ class Predictor:
 
     Examples
     --------
-    CaO in the cell of CdO: predicted, checked by the guards, with what to expect of it.
+    CaO in the cell of CdO: a prediction with the verdict of the guards.
 
     >>> from pymatgen.core import Lattice, Structure
     >>> from e3relax_flows import Predictor
@@ -55,8 +55,8 @@ class Predictor:
     model_id
         Content id of the model, written into every prediction.
     calibration
-        What is known of it: "trust" says what to expect of a prediction and which to refuse, "elements" are the
-        atomic numbers that it was trained on.
+        Calibration of the model: "trust" gives expected errors and the limits of the guard, "elements" the
+        atomic numbers in its training data.
     device
         auto, cpu, cuda or cuda:N.
     """
@@ -87,14 +87,14 @@ class Predictor:
         device
             auto (CUDA where there is one), cpu, cuda or cuda:N.
         models_dir
-            Where imported models are.
+            Folder of imported models.
 
         Raises
         ------
         ModelError
-            When there is no such model or its files are damaged.
+            When the model is unknown or its files are damaged.
         ConfigError
-            When the device is not there.
+            When the device is not available.
         """
         resolved = resolve_device(device)
         folder = find_model(model, models_dir)
@@ -106,32 +106,32 @@ class Predictor:
         structures: Iterable[Any],
         options: PredictOptions | None = None,
         ids: Sequence[str | None] | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **fields: Any,
     ) -> list[Prediction]:
         """Predict the relaxed structures of initial ones: one prediction per item, in order.
 
-        What cannot be relaxed gets the verdict error and costs the others nothing.
+        A structure that cannot be relaxed gets the verdict error and does not affect the others.
 
         Parameters
         ----------
         structures
             pymatgen structures.
         options
-            Passes, symmetry, constraints and limits; defaults where none are given.
+            Passes, symmetry, constraints and limits; None: the defaults.
         ids
             Names of the structures, for the predictions and their messages.
         on_progress
-            Called with the number of finished items and of all items (those read so far where their number is
+            Called with the number of finished items and of all items (those read so far if their number is
             not known).
         fields
-            Single fields of `PredictOptions`, in place of those of `options`: passes=3, symmetry="free".
+            Single fields of `PredictOptions` that override those of `options`: passes=3, symmetry="free".
 
         Raises
         ------
         ConfigError
-            When a single structure is given in place of several, `ids` are not as many as they, an option is
-            unknown or out of range, or the model is not calibrated for the second opinion that is asked for.
+            When a single structure is given instead of a list, the number of `ids` differs, an option is
+            unknown or out of range, or the model is not calibrated for the requested second opinion.
         EngineError, MissingDependencyError
             When the potential of the second opinion is unknown or not installed.
         """
@@ -142,10 +142,10 @@ class Predictor:
         structures: Iterable[Any],
         options: PredictOptions | None = None,
         ids: Sequence[str | None] | None = None,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         **fields: Any,
     ) -> Iterator[Prediction]:
-        """Predict as `predict` does, handing out predictions while the input is being read, with constant memory."""
+        """Predict like `predict`, but yield predictions while the input is read, with constant memory."""
         if isinstance(structures, IStructure | IMolecule | str | dict) or not isinstance(structures, Iterable):
             raise ConfigError(
                 f"predict takes a list of structures, not one {type(structures).__name__}; write predict([structure])"
@@ -164,14 +164,14 @@ class Predictor:
         return self._iter_windows(structures, options, ids, _Counter(on_progress, total))
 
     def embed(self, structures: Sequence[Any]) -> NDArray[np.float64]:
-        """What the network makes of each initial structure, for comparing them; nothing is predicted.
+        """Embeddings of the initial structures, to compare them; nothing is predicted.
 
         Returns
         -------
         embeddings
-            [n_structures, n_channels]: the mean over atoms of what they carry after the last layer of one
-            application. The same for every cell, orientation and numbering of a crystal. A row of NaN stands for a
-            structure that cannot be treated.
+            [n_structures, n_channels]: the mean over atoms of their features after the last layer of one
+            application. The same for every cell, orientation and numbering of a crystal. A structure that cannot be
+            treated has a row of NaN.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class Predictor:
                 self._start(item, index, None, options)
                 for index, item in enumerate(structures[start : start + WINDOW_STRUCTURES])
             ]
-            place = {id(item): start + index for index, item in enumerate(window)}
+            positions = {id(item): start + index for index, item in enumerate(window)}
             items, crystals = self._build(window)
             for batch in self.runner.plan(crystals):
                 for index, output in zip(batch, self.runner.run([crystals[i] for i in batch]), strict=True):
@@ -192,7 +192,7 @@ class Predictor:
                         continue
                     if output.embedding is None:
                         raise ConfigError(f"model {self.model_id} has no embedding of crystals")
-                    found[place[id(items[index])]] = output.embedding
+                    found[positions[id(items[index])]] = output.embedding
         width = len(next(iter(found.values()))) if found else 0
         embeddings = np.full((len(structures), width), np.nan)
         for index, row in found.items():
@@ -247,7 +247,7 @@ class Predictor:
         return predictions
 
     def _polish(self, window: list[Item], predictions: list[Prediction], options: PredictOptions) -> None:
-        """Some steps from every accepted prediction, as many as were asked for or as the calibration decides."""
+        """Polish every accepted prediction with the number of steps in the options or by the calibration."""
         judge = self.get_judge(str(options.second_opinion))
         rule = PolishRule.from_calibration(self.calibration, judge.label)
         for item, prediction in zip(window, predictions, strict=True):
@@ -281,7 +281,7 @@ class Predictor:
             item.fail(error)
 
     def _build(self, items: Sequence[Item]) -> tuple[list[Item], list[Crystal]]:
-        """Crystals of the items that are on their way, and those items."""
+        """Crystals of the active items, and those items."""
         kept, crystals = [], []
         for item in items:
             if item.passes is None or item.passes.is_done:
@@ -338,9 +338,9 @@ def _resolve_options(options: PredictOptions | None, fields: dict[str, Any]) -> 
 
 
 class _Counter:
-    """Counts what is read and done, and reports it."""
+    """Counts read and finished items, and reports them."""
 
-    def __init__(self, on_progress: Progress | None, total: int) -> None:
+    def __init__(self, on_progress: OnProgress | None, total: int) -> None:
         self._report = on_progress
         self._total, self._read, self._done = total, 0, 0
 

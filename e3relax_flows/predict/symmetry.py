@@ -26,7 +26,7 @@ TIGHT = 1e-5  # Å; the tolerance with which a space group counts as exact
 N_PROBES = 4  # atoms on which a translation is tried first
 FEW_PAIRS = 2_500  # up to so many distances, computing them all is faster than a tree
 # Operations are clear when those within ABOVE times the tolerance deviate by less than BELOW times the tolerance: in
-# 2,000 crystals as they are found, and as many with noise of all sizes, moyo and spglib then agree. With 0.5 in place
+# 2,000 crystals as they are found, and as many with noise of all sizes, moyo and spglib then agree. With 0.5 instead
 # of 0.25 they differ in 3 of 4,000 searches, within the tolerance itself in some per cent.
 BELOW = 0.25
 ABOVE = 4.0
@@ -34,7 +34,7 @@ ABOVE = 4.0
 
 @dataclass(frozen=True)
 class PrimitiveCell:
-    """How the atoms of a cell repeat those of a primitive one: x_i = (x_orbit(i) + cell_i) · basis."""
+    """Map of the atoms of a cell to those of a primitive one: x_i = (x_orbit(i) + cell_i) · basis."""
 
     basis: Floats  # [3, 3] rows are the primitive vectors in units of the cell's
     orbits: Integers  # [n_atoms] atom of the primitive cell that an atom repeats
@@ -80,7 +80,7 @@ class PrimitiveCell:
 
 @dataclass(frozen=True)
 class SpaceGroup:
-    """The operations of a crystal as they act on its atoms."""
+    """The operations of a crystal and their action on its atoms."""
 
     number: int
     cell: PrimitiveCell
@@ -92,7 +92,7 @@ class SpaceGroup:
 
     @property
     def is_trivial(self) -> bool:
-        """Whether the identity is all there is."""
+        """Whether the identity is the only operation."""
         return len(self.rotations) == 1 and self.cell.is_trivial
 
     @cached_property
@@ -107,7 +107,7 @@ class SpaceGroup:
         return np.tensordot(in_cell, in_cell, (0, 0)).transpose(0, 2, 1, 3).reshape(9, 9) / len(in_cell)
 
     def select(self, chosen: NDArray[np.bool_]) -> SpaceGroup:
-        """The part of the group that consists of the chosen operations; it goes by the number of the whole."""
+        """The part of the group with the chosen operations; it keeps the number of the whole group."""
         names = ("rotations", "inverses", "permutations", "shifts", "deviations")
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
@@ -130,7 +130,7 @@ class SpaceGroup:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """The space group to keep, as found with the user's tolerance and as it holds within 1e-5 Å."""
+    """The space group to keep: found with the user's tolerance, and the part that holds within 1e-5 Å."""
 
     loose: SpaceGroup
     tight: SpaceGroup
@@ -155,7 +155,7 @@ def find_symmetry(lattice: Floats, fractions: Floats, types: Integers, symprec: 
 
 
 def find_number(lattice: Floats, fractions: Floats, types: Integers, symprec: float) -> int | None:
-    """Number of the space group; None where spglib finds none."""
+    """Number of the space group; None if spglib finds none."""
     try:
         return ask_spglib(lattice, fractions, types, symprec).number
     except SymmetryError:
@@ -183,7 +183,7 @@ def find_space_group(
     Raises
     ------
     SymmetryError
-        When there is none to be found, or the operations do not fit the atoms.
+        When none is found, or the operations do not fit the atoms.
     """
     return _find(lattice, fractions, types, symprec, kept)
 
@@ -196,7 +196,7 @@ def _find(
     kept: Sequence[Floats],
     ask_first: bool = True,
 ) -> SpaceGroup:
-    """The space group; moyo is asked first, unless the answer is hardly ever clear."""
+    """The space group; moyo is tried first, unless its result is rarely unambiguous."""
     cell = find_primitive_cell(lattice, fractions, types, symprec)
     basis, positions = cell.basis @ lattice, cell.reduce_positions(fractions)
     arrays = basis, positions, types[np.unique(cell.orbits, return_index=True)[1]]
@@ -217,7 +217,7 @@ def _find(
 
 
 def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, symprec: float) -> PrimitiveCell:
-    """Find the pure translations of a crystal and a primitive cell; the cell itself where there are none."""
+    """Find the pure translations of a crystal and a primitive cell; the cell itself if there are none."""
     n_atoms = len(types)
     trivial = PrimitiveCell(np.eye(3), np.arange(n_atoms), np.zeros((n_atoms, 3), dtype=np.int64))
     partners, shifts = _find_translations(lattice, fractions, types, symprec)
@@ -233,7 +233,7 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
     orbits = np.unique(partners.min(axis=0), return_inverse=True)[1]
     first = np.unique(orbits, return_index=True)[1]
     cells = np.linalg.solve(basis.T, (fractions - fractions[first][orbits]).T).T
-    # the volume of the cell has to be that of its translations: otherwise they are no group within symprec
+    # the volume of the cell has to be that of its translations: otherwise they do not form a group within symprec
     if not np.isclose(abs(np.linalg.det(basis)) * n_translations, 1.0) or len(first) * n_translations != n_atoms:
         return trivial
     return PrimitiveCell(basis, orbits, np.round(cells).astype(np.int64))
@@ -242,7 +242,7 @@ def find_primitive_cell(lattice: Floats, fractions: Floats, types: Integers, sym
 def _find_translations(
     lattice: Floats, fractions: Floats, types: Integers, symprec: float
 ) -> tuple[Integers, Integers]:
-    """Partners [n, n_atoms] and shifts [n, n_atoms, 3] of the atoms under translations, that by nothing among them."""
+    """Partners [n, n_atoms] and shifts [n, n_atoms, 3] of the atoms under translations, including the identity."""
     n_atoms = len(types)
     counts = np.unique(types, return_counts=True)
     if math.gcd(*counts[1].tolist()) == 1:
@@ -268,7 +268,7 @@ def _find_translations(
 def _fit(
     operations: Operations, cell: PrimitiveCell, lattice: Floats, fractions: Floats, types: Integers
 ) -> SpaceGroup | None:
-    """The operations as they act on the atoms of the primitive cell; None where they do not."""
+    """The action of the operations on the atoms of the primitive cell; None if they do not map them."""
     number, rotations, translations = operations
     targets = fractions @ rotations.transpose(0, 2, 1) + translations[:, None]
     partners, differences, _ = _find_nearest(lattice, fractions, targets.reshape(-1, 3))
@@ -311,7 +311,7 @@ def _center(shifts: Integers) -> Floats:
 def _measure_deviations(
     lattice: Floats, fractions: Floats, rotations: Integers, permutations: Integers, shifts: Integers
 ) -> Floats:
-    """By how much [n_operations], Å, each operation misses an atom or a lattice vector."""
+    """Largest deviation [n_operations], Å, of an atom or lattice vector under each operation."""
     centered = fractions - fractions.mean(axis=0)
     images = centered @ rotations.transpose(0, 2, 1)
     misses = (centered[permutations] + _center(shifts) - images) @ lattice

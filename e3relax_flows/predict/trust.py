@@ -1,4 +1,4 @@
-"""From signals of a prediction to what may be expected of it: its error, an interval, the risk of harm."""
+"""Calibrated expectations from the signals of a prediction: error, interval, risk of harm."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from e3relax_flows.core.errors import ConfigError, ModelError
 
-# What is seen while predicting, without knowing the relaxed structure; Å and strains, or numbers.
+# Signals that are known without the relaxed structure; Å and strains, or numbers.
 SIGNALS = {
     "n_atoms": "atoms of the structure",
-    "residual": "what one more application would move, Å",
+    "residual": "move of one more application, Å",
     "displacement": "mean displacement of the prediction, Å",
     "strain": "norm of its logarithmic strain",
     "start_displacement": "displacement that the network expects between start and relaxed structure, Å",
@@ -22,13 +22,13 @@ SIGNALS = {
     "end_displacement": "displacement that the network expects between prediction and relaxed structure, Å",
     "end_strain": "the same of the strain",
 }
-FLOOR = 1e-3  # Å or strain; below, a signal says no more
+FLOOR = 1e-3  # Å or strain; smaller signals are clipped
 STIFFNESS = 0.1  # eV/Å² per atom; typical energy of a move over its square
 SHORTEST_MOVE = 0.01  # Å, displacement + 2.5 Å · strain; the energy of a shorter one is noise
 
 
 class Expectation(NamedTuple):
-    """What may be expected of one prediction."""
+    """Expectations of one prediction."""
 
     error: float  # Å, displacement + 2.5 Å · strain: half of all predictions like it are nearer
     low: float  # Å; lower end of the interval that holds the error with the calibrated coverage
@@ -42,11 +42,12 @@ class TrustModel:
     """Log-linear in the signals; its coefficients are fitted on pairs that the weights were not fitted to.
 
     ln(error), the saving and the log-odds of harm are linear in the logarithms of the signals. The interval is
-    split-conformal: quantiles of ln(error) - ln(expected error) on the calibration pairs; it covers what is drawn as
-    they were. Accepted is what is expected to save something and whose probability of harm is within the limit.
+    split-conformal: quantiles of ln(error) - ln(expected error) on the calibration pairs; it covers pairs from the
+    same distribution. A prediction is accepted if a saving is expected and the probability of harm is within
+    the limit.
 
-    A calibration without `saving` is of an earlier release, which counted any worsening as harm and looked at nothing
-    else.
+    A calibration without `saving` is of an earlier release, which counted any worsening as harm and had no other
+    criterion.
     """
 
     signals: tuple[str, ...]
@@ -59,7 +60,7 @@ class TrustModel:
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any]) -> Self | None:
-        """Read the entry "trust" of a model's calibration; None where there is none.
+        """Read the entry "trust" of a model's calibration; None if there is none.
 
         Raises
         ------
@@ -88,7 +89,7 @@ class TrustModel:
         return model
 
     def expect(self, signals: Mapping[str, float]) -> Expectation | None:
-        """What may be expected; None where a signal is missing."""
+        """The expectations; None if a signal is missing."""
         if any(name not in signals for name in self.signals):
             return None
         row = take_logs([signals], self.signals)[0]
@@ -101,10 +102,10 @@ class TrustModel:
 
 @dataclass(frozen=True)
 class OpinionModel:
-    """How a potential's single points change what the guard expects; fitted per potential and model.
+    """Effect of a potential's single points on the expectations of the guard; fitted per potential and model.
 
-    Log-odds of harm and the saving are linear in the guard's own log-odds of harm and in `weigh_energy` of the energy
-    that the potential sees gained or lost. Forces and stresses did not add to these.
+    Log-odds of harm and the saving are linear in the guard's own log-odds of harm and in `weigh_energy` of the
+    energy change by the potential. Forces and stresses added no information.
     """
 
     harm: tuple[float, ...]  # intercept, of the guard's log-odds, of the weighed energy
@@ -113,7 +114,7 @@ class OpinionModel:
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any], potential: str) -> Self | None:
-        """Read the entry "second_opinions" of a model's calibration; None where the potential is not in it.
+        """Read the entry "second_opinions" of a model's calibration; None if the potential is not in it.
 
         Raises
         ------
@@ -134,7 +135,7 @@ class OpinionModel:
             ) from error
 
     def revise(self, alone: Expectation, energy_change: float, move: float) -> Expectation:
-        """What is expected after the second opinion.
+        """Expectations after the second opinion.
 
         Parameters
         ----------
@@ -151,17 +152,17 @@ class OpinionModel:
 
 
 def check_opinion(calibration: Mapping[str, Any], name: str, label: str, model_id: str) -> None:
-    """See that a model is calibrated for the second opinion of a potential.
+    """Check that a model is calibrated for the second opinion of a potential.
 
     Parameters
     ----------
     name, label
-        Of the potential: as it is asked for, and with its weights.
+        Of the potential: its configured name, and the name of its weights.
 
     Raises
     ------
     ConfigError
-        When it is not; the message names those that it is calibrated for, and what to type.
+        When it is not; the message names the calibrated ones, and what to type.
     ModelError
         When the calibration is damaged.
     """
@@ -175,7 +176,7 @@ def check_opinion(calibration: Mapping[str, Any], name: str, label: str, model_i
 
 
 def check_polish(calibration: Mapping[str, Any], label: str, model_id: str) -> None:
-    """Raise ConfigError where the steps of a potential are to be decided by a rule that the model does not have."""
+    """Raise ConfigError if the steps of a potential depend on a rule that the model does not have."""
     if label not in calibration.get("polish", {}):
         raise ConfigError(
             f"model {model_id} has no calibrated number of steps of {label}; give one, such as polish=5, or 0"
@@ -183,7 +184,7 @@ def check_polish(calibration: Mapping[str, Any], label: str, model_id: str) -> N
 
 
 def weigh_energy(energy_change: float, move: float) -> float:
-    """An energy, eV per atom, by what a move of this length, Å, usually costs or gains; large ones count less."""
+    """An energy, eV per atom, over the typical energy of a move of this length, Å; large values are damped."""
     return float(np.arcsinh(energy_change / (STIFFNESS * max(move, SHORTEST_MOVE) ** 2)))
 
 

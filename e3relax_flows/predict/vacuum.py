@@ -1,6 +1,6 @@
-"""Recognise cells with vacuum: molecules, chains and layers, found by the gaps between their atoms.
+"""Detect cells with vacuum (molecules, chains and layers) by the gaps between their atoms.
 
-Atoms touch when their covalent spheres are less than a limit apart. In a crystal the way from touching atom to
+Atoms touch when their covalent spheres are less than a limit apart. In a crystal a path from touching atom to
 touching atom leads to images along three directions: frameworks with pores, stacks of layers, molecular crystals and
 metals are crystals then, however large their cells. Bonds would not do: they end between the layers of graphite and
 between the molecules of dry ice as they end at a vacuum. The search goes over the neighbour list of the network and
@@ -31,7 +31,7 @@ AXES = "abc"
 
 
 class Vacuum(NamedTuple):
-    """What stands in the vacuum."""
+    """The object in the vacuum."""
 
     rank: int  # directions in which it repeats: 0 molecule, 1 chain, 2 layer
     axis: str | None  # of a layer: the lattice vector across the vacuum where the other two lie in the layer
@@ -52,7 +52,7 @@ class _Contacts(NamedTuple):
 
 
 def find_vacuum(numbers: Integers, positions: Floats, lattice: Floats) -> Vacuum | None:
-    """Find out whether the atoms of a cell have vacuum around them; None in a crystal.
+    """Detect vacuum around the atoms of a cell; None in a crystal.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def find_vacuum(numbers: Integers, positions: Floats, lattice: Floats) -> Vacuum
 
 
 def describe_vacuum(vacuum: Vacuum, constraints: Constraints) -> str | None:
-    """What is to be done about vacuum, in words; None where the constraints keep that of a layer."""
+    """Message about vacuum with its remedy; None if the constraints keep that of a layer."""
     what = f"the cell holds {KINDS[vacuum.rank]} in vacuum (a gap of more than {VACUUM_GAP:g} Å between atoms)"
     if vacuum.rank < 2:
         return f"{what}, and the model is for crystals, which repeat along three directions"
@@ -106,29 +106,29 @@ def _list_contacts(numbers: Integers, positions: Floats, lattice: Floats, reach:
 def _find_translations(contacts: _Contacts, n_atoms: int) -> list[list[Translation]]:
     """Independent translations that lead from an atom to its images along contacts, for each connected part.
 
-    Every atom has its place at the end of one way from the first atom of its part; where a contact leads to another
-    image of it, the difference is a translation. A part with three ends the search.
+    Every atom has the image at the end of one path from the first atom of its part; if a contact leads to another
+    image, the difference is a translation. A part with three ends the search.
     """
     starts = np.searchsorted(contacts.first, np.arange(n_atoms + 1)).tolist()
     steps = [
         (second, *offset) for second, offset in zip(contacts.second.tolist(), contacts.offsets.tolist(), strict=True)
     ]
-    places: dict[int, Translation] = {}
+    positions: dict[int, Translation] = {}
     parts: list[list[Translation]] = []
     for root in range(n_atoms):
-        if root in places:
+        if root in positions:
             continue
         found: list[Translation] = []
-        places[root], queue = (0, 0, 0), [root]
+        positions[root], queue = (0, 0, 0), [root]
         for atom in queue:
-            x, y, z = places[atom]
+            x, y, z = positions[atom]
             for second, a, b, c in steps[starts[atom] : starts[atom + 1]]:
-                image, place = (x + a, y + b, z + c), places.get(second)
-                if place is None:
-                    places[second] = image
+                image, position = (x + a, y + b, z + c), positions.get(second)
+                if position is None:
+                    positions[second] = image
                     queue.append(second)
-                elif image != place:
-                    difference = (image[0] - place[0], image[1] - place[1], image[2] - place[2])
+                elif image != position:
+                    difference = (image[0] - position[0], image[1] - position[1], image[2] - position[2])
                     if _is_independent(difference, found):
                         found.append(difference)
                         if len(found) == 3:
@@ -138,7 +138,7 @@ def _find_translations(contacts: _Contacts, n_atoms: int) -> list[list[Translati
 
 
 def _is_independent(step: Translation, others: list[Translation]) -> bool:
-    """Whether a translation that is not zero is no combination of up to two independent others."""
+    """Whether a non-zero translation is independent of up to two independent others."""
     if not others:
         return True
     a, b, c = others[0]

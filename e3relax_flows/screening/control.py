@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class ScreenProgress:
     """What starting, resuming or cancelling has done."""
 
     screen: ScreenDoc  # without its candidates
@@ -46,7 +46,7 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
 
-def start_screen(screen_id: str, settings: SettingsLike) -> Progress:
+def start_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
     """Give a screen to the workers of its place, or go on with it there; typed twice, it is done once.
 
     Parameters
@@ -67,7 +67,7 @@ def start_screen(screen_id: str, settings: SettingsLike) -> Progress:
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         with open_place(screen.place, workspace.settings, f"--submit {screen.place}") as place:
-            progress = Progress(screen, warnings=place.check(screen, _make_samples(stores, screen)))
+            progress = ScreenProgress(screen, warnings=place.check(screen, _make_samples(stores, screen)))
             _settle_ended(workspace, advance_screen(screen_id, workspace), place)
             with hold_submission(workspace, f"screen {screen_id}"):
                 progress.lines += place.submit_chunks(screen, list_waiting_chunks(stores, screen_id))
@@ -88,7 +88,7 @@ def resume_screen(
     limits: ScreenLimits | None = None,
     retry_failed: bool = False,
     error: str | None = None,
-) -> Progress:
+) -> ScreenProgress:
     """Requeue what was cancelled, left, lost or has no prediction, and with `retry_failed` what has failed.
 
     Nothing is submitted by this: `start_screen` or `run_screen_here` goes on.
@@ -114,7 +114,7 @@ def resume_screen(
     with open_workspace(settings) as workspace, hold_submission(workspace, f"screen {screen_id}"):
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
-        progress = Progress(screen)
+        progress = ScreenProgress(screen)
         states = _list_resumed(retry_failed)
         rows = find_rows(stores, screen_id, states)
         check_error_text(rows, error, screen_id)
@@ -186,7 +186,7 @@ def plan_cancel(screen_id: str, settings: SettingsLike) -> list[str]:
     ]
 
 
-def cancel_screen(screen_id: str, settings: SettingsLike) -> Progress:
+def cancel_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
     """Let nothing more begin; what runs at workers ends by itself, and its outcome is kept.
 
     Parameters
@@ -200,7 +200,7 @@ def cancel_screen(screen_id: str, settings: SettingsLike) -> Progress:
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
         screen.phase, screen.message = ScreenPhase.CANCELLED, "cancelled"
-        progress = Progress(screen)
+        progress = ScreenProgress(screen)
         rows = find_rows(stores, screen_id, list(UNDECIDED))
         submitted = find_rows(stores, screen_id, [State.SUBMITTED])
         with open_place(screen.place, workspace.settings, "screen cancel") as place:

@@ -1,8 +1,8 @@
 """`python -m e3relax_flows.train CONFIG`: what torchrun and srun start; needs torch, numpy and e3nn, no pymatgen.
 
 Exit codes: 0 trained to the end, 2 not started (configuration, data, checkpoint), 75 stopped by a signal or by its
-walltime: start it again. torchrun itself gives 1 whenever one of its processes does not give 0; whether that was a
-stop or a failure is given by the last line of `log.jsonl`.
+walltime: start it again. torchrun itself gives 1 whenever one of its processes does not give 0; the last line of
+`log.jsonl` shows whether that was a stop or a failure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from e3relax_flows.train.trainer import Trainer
 
 
 def main() -> int:
-    """Train; export where the packages of prediction are installed."""
+    """Train; export if the packages of prediction are installed."""
     parser = argparse.ArgumentParser(prog="python -m e3relax_flows.train", description="Train a network.")
     parser.add_argument("config", type=Path, help="YAML file; configs/train.yaml shows all keys")
     parser.add_argument("--no-export", action="store_true", help="leave the best weights in the checkpoint")
@@ -51,7 +51,7 @@ def _export(trainer: Trainer, path: Path) -> None:
         export = importlib.import_module("e3relax_flows.train.export")
     except ModuleNotFoundError as error:
         print(
-            f"trained, not exported: {error.name!r} is not installed here; where e3relax-flows is whole, run: "
+            f"trained, not exported: {error.name!r} is not installed here; with all of e3relax-flows installed, run: "
             f"e3relax train {path} --export-only"
         )
         return

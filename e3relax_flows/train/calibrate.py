@@ -1,4 +1,4 @@
-"""Trust in a model, fitted on pairs that its weights were not fitted to: expected error, saving, harm, threshold."""
+"""Fit the trust in a model on pairs outside of its training: expected error, saving, harm, threshold."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Floats = NDArray[np.float64]
 
 COVERAGE = 0.9
 HARM_GOAL = 0.03  # material harm: of all structures, for every source
-NEAR_GOAL = 0.08  # of the better starts, a fifth of which are minima themselves: more than any screen has
+NEAR_GOAL = 0.08  # of the better starts, a fifth of which are minima: more than in any screen
 SHOWN = 0.05  # probability of as much harm below which a guard does not keep the goals
-MIN_PAIRS = 50  # of a source, to have a say in the threshold; and starts to which a guard is adapted
+MIN_PAIRS = 50  # of a source, to count for the threshold; and starts to which a guard is adapted
 MIN_STARTS = 500  # from fewer, of which some dozens are harmed, nine coefficients cannot be fitted
 NEAR = " (near)"  # added to the source of a pair whose start was made better
 BETTER = "better starts"  # all of these as one source
 RIDGE = 1.0  # penalty of the coefficients, the intercept's excepted
 # How far the coefficients of a guard may be from those of its parent, standard deviations, and that of a single saving
-# from what is expected: of what was tried (benchmarks/results/label_value.md) these kept most of the saving.
+# from its expectation: of the tested values (benchmarks/results/label_value.md) these kept most of the saving.
 PARENT_INTERCEPT, PARENT_SLOPE, SAVING_NOISE = 1.0, 0.3, 0.6
-MOST_HARM = 0.5  # an adapted threshold is no higher
-MARGIN = 0.1  # by so much more of what the parent's guard saves an adapted one must save; less is chance
+MOST_HARM = 0.5  # upper limit of an adapted threshold
+MARGIN = 0.1  # fraction by which an adapted guard must save more than the parent's; less may be chance
 
 
 class CalibrationSet(NamedTuple):
-    """Predictions with their truth."""
+    """Predictions with their true errors."""
 
     logs: Floats  # [n, 1 + n_signals] ones and logarithms of the signals
     signals: tuple[str, ...]
@@ -52,26 +52,26 @@ class CalibrationSet(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What the guard knows of each start of a calibration set."""
+    """Expectations of the guard for each start of a calibration set."""
 
     harm: Floats  # [n] probability of material harm
     saving: Floats  # [n] expected ln(error of the start / error of the prediction)
 
     def accept(self, limit: float) -> NDArray[np.bool_]:
-        """Which predictions [n] a limit on the probability of harm lets through."""
+        """Which predictions [n] a limit on the probability of harm accepts."""
         return (self.harm <= limit) & (self.saving > 0)
 
 
 class Threshold(NamedTuple):
-    """One point of the guard's curve: what comes of accepting up to a probability of harm."""
+    """One point of the guard's curve: the result of accepting up to a probability of harm."""
 
     max_harm: float
     accepted: float  # share
     saving: float  # mean over sources of the mean ln(error of the start / error of what is served)
-    harmed: dict[str, float]  # by source, bound of the share of all that are served a materially worse start
+    harmed: dict[str, float]  # by source, bound of the share of structures with a materially worse start
 
     def exceed(self, goal: float) -> float:
-        """How far the worst source is above its goal; at most 0 where all keep it."""
+        """Excess of the worst source over its goal; at most 0 if all keep it."""
         return max(share - (NEAR_GOAL if source == BETTER else goal) for source, share in self.harmed.items())
 
 
@@ -116,10 +116,10 @@ def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
 
 
 def fit_trust(data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Fit what to expect, and choose the threshold that saves most among those that keep the goals.
+    """Fit the expectations, and choose the threshold that saves most among those that keep the goals.
 
-    For saving and the risk of harm every source counts the same, so that no kind of crystal pays for another. The
-    threshold is judged on every source by coefficients that were fitted without it: it is to hold under shift, too.
+    For saving and the risk of harm every source counts the same, so that no kind of crystal dominates. The
+    threshold is judged on every source by coefficients that were fitted without it, so that it holds under shift.
     """
     error = fit_line(data.logs, np.log(np.maximum(data.after, 1e-6)))
     rest = np.log(np.maximum(data.after, 1e-6)) - data.logs @ error
@@ -139,13 +139,13 @@ def fit_guard(data: CalibrationSet) -> tuple[Floats, Floats]:
 
 
 def judge_starts(data: CalibrationSet, harm: Floats, saving: Floats | None) -> Judgement:
-    """What the guard says by its coefficients; without those of the saving it expects some of every prediction."""
+    """Expectations by the guard's coefficients; without those of the saving, every prediction is expected to save."""
     savings = np.ones(len(data.logs)) if saving is None else data.logs @ saving
     return Judgement(find_harm(data.logs, harm), savings)
 
 
 def judge_unseen(data: CalibrationSet) -> Judgement:
-    """What the guard says of the starts of each source when it was fitted without that source; one alone is seen."""
+    """Expectations for each source by a guard that was fitted without it; a single source is included in its fit."""
     names = np.char.replace(data.sources, NEAR, "")
     sources = np.unique(names)
     if len(sources) == 1:
@@ -159,14 +159,14 @@ def judge_unseen(data: CalibrationSet) -> Judgement:
 
 
 def find_interval(rest: Floats, sources: NDArray[np.str_]) -> tuple[float, float]:
-    """Ends of the interval of logarithmic errors that covers every source: nobody knows the source of the next one."""
+    """Ends of the interval of logarithmic errors that covers every source, as that of the next one is unknown."""
     tail = (1.0 - COVERAGE) / 2
     parts = [rest[mask] for mask in _list_judges(sources).values()]
     return (min(find_quantile(part, tail) for part in parts), max(find_quantile(part, 1.0 - tail) for part in parts))
 
 
 def _list_judges(sources: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the sources that have a say, better starts as one; those too small for a say have one together."""
+    """Masks of the sources that count, better starts as one; sources that are too small are counted together."""
     pooled = pool_sources(sources)
     masks = {str(source): pooled == source for source in np.unique(pooled)}
     judges = {source: mask for source, mask in masks.items() if mask.sum() >= MIN_PAIRS}
@@ -174,7 +174,7 @@ def _list_judges(sources: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
 
 
 def find_quantile(values: Floats, share: float) -> float:
-    """Conformal quantile: with n values, the ceil((n+1)·share)-th for an upper end, the mirror image for a lower."""
+    """Conformal quantile: with n values, the ceil((n+1)·share)-th for an upper end, mirrored for a lower."""
     if share < 0.5:
         return -find_quantile(-values, 1.0 - share)
     rank = min(int(np.ceil((len(values) + 1) * share)), len(values))
@@ -182,7 +182,7 @@ def find_quantile(values: Floats, share: float) -> float:
 
 
 def fit_line(logs: Floats, target: Floats, counts: Floats | None = None) -> Floats:
-    """Least squares with a small ridge; `counts` [n] say how much a row counts."""
+    """Least squares with a small ridge; `counts` [n] are the weights of the rows."""
     weighted = logs if counts is None else logs * counts[:, None]
     return np.asarray(np.linalg.solve(weighted.T @ logs + _penalty(logs), weighted.T @ target), dtype=np.float64)
 
@@ -201,7 +201,7 @@ def balance_sources(sources: NDArray[np.str_]) -> Floats:
 def fit_odds(
     logs: Floats, flags: NDArray[np.bool_], counts: Floats, prior: tuple[Floats, Floats] | None = None
 ) -> Floats:
-    """Logistic regression by Newton's method; `counts` [n] say how much a row counts.
+    """Logistic regression by Newton's method; `counts` [n] are the weights of the rows.
 
     `prior` are means and precisions of the coefficients; None: a small ridge.
     """
@@ -236,9 +236,9 @@ def trace_thresholds(data: CalibrationSet, judged: Judgement, n_points: int = 60
 
 
 def measure_threshold(data: CalibrationSet, judged: Judgement, limit: float) -> Threshold:
-    """What comes of a threshold; sources too small for a say have one together.
+    """Result of a threshold; sources that are too small are counted together.
 
-    Of n starts of which k are harmed (k + 1) / (n + 1) is stated: conformal control of the risk of the next one.
+    With k of n starts harmed, the bound is (k + 1) / (n + 1): conformal control of the risk of the next one.
     """
     sources, accepted = pool_sources(data.sources), judged.accept(limit)
     gains = measure_savings(data.before, data.after) * accepted
@@ -254,7 +254,7 @@ def measure_threshold(data: CalibrationSet, judged: Judgement, limit: float) -> 
 def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
     """The threshold that saves most among those that keep material harm below the goals for every source.
 
-    Where none does, the one that saves most among those nearest to it.
+    If none does, the one that saves most among those nearest to the goals.
     """
     least = max(min(point.exceed(goal) for point in curve), 0.0)
     kept = [point for point in curve if point.exceed(goal) <= least]
@@ -262,10 +262,10 @@ def choose_max_harm(curve: Sequence[Threshold], goal: float) -> float:
 
 
 def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Trust of another model; its threshold is lowered where more harm than the goals is shown, never raised.
+    """Trust of another model; its threshold is lowered if more harm than the goals is significant, never raised.
 
-    It becomes the one that saves most among those at which no such harm is shown. A few starts by themselves show
-    nothing: of 30 without any harm the bound of `measure_threshold` is above the goal.
+    It becomes the one that saves most among those without significant harm. A few starts alone are no
+    evidence: for 30 without any harm the bound of `measure_threshold` is above the goal.
     """
     judged = judge_by(known, data)
     if not is_harm_shown(data, judged.accept(known.max_harm), goal):
@@ -276,13 +276,13 @@ def keep_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL)
 
 
 def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL) -> TrustModel:
-    """Trust of another model, adapted to starts that are too few for a fit of their own, where more is saved by that.
+    """Trust of another model, adapted to starts that are too few for a fit of their own, if that saves more.
 
-    Fine-tuning changes what the network expects of itself. A kept guard then refuses much of what would be saved,
-    or lets pass what harms. So its coefficients are fitted with those of the parent as the mean of a Gaussian prior
-    (maximum a posteriori). Of this guard, its threshold moved where harm stays within the goals, and of the kept one
-    (`keep_trust`) the adapted one is taken where it saves more on these starts, by `MARGIN`; never for fewer than
-    `MIN_PAIRS` starts, which can fit anything.
+    Fine-tuning changes the errors that the network expects of itself. A kept guard then refuses useful predictions,
+    or accepts harmful ones. So its coefficients are fitted with those of the parent as the mean of a Gaussian prior
+    (maximum a posteriori). Its threshold is moved to keep harm within the goals. It replaces the kept guard
+    (`keep_trust`) if it saves more on these starts, by `MARGIN`; never for fewer than `MIN_PAIRS` starts, to which
+    any guard could be fitted.
     """
     kept = keep_trust(known, data, goal)
     if known.saving is None or len(data.after) < MIN_PAIRS:
@@ -306,13 +306,13 @@ def adapt_trust(known: TrustModel, data: CalibrationSet, goal: float = HARM_GOAL
 
 
 def measure_gain(trust: TrustModel, data: CalibrationSet) -> float:
-    """What a guard saves on the starts: sum of ln(error of the start / error of what is served)."""
+    """Saving of a guard on the starts: sum of ln(error of the start / error of what is served)."""
     accepted = judge_by(trust, data).accept(trust.max_harm)
     return float(measure_savings(data.before, data.after)[accepted].sum())
 
 
 def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
-    """Whether so many starts are harmed as a guard that keeps the goals would harm in less than one of twenty cases.
+    """Whether the number of harmed starts is significantly above the goals (5 %).
 
     Better starts have a goal of their own; each kind is a one-sided binomial test.
     """
@@ -325,7 +325,7 @@ def is_harm_within(data: CalibrationSet, accepted: NDArray[np.bool_], goal: floa
 
 
 def _count_harmed(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float) -> list[tuple[int, int, float]]:
-    """Harmed ones, all, and the goal, of the starts as they came and of the better ones."""
+    """Harmed ones, all, and the goal, of the original and of the better starts."""
     harmed, near = accepted & find_harmed(data.before, data.after), np.char.endswith(data.sources, NEAR)
     return [(int(harmed[kind].sum()), int(kind.sum()), allowed) for kind, allowed in ((~near, goal), (near, NEAR_GOAL))]
 
@@ -337,7 +337,7 @@ def describe_trust(trust: TrustModel) -> dict[str, Any]:
 
 
 def judge_by(trust: TrustModel, data: CalibrationSet) -> Judgement:
-    """What a calibrated guard says of the starts."""
+    """Expectations of a calibrated guard for the starts."""
     return judge_starts(data, np.array(trust.harm), np.array(trust.saving) if trust.saving else None)
 
 
@@ -347,16 +347,16 @@ def calibrate(
     options: PredictOptions | None = None,
     parent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What is to be stored with a model: its trust, on how many starts it was fitted, and what it refuses of how many.
+    """The calibration to store with a model: its trust, the number of starts of the fit, and the share refused.
 
-    A third of the pairs is used a second time, from better starts: a screen meets these too.
+    A third of the pairs is used a second time, from better starts, which also occur in screens.
 
     Parameters
     ----------
     parent
-        Calibration of the model that training began with. Its trust is kept, or adapted (`adapt_trust`), where there
-        are fewer than `MIN_STARTS` starts, and fewer than it was fitted to: fitted to tens of them alone a guard lets
-        nearly everything pass.
+        Calibration of the model that training began with. Its trust is kept, or adapted (`adapt_trust`), if there
+        are fewer than `MIN_STARTS` starts, and fewer than in its own fit: a guard fitted to tens of starts
+        accepts almost everything.
     """
     better = vary_starts(pairs.select(range(0, len(pairs), 3)))
     data = collect(predictor, join_pairs([pairs, better]), options)

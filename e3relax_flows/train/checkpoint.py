@@ -1,9 +1,9 @@
-"""Checkpoints: everything a run needs to go on, replaced whole or not at all; the one before is kept.
+"""Checkpoints: everything that a run needs to continue, replaced atomically; the previous one is kept.
 
 A checkpoint is written by `torch.save` and read with `weights_only=True`, so nothing in it is executed. Format 2:
 
-    config      what must not change (`TrainConfig.describe`)
-    data        content hashes of the pairs to train on and to validate with, or none where they are not known
+    config      the part that must not change (`TrainConfig.describe`)
+    data        content hashes of the pairs to train on and to validate with, or none if they are not known
     network, average, best    raw weights, their moving average, the best average so far
     optimizer   AdamW's state by names of parameters
     added       beginnings of names of parameters that did not exist when it was written, and start afresh
@@ -40,14 +40,14 @@ class FoundCheckpoint(NamedTuple):
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
-    """Write beside, flush to disk, keep the present one as the previous one, then rename.
+    """Write a temporary file, flush it to disk, keep the present one as the previous one, then rename.
 
-    Whenever the process is killed, a whole checkpoint is there, as the last or as the previous one.
+    If the process is killed at any moment, a complete checkpoint remains, as the last or as the previous one.
 
     Parameters
     ----------
     keep_previous
-        Leave the previous one as it is, because what is at `path` is damaged.
+        Keep the previous one, because the file at `path` is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -66,13 +66,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        When the file is no checkpoint, or one of a newer format.
+        When the file is not a checkpoint, or one of a newer format.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format_version"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ModelError(f"{path} is no readable checkpoint ({error}); remove it to start anew") from error
+        raise ModelError(f"{path} is not a readable checkpoint ({error}); remove it to start again") from error
     if version not in UPGRADES and version != FORMAT_VERSION:
         raise ModelError(
             f"{path}: checkpoint format {version!r}, this release reads 1 to {FORMAT_VERSION}; "
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
-    """The last checkpoint of a run; the previous one where the last is missing or damaged.
+    """The last checkpoint of a run; the previous one if the last is missing or damaged.
 
     Raises
     ------
@@ -100,16 +100,16 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
         except ModelError as error:
             failure = failure or error
             continue
-        return FoundCheckpoint(path, state, f"{failure.args[0]}; going on from {path}" if failure else None)
+        return FoundCheckpoint(path, state, f"{failure.args[0]}; continuing from {path}" if failure else None)
     if failure:
         raise failure
     return None
 
 
 def _upgrade_from_1(state: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 named the files of pairs instead of hashing them, numbered parameters, and planned epochs otherwise.
+    """Format 1 named the files of pairs instead of hashing them, numbered parameters, and planned epochs differently.
 
-    A run of it therefore goes on with the next epoch.
+    Such a run therefore continues with the next epoch.
     """
     names = list(state["network"])  # these networks had parameters only, in this order
     moments = {names[number]: moment for number, moment in state["optimizer"]["state"].items()}

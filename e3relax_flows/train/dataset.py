@@ -27,7 +27,7 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises
     ------
     ConfigError
-        When the file cannot be read or a line is no pair.
+        When the file cannot be read or a line is not a pair.
     """
     required = {"id", "numbers", "initial", "relaxed"}
     try:
@@ -43,12 +43,12 @@ def iter_pair_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_pair_lines(path: Path, on_read: Callable[[int], object] | None = None) -> PairSet | None:
-    """Read one file of lines; none where it has no lines. `on_read` is called for each pair, with a 1.
+    """Read one file of lines; None if it has no lines. `on_read` is called for each pair, with a 1.
 
     Raises
     ------
     ConfigError
-        When the file cannot be read or holds something that is no pair.
+        When the file cannot be read or an entry is not a pair.
     """
     names: dict[str, list[str]] = {"id": [], "source": [], "functional": [], "group": []}
     pairs: list[Pair] = []
@@ -104,12 +104,12 @@ def load_pairs(paths: Sequence[Path], on_read: Callable[[int], object] | None = 
     paths
         Files and folders.
     on_read
-        Called with the number of pairs that were read since.
+        Called with the number of newly read pairs.
 
     Raises
     ------
     ConfigError
-        When something cannot be read or is no pair, shards are missing or damaged, or there are no pairs at all.
+        When a file cannot be read, an entry is not a pair, shards are missing or damaged, or there are no pairs.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Several processes as one run: who is who, sums over ranks, and the first rank's word for all.
+"""Several processes as one run: ranks, sums over ranks, and broadcasts from the first rank.
 
 Gradients are summed with one all-reduce of all parameters after the backward pass instead of by torch's
 DistributedDataParallel, which averages over ranks: here ranks have different shares of a batch, maybe none.
@@ -26,8 +26,8 @@ TIMEOUT = timedelta(minutes=30)
 FIRST_PORT, N_PORTS = 29_500, 1_000  # a SLURM job takes the port of its number
 
 
-class Place(NamedTuple):
-    """The place of this process among those of the run."""
+class RunRank(NamedTuple):
+    """Rank of this process among those of the run."""
 
     rank: int = 0
     size: int = 1
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """The ranks of a run as one of them sees them; alone unless the process group was joined."""
+    """The ranks of a run, from the view of one of them; one rank unless the process group was joined."""
 
     device: torch.device
     rank: int = 0
@@ -69,12 +69,12 @@ class World:
         return summed.cpu()
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, for all ranks; an error that a user can fix is raised on all.
+        """The result of `make` on the first rank, on all ranks; an error that a user can fix is raised on all.
 
         Raises
         ------
         E3RelaxError
-            What `make` raised on the first rank.
+            The error of `make` on the first rank.
         """
         if self.size == 1:
             return make()
@@ -91,20 +91,20 @@ class World:
         return value
 
 
-def find_place(environ: Mapping[str, str]) -> Place:
+def find_rank(environ: Mapping[str, str]) -> RunRank:
     """Read the variables of torchrun, else those of a step that srun started.
 
     Raises
     ------
     ConfigError
-        When srun started several tasks that do not say enough to find each other.
+        When srun started several tasks without the variables to find each other.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank = int(environ["RANK"])
-        return Place(rank, int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", rank)))
+        return RunRank(rank, int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", rank)))
     n_tasks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if n_tasks == 1:
-        return Place()
+        return RunRank()
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
     address = environ.get("MASTER_ADDR") or find_first_host(nodes)
     missing = [name for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID") if name not in environ]
@@ -116,7 +116,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
         )
     port = environ.get("MASTER_PORT") or str(FIRST_PORT + int(environ["SLURM_JOB_ID"]) % N_PORTS)
     ranks = int(environ["SLURM_PROCID"]), n_tasks, int(environ["SLURM_LOCALID"])
-    return Place(*ranks, f"tcp://{address}:{port}")
+    return RunRank(*ranks, f"tcp://{address}:{port}")
 
 
 def find_first_host(nodes: str) -> str:
@@ -125,8 +125,8 @@ def find_first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else ""
 
 
-def choose_device(device: str, place: Place) -> torch.device:
-    """The device of one rank: on CUDA machines the ranks of a node take turns over its devices.
+def choose_device(device: str, member: RunRank) -> torch.device:
+    """The device of one rank: on CUDA machines the ranks of a node are distributed over its devices.
 
     Raises
     ------
@@ -134,11 +134,11 @@ def choose_device(device: str, place: Place) -> torch.device:
         When the device cannot be used, or several ranks were given one device.
     """
     chosen = resolve_device(device)
-    if place.size == 1 or chosen.type == "cpu":
+    if member.size == 1 or chosen.type == "cpu":
         return chosen
     if chosen.index is not None:
-        raise ConfigError(f"device {device!r} is one device for {place.size} ranks; give cuda or auto")
-    return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        raise ConfigError(f"device {device!r} is one device for {member.size} ranks; give cuda or auto")
+    return torch.device("cuda", member.local_rank % torch.cuda.device_count())
 
 
 @contextmanager
@@ -150,26 +150,26 @@ def join_world(device: str, environ: Mapping[str, str] | None = None) -> Iterato
     ConfigError
         When there are several processes but this torch or this device cannot work together.
     """
-    place = find_place(os.environ if environ is None else environ)
-    chosen = choose_device(device, place)
-    if place.size == 1:
+    member = find_rank(os.environ if environ is None else environ)
+    chosen = choose_device(device, member)
+    if member.size == 1:
         yield World(chosen)
         return
     if not distributed.is_available():
         raise ConfigError(
-            f"{place.size} processes were started, but torch {torch.__version__} is built without torch.distributed; "
+            f"{member.size} processes were started, but torch {torch.__version__} is built without torch.distributed; "
             "start one, or install another torch"
         )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     distributed.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        init_method=place.init_method,
-        rank=place.rank,
-        world_size=place.size,
+        init_method=member.init_method,
+        rank=member.rank,
+        world_size=member.size,
         timeout=TIMEOUT,
     )
     try:
-        yield World(chosen, place.rank, place.size)
+        yield World(chosen, member.rank, member.size)
     finally:
         distributed.destroy_process_group()

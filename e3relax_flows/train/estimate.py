@@ -1,4 +1,4 @@
-"""How long a training will take, from a few of its steps on this machine."""
+"""Estimate the time of a training from a few of its steps on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_STEPS = 3
 
 
 def estimate_hours(config: TrainConfig, pairs: PairSet, seed: int = 0) -> float:
-    """Hours that a training takes on this device; its limit where that comes first. Validation is not counted.
+    """Hours that a training takes on this device; at most its limit. Validation is not counted.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Score a predictor on pairs: errors of the identity, of the predictions and of what the guards let through."""
+"""Evaluate a predictor on pairs: errors of the identity, of all predictions and of the accepted ones."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ def evaluate_pairs(
 
 
 def _measure_served(prediction: Prediction, pair: Pair) -> tuple[float, float, float]:
-    """Errors of where a relaxation would start."""
+    """Errors of the starts of relaxations."""
     if prediction.verdict != Verdict.ACCEPT or prediction.served is None:
         return measure_pair(pair.initial_fractions, pair.initial_lattice, pair)
     return measure_pair(prediction.served.frac_coords, prediction.served.lattice.matrix, pair)
 
 
 def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> NDArray[np.float64]:
-    """Errors [n_pairs, 3] in the order of METRICS; the identity's where there is no prediction."""
+    """Errors [n_pairs, 3] in the order of METRICS; the identity's if there is no prediction."""
     errors = []
     for index, prediction in enumerate(predictions):
         pair = pairs[index]
@@ -121,7 +121,7 @@ def measure_predictions(predictions: Sequence[Prediction], pairs: PairSet) -> ND
 def write_predictions(path: Path, predictions: Sequence[Prediction], pairs: PairSet) -> None:
     """A line {"id", "verdict", "structure", "served"} for each pair, in order.
 
-    `structure` is the prediction, the initial structure where there is none; `served` is where DFT would start.
+    `structure` is the prediction, or else the initial structure; `served` is the start for DFT.
     """
     with path.open("w") as file:
         for index, (name, prediction) in enumerate(zip(pairs.ids, predictions, strict=True)):
@@ -144,7 +144,7 @@ def _share_by_source(flags: NDArray[np.bool_], sources: Sequence[str]) -> dict[s
 def _find_saving_by_source(
     savings: NDArray[np.float64], possible: NDArray[np.float64], sources: Sequence[str]
 ) -> dict[str, float]:
-    """Saving of what is served over that of the better of initial and predicted; 0 where nothing can be saved."""
+    """Saving of the served structure over that of the better of initial and predicted; 0 if no saving is possible."""
     shares = {}
     for name, mask in _group(sources).items():
         most = float(possible[mask].sum())

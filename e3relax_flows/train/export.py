@@ -1,4 +1,4 @@
-"""From a checkpoint to a model folder that can be served: best weights, threshold, card."""
+"""Export a checkpoint as a model folder: best weights, threshold, card."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     """Calibrate the best weights of a run on its validation pairs and write them as a model folder.
 
-    Before the calibration the weights are averaged with those of the start, where `finetune.blend` says so. Where the
-    validation pairs are few, the guard of the model that was fine-tuned is kept or adapted to them (`adapt_trust`).
+    Before the calibration the weights are averaged with those of the start, if `finetune.blend` is set. If there
+    are few validation pairs, the guard of the model that was fine-tuned is kept or adapted to them (`adapt_trust`).
 
     Exporting the same run again gives the same model.
 
@@ -41,7 +41,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     inherited = _read_parent_calibration(trainer.config.finetune)
     calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val), parent=inherited)
-    for name in ("second_opinions", "polish"):  # they go by what the guard expects, whose scale training keeps
+    for name in ("second_opinions", "polish"):  # they use the guard's expectations, whose scale training keeps
         if inherited.get(name):
             calibration[name] = inherited[name]
     calibration["elements"] = sorted(
@@ -78,7 +78,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
 def blend_weights(network: RelaxationNetwork, finetune: FinetuneConfig | None) -> None:
     """Average the weights of a network with those that fine-tuning began with, as its configuration says.
 
-    Between both the gain on the new pairs falls more slowly than what is forgotten of the old (Wortsman et al. 2022,
+    Between both, the gain on new pairs decreases more slowly than the loss on old ones (Wortsman et al. 2022,
     arXiv 2109.01903).
     """
     if finetune is None or finetune.blend == 0:
@@ -92,7 +92,7 @@ def blend_weights(network: RelaxationNetwork, finetune: FinetuneConfig | None) -
 
 
 def _read_parent_calibration(finetune: FinetuneConfig | None) -> dict[str, Any]:
-    """Calibration of the model whose weights training began with; empty where nothing says so."""
+    """Calibration of the model whose weights training began with; empty if it is not known."""
     if finetune is None or finetune.path.is_file():
         return {}
     return dict(find_model(str(finetune.path)).config.get("calibration") or {})
@@ -115,5 +115,5 @@ Chosen on {", ".join(data["val"])}: mean over sources and metrics of error over 
 {calibration["trust"]["max_harm"]:.3f} ({calibration["refused"]:.1%} refused of {calibration["n_pairs"]}: the validation
 pairs, and a third of them again from better starts).
 
-Say here where the data come from, their licence, and for what the model should not be used.
+State here where the data come from, their licence, and for what the model should not be used.
 """

@@ -21,11 +21,11 @@ IDENTITY_SCORE = 1.0
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to start from, and what is known of them."""
+    """Weights to start from, with their score."""
 
     weights: dict[str, Tensor]
     origin: str
-    score: float | None = None  # with which they were kept, ...
+    score: float | None = None  # with which they were saved, ...
     validation: str | None = None  # ... on the pairs of this hash
 
 
@@ -68,15 +68,15 @@ def _check_sizes(config: FinetuneConfig, network: RelaxationNetwork, kind: str |
 
 
 def check_start(start: Start, score: Score, validation: str, accept_worse: bool) -> str:
-    """Judge the score of a start before the first step; gives what was found.
+    """Check the score of a start before the first step; return a message.
 
-    Weights whose score is known on the same pairs must have it again; others must be better than leaving crystals
-    as they are.
+    Weights whose score is known on the same pairs must reproduce it; others must be better than the initial
+    structures.
 
     Raises
     ------
     ModelError
-        When the score is another one: the weights are not what they were.
+        When the score differs: the weights have changed.
     ConfigError
         When the weights are worse than the identity and that is not accepted.
     """
@@ -89,7 +89,7 @@ def check_start(start: Start, score: Score, validation: str, accept_worse: bool)
         return f"scores {score.score:.4f} as recorded"
     if score.score >= IDENTITY_SCORE and not accept_worse:
         raise ConfigError(
-            f"{start.origin} scores {score.score:.3f} on data.val before the first step, not better than leaving "
-            f"crystals as they are ({IDENTITY_SCORE:g}); take other weights or set finetune.accept_worse: true"
+            f"{start.origin} scores {score.score:.3f} on data.val before the first step, not better than the "
+            f"initial structures ({IDENTITY_SCORE:g}); use other weights or set finetune.accept_worse: true"
         )
     return f"scores {score.score:.4f} on these pairs (1 is the identity)"

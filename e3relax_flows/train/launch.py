@@ -1,4 +1,4 @@
-"""A run as a command starts it: joined with the other ranks, trained, and its exit code."""
+"""Run a training from a command: join the other ranks, train, and return its exit code."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from e3relax_flows.train.trainer import Trainer
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run ended, on this rank."""
+    """Result of a run on this rank."""
 
     trainer: Trainer
-    is_first: bool  # whether this rank speaks and exports
+    is_first: bool  # whether this rank prints and exports
 
     @property
     def is_stopped(self) -> bool:
@@ -25,7 +25,7 @@ class Launch:
 
 
 def launch_training(config: TrainConfig, on_progress: Listener | None = None) -> Launch:
-    """Train on the ranks that torchrun or srun started, or alone; the ranks have parted when this returns."""
+    """Train on the ranks that torchrun or srun started, or alone; the process group is closed on return."""
     with join_world(config.device) as world:
         trainer = train_model(config, on_progress, world)
     return Launch(trainer, world.is_first)

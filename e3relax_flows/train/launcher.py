@@ -1,4 +1,4 @@
-"""Start a training where the job is: in this process, or as several of them with torchrun or srun."""
+"""Start a training inside a job: in this process, or as several processes with torchrun or srun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Allocation(NamedTuple):
-    """What a job was given."""
+    """Allocation of a job."""
 
     n_nodes: int
     n_devices: int  # GPUs on each node; 0: none, or none visible
@@ -39,7 +39,7 @@ class Allocation(NamedTuple):
 
 
 class Run(NamedTuple):
-    """How a training ended."""
+    """Result of a training."""
 
     is_finished: bool
     reason: str | None  # why it was stopped before its end
@@ -47,12 +47,12 @@ class Run(NamedTuple):
 
 
 def read_allocation(n_visible: int, environ: Mapping[str, str] | None = None) -> Allocation:
-    """Read what SLURM gave to this job; without SLURM, this node and the GPUs that torch sees.
+    """Read the SLURM allocation of this job; without SLURM, this node and the GPUs that torch finds.
 
     Parameters
     ----------
     n_visible
-        GPUs that torch sees here.
+        GPUs that torch finds here.
     """
     environ = os.environ if environ is None else environ
     n_nodes = int(environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES") or 1)
@@ -68,7 +68,7 @@ def read_allocation(n_visible: int, environ: Mapping[str, str] | None = None) ->
 
 
 def compose_command(config: Path, launch: LaunchConfig, allocation: Allocation) -> list[str]:
-    """Launch line of a training; empty where it runs in this process.
+    """Launch line of a training; empty if it runs in this process.
 
     | how          | line                                                                                    |
     | process      | none                                                                                    |
@@ -87,8 +87,8 @@ def compose_command(config: Path, launch: LaunchConfig, allocation: Allocation) 
         how = "srun" if allocation.n_nodes > 1 else ("torchrun" if n_processes > 1 else "process")
     if how in ("process", "torchrun") and allocation.n_nodes > 1:
         raise ConfigError(
-            f"launch.how is {launch.how}, but the job has {allocation.n_nodes} nodes, all but one of which would idle; "
-            "set launch.how: srun, or ask for one node"
+            f"launch.how is {launch.how}, but the job has {allocation.n_nodes} nodes, and only one would be used; "
+            "set launch.how: srun, or request one node"
         )
     training = ["-m", MODULE, str(config), "--no-export"]
     if how == "process":
@@ -115,21 +115,21 @@ def compose_command(config: Path, launch: LaunchConfig, allocation: Allocation) 
 
 
 def count_devices() -> int:
-    """GPUs that torch sees."""
+    """GPUs that torch finds."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def run_training(config: Path, launch: LaunchConfig) -> Run:
-    """Train, or go on, until the end or a reason to stop; signals reach every process.
+    """Train, or continue, until the end or a reason to stop; signals reach every process.
 
     Raises
     ------
     ConfigError
-        When the training cannot be started as asked for.
+        When the training cannot be started as configured.
     ModelError
-        When a process died without saving; what it printed is in `processes.log` beside the configuration.
+        When a process died without saving; its output is in `processes.log` next to the configuration.
     """
     settings = load_train_config(config)
     command = compose_command(config, launch, read_allocation(count_devices()))
@@ -138,7 +138,7 @@ def run_training(config: Path, launch: LaunchConfig) -> Run:
         return Run(not result.is_stopped, result.trainer.stopped, command)
     before = read_last_event(settings.out / LOG_FILE)
     code = _run_processes(command, config.with_name(OUTPUT_FILE))
-    # torchrun gives 1 whenever a process does not give 0, so the log is asked for the reason
+    # torchrun gives 1 whenever a process does not give 0, so the reason is read from the log
     if code == 0:
         return Run(True, None, command)
     last = read_last_event(settings.out / LOG_FILE)
@@ -158,7 +158,7 @@ def _find_error(output: Path) -> str:
 
 
 def read_last_event(log: Path) -> dict[str, Any]:
-    """The last whole event of a run's log; empty where there is none."""
+    """The last complete event of a run's log; empty if there is none."""
     if not log.exists():
         return {}
     for line in reversed(log.read_text().splitlines()):

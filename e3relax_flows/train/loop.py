@@ -1,4 +1,4 @@
-"""The training loop: sample, vary, step, average, validate, save; resumes where it was stopped."""
+"""The training loop: sample, augment, step, average, validate, save; a stopped run is resumed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RunData(NamedTuple):
 
 
 def load_data(config: DataConfig, world: World) -> RunData:
-    """Read the pairs; every rank has them all, as the plan of an epoch is made of all.
+    """Read the pairs; every rank holds all of them, since an epoch is planned over all.
 
     Raises
     ------
     ConfigError
-        When files cannot be read, functionals are mixed that nobody said may be, or ranks see different pairs.
+        When files cannot be read, functionals are mixed that are not allowed to be, or ranks read different pairs.
     """
     train, val = load_pairs(config.train), load_pairs(config.val)
     check_functionals(join_pairs([train, val]), config.functionals)
@@ -59,7 +59,7 @@ def load_data(config: DataConfig, world: World) -> RunData:
 def train_model(config: TrainConfig, on_progress: Listener | None = None, world: World | None = None) -> Trainer:
     """Train until steps or hours are spent, resuming a run that was stopped in the same folder.
 
-    A run that is stopped by a signal or by its walltime is saved first; `Trainer.stopped` then says why.
+    A run that is stopped by a signal or by its walltime is saved first; `Trainer.stopped` then holds the reason.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
         Called on the first rank with every record of the log: step, loss, errors over the identity's, structures per
         second, share done, seconds left; or an event, such as a validation with its errors by source.
     world
-        The ranks that train together, from `join_world`; none: this process alone.
+        The ranks that train together, from `join_world`; None: only this process.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
 
 
 def _train(trainer: Trainer, on_progress: Listener | None) -> None:
-    """Train in a folder that is this run's alone."""
+    """Train in the folder of this run, which is locked."""
     config, world = trainer.config, trainer.world
     found = world.broadcast(lambda: find_checkpoint(config.out))
     data = load_data(config.data, world)
@@ -135,7 +135,7 @@ class _Run:
         self.meter = Meter(trainer.fraction_done)
         self.saved = time.perf_counter()
         self.clock = self.saved - self.progress.seconds
-        self.is_due = False  # whether something is worth a checkpoint
+        self.is_due = False  # whether there is progress to save
         self.reason: str | None = None
 
     def go(self, is_new: bool) -> None:
@@ -155,11 +155,11 @@ class _Run:
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
     def _use(self, sample: Sample) -> None:
-        """A step on a batch and, by chance, steps from the network's own output; a checkpoint never parts them."""
+        """A step on a batch and, by chance, steps from the network's own output; a checkpoint never separates them."""
         rng = make_rng(OWN_STREAM, self.config.seed, self.progress.epoch, self.progress.batch)
         n_own = self.config.data.own_output_steps if rng.random() < self.config.data.own_output else 0
         n_crystals = len(self.sampler.batches[self.progress.batch])
-        for place in range(1 + n_own):
+        for number in range(1 + n_own):
             output = self.trainer.step(sample)
             stats = self._share_stats(output.stats)
             self.meter.add(stats, n_crystals)
@@ -169,11 +169,11 @@ class _Run:
                 self._report()
             if self.trainer.fraction_done >= 1.0:
                 return
-            if place < n_own:
+            if number < n_own:
                 sample = start_from_output(self.network, output.layer, sample)
 
     def _share_stats(self, stats: torch.Tensor) -> list[float]:
-        """Means over the global batch; the first rank's clock and anyone's wish to stop become those of all."""
+        """Means over the global batch; the first rank's clock and a stop request of any rank apply to all."""
         seconds = time.perf_counter() - self.clock if self.world.is_first else 0.0
         reason = self.stop.reason
         if self.world.size == 1:
@@ -212,8 +212,8 @@ class _Run:
         )
 
     def _report(self) -> None:
-        place = {"step": self.progress.step, "epoch": self.progress.epoch}
-        self.log.write(place | self.meter.report(self.trainer.fraction_done))
+        position = {"step": self.progress.step, "epoch": self.progress.epoch}
+        self.log.write(position | self.meter.report(self.trainer.fraction_done))
 
     def _save(self) -> None:
         self.trainer.save()
@@ -231,7 +231,7 @@ class _Run:
 
 
 def _build_for_graphs(config: TrainConfig) -> RelaxationNetwork:
-    """A network on the CPU of which only the rule for edges is used."""
+    """A network on the CPU, used only to build edges."""
     with torch.random.fork_rng(devices=[]):
         return build_network(config)
 

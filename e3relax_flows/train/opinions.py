@@ -1,4 +1,4 @@
-"""How much a potential's second opinion counts, fitted on pairs that the weights were not fitted to."""
+"""Fit the weight of a potential's second opinion on pairs outside of the training."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from e3relax_flows.train.metrics import combine_errors, measure_pair
 from e3relax_flows.train.pairs import PairSet
 
 SIGNALS = ("log_odds", "weighed_energy")
-# As HARM_GOAL; single points are asked of fewer pairs, and of some 200 of a source one harmed more is half a percent.
+# As HARM_GOAL; single points are computed for fewer pairs: of some 200 of a source, one harmed pair is half a percent.
 OPINION_GOAL = 0.04
 
 
 def collect_opinions(
     predictor: Predictor, pairs: PairSet, judge: Judge, options: PredictOptions | None = None
 ) -> CalibrationSet:
-    """Predict from the initial side of every pair without guards, and ask a potential; what fails is left out.
+    """Predict from the initial side of every pair without guards, and evaluate a potential; failed ones are left out.
 
     Raises
     ------
     ConfigError
-        When the model's trust is not calibrated: the opinion joins what the guard expects by itself.
+        When the model's trust is not calibrated: the opinion extends the expectations of the guard.
     """
     if predictor.trust is None or predictor.trust.saving is None:
         raise ConfigError(
-            f"model {predictor.model_id} has no calibration that knows savings, which a second opinion is to join; "
+            f"model {predictor.model_id} has no calibration of savings, which a second opinion needs; "
             "leave out --second-opinion, or calibrate both: e3relax models calibrate"
         )
     changes = {"guards": GuardLimits(max_harm=1.0), "second_opinion": None}
@@ -70,7 +70,7 @@ def collect_opinions(
 
 
 def fit_opinion(data: CalibrationSet, goal: float = OPINION_GOAL) -> OpinionModel:
-    """Fit how the opinion changes harm and saving, and choose the threshold as `fit_trust` does."""
+    """Fit the effect of the opinion on harm and saving, and choose the threshold as in `fit_trust`."""
     harm, saving = fit_guard(data)
     limit = choose_max_harm(trace_thresholds(data, judge_unseen(data)), goal)
     return OpinionModel(tuple(harm.tolist()), tuple(saving.tolist()), limit)
@@ -83,7 +83,7 @@ def calibrate_opinion(predictor: Predictor, pairs: PairSet, judge: Judge) -> dic
 
 
 def describe_opinion(opinion: OpinionModel, n_pairs: int) -> dict[str, Any]:
-    """What `OpinionModel.from_calibration` reads."""
+    """The entry that `OpinionModel.from_calibration` reads."""
     values: Mapping[str, Any] = asdict(opinion)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
         "n_pairs": n_pairs

@@ -11,7 +11,7 @@ from e3relax_flows.schemas.training import ScheduleConfig
 
 
 class RunOptimizer:
-    """One or two of torch's optimisers that step together; their state goes by the names of parameters.
+    """One or two of torch's optimisers that step together; their state is stored by names of parameters.
 
     Muon (K. Jordan et al., 2024) orthogonalises the momentum of a matrix; its update is scaled to AdamW's usual
     size, so that both take the same learning rate. Embeddings, vectors and matrices of one row stay with AdamW.
@@ -42,7 +42,7 @@ class RunOptimizer:
                 group["lr"] = rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for _, optimizer in self._parts:
             optimizer.zero_grad()
 
@@ -60,7 +60,7 @@ class RunOptimizer:
         return moments
 
     def load_moments(self, moments: dict[str, Any]) -> None:
-        """Take over the state of the parameters that `moments` names."""
+        """Load the state of the parameters that `moments` names."""
         for names, optimizer in self._parts:
             state = {number: moments[name] for number, name in enumerate(names) if name in moments}
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -1,4 +1,4 @@
-"""Pairs initial -> relaxed as flat arrays, with where they come from and how they were relaxed."""
+"""Pairs initial -> relaxed as flat arrays, with their sources and functionals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from e3relax_flows.model.elements import MAX_Z
 
 Array = NDArray[np.float64]
 
-UNKNOWN = "unknown"  # source, functional or group of a pair that does not say
+UNKNOWN = "unknown"  # source, functional or group of a pair without one
 
 
 class Pair(NamedTuple):
@@ -58,7 +58,7 @@ class PairSet:
     """
 
     ids: list[str]
-    sources: list[str]  # where a pair comes from
+    sources: list[str]  # source of each pair
     first: NDArray[np.int64]  # [n_pairs + 1] first atom of each pair, and the number of atoms
     numbers: NDArray[np.int64]  # [n_atoms]
     fractions: Array  # [2, n_atoms, 3] initial, relaxed
@@ -92,7 +92,7 @@ class PairSet:
         return np.diff(self.first)
 
     def _refuse_infinite(self) -> None:
-        """Say which pairs have coordinates or lattices that are not finite."""
+        """Raise for pairs with coordinates or lattices that are not finite."""
         wrong = [self.ids[i] for i in range(len(self)) if not all(np.isfinite(part).all() for part in self[i][1:])]
         raise ConfigError(
             f"{len(wrong)} pairs have coordinates or lattices that are not finite, such as {wrong[0]!r}; leave them "
@@ -143,12 +143,12 @@ def identify_pairs(pairs: PairSet) -> str:
 
 
 def check_functionals(pairs: PairSet, allowed: Sequence[str] | None) -> None:
-    """Refuse relaxed sides of functionals that nobody said may be mixed: their minima differ.
+    """Refuse relaxed sides of functionals that are not allowed to be mixed: their minima differ.
 
     Parameters
     ----------
     allowed
-        Functionals that may stand together; none: any one, alone.
+        Functionals that may occur together; None: any single one.
 
     Raises
     ------
@@ -159,8 +159,8 @@ def check_functionals(pairs: PairSet, allowed: Sequence[str] | None) -> None:
     found = ", ".join(f"{name} ({count} pairs)" for name, count in sorted(counts.items()))
     if allowed is None and len(counts) > 1:
         raise ConfigError(
-            f"the pairs were relaxed with different functionals: {found}; leave some out, or say that they may be "
-            f"mixed, with data.functionals: {json.dumps(sorted(counts))}"
+            f"the pairs were relaxed with different functionals: {found}; leave some out, or allow them to be "
+            f"mixed with data.functionals: {json.dumps(sorted(counts))}"
         )
     if allowed is not None and (others := sorted(counts.keys() - set(map(spell_functional, allowed)))):
         raise ConfigError(

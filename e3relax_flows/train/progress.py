@@ -1,4 +1,4 @@
-"""What a run says of itself: running means, `log.jsonl`, TensorBoard, and lines for people."""
+"""Logs of a run: running means, `log.jsonl`, TensorBoard, and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Meter:
-    """Means since the last report, and the time that is left.
+    """Means since the last report, and the remaining time.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Meter:
         self.sums = [total + value for total, value in zip(self.sums, stats, strict=True)]
 
     def report(self, fraction: float) -> dict[str, Any]:
-        """Means, errors over the identity's, structures per second and seconds left; then start anew."""
+        """Means, errors over the identity's, structures per second and remaining seconds; then reset."""
         now = time.perf_counter()
         loss, *errors = self.sums
         identity = errors[len(METRICS) :]
@@ -67,14 +67,14 @@ class Meter:
 
 
 class RunLog:
-    """Where the records of a run go: `log.jsonl`, TensorBoard if asked for, and a listener.
+    """Writer of the records of a run: `log.jsonl`, TensorBoard if configured, and a callback.
 
     Parameters
     ----------
     folder
-        The run's folder; none: nothing is written, as on ranks other than the first.
+        The run's folder; None: nothing is written, as on ranks other than the first.
     step
-        Where the run stands; later TensorBoard events, of a run that was killed, are hidden.
+        Present step; later TensorBoard events, of a run that was killed, are hidden.
     """
 
     def __init__(self, folder: Path | None, config: LogConfig, step: int, listener: Listener | None) -> None:
@@ -113,7 +113,7 @@ class RunLog:
 
 
 def _list_scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
-    """Names and values of what changes along a run."""
+    """Names and values that change during a run."""
     if record.get("event") == "validation":
         ratios = [
             (f"validation/{source}/{metric}", value)
@@ -128,7 +128,7 @@ def _list_scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def dump_record(record: dict[str, Any]) -> str:
-    """A record as a line of JSON, null in place of numbers that are not finite."""
+    """A record as a line of JSON, null instead of numbers that are not finite."""
     return json.dumps(_replace_infinite(record), allow_nan=False)
 
 
@@ -141,7 +141,7 @@ def _replace_infinite(value: Any) -> Any:
 
 
 def format_record(record: dict[str, Any]) -> str:
-    """A record as a line for people."""
+    """A record as a line for the terminal."""
     event, step = record.get("event"), record["step"]
     if event == "validation":
         ratios = "; ".join(
@@ -156,7 +156,7 @@ def format_record(record: dict[str, Any]) -> str:
         ranks = f" on {record['world_size']} ranks" if record["world_size"] > 1 else ""
         return f"{event} at step {step}, {record['n_pairs']} pairs{ranks}"
     if event == "stop":
-        return f"stopped by {record['reason']} at step {step} and saved; run the same command again to go on"
+        return f"stopped by {record['reason']} at step {step} and saved; run the same command again to continue"
     if event:
         return f"{event} at step {step}" + (f": {record['message']}" if "message" in record else "")
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in zip(METRICS, record["over_identity"], strict=True))

@@ -14,7 +14,7 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run's folder while entered; the system lets go of it when the process dies.
+    """Lock a run's folder against other trainings; the operating system releases the lock when the process ends.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Which crystals stand in which batch of which epoch, and which rank takes which of them.
+"""Assign crystals to batches of an epoch, and the crystals of a batch to ranks.
 
-Everything here is a function of (seed, epoch, index) alone: neither the number of ranks nor what was drawn before
-changes a batch, so that a run can be stopped anywhere and continued on any number of ranks.
+Everything here is a function of (seed, epoch, index) alone: neither the number of ranks nor earlier draws
+change a batch, so that a run can be stopped anywhere and continued on any number of ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from e3relax_flows.graphs.batching import plan_batches
 
-ORDER_STREAM, VARY_STREAM, OWN_STREAM, VAL_STREAM = 1, 2, 3, 4  # uses of random numbers that must not meet
+ORDER_STREAM, VARY_STREAM, OWN_STREAM, VAL_STREAM = 1, 2, 3, 4  # independent uses of random numbers
 
 
 def make_rng(stream: int, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
@@ -24,24 +24,24 @@ def make_rng(stream: int, seed: int, epoch: int, index: int = 0) -> np.random.Ge
 
 
 class Share(NamedTuple):
-    """What one rank takes of a global batch."""
+    """Share of one rank in a global batch."""
 
     epoch: int
-    batch: int  # place of the global batch in its epoch
+    batch: int  # index of the global batch in its epoch
     indices: list[int]  # pairs
-    weight: float  # share of the global batch's crystals; nought where a rank only takes part
+    weight: float  # share of the global batch's crystals; zero if the rank only takes part in the sums
     scale: float  # of the loss, so that every crystal of an epoch counts the same
 
 
 class BatchLimits(NamedTuple):
-    """The most that one global batch holds, unless a single crystal is larger."""
+    """Limits of one global batch, unless a single crystal is larger."""
 
     max_atoms: int
     max_edges: int
 
 
 def split_batch(costs: Sequence[int], n_ranks: int) -> list[list[int]]:
-    """Positions in a batch for each rank, the costs as even as the largest-first rule makes them."""
+    """Positions in a batch for each rank, with costs balanced by the largest-first rule."""
     parts: list[list[int]] = [[] for _ in range(n_ranks)]
     loads = [0] * n_ranks
     for position in sorted(range(len(costs)), key=lambda position: (-costs[position], position)):
@@ -59,7 +59,7 @@ class ShareSampler(Sampler[Share]):
     sizes
         [n_pairs, 2] numbers of atoms and of edges.
     buckets
-        1: crystals of all sizes stand together in a batch. More: the pairs are divided into so many groups of similar
+        1: crystals of all sizes share a batch. More: the pairs are divided into that many groups of similar
         size, and a batch is of one group; the loss of a batch is then scaled by its number of crystals over the
         mean number, since large crystals would otherwise count more.
     """
@@ -89,23 +89,23 @@ class ShareSampler(Sampler[Share]):
         batches = [
             batch for group in np.array_split(by_size, self.buckets) for batch in self._cut(rng.permutation(group))
         ]
-        return [batches[place] for place in rng.permutation(len(batches))]
+        return [batches[index] for index in rng.permutation(len(batches))]
 
     def _cut(self, order: NDArray[np.int64]) -> list[list[int]]:
         rows: list[tuple[int, int]] = list(map(tuple, self.sizes[order].tolist()))
         chosen = order.tolist()
-        return [[chosen[place] for place in batch] for batch in plan_batches(rows, *self.limits)]
+        return [[chosen[index] for index in batch] for batch in plan_batches(rows, *self.limits)]
 
     def __len__(self) -> int:
         return len(self.batches) - self.start
 
     def __iter__(self) -> Iterator[Share]:
         mean = len(self.sizes) / len(self.batches)
-        for place in range(self.start, len(self.batches)):
-            batch = self.batches[place]
+        for index in range(self.start, len(self.batches)):
+            batch = self.batches[index]
             scale = len(batch) / mean if self.buckets > 1 else 1.0
             mine = batch
             if self.n_ranks > 1:
                 mine = [batch[i] for i in split_batch(self.sizes[batch, 1].tolist(), self.n_ranks)[self.rank]]
-            # who has no crystal computes one all the same, without weight, and so takes part in the sums
-            yield Share(self.epoch, place, mine or batch[:1], len(mine) / len(batch), scale)
+            # a rank without a crystal computes one with weight zero, to take part in the sums
+            yield Share(self.epoch, index, mine or batch[:1], len(mine) / len(batch), scale)

@@ -1,4 +1,4 @@
-"""Batches of training samples: pairs varied, graphs built, packed; in this process or in workers."""
+"""Batches of training samples: augment pairs, build graphs, pack; in this process or in workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from e3relax_flows.train.augment import vary_pair
 from e3relax_flows.train.pairs import Pair, PairSet
 from e3relax_flows.train.sampler import VARY_STREAM, Share, ShareSampler, make_rng
 
-LEAST_VOLUME, LARGEST_VOLUME = 0.5, 2.0  # of the relaxed one, from which a start is still worth anything
+LEAST_VOLUME, LARGEST_VOLUME = 0.5, 2.0  # of the relaxed one, within which a start is still useful
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch with its targets, and what it is of the global batch."""
+    """A batch with its targets, and its share of the global batch."""
 
     batch: CrystalBatch
     fractions: Tensor  # [n_atoms, 3] relaxed
@@ -75,7 +75,7 @@ def unpack_layer(layer: Layer, pairs: Sequence[Pair]) -> Iterator[tuple[NDArray[
 
 
 def start_from_output(network: RelaxationNetwork, output: Layer, sample: Sample) -> Sample:
-    """The same targets, from where the network has just put the crystals: what a second pass will see."""
+    """The same targets, starting from the network's output: the input of a second pass."""
     starts = []
     for pair, (fractions, lattice) in zip(sample.pairs, unpack_layer(output, sample.pairs), strict=True):
         ratio = abs(np.linalg.det(lattice) / np.linalg.det(pair.relaxed_lattice))
@@ -115,5 +115,5 @@ def make_loader(samples: SampleSet, sampler: ShareSampler, n_workers: int) -> Da
         sampler=sampler,
         num_workers=n_workers,
         persistent_workers=n_workers > 0,
-        generator=torch.Generator(),  # it must not draw from the numbers of the run
+        generator=torch.Generator(),  # it must not use the random numbers of the run
     )

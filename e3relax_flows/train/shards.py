@@ -2,7 +2,7 @@
 
 A shard is a file `pairs-00003-of-00012.safetensors`. Tensors: `numbers` uint8 [n_atoms], `counts` int32 [n_pairs],
 `fractions` float64 [2, n_atoms, 3] and `lattices` float64 [2, n_pairs, 3, 3] (initial, relaxed; Å), and for each of
-`sources`, `functionals` and `groups` the places int32 [n_pairs] of the names in a table. Metadata, under the key
+`sources`, `functionals` and `groups` the indices int32 [n_pairs] of the names in a table. Metadata, under the key
 `e3relax_pairs`, is JSON: format version, ids, tables of names, content hash.
 """
 
@@ -29,9 +29,9 @@ SUFFIX = ".safetensors"
 
 
 def write_shards(pairs: PairSet, folder: Path, size: int = 10_000) -> list[Path]:
-    """Write pairs, in order, as shards of `size` pairs into `folder`; gives their paths.
+    """Write pairs, in order, as shards of `size` pairs into `folder`; return their paths.
 
-    Coordinates stay as they are to the bit. Every file appears whole or not at all.
+    Coordinates keep all their bits. Every file is written atomically.
 
     Raises
     ------
@@ -43,9 +43,9 @@ def write_shards(pairs: PairSet, folder: Path, size: int = 10_000) -> list[Path]
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(pairs), size)
     paths = []
-    for place, start in enumerate(starts):
+    for number, start in enumerate(starts):
         part = pairs.select(range(start, min(start + size, len(pairs))))
-        path = folder / f"pairs-{place:05d}-of-{len(starts):05d}{SUFFIX}"
+        path = folder / f"pairs-{number:05d}-of-{len(starts):05d}{SUFFIX}"
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             file.write(_pack_shard(part))
@@ -65,9 +65,9 @@ def _pack_shard(pairs: PairSet) -> bytes:
     }
     tables: dict[str, list[str]] = {}
     for name in TABLES:
-        table, places = np.unique(np.array(getattr(pairs, name), dtype=object), return_inverse=True)
+        table, indices = np.unique(np.array(getattr(pairs, name), dtype=object), return_inverse=True)
         tables[name] = [str(word) for word in table]
-        tensors[name] = places.astype(np.int32)
+        tensors[name] = indices.astype(np.int32)
     metadata = {
         "format_version": SHARD_FORMAT,
         "hash": identify_pairs(pairs),
@@ -83,7 +83,7 @@ def read_shard(path: Path) -> PairSet:
     Raises
     ------
     ConfigError
-        When the file is missing, no shard, of another format version, or damaged.
+        When the file is missing, not a shard, of another format version, or damaged.
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -92,7 +92,7 @@ def read_shard(path: Path) -> PairSet:
             if version != SHARD_FORMAT:
                 raise ConfigError(f"{path}: shard format {version!r}, this release reads {SHARD_FORMAT}; write it anew")
             tensors = {name: file.get_tensor(name) for name in ("numbers", "counts", "fractions", "lattices", *TABLES)}
-        names = {name: [metadata["tables"][name][place] for place in tensors[name]] for name in TABLES}
+        names = {name: [metadata["tables"][name][index] for index in tensors[name]] for name in TABLES}
         pairs = PairSet(
             metadata["ids"],
             names["sources"],
@@ -105,7 +105,7 @@ def read_shard(path: Path) -> PairSet:
         )
         stated, actual = metadata["hash"], identify_pairs(pairs)
     except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
-        raise ConfigError(f"{path} is no shard of pairs ({error}); write it anew with `e3relax data shards`") from error
+        raise ConfigError(f"{path} is not a shard of pairs ({error}); repeat `e3relax data shards`") from error
     if stated != actual:
         raise ConfigError(f"{path} is damaged: its hash is {actual}, not {stated}; write it anew")
     return pairs
@@ -123,7 +123,7 @@ def list_shards(folder: Path) -> list[Path]:
     if not paths:
         raise ConfigError(f"{folder} holds no shards (pairs-*{SUFFIX}); make them with `e3relax data shards`")
     n_shards = int(paths[0].stem.rpartition("-")[2]) if paths[0].stem.rpartition("-")[2].isdigit() else 0
-    expected = [f"pairs-{place:05d}-of-{n_shards:05d}{SUFFIX}" for place in range(n_shards)]
+    expected = [f"pairs-{number:05d}-of-{n_shards:05d}{SUFFIX}" for number in range(n_shards)]
     if missing := sorted(set(expected) ^ {path.name for path in paths}):
         raise ConfigError(
             f"{folder} should hold {n_shards} shards, but {_shorten(missing)} are missing or do not belong to them; "

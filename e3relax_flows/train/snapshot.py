@@ -34,7 +34,7 @@ REMEDY = "copy the whole folder again, or remove it and run again what wrote it 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """What a shard must be."""
+    """Hash and size of a shard."""
 
     sha256: str
     n_bytes: int
@@ -51,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a snapshot holds."""
+    """Contents of a snapshot."""
 
     dataset_id: str
     splits: dict[str, Split]
@@ -65,16 +65,16 @@ def pack_pairs(
     Parameters
     ----------
     docs
-        In any order; those that are not in `ids` are passed over.
+        In any order; those that are not in `ids` are skipped.
     ids
-        Pair ids that are wanted, in this order; None: all, in the order of `docs`.
+        Required pair ids, in this order; None: all, in the order of `docs`.
     group_by
-        What the groups are.
+        Kind of the groups.
 
     Raises
     ------
     ConfigError
-        When pairs of `ids` are not among the documents, or there are no pairs at all.
+        When pairs of `ids` are not among the documents, or there are no pairs.
     """
     wanted = None if ids is None else set(ids)
     kept: dict[str, int] = {}
@@ -93,7 +93,7 @@ def pack_pairs(
     if missing := [name for name in ids or () if name not in kept]:
         raise ConfigError(
             f"{len(missing)} of {len(ids or ())} pairs are not in the store, such as {missing[0]}; they were removed, "
-            "or it is another store: check PAIR_STORE and DATA_DIR, or build the dataset anew"
+            "or it is another store: check PAIR_STORE and DATA_DIR, or build the dataset again"
         )
     if not kept:
         raise ConfigError("there are no pairs to pack; build or import some (e3relax data build, e3relax data import)")
@@ -111,24 +111,24 @@ def pack_pairs(
 
 
 def write_snapshot(folder: Path, splits: Mapping[str, PairSet], dataset_id: str, shard_size: int = 10_000) -> Manifest:
-    """Write splits as shards into a new folder, which appears whole or not at all.
+    """Write splits as shards into a new folder, which is written atomically.
 
     A folder that holds the same snapshot already is verified and left as it is.
 
     Raises
     ------
     ConfigError
-        When the folder holds something else, or a split has no pairs or a name that is no folder's.
+        When the folder holds something else, or a split has no pairs or a name that cannot be a folder.
     """
     for name, pairs in splits.items():
         if not name.isidentifier():
-            raise ConfigError(f"{name!r} is no name of a split; use letters, digits and _, such as train")
+            raise ConfigError(f"{name!r} cannot be the name of a split; use letters, digits and _, such as train")
         if not len(pairs):
             raise ConfigError(f"the split {name!r} has no pairs; leave it out")
     if (folder / MANIFEST_FILE).exists():
         return _accept_same(folder, splits, dataset_id)
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is no snapshot and not empty; choose another folder, or remove it first")
+        raise ConfigError(f"{folder} is not a snapshot and not empty; choose another folder, or remove it first")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}-{uuid4().hex}"
     try:
@@ -147,7 +147,7 @@ def write_snapshot(folder: Path, splits: Mapping[str, PairSet], dataset_id: str,
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a snapshot should hold; its shards are not looked at.
+    """Read the manifest of a snapshot; its shards are not checked.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
         }
         manifest = Manifest(str(raw["dataset_id"]), splits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no manifest of a snapshot ({type(error).__name__}: {error}); {REMEDY}") from error
+        raise ConfigError(f"{path} is not a snapshot's manifest ({type(error).__name__}: {error}); {REMEDY}") from error
     for name, split in manifest.splits.items():
         _check_paths(folder, name, split)
     return manifest

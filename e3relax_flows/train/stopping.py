@@ -1,4 +1,4 @@
-"""Reasons to stop before the end: signals and the walltime; what is under way is finished first."""
+"""Reasons to stop before the end: signals and the walltime; the present step is finished first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-EXIT_CONTINUE = 75  # EX_TEMPFAIL: stopped on purpose with all that is needed to go on; run the same command again
+EXIT_CONTINUE = 75  # EX_TEMPFAIL: stopped on purpose and saved; run the same command again to continue
 TIME_LEFT = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)")  # [days-]hours:minutes:seconds, minutes:seconds
 SQUEUE_S = 30
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def find_deadline(walltime_hours: float | None, stop_minutes: float, environ: Mapping[str, str] | None = None) -> float:
-    """Unix time at which to stop: so many minutes before the walltime, counted from now, or before SLURM's end.
+    """Unix time at which to stop: `margin` minutes before the walltime, counted from now, or before SLURM's end.
 
     Without either it is infinite.
     """
@@ -35,7 +35,7 @@ def find_deadline(walltime_hours: float | None, stop_minutes: float, environ: Ma
 
 
 def ask_time_left(job: str) -> float | None:
-    """Seconds that an allocation has left, by `squeue`, for SLURM before 23.02, which names no end; None: no limit."""
+    """Remaining seconds of an allocation by `squeue`, for SLURM before 23.02; None: no limit."""
     try:
         command = ["squeue", "--noheader", "--jobs", job, "--format", "%L"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_S, check=False).stdout
@@ -51,7 +51,7 @@ def ask_time_left(job: str) -> float | None:
 class StopRequest:
     """Notes SIGTERM, SIGUSR1 (what SLURM sends with --signal), Ctrl-C and the deadline, while it is entered.
 
-    A second Ctrl-C interrupts at once. Signals can only be noted in the main thread; elsewhere the deadline is left.
+    A second Ctrl-C interrupts. Signals are only handled in the main thread; elsewhere only the deadline applies.
     """
 
     def __init__(self, deadline: float = float("inf")) -> None:
@@ -78,7 +78,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """Why to stop; none: go on."""
+        """Reason to stop; None: continue."""
         if self._signal is not None:
             return signal.Signals(self._signal).name
         return "walltime" if time.time() >= self.deadline else None

@@ -1,4 +1,4 @@
-"""One run's state: network, moving average, optimiser, progress; its steps, its way into a checkpoint and back."""
+"""State of one run: network, moving average, optimiser, progress; its steps, and saving and loading of checkpoints."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ STATS = ("loss", "displacement", "strain", "volume", "displacement_0", "strain_0
 
 
 @dataclass
-class Progress:
-    """Where a run stands; part of its checkpoint."""
+class TrainingProgress:
+    """Progress of a run; part of its checkpoint."""
 
     step: int = 0
     epoch: int = 0
@@ -46,7 +46,7 @@ class Progress:
 
 
 class StepOutput(NamedTuple):
-    """What one step leaves."""
+    """Result of one step."""
 
     stats: Tensor  # [7] float64, STATS of this rank's crystals times its weight: to be summed over ranks
     layer: Layer
@@ -58,7 +58,7 @@ class Trainer:
     Parameters
     ----------
     world
-        The ranks that train together; none: this process alone, on the device of the configuration.
+        The ranks that train together; None: only this process, on the device of the configuration.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class Trainer:
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         self.optimizer = RunOptimizer(trained, config.schedule)
         self.best = {key: value.clone() for key, value in self.average.state_dict().items()}
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.data: dict[str, str | None] = {"train": None, "val": None}  # hashes of the pairs
         self.validation: str | None = None  # hash of the pairs that gave the best score
         self.last_is_damaged = False  # so that the previous checkpoint must be kept until the next is written
@@ -88,18 +88,18 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Device of the network."""
         return self.world.device
 
     @property
     def fraction_done(self) -> float:
-        """Share of the run that is behind, by steps or by hours, whichever is further."""
+        """Finished share of the run, by steps or by hours, whichever is larger."""
         schedule = self.config.schedule
         by_hours = self.progress.seconds / 3600 / schedule.max_hours if schedule.max_hours else 0.0
         return max(self.progress.step / schedule.max_steps, by_hours)
 
     def describe_config(self) -> dict[str, Any]:
-        """What must not change between restarts."""
+        """The configuration that must not change between restarts."""
         return self.config.describe(self.network.config.model_dump(mode="json"))
 
     def save(self) -> None:
@@ -125,7 +125,7 @@ class Trainer:
         self.last_is_damaged = False
 
     def resume(self) -> bool:
-        """Go on from the checkpoint in the run's folder, if there is one; `restore` on every rank.
+        """Continue from the checkpoint in the run's folder, if there is one; `restore` on every rank.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Trainer:
         return found is not None
 
     def restore(self, found: FoundCheckpoint) -> None:
-        """Take over the state of a checkpoint of this configuration.
+        """Load the state of a checkpoint of this configuration.
 
         Raises
         ------
@@ -153,8 +153,8 @@ class Trainer:
             before = state["data"][name]
             if known and before and known != before:
                 raise ConfigError(
-                    f"{found.path} was made with other pairs in data.{name} (hash {before} -> {known}); bring the old "
-                    "files back, or choose another `out`"
+                    f"{found.path} was made with other pairs in data.{name} (hash {before} -> {known}); restore the "
+                    "old files, or choose another `out`"
                 )
         fresh = self.network.state_dict()
         for network, name in ((self.network, "network"), (self.average, "average")):
@@ -162,7 +162,7 @@ class Trainer:
         best = complete_weights(state["best"], self.average.state_dict(), state["added"])
         self.best = {key: value.to(self.device, copy=True) for key, value in best.items()}
         self.optimizer.load_moments(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
         self.validation = state["validation"]
         self.last_is_damaged = found.warning is not None
         if state["rng"] is not None:
@@ -173,7 +173,7 @@ class Trainer:
         mine = self.describe_config()
         theirs = dict(found.state["config"])
         network = self.network.config_class.model_validate(theirs["network"]).model_dump(mode="json")
-        # what `describe` leaves out and a configuration cannot be without
+        # required entries that `describe` leaves out
         theirs |= {"out": ".", "data": theirs["data"] | {"train": [], "val": []}}
         if theirs.get("finetune"):
             theirs["finetune"] = theirs["finetune"] | {"path": "."}
@@ -183,7 +183,7 @@ class Trainer:
             return
         advice = "restore the configuration, or choose another `out`"
         if any(change.startswith("schedule.") for change in changes):
-            advice += f"; to train on with another schedule, start there with finetune: {{path: {found.path}}}"
+            advice += f"; to continue with another schedule, start there with finetune: {{path: {found.path}}}"
         raise ConfigError(f"{found.path} was made with another configuration: {'; '.join(changes)}; {advice}")
 
     def load_start(self, weights: dict[str, Tensor]) -> None:
@@ -195,8 +195,8 @@ class Trainer:
     def step(self, sample: Sample) -> StepOutput:
         """One optimiser step on this rank's share of a batch.
 
-        The loss is the mean over the crystals of all ranks. An error that all ranks see, the gradient being
-        theirs in common, is raised on all of them.
+        The loss is the mean over the crystals of all ranks. Since all ranks have the same gradient, its
+        errors are raised on all of them.
         """
         self._set_rate()
         weight, scale = (sample.share.weight, sample.share.scale) if sample.share else (1.0, 1.0)

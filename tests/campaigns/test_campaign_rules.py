@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from e3relax_flows.campaigns.rules import (
-    Progress,
+    CampaignProgress,
     decide_stop,
     expect_cost,
     expect_saving,
@@ -20,7 +20,7 @@ from e3relax_flows.campaigns.rules import (
 from e3relax_flows.schemas.campaigns import CampaignConfig, GenerationDoc, StopReason, StopRules
 
 RULES = StopRules(labels=100, core_hours=50, without_promotion=2, saving_over_cost=1.5)
-GOING = Progress(
+GOING = CampaignProgress(
     n_labels=99, core_hours=49.9, n_left=1, n_without_promotion=1, expected_saving=15.0, expected_cost=10.0
 )
 
@@ -51,7 +51,7 @@ def test_the_first_rule_that_holds_ends_it(changes: dict[str, Any], reason: Stop
 
 def test_rules_that_are_off_never_hold() -> None:
     off = StopRules(without_promotion=None)
-    spent = Progress(10**6, 1e6, n_left=1, n_without_promotion=99, expected_saving=0.0, expected_cost=1e6)
+    spent = CampaignProgress(10**6, 1e6, n_left=1, n_without_promotion=99, expected_saving=0.0, expected_cost=1e6)
     assert decide_stop(off, spent) is None
 
 

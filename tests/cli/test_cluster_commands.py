@@ -48,7 +48,7 @@ def test_doctor_without_the_manager(e3relax: Command) -> None:
     found = e3relax("doctor", "--place", "remote", "--json")
     assert found.code == 1
     assert read_rows(found)["remote"]["hint"] == "pip install 'e3relax-flows[remote]'"
-    assert "'nowhere' is no place" in e3relax("doctor", "--place", "nowhere").stdout.replace("\n", " ")
+    assert "'nowhere' is not a place" in e3relax("doctor", "--place", "nowhere").stdout.replace("\n", " ")
 
 
 def test_a_retraining_without_its_holdout_is_not_submitted(

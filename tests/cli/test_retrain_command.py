@@ -107,4 +107,4 @@ def test_a_launchpad_needs_a_job_store(e3relax, config: Path) -> None:
     result = e3relax("retrain", config, "--submit", "fireworks")
     assert result.code == 2
     assert "JOB_STORE in ~/.jobflow.yaml" in result.stderr
-    assert "'elsewhere' is no place" in e3relax("retrain", config, "--submit", "elsewhere").stderr
+    assert "'elsewhere' is not a place" in e3relax("retrain", config, "--submit", "elsewhere").stderr

@@ -52,7 +52,7 @@ def test_shards_are_written_and_trained_on(e3relax, pair_file, tmp_path):
     stopped = e3relax("train", tmp_path / "train.yaml")
     assert stopped.code == 75, stopped.stderr
     assert "stopped by walltime at step" in stopped.stdout
-    assert "run the same command again to go on" in stopped.stdout
+    assert "run the same command again to continue" in stopped.stdout
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
     plan = json.loads(e3relax("train", tmp_path / "train.yaml", "--dry-run", "--json").stdout)
     assert (plan["pairs_train"], plan["goes_on_from_step"] is None) == (4, False)

@@ -103,7 +103,7 @@ def test_chunks_are_joined_whatever_their_order(pairs, holdout):
     assert document.evaluation_id == identify_evaluation("m-1", holdout.holdout_id, OPTIONS)
     for spoiled, message in (
         (chunks[:1], "has 5 rows for 12 pairs: 7 are missing"),
-        ([*chunks, chunks[0]], "17 rows for 12 pairs: 0 are missing .none., 0 are foreign .none., 5 are there twice"),
+        ([*chunks, chunks[0]], "17 rows for 12 pairs: 0 are missing .none., 0 are foreign .none., 5 occur twice"),
         ([*chunks, [whole[0].model_copy(update={"pair_id": "else"})]], r"1 are foreign \(else\)"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -39,7 +39,7 @@ def test_a_better_challenger_is_promoted_with_its_numbers(better, incumbent):
     assert total.high - total.low < 0.06
     assert total.identity_low < -0.4
     assert len(gate.reasons) == 2
-    assert gate.reasons[1].startswith("all (240 pairs in 60 groups): 0.0% served materially worse than they came")
+    assert gate.reasons[1].startswith("all (240 pairs in 60 groups): 0.0% served materially worse than before")
     assert f"change {total.change:+.1%} (95%: {total.low:+.1%} to {total.high:+.1%}): better" in gate.reasons[0]
     assert gate.gate_id == identify_gate(["e-new-h-1", "e-old-h-1"], LIMITS)
     names = {each.name for each in gate.comparisons if each.judged}
@@ -187,7 +187,7 @@ def test_a_network_that_is_worse_than_the_identity_is_rejected():
     gate = judge(new, old, LIMITS, 1)
     assert find(gate, "all").high < 0
     assert gate.decision is Decision.REJECT
-    assert "worse than leaving the crystals alone" in gate.reasons[0]
+    assert "worse than the initial structures" in gate.reasons[0]
     assert judge(Plot("new", 1.7).evaluate(), old, LIMITS, 1).decision is Decision.PROMOTE
 
 
@@ -255,7 +255,7 @@ def drop(doc: EvaluationDoc, n: int) -> EvaluationDoc:
         (lambda new, old: (drop(new, 1), old), "1 pairs are in one evaluation only: p0000"),
         (lambda new, old: (drop(new, 240), drop(old, 240)), "the holdout has 0 pairs, at least 20 are needed"),
         (lambda new, old: (drop(new, 225), drop(old, 225)), "the holdout has 15 pairs"),
-        (lambda new, old: (new.model_copy(update={"rows": [*new.rows, new.rows[0]]}), old), "1 rows are there twice"),
+        (lambda new, old: (new.model_copy(update={"rows": [*new.rows, new.rows[0]]}), old), "1 rows occur twice"),
         (lambda new, old: (new.model_copy(update={"holdout_id": "h-2"}), old), "differ in holdout: 'h-2' and 'h-1'"),
         (
             lambda new, old: (new.model_copy(update={"options": PredictOptions(passes=3)}), old),

@@ -66,8 +66,8 @@ def test_what_is_served_must_not_do_harm(better, incumbent, n_new, n_old, decisi
     assert (row.challenger, row.incumbent) == (n_new / 240, n_old / 240)
     assert row.low <= row.challenger - row.incumbent <= row.high
     assert (row.low > 0) == (n_new - n_old >= 12)
-    (reason,) = [reason for reason in gate.reasons if "served materially worse than they came" in reason]
-    assert reason.startswith(f"all (240 pairs in 60 groups): {n_new / 240:.1%} served materially worse than they came")
+    (reason,) = [reason for reason in gate.reasons if "served materially worse than before" in reason]
+    assert reason.startswith(f"all (240 pairs in 60 groups): {n_new / 240:.1%} served materially worse than before")
     assert reason.endswith(text)
     assert gate.decision is decision
     assert GateDoc.model_validate_json(gate.model_dump_json()) == gate
@@ -121,7 +121,7 @@ def test_harm_to_one_family_is_found_among_many_others(better, incumbent):
     assert find_harm(gate, "stratum: pnictides").challenger == 0.25
     assert gate.decision is Decision.REJECT
     assert gate.reasons[0].startswith(
-        "stratum: pnictides (40 pairs in 10 groups): 25.0% served materially worse than they came"
+        "stratum: pnictides (40 pairs in 10 groups): 25.0% served materially worse than before"
     )
     # of strata too small to be judged it is only told
     gate = judge(harm(better, places[1::4]), incumbent, LIMITS.model_copy(update={"min_stratum": 81}), 1)
@@ -135,7 +135,7 @@ def test_harm_on_the_original_holdout_counts_too(better, incumbent):
     gate = judge(better, incumbent, LIMITS, 1, (harm(new, SPREAD[:30]), old))
     assert gate.decision is Decision.REJECT
     assert gate.reasons[0].startswith(
-        "original: all (240 pairs in 60 groups): 12.5% served materially worse than they came"
+        "original: all (240 pairs in 60 groups): 12.5% served materially worse than before"
     )
     assert judge(better, incumbent, LIMITS, 1, (new, old)).decision is Decision.PROMOTE
 

@@ -90,7 +90,7 @@ def test_a_project_of_jobflow_remote_without_a_runner_is_named(settings: E3Relax
     sent.controller.jobs.insert_many(jobs)
     ready, failed, runner = describe_activity("remote")
     assert ready == "project 'metals': jobs ready: 2 gpu; 0 running"
-    assert failed.startswith("1 jobs were not given to their worker")
+    assert failed.startswith("1 jobs could not be sent to their worker")
     assert "start it with `jf runner start`" in runner
     sent.controller.auxiliary.insert_one({"running_runner": {"last_pinged": datetime.now(UTC)}})
     assert "its runner has last pinged" in describe_activity("remote")[2]

@@ -192,7 +192,7 @@ def test_fireworks_by_the_letter(terminal: Terminal, server: tuple[str, int]) ->
         terminal.start(by_hand[0], "gpu.log")
         wait_for(lambda: fireworks.find_one({"state": "RUNNING", "name": "e3r predict"}), "a prediction runs")
         terminal.kill_workers()
-        assert "1 jobs ran nowhere any more: they run again" in terminal.type_block("e3relax screen recover")
+        assert "1 jobs were lost: they run again" in terminal.type_block("e3relax screen recover")
         for number, command in enumerate(by_hand):
             terminal.start(command, f"worker{number}.log")
 

@@ -83,7 +83,7 @@ def test_a_killed_worker_is_recovered_once_it_is_silent(campaign: Campaign, sett
         told = recover_launchpad(workers_stopped=True, dry_run=True, pause_s=PAUSE_S)
         assert (told.lost, pad.get_fw_dict_by_id(1)["state"]) == ([1], "RUNNING")
         recovery = recover_launchpad(silent_s=0.1, pause_s=PAUSE_S)
-        assert recovery.describe() == ["1 jobs ran nowhere any more: they run again"]
+        assert recovery.describe() == ["1 jobs were lost: they run again"]
         assert pad.get_fw_dict_by_id(1)["state"] == "READY"
         campaign.drain()
         assert pad.workflows.find_one({})["state"] == "COMPLETED"

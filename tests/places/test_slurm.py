@@ -121,7 +121,7 @@ def test_a_screen_outlives_arrays_of_workers(
         wait_for(lambda: slurm.run("squeue", "-h") == "", "all allocations are over")
         assert slurm.run("squeue", "-h", "-t", "TIMEOUT", "-o", "%P").split() == ["gpu", "standard", "standard"]
         (terminal.home / HOLD).unlink()
-        assert "2 jobs ran nowhere any more: they run again" in terminal.type_block("e3relax screen recover")
+        assert "2 jobs were lost: they run again" in terminal.type_block("e3relax screen recover")
         for command in arrays:
             terminal.type(command)
         wait_for(lambda: not pad.fireworks.find_one({"state": {"$in": OPEN}}), "the launchpad is idle")

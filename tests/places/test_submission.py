@@ -75,7 +75,7 @@ def test_a_launchpad_gets_the_flow_once_until_it_is_done(campaign: Campaign) -> 
         assert said.describe() == "2 jobs in 1 flows submitted; see: lpad get_wflows -i 1 -d more"
         again = submit(make_flow(), "fireworks")
         assert (again.n_jobs, again.added, [placed.state for placed in again.known.values()]) == (0, [], ["READY"])
-        assert again.describe() == "1 flows were there already (READY); see: lpad get_wflows -i 1 -d more"
+        assert again.describe() == "1 flows had been submitted before (READY); see: lpad get_wflows -i 1 -d more"
         workflow = pad.workflows.find_one({})
         assert workflow["metadata"] == {"e3r_content": identify_flow(flow), "e3r_flow": flow.uuid}
         campaign.drain()

@@ -66,7 +66,7 @@ def test_a_screen_is_submitted_once(
     monkeypatch.setattr(recover_launchpad, "__kwdefaults__", quick)
     assert run(monkeypatch, "screen", "recover", "--dry-run") == 0
     assert capsys.readouterr().out == (
-        "1 workflows were locked and are not any more\nnothing was changed: that was a dry run\n"
+        "1 workflows were locked and are unlocked\nnothing was changed: that was a dry run\n"
     )
     capsys.readouterr()
     assert run(monkeypatch, "screen", "recover", "--dry-run", "--json") == 0
@@ -74,4 +74,4 @@ def test_a_screen_is_submitted_once(
     assert (planned["dry_run"], planned["locked"], planned["lost"]) == (True, [1], [])
     assert run(monkeypatch, "screen", "recover") == 0
     assert run(monkeypatch, "screen", "recover") == 0
-    assert capsys.readouterr().out == "1 workflows were locked and are not any more\nnothing to recover\n"
+    assert capsys.readouterr().out == "1 workflows were locked and are unlocked\nnothing to recover\n"

@@ -41,7 +41,7 @@ def test_each_structure_is_a_flow_that_is_submitted_once(
         assert run(monkeypatch, *command) == 0
         assert "4 jobs in 2 flows submitted" in capsys.readouterr().out
         assert run(monkeypatch, *command) == 0
-        assert "2 flows were there already (READY)" in capsys.readouterr().out
+        assert "2 flows had been submitted before (READY)" in capsys.readouterr().out
         assert sorted(each["name"] for each in pad.workflows.find({})) == ["Ag", "Cu"]
         (folder / "broken.cif").write_text("no crystal")
         assert run(monkeypatch, *command) == 1

@@ -142,7 +142,7 @@ def test_a_move_longer_than_the_rule_believes_is_not_served():
     assert (found[20.0].n_polish_steps, found[0.1].n_polish_steps) == (4, 0)
     assert found[0.1].served is found[0.1].structure
     assert "not polished: CHGNet-0.3.0 moves it by 0." in found[0.1].message
-    assert "believed up to 0.010 Å" in found[0.1].message
+    assert "limit is 0.010 Å" in found[0.1].message
     # a number of steps is asked for without a rule
     rule = {"CHGNet-0.3.0": {"steps": 4, "min_error": 0.0, "max_move": 0.1}}
     assert predict(rock_salt(), CALIBRATION | {"polish": rule}, polish=2).n_polish_steps == 2
@@ -160,7 +160,7 @@ def test_a_potential_that_runs_away_leaves_the_prediction_as_it_is(judge, monkey
     monkeypatch.setattr("e3relax_flows.predict.polish.MAX_VOLUME_RATIO", 1.001)
     prediction = predict(rock_salt(), polish=5)
     assert (prediction.verdict, prediction.polished) == ("accept", None)
-    assert "not polished: CHGNet-0.3.0 runs away from it" in prediction.message
+    assert "not polished: CHGNet-0.3.0 diverges from it" in prediction.message
     freedom = resolve_constraints(rock_salt(), Constraints())
     lonely = Structure(Lattice.cubic(30), ["He"], [[0, 0, 0]])
     with pytest.raises(PolishError, match="failed on it") as caught:

@@ -226,6 +226,6 @@ def test_flows_submitted_twice_are_there_once(settings: E3RelaxSettings, sent: S
     first = submit_many({"Cu": flows["Cu"]}, "remote", settings=settings)
     both = submit_many(flows, "remote", settings=settings)
     assert (first.added, both.added, list(both.known), len(sent)) == (["Cu"], ["Ag"], ["Cu"], 2)
-    assert "1 flows were there already (READY)" in both.describe()
+    assert "1 flows had been submitted before (READY)" in both.describe()
     sent.set_state(sent[0].uuid, "RUNNING", "REMOTE_ERROR")
     assert submit_many(flows, "remote", settings=settings).added == ["Cu"]

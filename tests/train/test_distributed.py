@@ -16,7 +16,7 @@ from forked import Forked, train
 from made_halides import Interruption
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.train.distributed import Place, World, choose_device, find_first_host, find_place, join_world
+from e3relax_flows.train.distributed import RunRank, World, choose_device, find_first_host, find_rank, join_world
 from e3relax_flows.train.loop import train_model
 from e3relax_flows.train.progress import LOG_FILE
 from e3relax_flows.train.stopping import EXIT_CONTINUE
@@ -138,8 +138,8 @@ def test_a_bare_node_trains_and_says_how_to_export(rewrite, config_file, e3relax
     )
     assert run.returncode == 0, run.stderr
     assert (
-        f"trained, not exported: 'pymatgen' is not installed here; where e3relax-flows is whole, run: e3relax train \
-{config_file} --export-only"
+        f"trained, not exported: 'pymatgen' is not installed here; with all of e3relax-flows installed, run: \
+e3relax train {config_file} --export-only"
         in run.stdout
     )
     assert not (config.out / "tiny").exists()
@@ -169,8 +169,8 @@ def test_export_only_needs_a_trained_run(rewrite, config_file, e3relax_export, c
 
 def test_places_are_read_from_torchrun_and_from_srun():
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_STEP_NUM_TASKS": "2"}
-    assert find_place(torchrun) == Place(5, 8, 1, "env://")
-    assert find_place({}) == find_place({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}) == Place()
+    assert find_rank(torchrun) == RunRank(5, 8, 1, "env://")
+    assert find_rank({}) == find_rank({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}) == RunRank()
     srun = {
         "SLURM_STEP_NUM_TASKS": "8",
         "SLURM_PROCID": "5",
@@ -178,12 +178,12 @@ def test_places_are_read_from_torchrun_and_from_srun():
         "SLURM_JOB_ID": "120345",
         "SLURM_STEP_NODELIST": "gpu-[007-009,012],n1",
     }
-    assert find_place(srun) == Place(5, 8, 1, "tcp://gpu-007:29845")
+    assert find_rank(srun) == RunRank(5, 8, 1, "tcp://gpu-007:29845")
     chosen = srun | {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
-    assert find_place(chosen).init_method == "tcp://head:1234"
+    assert find_rank(chosen).init_method == "tcp://head:1234"
     for gone in ("SLURM_PROCID", "SLURM_STEP_NODELIST"):
         with pytest.raises(ConfigError, match=r"srun started 8 tasks, but .* so each of them would train alone"):
-            find_place({name: value for name, value in srun.items() if name != gone})
+            find_rank({name: value for name, value in srun.items() if name != gone})
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_first_host_of_a_list(nodes, first):
 def test_ranks_of_a_node_take_turns_over_its_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [choose_device("auto", Place(r, 8, r)).index for r in range(6)] == [0, 1, 2, 3, 0, 1]
-    assert choose_device("cuda:2", Place()) == torch.device("cuda:2")
+    assert [choose_device("auto", RunRank(r, 8, r)).index for r in range(6)] == [0, 1, 2, 3, 0, 1]
+    assert choose_device("cuda:2", RunRank()) == torch.device("cuda:2")
     with pytest.raises(ConfigError, match="'cuda:1' is one device for 8 ranks; give cuda or auto"):
-        choose_device("cuda:1", Place(0, 8, 0))
-    assert choose_device("cpu", Place(3, 8, 3)) == torch.device("cpu")
+        choose_device("cuda:1", RunRank(0, 8, 0))
+    assert choose_device("cpu", RunRank(3, 8, 3)) == torch.device("cpu")
 
 
 def test_a_process_alone_needs_no_group():

@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(rewrite):
     records = []
     again = train_model(config, records.append)
     assert records[0]["event"] == "warning"
-    assert "last.ckpt is no readable checkpoint" in records[0]["message"]
+    assert "last.ckpt is not a readable checkpoint" in records[0]["message"]
     assert records[1]["event"] == "resume"
     assert 0 < records[1]["step"] < 20
     assert_equal_weights(again, whole)
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(rewrite):
     assert 0 < trainer.progress.step <= 20
     last.write_bytes(b"half a file")
     previous.write_bytes(b"")
-    with pytest.raises(ModelError, match=r"last.ckpt is no readable checkpoint .*remove it"):
+    with pytest.raises(ModelError, match=r"last.ckpt is not a readable checkpoint .*remove it"):
         train_model(config)
 
 

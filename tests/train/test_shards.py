@@ -62,9 +62,9 @@ def test_missing_damaged_and_foreign_shards_are_refused(pairs, tmp_path):
     with pytest.raises(ConfigError, match="is damaged: its hash is"):
         load_pairs([tmp_path / "shards"])
     paths[2].write_bytes(content[:200])
-    with pytest.raises(ConfigError, match=r"no shard of pairs.*e3relax data shards"):
+    with pytest.raises(ConfigError, match=r"not a shard of pairs.*e3relax data shards"):
         load_pairs([tmp_path / "shards"])
     with pytest.raises(ConfigError, match="holds no shards"):
         load_pairs([tmp_path])
-    with pytest.raises(ConfigError, match="no shard of pairs"):
+    with pytest.raises(ConfigError, match=r"none\.safetensors is not a shard of pairs"):
         load_pairs([tmp_path / "none.safetensors"])

@@ -107,10 +107,10 @@ def test_only_whole_snapshots_appear(splits, tmp_path, monkeypatch):
     verify_snapshot(target)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="is no snapshot and not empty"):
+    with pytest.raises(ConfigError, match="is not a snapshot and not empty"):
         write_snapshot(tmp_path / "other", splits, "d-1")
     for name in ("../train", "", "a b"):
-        with pytest.raises(ConfigError, match="is no name of a split"):
+        with pytest.raises(ConfigError, match="cannot be the name of a split"):
             write_snapshot(tmp_path / "new", {name: splits["train"]}, "d-1")
 
 
@@ -133,10 +133,10 @@ def flip_bit(path):
             lambda f: shutil.copy(f / "val" / "pairs-00000-of-00001.safetensors", f / "train" / "more.safetensors"),
             "more.safetensors does not belong to the snapshot",
         ),
-        (lambda f: (f / MANIFEST_FILE).unlink(), "is no manifest of a snapshot.*copy the whole folder again"),
-        (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 1}'), "is no manifest of a snapshot"),
-        (lambda f: (f / MANIFEST_FILE).write_text("[]"), "is no manifest of a snapshot"),
-        (lambda f: (f / MANIFEST_FILE).write_text("{"), "is no manifest of a snapshot"),
+        (lambda f: (f / MANIFEST_FILE).unlink(), "is not a snapshot's manifest.*copy the whole folder again"),
+        (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 1}'), "is not a snapshot's manifest"),
+        (lambda f: (f / MANIFEST_FILE).write_text("[]"), "is not a snapshot's manifest"),
+        (lambda f: (f / MANIFEST_FILE).write_text("{"), "is not a snapshot's manifest"),
         (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 9}'), "snapshot format 9, this release reads 1"),
     ],
 )  # fmt: skip
