@@ -7,16 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.ids import ID_LENGTH
 from e3relax_flows.model.elements import MAX_Z
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 Array = NDArray[np.float64]
 
@@ -34,10 +36,14 @@ class Pair(NamedTuple):
 
     def build_initial(self) -> Structure:
         """The structure before relaxation."""
+        from pymatgen.core import Structure  # which training nodes do without
+
         return Structure(self.initial_lattice, self.numbers.tolist(), self.initial_fractions)
 
     def build_relaxed(self) -> Structure:
         """The structure after relaxation."""
+        from pymatgen.core import Structure
+
         return Structure(self.relaxed_lattice, self.numbers.tolist(), self.relaxed_fractions)
 
 
