@@ -1,11 +1,13 @@
 """Structures per second, from Structures in to Structures out and of the network alone, against rivals and the floor.
 
 python benchmarks/throughput.py [--model default] [--device cpu] [--threads 1] [--structures 240] [--stream 2000]
+    [--rivals MODEL ...]
 
-Rivals: the authors' architecture with as many parameters and at its published size (random weights: time does not
-depend on them), and relaxations with CHGNet. The floor is the time of the matrix products alone at the rate that this
-machine reaches with large ones. All are timed in turns; ratios are medians over the turns. With --device cuda the
-network is also timed in TF32 and bf16, with the memory that it takes. `--pairs` takes structures from a file of pairs.
+Rivals are other models, such as the authors' architecture (`e3relax models import`, or `kind: released` in
+configs/train.yaml for other sizes), and relaxations with CHGNet. The floor is the time of the matrix products alone at
+the rate that this machine reaches with large ones. All are timed in turns; ratios are medians over the turns. With
+--device cuda the network is also timed in TF32 and bf16, with the memory that it takes. `--pairs` takes structures from
+a file of pairs.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ import shlex
 import sys
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from pymatgen.core import Structure
+from runs import collect_versions, read_cpu
 from throughput_parts import (
     MatmulCounter,
     apply_network,
-    build_crystals,
     build_structures,
     build_supercells,
     compare,
@@ -34,29 +37,22 @@ from throughput_parts import (
     count_parameters,
     format_table,
     interleave,
-    make_released,
     measure_matmul_rate,
     measure_peak_memory,
-    pack_batches,
-    read_cpu,
     read_peak_rss,
+    record_batches,
     relax_with_chgnet,
     replay_matmuls,
-    size_released,
     time_call,
     use_precision,
-    watch_parts,
+    watch_network,
 )
 
-from e3relax_flows import PredictOptions, Predictor
-from e3relax_flows.core.run_information import collect_versions, now
-from e3relax_flows.model.interface import RelaxationNetwork
-from e3relax_flows.model.released import ReleasedConfig
-from e3relax_flows.train.dataset import load_pairs
+from e3relax_flows import PredictOptions, Predictor, load_pairs
 
 SECTIONS = ("stream", "rivals", "parts", "precisions", "sizes")  # first what looks at the memory
 PACKAGES = ("python", "torch", "numpy", "pymatgen", "spglib", "moyopy", "vesin", "chgnet", "e3relax-flows")
-OURS, SAME, PUBLISHED = "ours", "released, same parameters", "released, published size"
+OURS = "ours"
 N_SHAPES = 4
 ALWAYS = PredictOptions(stop_below=0.0)  # two passes and the residual, however little they move
 
@@ -67,7 +63,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--structures", type=int, default=240, help="number of structures of the first tables")
-    parser.add_argument("--published", type=int, default=8, help="structures for the published size; 0: leave it out")
+    parser.add_argument("--rivals", nargs="*", default=[], help="aliases, names, ids or folders of other models")
+    parser.add_argument("--rival-structures", type=int, default=8, help="structures for each of these")
     parser.add_argument("--chgnet", type=int, default=6, help="structures that CHGNet relaxes; 0: leave it out")
     parser.add_argument(
         "--stream", type=int, default=2_000, help="structures that are streamed, up to 100,000 and more"
@@ -104,7 +101,7 @@ def read_structures(arguments: argparse.Namespace) -> list[Structure]:
     pairs = load_pairs([arguments.pairs])
     step = max(1, len(pairs) // arguments.structures)
     return [
-        Structure(pair.initial_lattice, pair.numbers, pair.initial_fractions)
+        pair.build_initial()
         for pair in itertools.islice((pairs[index] for index in range(0, len(pairs), step)), arguments.structures)
     ]
 
@@ -117,53 +114,45 @@ def describe_run(arguments: argparse.Namespace, predictor: Predictor, structures
         machine += f", {torch.cuda.get_device_name(predictor.device)}"
     n_atoms = sum(map(len, structures)) / len(structures)
     named = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
+    date = datetime.now(UTC).isoformat(timespec="minutes")
     return (
-        f"`{shlex.join(['python', *sys.argv])}` · {now().isoformat(timespec='minutes')} · {machine} · {named} · "
-        f"model {predictor.model_id} · "
+        f"`{shlex.join(['python', *sys.argv])}` · {date} · {machine} · {named} · model {predictor.model_id} · "
         f"{len(structures)} structures, {n_atoms:.1f} atoms on average"
     )
 
 
 def tabulate_rivals(predictor: Predictor, structures: list[Structure], arguments: argparse.Namespace) -> str:
-    """Ours against the released architecture and CHGNet, whole and network alone, and against the floor."""
+    """Ours against other models and CHGNet, whole and network alone, and against the floor."""
     device = predictor.device
-    networks: dict[str, tuple[RelaxationNetwork, list[Structure]]] = {OURS: (predictor.network, structures)}
-    same = make_released(size_released(count_parameters(predictor.network)))
-    networks[SAME] = same.to(device).eval(), structures
-    if arguments.published:
-        networks[PUBLISHED] = make_released(ReleasedConfig()).to(device).eval(), structures[: arguments.published]
-    packed = {
-        name: pack_batches(network, build_crystals(network, given), device)
-        for name, (network, given) in networks.items()
-    }
-    predictors = {name: Predictor(network, "timed", {}, device) for name, (network, _) in networks.items()}
-    predictors[OURS] = predictor
-    counters = {name: count_matmuls(network, packed[name]) for name, (network, _) in networks.items()}
+    predictors = {OURS: predictor} | {name: Predictor.load(name, str(device)) for name in arguments.rivals}
+    given = {name: structures if name == OURS else structures[: arguments.rival_structures] for name in predictors}
+    packed = {name: record_batches(each, given[name]) for name, each in predictors.items()}
+    counters = {name: count_matmuls(each.network, packed[name]) for name, each in predictors.items()}
     rate = measure_matmul_rate(device)
     alone = interleave(
-        {name: lambda name=name: apply_network(networks[name][0], packed[name]) for name in networks}
+        {name: lambda name=name: apply_network(predictors[name].network, packed[name]) for name in predictors}
         | {"products": replay_matmuls(counters[OURS].shapes, device)},
         arguments.repeat,
         device,
     )
     whole = interleave(
-        {name: lambda name=name: predictors[name].predict(networks[name][1], ALWAYS) for name in networks},
+        {name: lambda name=name: predictors[name].predict(given[name], ALWAYS) for name in predictors},
         arguments.repeat,
         device,
     )
     lines = []
-    for name, (network, given) in networks.items():
-        share = len(given) / len(structures)
+    for name, each in predictors.items():
+        n, share = len(given[name]), len(given[name]) / len(structures)
         floor = counters[name].flops / rate
         lines.append(
             [
                 name,
-                f"{count_parameters(network):,}",
-                f"{len(given) / min(whole[name]):.1f}",
+                f"{count_parameters(each.network):,}",
+                f"{n / min(whole[name]):.1f}",
                 f"{compare(whole, name, OURS) / share:.2f}",
-                f"{1e3 * min(alone[name]) / len(given):.2f}",
+                f"{1e3 * min(alone[name]) / n:.2f}",
                 f"{compare(alone, name, OURS) / share:.2f}",
-                f"{counters[name].flops / len(given) / 1e6:.1f}",
+                f"{counters[name].flops / n / 1e6:.1f}",
                 f"{floor / min(alone[name]):.0%}",
             ]
         )
@@ -201,25 +190,22 @@ def describe_floor(counter: MatmulCounter, rate: float, seconds: float, structur
 
 
 def tabulate_parts(predictor: Predictor, structures: list[Structure], repeat: int) -> str:
-    """Where the time goes from Structure to Structure."""
-    best: dict[str, float] = {}
-    total = float("inf")
+    """How much of the time from Structure to Structure is the network's."""
+    total, network = float("inf"), 0.0
     for _ in range(repeat + 1):
-        with watch_parts() as watch:
+        with watch_network(predictor) as spent:
             seconds = time_call(lambda: predictor.predict(structures, ALWAYS), predictor.device)
         if seconds < total:
-            total, best = seconds, dict(watch.seconds)
-    best["rest"] = total - sum(best.values())
-    lines = [[name, f"{1e3 * s / len(structures):.3f}", f"{s / total:.1%}"] for name, s in best.items()]
-    lines.append(["all", f"{1e3 * total / len(structures):.3f}", "100 %"])
-    share = sum(best.get(name, 0.0) for name in ("checks of the input", "graphs", "guards")) / total
-    return f"{format_table(['part', 'ms per structure', 'share'], lines)}\n\nGraphs, checks and guards: {share:.1%}."
+            total, network = seconds, sum(spent)
+    parts = {"network": network, "checks, symmetry, graphs, guards, documents": total - network, "all": total}
+    lines = [[name, f"{1e3 * s / len(structures):.3f}", f"{s / total:.1%}"] for name, s in parts.items()]
+    return format_table(["part", "ms per structure", "share"], lines)
 
 
 def tabulate_precisions(predictor: Predictor, structures: list[Structure], repeat: int) -> str:
     """The network alone in several precisions, with the memory of an accelerator."""
     device, network = predictor.device, predictor.network
-    packed = pack_batches(network, build_crystals(network, structures), device)
+    packed = record_batches(predictor, structures)
     precisions = ("fp32", "TF32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
 
     def apply(precision: str) -> None:
@@ -244,12 +230,11 @@ def tabulate_sizes(predictor: Predictor, repeat: int) -> str:
     for perfect, rattled in build_supercells():
         n = len(perfect)
         copies = max(1, 320 // n)
-        crystals = build_crystals(network, [rattled] * copies)
-        packed = pack_batches(network, crystals, device)
+        packed = record_batches(predictor, [rattled] * copies)
         functions[f"{n} perfect"] = lambda given=[perfect] * copies: predictor.predict(given)
         functions[f"{n} rattled"] = lambda given=[rattled] * copies: predictor.predict(given)
         functions[f"{n} network"] = lambda packed=packed: apply_network(network, packed)
-        atoms[n], edges[n] = n * copies, crystals[0].n_edges / n
+        atoms[n], edges[n] = n * copies, sum(len(batch.centers) for batch in packed) / copies / n
     times = interleave(functions, repeat, device)
     per_atom = {name: 1e3 * min(values) / atoms[int(name.split()[0])] for name, values in times.items()}
     lines = [

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import resource
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -21,13 +17,7 @@ from pymatgen.core import Structure
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from e3relax_flows import build_candidates
-from e3relax_flows.graphs.batching import Crystal, CrystalBatch, pack_crystals
-from e3relax_flows.graphs.convert import structure_to_arrays
-from e3relax_flows.model.interface import RelaxationNetwork
-from e3relax_flows.model.released import ReleasedConfig, ReleasedE3RelaxH2
-from e3relax_flows.predict import batches, items
-from e3relax_flows.predict.batches import LIMITS, BatchRunner
+from e3relax_flows import Predictor, build_candidates, get_engine
 
 REPEATS = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (3, 1, 1))
 SUPERCELLS = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2), (4, 2, 2), (4, 4, 2), (5, 5, 4))  # of 10 atoms
@@ -61,50 +51,34 @@ def rattle_structure(structure: Structure, rng: np.random.Generator) -> Structur
     return Structure(structure.lattice, structure.species, structure.frac_coords + moves)
 
 
-def build_crystals(network: RelaxationNetwork, structures: Sequence[Structure]) -> list[Crystal]:
-    """Crystals as `network` takes them."""
-    return [network.build_crystal(*structure_to_arrays(structure)) for structure in structures]
+def record_batches(predictor: Predictor, structures: Sequence[Structure]) -> list[Any]:
+    """The batches to which the predictor applies its network first, as it makes them, on its device.
+
+    Raises
+    ------
+    ValueError
+        When a structure is in none of them, since it cannot be predicted.
+    """
+    seen: list[Any] = []
+    hook = predictor.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        predictor.predict(structures, passes=1)
+    finally:
+        hook.remove()
+    batches = seen[::2]  # each once, and once more for the residual
+    n_atoms, n_packed = sum(map(len, structures)), sum(len(batch.numbers) for batch in batches)
+    if n_packed != n_atoms:
+        raise ValueError(f"{n_atoms} atoms were given and {n_packed} are in batches; leave out what has no prediction")
+    return batches
 
 
-def pack_batches(network: RelaxationNetwork, crystals: Sequence[Crystal], device: torch.device) -> list[CrystalBatch]:
-    """Batches as the predictor makes them, on the device."""
-    plan = BatchRunner(network, device, LIMITS[device.type]).plan(crystals)
-    return [pack_crystals([crystals[index] for index in batch]).to(device) for batch in plan]
-
-
-def apply_network(network: RelaxationNetwork, packed: Sequence[CrystalBatch]) -> None:
+def apply_network(network: torch.nn.Module, packed: Sequence[Any]) -> None:
     """Apply the network to all batches and wait until it is done."""
     with torch.inference_mode():
         for batch in packed:
             network(batch)
-    if packed and packed[0].positions.is_cuda:
-        torch.cuda.synchronize()
-
-
-def size_released(n_parameters: int) -> ReleasedConfig:
-    """Sizes of the released architecture, its proportions kept, with the number of parameters nearest to another's."""
-    best: tuple[float, ReleasedConfig] | None = None
-    for n_channels in itertools.count(8, 2):
-        config = ReleasedConfig(n_channels=n_channels, n_radial=max(2, n_channels // 4))
-        with torch.device("meta"):
-            count = count_parameters(ReleasedE3RelaxH2(config))
-        distance = abs(count - n_parameters)
-        if best is None or distance < best[0]:
-            best = distance, config
-        if count > n_parameters:
-            break
-    assert best is not None  # the first size sets it
-    return best[1]
-
-
-def make_released(config: ReleasedConfig) -> ReleasedE3RelaxH2:
-    """The released network with random weights, which moves atoms and lattice by next to nothing."""
-    network = ReleasedE3RelaxH2(config)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "change" in name.split("."):
-                parameter.mul_(1e-3)
-    return network
+    if packed:
+        wait_for(packed[0].positions.device)
 
 
 def count_parameters(network: torch.nn.Module) -> int:
@@ -129,7 +103,7 @@ class MatmulCounter(TorchDispatchMode):
         return result
 
 
-def count_matmuls(network: RelaxationNetwork, packed: Sequence[CrystalBatch]) -> MatmulCounter:
+def count_matmuls(network: torch.nn.Module, packed: Sequence[Any]) -> MatmulCounter:
     """The matrix products of one application of the network to all batches."""
     counter = MatmulCounter()
     with torch.no_grad(), counter:
@@ -157,14 +131,18 @@ def replay_matmuls(shapes: Counter[Shape], device: torch.device) -> Callable[[],
     return multiply
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def time_call(function: Callable[[], Any], device: torch.device) -> float:
     """Wall seconds of one call, until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(device)
     start = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(device)
     return time.perf_counter() - start
 
 
@@ -196,7 +174,7 @@ def use_precision(precision: str, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def measure_peak_memory(network: RelaxationNetwork, packed: Sequence[CrystalBatch]) -> float:
+def measure_peak_memory(network: torch.nn.Module, packed: Sequence[Any]) -> float:
     """Bytes per atom that the largest batch takes on its GPU at most, in addition to the weights and the batch."""
     largest = max(packed, key=lambda batch: len(batch.centers))
     torch.cuda.synchronize()
@@ -204,13 +182,6 @@ def measure_peak_memory(network: RelaxationNetwork, packed: Sequence[CrystalBatc
     before = torch.cuda.memory_allocated()
     apply_network(network, [largest])
     return (torch.cuda.max_memory_allocated() - before) / len(largest.numbers)
-
-
-def read_cpu() -> str:
-    """Name of the processor, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -224,56 +195,27 @@ def read_peak_rss() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-@dataclass
-class Stopwatch:
-    """Seconds of parts of the predictor, each without the parts that it calls."""
-
-    seconds: Counter[str] = field(default_factory=Counter)
-    _stack: list[str] = field(default_factory=list)
-    _since: float = 0.0
-
-    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, its time added to a name."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self._switch()
-            self._stack.append(name)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._switch()
-                self._stack.pop()
-
-        return timed
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
-
-
-PARTS: dict[str, list[tuple[Any, str]]] = {
-    "checks of the input": [(items, "check_structure"), (items, "read_types"), (items, "resolve_constraints")],
-    "symmetry": [(items, "find_symmetry"), (items, "finish_symmetry")],
-    "graphs": [(items.Passes, "build_crystal"), (batches, "pack_crystals")],
-    "network": [(BatchRunner, "_apply")],
-    "moves": [(items, "make_move")],
-    "guards": [(items, "check_exploded"), (items.Passes, "judge")],
-    "documents": [(items.Item, "conclude")],
-}
-
-
 @contextlib.contextmanager
-def watch_parts() -> Iterator[Stopwatch]:
-    """Take the time of the parts of every prediction made while entered."""
-    watch = Stopwatch()
-    with contextlib.ExitStack() as stack:
-        for name, places in PARTS.items():
-            for owner, attribute in places:
-                timed = watch.wrap(name, getattr(owner, attribute))
-                stack.enter_context(mock.patch.object(owner, attribute, timed))
-        yield watch
+def watch_network(predictor: Predictor) -> Iterator[list[float]]:
+    """Wall seconds of every application of the network while entered."""
+    seconds: list[float] = []
+    began = 0.0
+
+    def begin(*_: Any) -> None:
+        nonlocal began
+        wait_for(predictor.device)
+        began = time.perf_counter()
+
+    def end(*_: Any) -> None:
+        wait_for(predictor.device)
+        seconds.append(time.perf_counter() - began)
+
+    hooks = [predictor.network.register_forward_pre_hook(begin), predictor.network.register_forward_hook(end)]
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def relax_with_chgnet(structures: Sequence[Structure]) -> tuple[float, float, int]:
@@ -285,10 +227,7 @@ def relax_with_chgnet(structures: Sequence[Structure]) -> tuple[float, float, in
     """
     from accuracy_methods import Relaxation, relax_structure
 
-    from e3relax_flows import get_engine
-
-    maker: Any = get_engine("chgnet").maker
-    maker.calculator_kwargs = {**maker.calculator_kwargs, "use_device": "cpu"}
+    maker: Any = get_engine("chgnet", device="cpu").maker
     calculator = maker.calculator
     rows = [relax_structure(structure, calculator, Relaxation()) for structure in structures]
     seconds, steps = (statistics.mean(row[key] for row in rows) for key in ("wall_s", "n_steps"))

@@ -33,8 +33,6 @@ EXCEPTIONS = {
         "trains without a flow",
     ),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
-    "benchmarks/throughput.py": ("core model train", "times parts of a prediction"),
-    "benchmarks/throughput_parts.py": ("graphs model predict", "times parts of a prediction"),
     "benchmarks/trust.py": ("core predict train", "fits the calibration again on parts of the pairs"),
     "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
 }
