@@ -31,8 +31,9 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
+from e3relax_flows.places.kinds import PlaceName
 from e3relax_flows.places.local import JobReport
-from e3relax_flows.places.submission import Place, Submission, submit
+from e3relax_flows.places.submission import Submission, submit
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.retraining.maker import RetrainMaker
@@ -218,7 +219,7 @@ def start_campaign(
     stores: CampaignStores,
     campaign: CampaignDoc,
     settings: E3RelaxSettings,
-    where: Place = "local",
+    where: PlaceName = "local",
     out: Path = Path("runs/campaign"),
     on_job_finished: Callable[[JobReport], None] | None = None,
 ) -> Submission:

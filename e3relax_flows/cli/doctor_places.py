@@ -10,8 +10,8 @@ from e3relax_flows.cli.doctor import Finding, run_check
 
 if TYPE_CHECKING:
     from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.places.kinds import PlaceKind
 
-PACKAGES = {"fireworks": "fireworks", "remote": "jobflow_remote"}
 SETTINGS_HINT = "correct WORKERS in ~/.e3relax.yaml; configs/e3relax.yaml shows it"
 
 
@@ -24,11 +24,11 @@ def check_place_needs(place: str) -> list[Finding]:
         When there is no such place.
     """
     from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.places.kinds import FIREWORKS, REMOTE, WITH_WORKERS, find_kind
     from e3relax_flows.places.submission import check_place
 
-    where = check_place(place, ("fireworks", "remote"))
-    settings = load_settings()
-    checks = {"fireworks": check_launchpad_rows, "remote": check_remote_rows}
+    where, settings = find_kind(check_place(place, WITH_WORKERS)), load_settings()
+    checks = {FIREWORKS: check_launchpad_rows, REMOTE: check_remote_rows}
     return [
         *run_check(partial(check_package, where)),
         *run_check(partial(checks[where], settings)),
@@ -36,15 +36,15 @@ def check_place_needs(place: str) -> list[Finding]:
     ]
 
 
-def check_package(place: str) -> list[Finding]:
+def check_package(place: PlaceKind) -> list[Finding]:
     """Whether the manager is installed."""
     from importlib.metadata import version
     from importlib.util import find_spec
 
-    module = PACKAGES[place]
+    module = place.package
     if find_spec(module) is None:
-        return [Finding(place, "failed", "not installed", f"pip install 'e3relax-flows[{place}]'")]
-    return [Finding(place, "ok", version(module.replace("_", "-")))]
+        return [Finding(place.name, "failed", "not installed", f"pip install 'e3relax-flows[{place.name}]'")]
+    return [Finding(place.name, "ok", version(module.replace("_", "-")))]
 
 
 def check_launchpad_rows(settings: E3RelaxSettings) -> list[Finding]:
@@ -86,7 +86,7 @@ def check_remote_rows(settings: E3RelaxSettings) -> list[Finding]:
     return [*rows, *(_make_row("roles", problem) for problem in problems)]
 
 
-def check_shared_stores(place: str, settings: E3RelaxSettings) -> list[Finding]:
+def check_shared_stores(place: PlaceKind, settings: E3RelaxSettings) -> list[Finding]:
     """Whether workers see the stores that this machine sees."""
     from e3relax_flows.places.checks import check_job_store, check_stores
 

@@ -30,6 +30,7 @@ def retrain(
     """
     from e3relax_flows.cli.config_files import load_retrain_config
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.places.kinds import find_kind
     from e3relax_flows.report.terminal import show_retraining
     from e3relax_flows.retraining.maker import RetrainMaker
     from e3relax_flows.retraining.run import plan_retraining, run_retraining
@@ -41,7 +42,7 @@ def retrain(
             typer.echo(json.dumps(plan, indent=1)) if as_json else _print_plan(plan)
             return
         flow = RetrainMaker(config=content).make(incumbent)
-        if submit != "local":
+        if not find_kind(submit).is_here:
             from e3relax_flows.cli.submission import submit_shown
             from e3relax_flows.retraining.training import plan_snapshot
 

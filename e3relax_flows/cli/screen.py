@@ -33,6 +33,7 @@ from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.ledger.workspace import Workspace
+    from e3relax_flows.places.kinds import PlaceKind
     from e3relax_flows.schemas.screens import ScreenConfig
     from e3relax_flows.screening.maker import ScreenMaker
 
@@ -165,16 +166,17 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.cli.submission import submit_candidates
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.places.kinds import find_kind
     from e3relax_flows.places.submission import check_place
     from e3relax_flows.prerelax.predict import PrerelaxMaker
     from e3relax_flows.report.terminal import show_screen
     from e3relax_flows.screening.maker import ScreenMaker
     from e3relax_flows.screening.run import has_errors, run_candidates
 
-    check_place(where)
+    place = find_kind(check_place(where))
     name = config.engine if isinstance(config.engine, str) else config.engine.maker
     hint = next((info.hint for info in list_engines() if info.name == name and not info.available), None)
-    if hint and where == "local":
+    if hint and place.is_here:
         console.err.print(f"engine {name} may not run here: {hint}", style="yellow", soft_wrap=True)
     maker = ScreenMaker(
         name=config.name,
@@ -193,23 +195,23 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     )
     with open_workspace() as workspace:
         if dry_run:
-            return _print_plan(config, maker, workspace, where, as_json)
+            return _print_plan(config, maker, workspace, place, as_json)
         items = read_candidates(config, workspace.settings)
-        if where != "local":
+        if not place.is_here:
             return submit_candidates(maker, items, config, workspace, where, as_json)
         report = run_candidates(maker, items, workspace.settings, config.out, config)
     show_screen(report, as_json)
     return int(has_errors(report.screen))
 
 
-def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, where: str, as_json: bool) -> int:
+def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, place: PlaceKind, as_json: bool) -> int:
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
     from e3relax_flows.screening.register import resolve_screen_model
 
     if config.options.second_opinion is not None:  # the registry is not asked otherwise
-        resolve_screen_model(maker, workspace, where == "local")
+        resolve_screen_model(maker, workspace, place.is_here)
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(console.show_notes(read_candidates(config, workspace.settings)))
         counts = candidates.count()
@@ -226,7 +228,7 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
             "relaxed_at_most": at_most,
             "control": arms.get("initial", 0.0),
         }
-        plan |= {"arms": arms, "served": maker.served, "place": where}
+        plan |= {"arms": arms, "served": maker.served, "place": place.name}
         engine = {"engine": maker.engine.name, "model": maker.prerelax.model}
         console.print_json({"dry_run": True, **counts, **plan, **engine})
         return int(counts["unreadable"] > 0)
@@ -237,8 +239,8 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
         f"model {maker.prerelax.model}",
         f"at most {at_most} candidates relaxed with {maker.engine.name} from their {maker.served} structure, about "
         f"{drawn} one, too",
-        f"place: {where}; nothing was done: that was a dry run"
-        + ("" if where == "local" else f"; {where} was not asked, nor the stores: that is `e3relax doctor`"),
+        f"place: {place.name}; nothing was done: that was a dry run"
+        + ("" if place.is_here else f"; {place.name} was not asked, nor the stores: that is `e3relax doctor`"),
     ]
     for line in lines:
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -94,9 +94,9 @@ def resume(
     """
     from e3relax_flows.cli.submission import show_progress
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.places.kinds import find_kind
     from e3relax_flows.report.terminal import show_screen
     from e3relax_flows.screening.control import plan_resume, start_screen
-    from e3relax_flows.screening.place import HERE
     from e3relax_flows.screening.run import finish_here, has_errors, prepare_again
     from e3relax_flows.screening.store import find_screen, open_screen_stores
 
@@ -112,7 +112,7 @@ def resume(
             _say(plan_resume(screen_id, workspace, retry_failed, error), found, stores, as_json)
             return
         prepare_again(screen_id, workspace, found.limits.model_copy(update=changes), retry_failed, error)
-        if found.place in HERE:
+        if find_kind(found.place).resumes_here:
             report = finish_here(screen_id, workspace, out or Path("runs") / screen_id)
             show_screen(report, as_json)
             raise typer.Exit(int(has_errors(report.screen)))
@@ -193,14 +193,14 @@ def _show(screen: ScreenDoc, counts: dict[str, int]) -> None:
 
 def _advise(screen: ScreenDoc, counts: dict[str, int]) -> list[str]:
     """What to type next."""
+    from e3relax_flows.places.kinds import find_kind
+
     name = screen.screen_id
     advice = []
     if counts.get("held"):
         advice.append(f"{counts['held']} are relaxed by other flows; later: e3relax screen resume {name}")
-    if screen.place == "fireworks" and screen.phase in ("predicting", "relaxing"):
-        advice.append("workers: lpad report; after kills: e3relax screen recover")
-    elif screen.phase in ("predicting", "relaxing"):
-        advice.append(f"go on: e3relax screen resume {name}")
+    if screen.phase in ("predicting", "relaxing"):
+        advice.append(find_kind(screen.place).advice.format(id=name))
     if counts.get("failed"):
         advice.append(f"try what failed again: e3relax screen resume {name} --retry-failed (--error TEXT)")
     if counts.get("left") or counts.get("cancelled"):

@@ -18,6 +18,7 @@ from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.store import open_stores
+from e3relax_flows.places.kinds import PlaceKind
 from e3relax_flows.places.remote import list_own_resources, list_resource_keys
 from e3relax_flows.stores.opening import describe_store, open_job_store
 from e3relax_flows.stores.sqlite import SQLiteStore
@@ -40,7 +41,7 @@ class Problem:
     is_first_only: bool = False
 
 
-def check_stores(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job] = ()) -> Iterator[Problem]:
+def check_stores(settings: E3RelaxSettings, place: PlaceKind, flows: Sequence[Flow | Job] = ()) -> Iterator[Problem]:
     """Check that the stores can be opened here, and by the workers as far as that is known here.
 
     Besides predictions and outcomes these are the stores that makers of the flows open: they name the functions that
@@ -56,7 +57,7 @@ def check_stores(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | J
     except E3RelaxError as error:
         yield Problem(str(error))
         return
-    if place == "local":
+    if place.is_here:
         return
     if embedded and settings.PREDICTION_STORE is None and "DATA_DIR" not in settings.model_fields_set:
         yield Problem(
@@ -87,15 +88,15 @@ def _list_openers(flows: Sequence[Flow | Job]) -> list[Callable[[E3RelaxSettings
     return list(dict.fromkeys(opener for maker in makers for opener in getattr(maker, "opens", ())))
 
 
-def check_job_store(settings: E3RelaxSettings, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+def check_job_store(settings: E3RelaxSettings, place: PlaceKind, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
     """Check that other processes can read outputs, and that the stores for large parts exist.
 
     jobflow-remote has a job store of its own, see `check_remote_store`.
     """
-    if place == "remote":
+    if place.own_job_store:
         return
     configured = JobflowSettings()
-    if place != "local" and "JOB_STORE" not in configured.model_fields_set:
+    if not place.is_here and "JOB_STORE" not in configured.model_fields_set:
         yield Problem(
             "jobs of a launchpad run in processes that share only the job store, and none is configured; "
             "describe one as JOB_STORE in ~/.jobflow.yaml (configs/jobflow_mongodb.yaml is one), here and on the "
@@ -128,9 +129,9 @@ def _check_large_parts(store: JobStore, flows: Sequence[Flow | Job], setting: st
         )
 
 
-def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+def _check_job_store(store: JobStore, place: PlaceKind, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
     yield from _check_large_parts(store, flows, "JOB_STORE in ~/.jobflow.yaml, here and on the workers")
-    if place == "local":
+    if place.is_here:
         return
     documents = store.docs_store
     if isinstance(documents, MemoryStore):
@@ -156,7 +157,7 @@ def _check_job_store(store: JobStore, place: str, flows: Sequence[Flow | Job]) -
             )
 
 
-def check_potcars(place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
+def check_potcars(place: PlaceKind, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
     """Check that pymatgen finds POTCAR files, if there are jobs of VASP."""
     if not any("atomate2.vasp" in type(job.maker).__module__ for flow in flows for job in iterate_jobs(flow)):
         return
@@ -168,8 +169,8 @@ def check_potcars(place: str, flows: Sequence[Flow | Job]) -> Iterator[Problem]:
     where = f"its PMG_VASP_PSP_DIR is {folder}, which has no folder POT_*" if folder else "PMG_VASP_PSP_DIR is not set"
     yield Problem(
         f"pymatgen finds no POTCAR files ({where}); type `pmg config --add PMG_VASP_PSP_DIR FOLDER`"
-        + ("" if place == "local" else ", on the DFT workers if they have another home than this one"),
-        is_fatal=place == "local",
+        + ("" if place.is_here else ", on the DFT workers if they have another home than this one"),
+        is_fatal=place.is_here,
     )
 
 

@@ -16,6 +16,7 @@ from e3relax_flows.core.errors import StoreError
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import find_claims, hold_submission, open_claim_store, release_claims
+from e3relax_flows.places.kinds import FIREWORKS
 from e3relax_flows.places.launchpad import FLOW_KEY, GONE, find_existing, open_launchpad, remove_workflow
 
 SHOWN = 5
@@ -233,7 +234,7 @@ def _find_stalled(pad: Any, node: int) -> list[int]:
 def _release(pad: Any, settings: E3RelaxSettings, recovery: Recovery, dry_run: bool, release_unknown: bool) -> None:
     """Release abandoned claims: their flow is over, and its relaxations have not recorded them."""
     with open_claim_store(settings) as claims:
-        held = [claim for claim in find_claims(claims).values() if claim.manager == "fireworks"]
+        held = [claim for claim in find_claims(claims).values() if claim.manager == FIREWORKS.name]
         states = _find_states(pad, {str(claim.flow) for claim in held})
         for claim in held:
             if not (state := states.get(str(claim.flow))):

@@ -16,6 +16,7 @@ from e3relax_flows.core.optional import require
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, open_claim_store, release_claims
+from e3relax_flows.places.kinds import REMOTE
 from e3relax_flows.places.launchpad import CONTENT_KEY, IDS_PER_QUERY, Placed
 from e3relax_flows.places.roles import assign_roles
 
@@ -76,7 +77,7 @@ class RemotePlace:
     def release_lost_claims(self, settings: E3RelaxSettings) -> None:
         """Release claims on relaxations of flows that are over: their jobs were lost, and will not release them."""
         with open_claim_store(settings) as claims:
-            held = [claim for claim in find_claims(claims).values() if claim.manager == "remote" and claim.flow]
+            held = [claim for claim in find_claims(claims).values() if claim.manager == REMOTE.name and claim.flow]
             over = self.find_over({str(claim.flow) for claim in held})
             release_claims(claims, [claim.claim_id for claim in held if claim.flow in over])
 
@@ -91,7 +92,7 @@ class RemotePlace:
 
     def send(self, flow: Flow, content_id: str, workers: Mapping[Role, WorkerConfig]) -> list[str]:
         """Add a flow to the project, with its content id; return the database ids of its jobs."""
-        assign_roles(flow, workers, "remote")
+        assign_roles(flow, workers, REMOTE)
         flow.metadata = {**(flow.metadata or {}), CONTENT_KEY: content_id}
         ids: list[str] = require("jobflow_remote", "remote", "--submit remote").submit_flow(flow)
         return ids

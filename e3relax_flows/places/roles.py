@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from jobflow import Flow, Job
 
 from e3relax_flows.core.roles import ROLE_RULES, Role, WorkerConfig
+from e3relax_flows.places.kinds import PlaceKind
 
 
-def assign_roles(flow: Flow | Job, workers: Mapping[Role, WorkerConfig], place: str) -> None:
+def assign_roles(flow: Flow | Job, workers: Mapping[Role, WorkerConfig], place: PlaceKind) -> None:
     """Write the roles into a flow, in the form of its manager.
 
     Jobs that are created while the flow runs get the configuration of their own role, not that of the job that creates
@@ -24,14 +24,10 @@ def assign_roles(flow: Flow | Job, workers: Mapping[Role, WorkerConfig], place: 
     workers
         Of the settings; a role without an entry may run anywhere.
     place
-        "fireworks" or "remote"; for others nothing is written.
+        One without a manager reads no roles, and nothing is written.
     """
-    express: dict[str, Callable[[WorkerConfig], dict[str, Any]]] = {
-        "fireworks": WorkerConfig.express_for_fireworks,
-        "remote": WorkerConfig.express_for_remote,
-    }
-    if not workers or place not in express:
+    if not workers or place.express is None:
         return
     for part, role in ROLE_RULES:
-        config = express[place](workers[role]) if role in workers else {}
+        config = place.express(workers[role]) if role in workers else {}
         flow.update_config({"manager_config": config, "pass_manager_config": False}, name_filter=part, dynamic=True)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jobflow import Flow, Job
 from jobflow.core.flow import get_flow
@@ -28,21 +28,19 @@ from e3relax_flows.places.checks import (
     check_stores,
     list_job_documents,
 )
+from e3relax_flows.places.kinds import FIREWORKS, LOCAL, PLACES, REMOTE, WITH_WORKERS, PlaceKind, PlaceName, find_kind
 from e3relax_flows.places.launchpad import Placed, add_workflows, convert_flow, find_placed, open_launchpad
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.places.remote import LOST, open_remote
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.stores.opening import open_job_store
 
-Place = Literal["local", "fireworks", "remote"]
-PLACES: tuple[Place, ...] = ("local", "fireworks", "remote")
-
 
 @dataclass
 class Submission:
     """Result of a submission."""
 
-    where: Place
+    where: PlaceName
     n_jobs: int = 0  # now submitted, or run
     added: list[str] = field(default_factory=list)  # content ids of the flows that were submitted now
     known: dict[str, Placed] = field(default_factory=dict)  # flows that were submitted before, by content id
@@ -63,7 +61,7 @@ class Submission:
 
 def submit(
     flow: Flow | Job,
-    where: Place = "local",
+    where: PlaceName = "local",
     *,
     settings: E3RelaxSettings | None = None,
     samples: Sequence[Flow | Job] = (),
@@ -108,14 +106,14 @@ def submit(
     'local'
     """
     flow = get_flow(flow)
-    if where == "local":
+    if find_kind(where).is_here:
         return _run_here(flow, settings or load_settings(), samples, out, on_job_finished)
     return submit_many({identify_flow(flow): flow}, where, settings=settings, samples=samples, again=True)
 
 
 def submit_many(
     flows: Mapping[str, Flow],
-    where: Place,
+    where: PlaceName,
     *,
     settings: E3RelaxSettings | None = None,
     samples: Sequence[Flow | Job] = (),
@@ -141,19 +139,18 @@ def submit_many(
     ConfigError, StoreError
         As `submit`.
     """
-    check_place(where, PLACES[1:])
+    place = find_kind(check_place(where, WITH_WORKERS))
     settings = settings or load_settings()
     # the caller's flows are not changed
     flows = {content_id: copy.deepcopy(flow) for content_id, flow in flows.items()}
     for flow in flows.values():
-        assign_roles(flow, settings.WORKERS, where)
-    problems = check_flows([*flows.values(), *samples], where, settings)
-    if where == "fireworks":
-        return _submit_to_fireworks(flows, settings, problems, again)
-    return _submit_to_remote(flows, settings, problems, samples, again)
+        assign_roles(flow, settings.WORKERS, place)
+    problems = check_flows([*flows.values(), *samples], place, settings)
+    submit_to = {FIREWORKS: _submit_to_fireworks, REMOTE: _submit_to_remote}[place]
+    return submit_to(flows, settings, problems, samples, again)
 
 
-def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
+def check_place(where: str, allowed: Sequence[PlaceName] = PLACES) -> PlaceName:
     """The place of a name.
 
     Raises
@@ -167,12 +164,12 @@ def check_place(where: str, allowed: Sequence[Place] = PLACES) -> Place:
     return place
 
 
-def check_flows(flows: Sequence[Flow | Job], where: Place, settings: E3RelaxSettings) -> list[Problem]:
+def check_flows(flows: Sequence[Flow | Job], place: PlaceKind, settings: E3RelaxSettings) -> list[Problem]:
     """Problems of submitting flows that do not depend on the flows at the place."""
     return [
-        *check_stores(settings, where, flows),
-        *check_job_store(settings, where, flows),
-        *check_potcars(where, flows),
+        *check_stores(settings, place, flows),
+        *check_job_store(settings, place, flows),
+        *check_potcars(place, flows),
     ]
 
 
@@ -248,7 +245,7 @@ def _run_here(
     out: Path,
     on_job_finished: Callable[[JobReport], None] | None,
 ) -> Submission:
-    problems = check_flows([flow, *samples], "local", settings)
+    problems = check_flows([flow, *samples], LOCAL, settings)
     submission = Submission("local", warnings=judge_problems(problems), added=[identify_flow(flow)])
     with open_job_store(settings) as store:
         submission.run = run_flow_locally(flow, store, out, on_job_finished)
@@ -257,7 +254,11 @@ def _run_here(
 
 
 def _submit_to_fireworks(
-    flows: Mapping[str, Flow], settings: E3RelaxSettings, problems: list[Problem], again: bool
+    flows: Mapping[str, Flow],
+    settings: E3RelaxSettings,
+    problems: list[Problem],
+    samples: Sequence[Flow | Job],  # noqa: ARG001 - its job store is checked as that of jobflow
+    again: bool,
 ) -> Submission:
     judge_problems(problems)
     with hold_submission(settings), open_launchpad("--submit fireworks") as pad:

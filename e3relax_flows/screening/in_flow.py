@@ -11,6 +11,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.engines.base import iterate_jobs
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.places.kinds import FLOW
 from e3relax_flows.prerelax.ordering import DepthFirstFlow
 from e3relax_flows.prerelax.starts import DISPATCH_JOB
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow, Submitted
@@ -39,7 +40,7 @@ COLLECTOR = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=
 class FlowPlace(ScreenPlace):
     """The flow that runs the screen, to which relaxations are added."""
 
-    name = "flow"
+    kind = FLOW
 
     def __init__(self) -> None:
         self.flows: list[Flow | Job] = []
@@ -67,7 +68,7 @@ def register_flow(maker: ScreenMaker, items: Sequence[ReadItem]) -> str:
     """Register the screen of a flow, or requeue what an earlier one has not done; the id of the screen."""
     with open_workspace() as workspace:
         stores, settings = workspace.get(open_screen_stores), workspace.settings
-        screen, is_new = register_screen(stores, maker, items, settings, place=FlowPlace.name)
+        screen, is_new = register_screen(stores, maker, items, settings, place=FLOW.name)
         screen_id = str(screen.screen_id)
         if not is_new:
             with hold_submission(settings, f"screen {screen_id}"):

@@ -22,6 +22,7 @@ from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.activity import describe_launchpad_activity
 from e3relax_flows.places.checks import check_launchpad
+from e3relax_flows.places.kinds import FIREWORKS
 from e3relax_flows.places.launchpad import (
     CONTENT_KEY,
     FLOW_KEY,
@@ -237,7 +238,7 @@ class FireworksPlace(ScreenPlace):
         For the workers of the roles.
     """
 
-    name = "fireworks"
+    kind = FIREWORKS
 
     def __init__(self, pad: LaunchPad, settings: E3RelaxSettings) -> None:
         self.pad = pad
@@ -246,7 +247,7 @@ class FireworksPlace(ScreenPlace):
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
         """As `ScreenPlace.check`."""
         problems = [
-            *check_flows(samples, "fireworks", self.settings),
+            *check_flows(samples, FIREWORKS, self.settings),
             *check_launchpad(self.pad, self.settings.WORKERS),
         ]
         is_first = not find_states(self.pad, [name_chunk(str(screen.screen_id), 0)])
@@ -315,7 +316,7 @@ class FireworksPlace(ScreenPlace):
         return _add_end(workflow, screen_id, {"chunk": number}, self.settings)
 
     def _convert(self, flow: Flow, content_id: str) -> Any:
-        assign_roles(flow, self.settings.WORKERS, "fireworks")
+        assign_roles(flow, self.settings.WORKERS, FIREWORKS)
         return convert_flow(flow, content_id)
 
     def _add_launches(

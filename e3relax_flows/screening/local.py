@@ -11,6 +11,7 @@ from jobflow import Flow, Job, JobStore
 
 from e3relax_flows.ledger.claims import hold_submission, is_process_gone
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
+from e3relax_flows.places.kinds import LOCAL
 from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
 from e3relax_flows.screening.advance import Ended, advance_screen
@@ -33,7 +34,7 @@ AT_ONCE = 20  # candidates that are taken from the store together
 class LocalPlace(ScreenPlace):
     """The process itself, which relaxes what it has taken."""
 
-    name = "local"
+    kind = LOCAL
 
     def __init__(self) -> None:
         self.taken: list[ScreenRow] = []

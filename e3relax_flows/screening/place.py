@@ -9,25 +9,26 @@ from contextlib import contextmanager
 from jobflow import Flow, Job
 from maggma.core import Store
 
-from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.claims import find_claims, release_claims
+from e3relax_flows.places.kinds import FIREWORKS, REMOTE, PlaceKind, find_kind
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.states import Event, advance
 from e3relax_flows.screening.store import ScreenStores, save_rows, save_screen
-
-# Places whose screens go on in this process: a flow of `ScreenMaker.make` that ended early is not begun again, and what
-# it still holds is claimed.
-HERE = ("local", "flow")
 
 
 class ScreenPlace(ABC):
     """Where the jobs of a screen run."""
 
-    name: str
+    kind: PlaceKind
     advice = ""  # what follows when the user has to do something before the screen goes on
     stopping = ""  # how what runs there is stopped by hand
     frees_claims = False  # whether claims of what is lost there are released, since nothing else does
+
+    @property
+    def name(self) -> str:
+        """As screens and their rows have it."""
+        return self.kind.name
 
     @abstractmethod
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
@@ -81,22 +82,21 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
     StoreError
         When it cannot be reached.
     """
-    if name == "fireworks":
+    kind = find_kind(name)
+    if kind is FIREWORKS:
         from e3relax_flows.screening.launchpad import open_fireworks_place
 
         with open_fireworks_place(settings, purpose) as place:
             yield place
-    elif name == "remote":
+    elif kind is REMOTE:
         from e3relax_flows.screening.remote import open_remote_place
 
         with open_remote_place(settings, purpose) as place:
             yield place
-    elif name is None or name in HERE:
+    else:
         from e3relax_flows.screening.local import LocalPlace
 
         yield LocalPlace()
-    else:
-        raise ConfigError(f"{name!r} is not a place of a screen; known: fireworks, remote, {', '.join(HERE)}")
 
 
 def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], claims: Store | None = None) -> None:

@@ -18,6 +18,7 @@ from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.ledger.workspace import open_workspace
+from e3relax_flows.places.kinds import find_kind
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
@@ -76,7 +77,8 @@ def register_screen(
     ModelError
         When there is no such model.
     """
-    model, model_id = maker.prerelax.model, resolve_screen_model(maker, settings, is_local=place == "local").model_id
+    model = maker.prerelax.model
+    model_id = resolve_screen_model(maker, settings, find_kind(place).is_here).model_id
     with CandidateList() as candidates:
         candidates.add(items)
         if candidates.count()["candidates"] == 0:

@@ -14,6 +14,7 @@ from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.ledger.workspace import Workspace, open_workspace
 from e3relax_flows.places.activity import describe_remote_activity
 from e3relax_flows.places.checks import check_remote_project, check_remote_store
+from e3relax_flows.places.kinds import REMOTE
 from e3relax_flows.places.remote import ENDED, FAILED, LOST, RemotePlace, open_remote, open_remote_jobs
 from e3relax_flows.places.submission import check_flows, judge_problems
 from e3relax_flows.schemas.screens import ScreenDoc, ScreenRow, Submitted
@@ -93,7 +94,7 @@ class RemoteScreenPlace(ScreenPlace):
         For the workers of the roles.
     """
 
-    name = "remote"
+    kind = REMOTE
     advice = (
         "relaxations follow by themselves where the worker of role light sees ~/.jfremote; elsewhere type the same "
         "again when the predictions are done"
@@ -108,7 +109,7 @@ class RemoteScreenPlace(ScreenPlace):
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
         """As `ScreenPlace.check`."""
         project = self.remote.project
-        problems = [*check_flows(samples, "remote", self.settings), *check_remote_store(project, samples)]
+        problems = [*check_flows(samples, REMOTE, self.settings), *check_remote_store(project, samples)]
         problems += check_remote_project(project, self.settings.WORKERS)
         is_first = not self.remote.find_placed([name_chunk(str(screen.screen_id), 0)])
         return judge_problems(problems, is_first)

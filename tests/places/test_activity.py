@@ -17,6 +17,7 @@ from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.places.activity import find_last_ping
 from e3relax_flows.places.checks import check_stores
+from e3relax_flows.places.kinds import FIREWORKS
 from e3relax_flows.screening.control import resume_screen, start_screen
 from e3relax_flows.screening.place import open_place
 
@@ -75,13 +76,13 @@ def test_stores_on_a_server_without_a_registry_there_are_warned_of_once(
     store = f'{{"type": "MongoStore", "database": "e3r_registry", "host": "{server[0]}", "port": {server[1]}}}'
     for name in ("PREDICTION_STORE", "OUTCOME_STORE"):
         monkeypatch.setenv(f"E3RELAX_{name}", store)
-    (loopback, registry) = check_stores(load_settings(), "fireworks")
+    (loopback, registry) = check_stores(load_settings(), FIREWORKS)
     assert "is on this machine" in loopback.message
     assert "MODEL_STORE and WEIGHTS_STORE of ~/.e3relax.yaml are missing" in registry.message
     assert (loopback.is_first_only, registry.is_first_only, registry.is_fatal) == (True, True, False)
     monkeypatch.setenv("E3RELAX_MODEL_STORE", store)
     monkeypatch.setenv("E3RELAX_WEIGHTS_STORE", store.replace("MongoStore", "GridFSStore"))
-    assert [problem.message for problem in check_stores(load_settings(), "fireworks")] == [loopback.message]
+    assert [problem.message for problem in check_stores(load_settings(), FIREWORKS)] == [loopback.message]
 
 
 def test_a_project_of_jobflow_remote_without_a_runner_is_named(settings: E3RelaxSettings, sent: Sent) -> None:

@@ -19,6 +19,7 @@ import e3relax_flows
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, WorkerConfig, find_role
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
+from e3relax_flows.places.kinds import FIREWORKS, LOCAL, REMOTE
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.testing import EmtEngine
@@ -113,7 +114,7 @@ def test_jobs_born_anywhere_go_to_the_workers_of_their_role() -> None:
             parent = fan_out(["my relax", "e3r train", "e3r outcome"])
             parent.name = name
             flow = Flow([parent])
-            assign_roles(flow, WORKERS, "fireworks")
+            assign_roles(flow, WORKERS, FIREWORKS)
             assert pick(read_specs(flow)[name])["_category"] == {"e3r predict": "gpu"}.get(name, "login")
             born = parent.run(store).replace
             specs = read_specs(born)
@@ -129,11 +130,11 @@ def test_a_screen_for_jobflow_remote_and_for_this_machine() -> None:
     maker = ScreenMaker(engine=EmtEngine())
     copper = Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
     flow = maker.make([copper])
-    assign_roles(flow, WORKERS, "remote")
+    assign_roles(flow, WORKERS, REMOTE)
     configs = {made.name: made.config.manager_config for made in flow.jobs}
     assert configs["e3r predict"] == {"priority": 5, "worker": "gpu-node", "resources": {"gres": "gpu:1"}}
     assert configs["e3r plan"] == {"priority": 9}
-    for place, workers in (("local", WORKERS), ("fireworks", {})):
+    for place, workers in ((LOCAL, WORKERS), (FIREWORKS, {})):
         flow = maker.make([copper])
         assign_roles(flow, workers, place)
         assert [(made.config.manager_config, made.config_updates) for made in flow.jobs] == [({}, [])] * 5
@@ -152,7 +153,7 @@ def test_secrets_stay_out_of_fireworks(
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "jobflow.yaml"))
     assert load_settings().OUTCOME_STORE["password"] == secret
     flow = ScreenMaker(engine=EmtEngine()).make([Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])])
-    assign_roles(flow, WORKERS, "fireworks")
+    assign_roles(flow, WORKERS, FIREWORKS)
     text = json.dumps(read_specs(flow))
     assert secret not in text
     assert "password" not in text

@@ -221,17 +221,18 @@ def test_jobs_of_vasp_want_potcars(folder: str | None, tmp_path: Path, monkeypat
     from pymatgen.core import SETTINGS, Lattice, Structure
 
     from e3relax_flows.places.checks import check_potcars
+    from e3relax_flows.places.kinds import FIREWORKS, LOCAL
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "filled" / "POT_GGA_PAW_PBE_54").mkdir(parents=True)
     monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", folder and str(tmp_path / folder))
     sample = RelaxMaker().make(Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]]))
-    found = list(check_potcars("local", [sample]))
+    found = list(check_potcars(LOCAL, [sample]))
     assert [problem.is_fatal for problem in found] == ([] if folder == "filled" else [True])
     if found:
         assert "pmg config --add PMG_VASP_PSP_DIR FOLDER" in found[0].message
-        assert [problem.is_fatal for problem in check_potcars("fireworks", [sample])] == [False]
-    assert list(check_potcars("local", [make_flow()])) == []
+        assert [problem.is_fatal for problem in check_potcars(FIREWORKS, [sample])] == [False]
+    assert list(check_potcars(LOCAL, [make_flow()])) == []
 
 
 def test_jobflow_remote_gets_the_flow(
