@@ -1,6 +1,6 @@
 """Is the expected error right, and what does the guard keep out: tables and a figure, on pairs not fitted to.
 
-python benchmarks/trust.py TEST.jsonl.gz --val VAL.jsonl.gz [--model default] [--threads 1]
+python benchmarks/trust.py TEST.jsonl.gz --val VAL.jsonl.gz [--model default] [--threads 1] [--limit 200]
     [--figure docs/assets/trust.png] [--shifted OTHER.jsonl.gz] [--second-opinion chgnet [--judged 120]]
 
 The model's own calibration is judged on TEST. VAL, on which that calibration was fitted, gives the curve of the
@@ -12,42 +12,78 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import torch
 
-from e3relax_flows import Predictor
-from e3relax_flows.core.savings import find_harmed, measure_savings
-from e3relax_flows.predict.trust import OpinionModel
-from e3relax_flows.train.calibrate import (
-    HARM_GOAL,
-    NEAR,
-    NEAR_GOAL,
-    collect,
-    fit_trust,
-    judge_by,
-    judge_starts,
-    judge_unseen,
-    trace_thresholds,
-    vary_starts,
-)
-from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.opinions import collect_opinions
-from e3relax_flows.train.pairs import join_pairs
+from e3relax_flows import Predictor, load_pairs, measure_errors, recalibrate, vary_starts
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+NEAR = " (near)"  # in the sources of starts that were made better
+HARM_GOAL, NEAR_GOAL = 0.03, 0.08  # material harm: shares of all starts of a source, and of the better starts
+MIN_STARTS = 50  # of a source, to have a say in the threshold
+RESOLUTION = 0.005  # Å; nearer to the minimum nothing is saved
 
-def judge(data, trust):
-    """Expected errors, whether the intervals hold, and what the guard accepts of a calibration set."""
-    if data.signals != trust.signals:
-        raise SystemExit(f"the model was calibrated with {trust.signals}, this set has {data.signals}")
-    log_error = data.logs @ np.array(trust.error)
-    rest = np.log(np.maximum(data.after, 1e-6)) - log_error
-    holds = (rest >= trust.interval[0]) & (rest <= trust.interval[1])
-    return np.exp(log_error), holds, judge_by(trust, data).accept(trust.max_harm)
+
+class Starts(NamedTuple):
+    """Predictions with their truth; arrays [n]."""
+
+    before: np.ndarray  # Å, error of the start
+    after: np.ndarray  # Å, error of the prediction
+    sources: np.ndarray
+    accepted: np.ndarray
+    expected: np.ndarray  # Å
+    interval: np.ndarray  # [n, 2] Å
+    harm: np.ndarray  # probability of material harm
+    saving: np.ndarray  # expected ln(before / after)
+
+    def take(self, mask):
+        """Some of them."""
+        return Starts(*(values[mask] for values in self))
+
+    @property
+    def savings(self):
+        """True ln(before / after) [n]."""
+        return np.log(np.maximum(self.before, RESOLUTION) / np.maximum(self.after, RESOLUTION))
+
+    @property
+    def harmed(self):
+        """Which predictions are materially further from the relaxed structure than the start."""
+        return self.after > 1.1 * self.before + 0.02
+
+
+class Point(NamedTuple):
+    """What comes of accepting up to a probability of harm."""
+
+    max_harm: float
+    accepted: float
+    saving: float  # mean over sources of the mean ln(error of the start / of what is served)
+    harmed: dict  # by source, bound of the share that is served a materially worse start
+
+
+def collect(predictor, pairs, **options):
+    """Predict from every start; what has no expected error is left out."""
+    rows = []
+    for index, found in enumerate(predictor.predict([pairs[i].build_initial() for i in range(len(pairs))], **options)):
+        if found.structure is None or found.expected_error is None:
+            continue
+        pair = pairs[index]
+        relaxed = pair.build_relaxed()
+        errors = (measure_errors(side, relaxed).combined for side in (pair.build_initial(), found.structure))
+        accepted = found.verdict == "accept"
+        rows.append((*errors, pairs.sources[index], accepted, found.expected_error, found.error_interval,
+                     found.harm_probability, found.expected_saving))  # fmt: skip
+    return Starts(*map(np.array, zip(*rows, strict=True)))
+
+
+def collect_all(predictor, pairs):
+    """All starts, and better ones of a third of the pairs."""
+    parts = (collect(predictor, pairs), collect(predictor, vary_starts(pairs.select(range(0, len(pairs), 3)))))
+    return Starts(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def rank_correlation(a, b):
@@ -63,30 +99,34 @@ def group(sources):
     return groups | ({"better starts": near} if near.any() else {})
 
 
-def print_tables(data, trust, shifted):
+def print_tables(data, max_harm, unseen):
     """Coverage and rank correlation; saving, harm, refusals and errors before and after the guard."""
-    expected, holds, accepted = judge(data, trust)
-    print(f"\nIntervals of {trust.coverage:.0%}, from {np.exp(trust.interval[0]):.2f} to "
-          f"{np.exp(trust.interval[1]):.2f} times the expected error\n")  # fmt: skip
+    low, high = (data.interval / data.expected[:, None]).mean(axis=0)
+    holds = find_held(data)
+    print(f"\nIntervals of 90%, from {low:.2f} to {high:.2f} times the expected error\n")
     print("| starts | n | mean error, Å | mean expected, Å | rank correlation | coverage | not in the calibration |")
     print("|---|---|---|---|---|---|---|")
     for name, mask in group(data.sources).items():
-        other = f"{shifted[name]:.3f}" if name in shifted else ""
+        other = f"{unseen[name]:.3f}" if name in unseen else ""
         print(
-            f"| {name} | {mask.sum()} | {data.after[mask].mean():.3f} | {expected[mask].mean():.3f} "
-            f"| {rank_correlation(expected[mask], data.after[mask]):.2f} | {holds[mask].mean():.3f} | {other} |"
+            f"| {name} | {mask.sum()} | {data.after[mask].mean():.3f} | {data.expected[mask].mean():.3f} "
+            f"| {rank_correlation(data.expected[mask], data.after[mask]):.2f} | {holds[mask].mean():.3f} | {other} |"
         )
     print(
-        f"\nGuard: a saving is expected, and the probability of material harm is at most {trust.max_harm:.3f}. Errors "
+        f"\nGuard: a saving is expected, and the probability of material harm is at most {max_harm:.3f}. Errors "
         "are displacement + 2.5 Å · strain, Å. Saving: of the most, the better of initial and predicted.\n"
     )
-    print_guard(data, accepted)
+    print_guard(data)
 
 
-def print_guard(data, accepted):
+def find_held(data):
+    """Which errors [n] lie in their interval."""
+    return (data.after >= data.interval[:, 0]) & (data.after <= data.interval[:, 1])
+
+
+def print_guard(data):
     """What a guard saves, harms and serves."""
-    harmed, worse = find_harmed(data.before, data.after), data.after > data.before
-    savings = measure_savings(data.before, data.after)
+    accepted, harmed, savings, worse = data.accepted, data.harmed, data.savings, data.after > data.before
     print("| starts | n | refused, % | saving | without guard | materially harmed, % | without guard | worse at all, % "
           "| error of starts | of predictions | of what is served |")  # fmt: skip
     print("|" + "---|" * 11)
@@ -102,29 +142,49 @@ def print_guard(data, accepted):
         )
 
 
-def leave_one_out(val, test):
-    """Coverage on each source of `test` by a calibration that has not seen it."""
-    coverage = {}
-    for name in sorted({source for source in val.sources.tolist() if not source.endswith(NEAR)}):
-        others = ~np.char.startswith(val.sources, name)
-        coverage[name] = judge(test, fit_trust(val.take(others)))[1][test.sources == name].mean()
-    return coverage
+def leave_one_out(predictor, val, test):
+    """Coverage on each source of `test`, and the starts of each source of `val`, by guards that have not seen it."""
+    coverage, parts = {}, []
+    for name in sorted(set(val.sources)):
+        inside = [source == name for source in val.sources]
+        unseen = recalibrate(predictor, val.select(np.flatnonzero(np.logical_not(inside))))
+        parts.append(collect_all(unseen, val.select(np.flatnonzero(inside))))
+        if name in test.sources:
+            own = collect(unseen, test.select([i for i, source in enumerate(test.sources) if source == name]))
+            coverage[name] = find_held(own).mean()
+    return coverage, Starts(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def print_curve(val, trust):
+def trace(data, n_points=60):
+    """The guard's curve: thresholds at even shares of acceptance; of n starts, k harmed, (k+1)/(n+1) is stated."""
+    sources, points = np.where(np.char.endswith(data.sources, NEAR), "better starts", data.sources), []
+    names = np.unique(sources)
+    for limit in np.unique(np.quantile(data.harm, np.linspace(0.02, 1.0, n_points))):
+        accepted = (data.harm <= limit) & (data.saving > 0)
+        gains, harmed = data.savings * accepted, data.harmed & accepted
+        bounds = {
+            str(name): float((harmed[sources == name].sum() + 1) / ((sources == name).sum() + 1))
+            for name in names
+            if (sources == name).sum() >= MIN_STARTS
+        }
+        saving = float(np.mean([gains[sources == name].mean() for name in names]))
+        points.append(Point(float(limit), float(accepted.mean()), saving, bounds or {"all": float(harmed.mean())}))
+    return points
+
+
+def print_curve(val, max_harm):
     """Thresholds, on the pairs that chose one, each source judged by coefficients fitted without it."""
-    curve = trace_thresholds(val, judge_unseen(val))
-    best = max(curve, key=lambda point: point.saving)
+    curve = trace(val)
+    best, chosen = max(curve, key=lambda point: point.saving), min(curve, key=lambda p: abs(p.max_harm - max_harm))
     print(f"\nThe threshold on {len(val.after)} validation starts; goal: material harm below {HARM_GOAL:.0%} for every "
           f"source, {NEAR_GOAL:.0%} for better starts; sources judged by what was fitted without them\n")  # fmt: skip
     print("| probability of harm up to | accepted, % | saving, mean ln(error before / served) | of the most "
           "| bound of a source's harm, % | |")  # fmt: skip
     print("|---|---|---|---|---|---|")
-    for point in curve:
-        chosen, most = np.isclose(point.max_harm, trust.max_harm), point is best
-        if not (chosen or most) and curve.index(point) % 6:
+    for number, point in enumerate(curve):
+        if point not in (chosen, best) and number % 6:
             continue
-        words = "**chosen**" if chosen else "most saved" if most else ""
+        words = "**nearest to the chosen one**" if point is chosen else "most saved" if point is best else ""
         print(
             f"| {point.max_harm:.3f} | {100 * point.accepted:.0f} | {point.saving:.3f} "
             f"| {point.saving / best.saving:.2f} | {100 * max(point.harmed.values()):.1f} | {words} |"
@@ -132,16 +192,16 @@ def print_curve(val, trust):
     return curve
 
 
-def draw(data, trust, curve, path):
+def draw(data, max_harm, curve, path):
     """Error against expected error, and the curve of the threshold."""
-    expected, _, accepted = judge(data, trust)
+    expected, accepted = data.expected, data.accepted
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for mask, color, label in ((accepted, "tab:blue", "accepted"), (~accepted, "tab:orange", "refused")):
         left.scatter(expected[mask], data.after[mask], s=3, alpha=0.4, color=color, label=label, linewidths=0)
     ends = np.array([expected.min(), expected.max()])
     left.plot(ends, ends, color="black", linewidth=0.8)
-    for end in trust.interval:
-        left.plot(ends, ends * np.exp(end), color="black", linewidth=0.8, linestyle="--")
+    for factor in (data.interval / expected[:, None]).mean(axis=0):
+        left.plot(ends, ends * factor, color="black", linewidth=0.8, linestyle="--")
     left.set(xscale="log", yscale="log", xlabel="expected error, Å", ylabel="error, Å", title="held-out pairs")
     left.legend(markerscale=4)
     limits = [point.max_harm for point in curve]
@@ -149,7 +209,7 @@ def draw(data, trust, curve, path):
     right.plot(limits, [point.accepted for point in curve], color="tab:green", label="share accepted")
     worst = [max(point.harmed.values()) for point in curve]
     right.plot(limits, worst, color="tab:red", label="materially harmed, worst source")
-    right.axvline(trust.max_harm, color="black", linewidth=0.8)
+    right.axvline(max_harm, color="black", linewidth=0.8)
     right.axhline(HARM_GOAL, color="tab:red", linewidth=0.8, linestyle="--")
     right.set(xlabel="threshold on the probability of harm", title="threshold, on the validation pairs")
     right.legend()
@@ -171,17 +231,13 @@ def choose_pairs(sources, most):
 
 def print_opinions(predictor, paths, arguments):
     """The guard alone and with a second opinion, on the same pairs."""
-    judge_ = predictor.get_judge(arguments.second_opinion)
-    opinion = OpinionModel.from_calibration(predictor.calibration, judge_.label)
     for path in paths:
         pairs = load_pairs([path])
-        chosen = choose_pairs(pairs.sources, arguments.judged)
-        data = collect_opinions(predictor, pairs.select(chosen), judge_)
-        own = collect(predictor, pairs.select(chosen))
+        chosen = pairs.select(choose_pairs(pairs.sources, arguments.judged))
         print(f"\nOf {path.name} at most {arguments.judged} pairs of a source; the guard alone\n")
-        print_guard(own, judge(own, predictor.trust)[2])
-        print(f"\nWith the second opinion of {judge_.label}\n")
-        print_guard(data, judge_starts(data, np.array(opinion.harm), np.array(opinion.saving)).accept(opinion.max_harm))
+        print_guard(collect(predictor, chosen))
+        print(f"\nWith the second opinion of {arguments.second_opinion}\n")
+        print_guard(collect(predictor, chosen, second_opinion=arguments.second_opinion))
 
 
 def main():
@@ -193,28 +249,29 @@ def main():
     parser.add_argument("--shifted", type=Path)
     parser.add_argument("--second-opinion")
     parser.add_argument("--judged", type=int, default=120)
+    parser.add_argument("--limit", type=int, help="pairs of a source at most, of TEST and VAL; none: all")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     predictor = Predictor.load(arguments.model)
-    if predictor.trust is None:
+    if "trust" not in predictor.calibration:
         raise SystemExit(f"model {predictor.model_id} has no calibration of trust; export it again")
-    sets = {}
-    for name, path in (("val", arguments.val), ("test", arguments.test)):
-        pairs = load_pairs([path])
-        sets[name] = collect(predictor, join_pairs([pairs, vary_starts(pairs.select(range(0, len(pairs), 3)))]))
-    val, test = sets["val"], sets["test"]
-    print(f"Model {predictor.model_id}; {len(test.after)} starts of {arguments.test.name}")
-    print_tables(test, predictor.trust, leave_one_out(val, test))
-    curve = print_curve(val, predictor.trust)
+    max_harm = predictor.calibration["trust"]["max_harm"]
+    test, val = (load_pairs([path]) for path in (arguments.test, arguments.val))
+    if arguments.limit:
+        test, val = (pairs.select(choose_pairs(pairs.sources, arguments.limit)) for pairs in (test, val))
+    data = collect_all(predictor, test)
+    coverage, unseen = leave_one_out(predictor, val, test)
+    print(f"Model {predictor.model_id}; {len(data.after)} starts of {arguments.test.name}")
+    print_tables(data, max_harm, coverage)
+    curve = print_curve(unseen, max_harm)
     if arguments.second_opinion:
         print_opinions(predictor, [path for path in (arguments.test, arguments.shifted) if path], arguments)
     elif arguments.shifted:
-        data = collect(predictor, load_pairs([arguments.shifted]))
         print(f"\nThe same guard on {arguments.shifted.name}\n")
-        print_guard(data, judge(data, predictor.trust)[2])
+        print_guard(collect(predictor, load_pairs([arguments.shifted])))
     if arguments.figure:
-        draw(test, predictor.trust, curve, arguments.figure)
+        draw(data, max_harm, curve, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -134,9 +134,11 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.run import run_screen as run_screen
     from e3relax_flows.stores.opening import open_job_store as open_job_store
     from e3relax_flows.stores.sqlite import SQLiteStore as SQLiteStore
+    from e3relax_flows.train.calibrate import vary_starts as vary_starts
     from e3relax_flows.train.dataset import load_pairs as load_pairs
     from e3relax_flows.train.evaluate import evaluate_pairs as evaluate_pairs
     from e3relax_flows.train.pairs import PairSet as PairSet
+    from e3relax_flows.train.recalibrate import recalibrate as recalibrate
 
 # public names by module; name=other: what is called name there
 _PUBLIC = {
@@ -206,6 +208,8 @@ _PUBLIC = {
     "train.dataset": "load_pairs",
     "train.pairs": "PairSet",
     "train.evaluate": "evaluate_pairs",
+    "train.calibrate": "vary_starts",
+    "train.recalibrate": "recalibrate",
 }
 _HOMES = {
     name.split("=")[-1]: (f"{__name__}.{module}", name.split("=")[0])
@@ -298,6 +302,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "read_structures",
     "ReadItem",
     "Reason",
+    "recalibrate",
     "register_campaign",
     "register_engine",
     "register_model",
@@ -334,6 +339,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "SubstitutionSource",
     "summarize_savings",
     "TaskReader",
+    "vary_starts",
     "VaspEngine",
     "Verdict",
     "Workspace",

@@ -21,7 +21,7 @@ FIRST = (
     "Predictor", "PredictOptions", "GuardLimits", "PrerelaxMaker", "PrerelaxFlowMaker", "ScreenMaker", "RetrainMaker",
     "CampaignMaker", "PairBuilder", "Engine", "get_engine", "register_engine", "open_workspace", "submit", "run_screen",
     "predictions_dataframe", "outcomes_dataframe", "load_pairs", "PairSet", "measure_errors", "evaluate_pairs",
-    "identify_structure", "PrototypeSource", "choose_gpaw_settings",
+    "identify_structure", "PrototypeSource", "choose_gpaw_settings", "recalibrate", "vary_starts",
 )  # fmt: skip
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # rooms whose inside a script may import, with the reason; users have no such need
@@ -33,7 +33,6 @@ EXCEPTIONS = {
         "trains without a flow",
     ),
     "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
-    "benchmarks/trust.py": ("core predict train", "fits the calibration again on parts of the pairs"),
     "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
 }
 

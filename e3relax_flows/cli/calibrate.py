@@ -78,16 +78,13 @@ def calibrate_model(
 
 
 def _calibrate(predictor: Predictor, pairs: PairSet, judges: list[Judge], keep_guard: bool) -> dict[str, Any]:
-    """The new calibration; the predictor gets it, too."""
-    from e3relax_flows.predict.trust import TrustModel
-    from e3relax_flows.train.calibrate import calibrate
+    """The new calibration."""
     from e3relax_flows.train.opinions import calibrate_opinion
+    from e3relax_flows.train.recalibrate import recalibrate
 
-    calibration = dict(predictor.calibration)
     if not keep_guard:
-        calibration = {name: value for name, value in calibration.items() if name != "second_opinions"}
-        calibration |= calibrate(predictor, pairs)
-    predictor.calibration, predictor.trust = calibration, TrustModel.from_calibration(calibration)
+        predictor = recalibrate(predictor, pairs)
+    calibration = dict(predictor.calibration)
     opinions = dict(calibration.get("second_opinions", {}))
     for judge in judges:
         opinions[judge.label] = calibrate_opinion(predictor, pairs, judge)

@@ -100,6 +100,18 @@ def vary_starts(pairs: PairSet, seed: int = 0) -> PairSet:
     """The same pairs from better starts: the relaxed structures, with noise or not, or most of the way to them.
 
     Their sources get " (near)"; together they count as one source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e3relax_flows import PairSet, vary_starts
+    >>> pairs = PairSet(
+    ...     ids=["CsCl"], sources=["mine"], first=np.array([0, 2]), numbers=np.array([55, 17]),
+    ...     fractions=np.array([[[0, 0, 0], [0.5, 0.5, 0.5]]] * 2), lattices=np.eye(3) * [[[[4.4]]], [[[4.12]]]],
+    ... )
+    >>> better = vary_starts(pairs)
+    >>> better.sources, round(better[0].build_initial().lattice.a, 2)
+    (['mine (near)'], 4.12)
     """
     rng = np.random.default_rng(seed)
     fractions, lattices = pairs.fractions.copy(), pairs.lattices.copy()
