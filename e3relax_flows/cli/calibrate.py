@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e3relax_flows.cli.options import DeviceOption, DryRunOption, JsonOption, complete_potential
+from e3relax_flows.cli.groups import AnswerGroup, spread
+from e3relax_flows.cli.options import DeviceOption, complete_potential
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from e3relax_flows.train.pairs import PairSet
 
 
+@spread
 def calibrate_model(
     model: Annotated[str, typer.Argument(help="Alias, name, id or folder of a model.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name becomes the new model's.")],
     pairs: Annotated[
         list[Path], typer.Option("--pairs", help="Pairs the model was not trained on, .jsonl or .jsonl.gz; repeatable.")
     ],
+    *,
     second_opinion: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,8 +38,7 @@ def calibrate_model(
         bool, typer.Option("--keep-guard", help="Keep the guard as it is; calibrate second opinions only.")
     ] = False,
     device: DeviceOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    answer: AnswerGroup,
 ) -> None:
     """Fit a model's guard to pairs; the weights stay, and the model gets another id.
 
@@ -55,16 +57,16 @@ def calibrate_model(
     predictor = Predictor.load(str(found.path), settings.DEVICE)
     rows, names = load_pairs(pairs), second_opinion or []
     judges = [Judge(name, str(predictor.device)) for name in names]  # what is missing is found before all else
-    if dry_run:
+    if answer.dry_run:
         plan = {"dry_run": True, "model_id": found.model_id, "pairs": len(rows), "path": str(folder.absolute())}
         plan |= {"second_opinions": [judge.label for judge in judges], "keep_guard": keep_guard}
-        typer.echo(json.dumps(plan) if as_json else f"would calibrate {found.name} with {len(rows)} pairs")
+        typer.echo(json.dumps(plan) if answer.as_json else f"would calibrate {found.name} with {len(rows)} pairs")
         return
     calibration = _calibrate(predictor, rows, judges, keep_guard)
     card = found.path / CARD_FILE
     content = {"calibration": calibration, "provenance": found.config.get("provenance", {})}
     made = save_model(folder, predictor.network, card.read_text() if card.exists() else "", content)
-    if as_json:
+    if answer.as_json:
         typer.echo(json.dumps({"model_id": made.model_id, "path": str(folder.absolute()), "calibration": calibration}))
         return
     limit, opinions = calibration["trust"]["max_harm"], ", ".join(calibration.get("second_opinions", {})) or "none"

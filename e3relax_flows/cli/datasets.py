@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e3relax_flows.cli.groups import spread
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.report.console import follow, out, plain
 
@@ -16,32 +18,57 @@ if TYPE_CHECKING:
 GROUPS = ("chemical_system", "prototype")
 
 ByOption = Annotated[str, typer.Option("--by", help="What is never divided.", metavar="|".join(GROUPS))]
-FunctionalOption = Annotated[
-    list[str] | None, typer.Option("--functional", help="Functional to take; repeat those that may be mixed.")
-]
-SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Source to take; repeatable; none: all.")]
-PotentialsOption = Annotated[bool, typer.Option("--potentials", help="Take also what potentials relaxed, not DFT.")]
-HeldOption = Annotated[bool, typer.Option("--partly-free", help="Take also relaxations with cell or sites held.")]
-SizeOption = Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)]
-SeedOption = Annotated[int, typer.Option(help="Another one chooses other groups.")]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 
+@dataclass(frozen=True)
+class FilterGroup:
+    """Which pairs are taken."""
+
+    functional: Annotated[
+        list[str] | None, typer.Option("--functional", help="Functional to take; repeat those that may be mixed.")
+    ] = None
+    source: Annotated[list[str] | None, typer.Option("--source", help="Source to take; repeatable; none: all.")] = None
+    potentials: Annotated[bool, typer.Option("--potentials", help="Take also what potentials relaxed, not DFT.")] = (
+        False
+    )
+    partly_free: Annotated[
+        bool, typer.Option("--partly-free", help="Take also relaxations with cell or sites held.")
+    ] = False
+    max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None
+
+    def build(self) -> PairFilter:
+        """The filter."""
+        from e3relax_flows.schemas.datasets import PairFilter
+
+        return PairFilter(
+            functionals=self.functional or None,
+            sources=self.source or None,
+            dft_only=not self.potentials,
+            full_freedom=not self.partly_free,
+            max_atoms=self.max_atoms,
+        )
+
+
+@dataclass(frozen=True)
+class KeepingGroup:
+    """How groups are chosen, and whether the choice is kept."""
+
+    seed: Annotated[int, typer.Option(help="Another one chooses other groups.")] = 0
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")] = False
+    as_json: JsonOption = False
+
+
+@spread
 def freeze_pairs(
     name: Annotated[str, typer.Argument(help="Name of the holdout.")],
+    *,
     by: ByOption = GROUPS[0],
     fraction: Annotated[float | None, typer.Option(help="Of the groups of every source.", min=0, max=1)] = None,
     group: Annotated[list[str] | None, typer.Option("--group", help="Group to hold out, such as Cl-Na.")] = None,
     min_pairs: Annotated[int, typer.Option(help="How many pairs the holdout must have.", min=2)] = 20,
-    functional: FunctionalOption = None,
-    source: SourceOption = None,
-    potentials: PotentialsOption = False,
-    partly_free: HeldOption = False,
-    max_atoms: SizeOption = None,
-    seed: SeedOption = 0,
-    dry_run: DryOption = False,
-    as_json: JsonOption = False,
+    wanted: FilterGroup,
+    keeping: KeepingGroup,
 ) -> None:
     """Hold whole groups of pairs out of every training; models are judged on them."""
     from e3relax_flows.pairs.dataset_store import find_same_holdout, open_dataset_stores, save_holdout
@@ -50,18 +77,17 @@ def freeze_pairs(
 
     if (fraction is None) == (not group):
         raise ConfigError("say what is held out: --fraction 0.1 of the groups, or --group A-B for every group")
-    filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
     with open_dataset_stores() as stores, open_pair_store() as pairs:
         take = fraction if fraction is not None else group or []
         found = follow(iter_pairs(pairs), "reading pairs")
-        holdout = freeze_holdout(found, name, _check_by(by), take, filter, seed, min_pairs)
+        holdout = freeze_holdout(found, name, _check_by(by), take, wanted.build(), keeping.seed, min_pairs)
         kept = find_same_holdout(stores, holdout)
-        if not dry_run:
+        if not keeping.dry_run:
             holdout = save_holdout(stores, holdout)
-    if as_json:
-        typer.echo(json.dumps(_describe(holdout) | {"groups": holdout.groups, "dry_run": dry_run}, indent=1))
+    if keeping.as_json:
+        typer.echo(json.dumps(_describe(holdout) | {"groups": holdout.groups, "dry_run": keeping.dry_run}, indent=1))
         return
-    what = "would be held out" if dry_run else "were held out before, unchanged" if kept else "are held out"
+    what = "would be held out" if keeping.dry_run else "were held out before, unchanged" if kept else "are held out"
     strata = ", ".join(f"{source}: {count}" for source, count in holdout.strata.items())
     _print(f"{len(holdout.pair_ids)} pairs ({strata}) in {len(holdout.groups)} groups by {by} {what}")
     _print(f"holdout {name}, id {holdout.holdout_id}; later pairs of these groups are not trained on either")
@@ -91,38 +117,33 @@ def show_holdouts(as_json: JsonOption = False) -> None:
     out.print(table)
 
 
+@spread
 def prepare_dataset(
+    *,
     holdout: Annotated[
         list[str] | None, typer.Option("--holdout", help="Holdout to keep apart; repeatable; none: all there are.")
     ] = None,
     by: ByOption = GROUPS[0],
     val_fraction: Annotated[float, typer.Option(help="Of the groups, for validation.", min=0, max=1)] = 0.1,
-    functional: FunctionalOption = None,
-    source: SourceOption = None,
-    potentials: PotentialsOption = False,
-    partly_free: HeldOption = False,
-    max_atoms: SizeOption = None,
-    seed: SeedOption = 0,
-    dry_run: DryOption = False,
-    as_json: JsonOption = False,
+    wanted: FilterGroup,
+    keeping: KeepingGroup,
 ) -> None:
     """Count the pairs that may be trained on, split them by groups, and keep their ids as a dataset."""
     from e3relax_flows.pairs.dataset_store import find_holdout, list_holdouts, open_dataset_stores, save_dataset
     from e3relax_flows.pairs.datasets import build_dataset
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
-    filter = _build_filter(functional, source, potentials, partly_free, max_atoms)
     with open_dataset_stores() as stores, open_pair_store() as pairs:
         holdouts = [find_holdout(stores, name) for name in holdout] if holdout else list_holdouts(stores)
         found = follow(iter_pairs(pairs), "reading pairs")
-        dataset = build_dataset(found, holdouts, filter, _check_by(by), val_fraction, seed)
-        if not dry_run:
+        dataset = build_dataset(found, holdouts, wanted.build(), _check_by(by), val_fraction, keeping.seed)
+        if not keeping.dry_run:
             dataset = save_dataset(stores, dataset)
-    if as_json:
+    if keeping.as_json:
         names = [doc.name for doc in holdouts]
-        typer.echo(json.dumps(_count(dataset) | {"holdouts": names, "dry_run": dry_run}, indent=1))
+        typer.echo(json.dumps(_count(dataset) | {"holdouts": names, "dry_run": keeping.dry_run}, indent=1))
         return
-    _print_dataset(dataset, holdouts, dry_run)
+    _print_dataset(dataset, holdouts, keeping.dry_run)
 
 
 def _print_dataset(dataset: DatasetDoc, holdouts: list[HoldoutDoc], dry_run: bool) -> None:
@@ -156,20 +177,6 @@ def _check_by(by: str) -> GroupBy:
     if by not in GROUPS:
         raise ConfigError(f"--by {by!r} is unknown; known: {', '.join(GROUPS)}")
     return by  # type: ignore[return-value]
-
-
-def _build_filter(
-    functionals: list[str] | None, sources: list[str] | None, potentials: bool, partly_free: bool, max_atoms: int | None
-) -> PairFilter:
-    from e3relax_flows.schemas.datasets import PairFilter
-
-    return PairFilter(
-        functionals=functionals or None,
-        sources=sources or None,
-        dft_only=not potentials,
-        full_freedom=not partly_free,
-        max_atoms=max_atoms,
-    )
 
 
 def _print(text: str) -> None:

@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e3relax_flows.cli.groups import PredictionGroup, spread
 from e3relax_flows.cli.options import (
-    ConstrainOption,
     DeviceOption,
     JsonOption,
     ModelOption,
-    PassesOption,
-    PolishOption,
-    SecondOpinionOption,
-    SymmetryOption,
-    build_predict_options,
 )
 from e3relax_flows.report.console import make_progress, out, print_json
 
@@ -24,14 +19,12 @@ if TYPE_CHECKING:
     from e3relax_flows.train.evaluate import Evaluation
 
 
+@spread
 def evaluate(
     pairs: Annotated[list[Path], typer.Argument(help="Pair files: .jsonl or .jsonl.gz.")],
+    *,
     model: ModelOption = None,
-    passes: PassesOption = None,
-    symmetry: SymmetryOption = None,
-    constrain: ConstrainOption = None,
-    second_opinion: SecondOpinionOption = None,
-    polish: PolishOption = None,
+    how: PredictionGroup,
     device: DeviceOption = None,
     file: Annotated[Path | None, typer.Option("--out", "-o", help="Write the figures to this JSON file.")] = None,
     predictions_file: Annotated[
@@ -49,7 +42,7 @@ def evaluate(
     from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.evaluate import evaluate_pairs, write_predictions
 
-    options = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
+    options = how.build()
     settings = load_settings(MODEL=model, DEVICE=device)
     with make_progress() as progress:
         reading = progress.add_task("reading pairs", total=None, note="")

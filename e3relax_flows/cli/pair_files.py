@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e3relax_flows.cli.groups import spread
 from e3relax_flows.cli.pairs import DryOption, JsonOption, SourceOption, report_left_out
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.report import console
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from e3relax_flows.pairs.imports import FolderRun
     from e3relax_flows.pairs.prediction_index import PredictionIndex
     from e3relax_flows.pairs.tasks import BuiltPair
+    from e3relax_flows.schemas.datasets import PairFilter
 
 WRITE_AT_ONCE = 200
 ADVICE = (
@@ -70,16 +73,47 @@ def import_pairs(
         raise typer.Exit(1)
 
 
-def export_pairs(
-    file: Annotated[Path, typer.Argument(help="File to write: .jsonl or .jsonl.gz.", dir_okay=False)],
-    functional: Annotated[list[str] | None, typer.Option("--functional", help="Functional; repeatable.")] = None,
-    source: Annotated[list[str] | None, typer.Option("--source", help="Source; repeatable.")] = None,
+@dataclass(frozen=True)
+class ExportGroup:
+    """Which pairs are written."""
+
+    functional: Annotated[list[str] | None, typer.Option("--functional", help="Functional; repeatable.")] = None
+    source: Annotated[list[str] | None, typer.Option("--source", help="Source; repeatable.")] = None
     start: Annotated[
         list[str] | None, typer.Option("--start", help="raw, predicted or control; repeatable.", metavar="START")
-    ] = None,
-    dft_only: Annotated[bool, typer.Option("--dft-only", help="Leave out what potentials relaxed.")] = False,
-    fully_free: Annotated[bool, typer.Option("--fully-free", help="Leave out what was held in cell or sites.")] = False,
-    max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None,
+    ] = None
+    dft_only: Annotated[bool, typer.Option("--dft-only", help="Leave out what potentials relaxed.")] = False
+    fully_free: Annotated[bool, typer.Option("--fully-free", help="Leave out what was held in cell or sites.")] = False
+    max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None
+
+    def build(self) -> PairFilter:
+        """The filter.
+
+        Raises
+        ------
+        ConfigError
+            When a start is unknown.
+        """
+        from e3relax_flows.schemas.datasets import PairFilter
+        from e3relax_flows.schemas.pairs import PairStart
+
+        kinds = [kind.value for kind in PairStart]
+        if unknown := sorted(set(self.start or ()) - set(kinds)):
+            raise ConfigError(f"--start {unknown[0]!r} is unknown; known: {', '.join(kinds)}")
+        return PairFilter(
+            functionals=self.functional or None,
+            sources=self.source or None,
+            start_kinds=[PairStart(kind) for kind in self.start] if self.start else None,
+            dft_only=self.dft_only,
+            full_freedom=self.fully_free,
+            max_atoms=self.max_atoms,
+        )
+
+
+@spread
+def export_pairs(
+    file: Annotated[Path, typer.Argument(help="File to write: .jsonl or .jsonl.gz.", dir_okay=False)],
+    wanted: ExportGroup,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be written, and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +124,7 @@ def export_pairs(
 
     if not file.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"{file}: the name of a pair file ends in .jsonl or .jsonl.gz")
-    filter = _build_filter(functional, source, start, dft_only, fully_free, max_atoms)
+    filter = wanted.build()
     with open_pair_store() as store:
         reasons: Counter[str | None] = Counter()
         pairs = (pair for pair in iter_pairs(store) if not _note(explain_leaving_out(pair, filter), reasons))
@@ -177,30 +211,6 @@ def _list_refused(built: list[BuiltPair]) -> list[str]:
 
 def _place(origin: str, message: str) -> str:
     return message if message.startswith(origin) else f"{origin}: {message}"
-
-
-def _build_filter(
-    functionals: list[str] | None,
-    sources: list[str] | None,
-    starts: list[str] | None,
-    dft_only: bool,
-    fully_free: bool,
-    max_atoms: int | None,
-) -> Any:
-    from e3relax_flows.schemas.datasets import PairFilter
-    from e3relax_flows.schemas.pairs import PairStart
-
-    kinds = [kind.value for kind in PairStart]
-    if unknown := sorted(set(starts or ()) - set(kinds)):
-        raise ConfigError(f"--start {unknown[0]!r} is unknown; known: {', '.join(kinds)}")
-    return PairFilter(
-        functionals=functionals or None,
-        sources=sources or None,
-        start_kinds=[PairStart(kind) for kind in starts] if starts else None,
-        dft_only=dft_only,
-        full_freedom=fully_free,
-        max_atoms=max_atoms,
-    )
 
 
 def _report(counts: Counter[str], n_pairs: int, dry_run: bool, as_json: bool) -> None:

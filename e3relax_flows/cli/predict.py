@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e3relax_flows.cli.groups import PredictionGroup, spread
 from e3relax_flows.cli.options import (
-    ConstrainOption,
     DeviceOption,
     DryRunOption,
     ModelOption,
     OutOption,
-    PassesOption,
-    PolishOption,
-    SecondOpinionOption,
-    SymmetryOption,
-    build_predict_options,
 )
 from e3relax_flows.report import console
 
@@ -39,17 +34,15 @@ LEGEND = (
 )
 
 
+@spread
 def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(help="Files that pymatgen reads, folders of them, .json(.gz) lists or dicts of structures."),
     ],
+    *,
     model: ModelOption = None,
-    passes: PassesOption = None,
-    symmetry: SymmetryOption = None,
-    constrain: ConstrainOption = None,
-    second_opinion: SecondOpinionOption = None,
-    polish: PolishOption = None,
+    how: PredictionGroup,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout and nothing else.")] = False,
@@ -63,7 +56,7 @@ def predict(
     Exit code 0: each was accepted or refused; 1: some have no prediction;
     2: nothing was done.
     """
-    options = build_predict_options(passes, symmetry, constrain, second_opinion, polish)
+    options = how.build()
     if dry_run:
         raise typer.Exit(_plan(inputs, model, options, out, as_json))
     counts: Counter[str] = Counter()

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e3relax_flows.cli.groups import LimitGroup, PredictionGroup, spread
 from e3relax_flows.cli.options import (
-    BudgetOption,
-    ConstrainOption,
-    CoreHoursOption,
     DeviceOption,
     DryRunOption,
     EngineSettingOption,
-    InFlightOption,
     JsonOption,
     ModelOption,
     OutOption,
-    PassesOption,
-    PolishOption,
-    SecondOpinionOption,
     SubmitOption,
-    SymmetryOption,
     complete_engine,
     parse_engine_settings,
-    parse_predict_options,
     split_settings,
 )
 from e3relax_flows.core.errors import ConfigError
@@ -41,10 +34,10 @@ CONFIG_ENDINGS = (".yaml", ".yml")
 COMMANDS = ("run", "status", "resume", "cancel", "recover")  # beside which inputs may stand without a word
 
 
-def screen(
-    inputs: Annotated[
-        list[str], typer.Argument(help="Structures (files, folders), or one YAML file like configs/screen.yaml.")
-    ],
+@dataclass(frozen=True, kw_only=True)
+class ScreenGroup:
+    """How to screen; what is not typed is as the file of the screen or its defaults have it."""
+
     engine: Annotated[
         str | None,
         typer.Option(
@@ -52,14 +45,14 @@ def screen(
             metavar="ENGINE",
             autocompletion=complete_engine,
         ),
-    ] = None,
-    engine_setting: EngineSettingOption = None,
+    ] = None
+    engine_setting: EngineSettingOption = None
     control: Annotated[
         float | None,
         typer.Option(
             help="Chance of each to be relaxed from its initial structure, too, to measure savings; 0.1 unless said."
         ),
-    ] = None,
+    ] = None
     arm: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,52 +60,56 @@ def screen(
             "repeatable, and all that there are.",
             metavar="START=FRACTION",
         ),
-    ] = None,
+    ] = None
     prerelax: Annotated[
         str | None,
         typer.Option(help="none: start at the initial structures; predictions serve the arms only.", metavar="none"),
-    ] = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    passes: PassesOption = None,
-    symmetry: SymmetryOption = None,
-    constrain: ConstrainOption = None,
-    second_opinion: SecondOpinionOption = None,
-    polish: PolishOption = None,
-    on_refuse: Annotated[
-        str | None, typer.Option(help="After a refused prediction.", metavar="initial|skip|fail")
-    ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
-    out: OutOption = None,
-    budget: BudgetOption = None,
-    core_hours: CoreHoursOption = None,
-    max_in_flight: InFlightOption = None,
-    dry_run: DryRunOption = False,
-    submit: SubmitOption = "local",
-    as_json: JsonOption = False,
+    ] = None
+    model: ModelOption = None
+    device: DeviceOption = None
+    how: PredictionGroup
+    on_refuse: Annotated[str | None, typer.Option(help="After a refused prediction.", metavar="initial|skip|fail")] = (
+        None
+    )
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False
+    out: OutOption = None
+    limits: LimitGroup
+    dry_run: DryRunOption = False
+    submit: SubmitOption = "local"
+    as_json: JsonOption = False
+
+    def list_changes(self, settings: list[str]) -> dict[str, Any]:
+        """Fields of `ScreenConfig` beside the limits, None where nothing was typed; `settings` are of the engine."""
+        return {
+            "engine": self.engine,
+            "engine_settings": parse_engine_settings(settings) or None,
+            "control": self.control,
+            "arms": _parse_arms(self.arm or []) or None,
+            "prerelax": self.prerelax,
+            "model": self.model,
+            "device": self.device,
+            "options": self.how.parse() or None,
+            "on_refuse": self.on_refuse,
+            "retry_failed": self.retry_failed or None,
+            "out": self.out,
+        }
+
+
+@spread
+def screen(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Structures (files, folders), or one YAML file like configs/screen.yaml.")
+    ],
+    given: ScreenGroup,
 ) -> None:
     """Predict candidates, relax each once with an engine, and show what was saved.
 
     What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
     remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
     """
-    changes: dict[str, Any] = {
-        "engine": engine,
-        "control": control,
-        "arms": _parse_arms(arm or []) or None,
-        "prerelax": prerelax,
-        "model": model,
-        "device": device,
-        "on_refuse": on_refuse,
-        "retry_failed": retry_failed or None,
-        "out": out,
-        "options": parse_predict_options(passes, symmetry, constrain, second_opinion, polish) or None,
-    }
-    limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
-    inputs, words = split_settings(inputs, engine_setting)
-    changes["engine_settings"] = parse_engine_settings(words) or None
-    config = _load_config(inputs, changes, {key: value for key, value in limits.items() if value is not None})
-    raise typer.Exit(_run(config, submit, dry_run, as_json))
+    inputs, words = split_settings(inputs, given.engine_setting)
+    config = _load_config(inputs, given.list_changes(words), given.limits.list_given())
+    raise typer.Exit(_run(config, given.submit, given.dry_run, given.as_json))
 
 
 def _parse_arms(words: list[str]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from e3relax_flows.cli.options import BudgetOption, CoreHoursOption, DryRunOption, InFlightOption, JsonOption, OutOption
+from e3relax_flows.cli.groups import LimitGroup, spread
+from e3relax_flows.cli.options import DryRunOption, JsonOption, OutOption
 from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
 from e3relax_flows.cli.screen_watch import watch
@@ -75,15 +76,15 @@ def show_status(
 
 
 @screen_app.command("resume")
+@spread
 def resume(
     name: ScreenArgument,
+    *,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed relaxations again.")] = False,
     error: Annotated[
         str | None, typer.Option(help="With --retry-failed: only errors that contain this.", metavar="TEXT")
     ] = None,
-    budget: BudgetOption = None,
-    core_hours: CoreHoursOption = None,
-    max_in_flight: InFlightOption = None,
+    limits: LimitGroup,
     out: OutOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -102,8 +103,6 @@ def resume(
 
     if error is not None and not retry_failed:
         raise ConfigError("--error chooses among the candidates that failed; add --retry-failed")
-    limits = {"candidates": budget, "core_hours": core_hours, "max_in_flight": max_in_flight}
-    changes = {key: value for key, value in limits.items() if value is not None}
     with open_workspace() as workspace:
         stores = workspace.get(open_screen_stores)
         found = find_screen(stores, name)
@@ -111,7 +110,7 @@ def resume(
         if dry_run:
             _say(plan_resume(screen_id, workspace, retry_failed, error), found, stores, as_json)
             return
-        prepare_again(screen_id, workspace, found.limits.model_copy(update=changes), retry_failed, error)
+        prepare_again(screen_id, workspace, found.limits.model_copy(update=limits.list_given()), retry_failed, error)
         if find_kind(found.place).resumes_here:
             report = finish_here(screen_id, workspace, out or Path("runs") / screen_id)
             show_screen(report, as_json)
