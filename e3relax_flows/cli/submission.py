@@ -39,12 +39,14 @@ def submit_candidates(
     """Leave a screen to the workers of another place; the exit code."""
     stores = workspace.get(open_screen_stores)
     with console.hide_warnings():
-        screen, _ = register_screen(stores, maker, console.show_notes(items), workspace, config.ranking, where)
+        candidates = console.show_notes(items)
+        screen, is_new = register_screen(stores, maker, candidates, workspace, config.ranking, where, config.limits)
     screen_id = str(screen.screen_id)
     unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
     for row in unread:
         console.print_error(f"{row.id}: {row.message}")
-    prepare_again(screen_id, workspace, config.limits, config.retry_failed)
+    if not is_new:
+        prepare_again(screen_id, workspace, config.limits, config.retry_failed)
     show_progress(start_screen(screen_id, workspace), stores, as_json)
     return int(len(unread) > 0)
 

@@ -19,8 +19,8 @@ from jobflow.core.flow import get_flow
 
 from e3relax_flows.core.errors import E3RelaxError, StoppedError
 from e3relax_flows.core.job_errors import collect_job_errors, note_job_error
-from e3relax_flows.core.settings import load_settings
 from e3relax_flows.ledger.claims import open_claim_store
+from e3relax_flows.stores.pool import open_pool
 
 FINISHED = re.compile(r"Finished job - (?P<name>.*) \((?P<uuid>[0-9a-f-]{36})(?:, (?P<index>\d+))?\)$")
 FAILED = re.compile(r"(?P<name>.*?) failed with exception:\n(?P<trace>.*)", re.DOTALL)
@@ -153,7 +153,8 @@ class _JobWatcher(logging.Handler):
 @contextmanager
 def _pin_settings() -> Iterator[None]:
     """Make the paths of the settings absolute in the environment, which the jobs read in folders of their own."""
-    settings = load_settings()
+    with open_pool() as pool:
+        settings = pool.settings
     pinned = {"DATA_DIR": str(settings.DATA_DIR), "CONFIG_FILE": str(settings.CONFIG_FILE)}
     if Path(settings.MODEL).is_dir():
         pinned["MODEL"] = str(Path(settings.MODEL).absolute())

@@ -15,7 +15,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content
-from e3relax_flows.core.model_folders import ModelFolder
+from e3relax_flows.core.model_folders import is_model_folder
 from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.kinds import find_kind
@@ -24,7 +24,7 @@ from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.candidates import RankByChange, Ranking
 from e3relax_flows.schemas.predictions import Reason, Verdict
-from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenPhase, ScreenRow
+from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
 from e3relax_flows.screening.store import ChunkInput, ScreenStores, name_group, save_rows, save_screen
 from e3relax_flows.stores.opening import dump_document, validate_document, write_documents
 from e3relax_flows.stores.pool import SettingsLike
@@ -42,6 +42,7 @@ def register_screen(
     settings: SettingsLike,
     ranking: Ranking | None = None,
     place: str = "local",
+    limits: ScreenLimits | None = None,
 ) -> tuple[ScreenDoc, bool]:
     """Write a screen and its candidates into the store; they are on disk all the time, never in memory.
 
@@ -62,6 +63,8 @@ def register_screen(
         Most promising first; none: as they come, or by the maker's own `order`.
     place
         Where its jobs run: local, fireworks, remote, or flow, that of a ScreenMaker.
+    limits
+        Of a new screen; none: no limits. `resume_screen` changes those of a known one.
 
     Returns
     -------
@@ -77,8 +80,7 @@ def register_screen(
     ModelError
         When there is no such model.
     """
-    model = maker.prerelax.model
-    model_id = resolve_screen_model(maker, settings, find_kind(place).is_here).model_id
+    model_id, model = resolve_screen_model(maker, settings, find_kind(place).is_here)
     with CandidateList() as candidates:
         candidates.add(items)
         if candidates.count()["candidates"] == 0:
@@ -87,7 +89,8 @@ def register_screen(
         if ranking is not None and not isinstance(ranking, RankByChange):
             candidates.score(build_score(ranking))
         screen_id = _identify(maker, model_id, candidates)
-        screen = _describe(maker, screen_id, find_spec(model, model_id, settings), place)
+        screen = _describe(maker, screen_id, model, place)
+        screen.limits = limits or screen.limits
         if raw := stores.screens.query_one({"screen_id": screen_id}):
             known = validate_document(raw, ScreenDoc, stores.screens)
             if known.n_chunks:
@@ -100,16 +103,28 @@ def register_screen(
     return screen, True
 
 
-def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> ModelFolder:
+def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> tuple[str, str]:
     """The model that the name in a maker means now, which can be asked as the maker's options say.
 
     Errors are those of `resolve_model` and `check_calibrated`.
+
+    Returns
+    -------
+    model_id, spec
+        Its id, and what jobs find it by: also the id, whatever an alias will mean; the name in the maker where only
+        the path of a folder leads to it.
     """
     with open_workspace(settings) as workspace:
-        name = maker.prerelax.model
-        folder = resolve_model(workspace.settings.MODEL if name == DEFAULT_MODEL else name, workspace)
-    check_calibrated(maker.prerelax.options, folder, is_local)
-    return folder
+        spec = maker.prerelax.model
+        name = workspace.settings.MODEL if spec == DEFAULT_MODEL else spec
+        folder = resolve_model(name, workspace)
+        check_calibrated(maker.prerelax.options, folder, is_local)
+        if is_model_folder(name):
+            try:
+                resolve_model(folder.model_id, workspace)
+            except ModelError:
+                return folder.model_id, spec
+    return folder.model_id, folder.model_id
 
 
 def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> ScreenDoc:
@@ -131,15 +146,6 @@ def _describe(maker: ScreenMaker, screen_id: str, model: str, place: str) -> Scr
         paired_controls=maker.paired_controls,
         seed=maker.seed,
     )
-
-
-def find_spec(model: str, model_id: str, settings: SettingsLike) -> str:
-    """The id, by which a model is found whatever its alias will mean; a folder's path where it is not registered."""
-    try:
-        resolve_model(model_id, settings)
-    except ModelError:
-        return model
-    return model_id
 
 
 def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> str:

@@ -94,15 +94,14 @@ def run_candidates(
         for opener in (open_prediction_store, open_outcome_store):
             workspace.get(opener)  # a store that cannot be had is one message now, not one of every job
         out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
+        stores, limits = workspace.get(open_screen_stores), config.limits if config else None
         with console.hide_warnings():
-            stores, ranking = workspace.get(open_screen_stores), config.ranking if config else None
-            screen, is_new = register_screen(stores, maker, console.show_notes(items), workspace, ranking)
+            candidates, ranking = console.show_notes(items), config.ranking if config else None
+            screen, is_new = register_screen(stores, maker, candidates, workspace, ranking, limits=limits)
         screen_id = str(screen.screen_id)
         if not is_new:
             message = f"screen {screen_id} was there already: what it has is not computed again"
             console.err.print(message, highlight=False)
-        if config is not None or not is_new:
-            limits = config.limits if config else None
             prepare_again(screen_id, workspace, limits, maker.retry_failed)
         return finish_here(screen_id, workspace, out)
 
