@@ -1,4 +1,4 @@
-"""Register, start, resume and stop campaigns; all that they need later is in their store."""
+"""Register, start, resume and stop campaigns; their state is in their store."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from e3relax_flows.stores.opening import validate_document
 from e3relax_flows.stores.pool import SettingsLike
 
 SHOWN = 5
-SAMPLES = 5  # candidates that are tried for one that the engine takes
+SAMPLES = 5  # candidates that are tried until the engine accepts one
 SOURCES: TypeAdapter[list[Source]] = TypeAdapter(list[Source])
 
 
@@ -71,12 +71,12 @@ def build_maker(config: CampaignConfig) -> CampaignMaker:
 
 
 def check_engine(maker: CampaignMaker) -> None:
-    """See that what the engine gives may be trained on.
+    """Check that the results of the engine may be trained on.
 
     Raises
     ------
     ConfigError
-        When it is a potential, and the retraining leaves out what potentials relaxed.
+        When it is a potential, and the retraining leaves out relaxations by potentials.
     """
     if not maker.engine.is_dft and maker.config.retraining.dataset.filter.dft_only:
         raise ConfigError(
@@ -108,14 +108,14 @@ def read_candidates(config: CampaignConfig, settings: E3RelaxSettings) -> Iterat
 
 
 def check_service(config: CampaignConfig, settings: SettingsLike) -> str:
-    """Id of the model in service, after a look for the holdouts and at the second opinion.
+    """Id of the model in service, after checks of the holdouts and of the second opinion.
 
     Raises
     ------
     ConfigError
         When a holdout is missing, or the model is not calibrated for the second opinion or for its polish.
     ModelError
-        When the alias means no model.
+        When the alias has no model.
     """
     with open_workspace(settings) as workspace:
         for name in filter(None, (config.retraining.holdout, config.retraining.original_holdout)):
@@ -128,31 +128,31 @@ def check_service(config: CampaignConfig, settings: SettingsLike) -> str:
 def register_campaign(
     stores: CampaignStores, maker: CampaignMaker, items: Iterable[ReadItem], settings: E3RelaxSettings
 ) -> tuple[CampaignDoc, bool]:
-    """Write a campaign and its pool into the store; candidates are on disk all the time, never in memory.
+    """Write a campaign and its pool into the store; candidates are kept on disk, never all in memory.
 
     The id is that of the content: of the configuration without what only says where and in how many jobs it runs,
-    and of the engine. Registered again, the campaign is found with the pool and the maker of the first time.
-    Candidates that are equal as written are taken once.
+    and of the engine. Registered again, the campaign is found with its first pool and maker.
+    Candidates with equal ids of their structures are included once.
 
     Returns
     -------
     campaign
-        As it is in the store.
+        As stored.
     is_new
-        False where it was there already.
+        False if it was stored before.
 
     Raises
     ------
     ConfigError
-        When nothing could be read, a holdout is missing, or the engine's results would not be trained on.
+        When no structure could be read, a holdout is missing, or the engine's results would not be trained on.
     ModelError
-        When the alias means no model.
+        When the alias has no model.
     ContentError
         When the maker holds a value that has no canonical form.
     """
     check_engine(maker)
     check_service(maker.config, settings)
-    canonicalize(maker.as_dict(), "maker")  # jsanitize writes what it does not know as its string
+    canonicalize(maker.as_dict(), "maker")  # jsanitize writes unknown types as strings
     content = jsanitize(maker.as_dict(), recursive_msonable=True)
     campaign_id = _identify(maker)
     known = _find_same(stores, campaign_id, maker.config.name)
@@ -210,7 +210,7 @@ def read_maker(campaign: CampaignDoc) -> CampaignMaker:
     Raises
     ------
     ConfigError
-        When it cannot be made from what is stored, or is more than values of installed packages.
+        When it cannot be decoded, or holds more than values of installed packages.
     """
     return decode_as(campaign.maker, CampaignMaker, f"the maker of campaign {campaign.campaign_id}")
 
@@ -223,14 +223,14 @@ def start_campaign(
     out: Path = Path("runs/campaign"),
     on_job_finished: Callable[[JobReport], None] | None = None,
 ) -> Submission:
-    """Run or submit the jobs that go on with a campaign.
+    """Run or submit the jobs that continue a campaign.
 
-    Called again, it submits nothing to a launchpad that has them already. Parameters and errors are those of `submit`.
+    Called again, it submits nothing twice to a launchpad. Parameters and errors are those of `submit`.
 
     Raises
     ------
     ConfigError
-        When the campaign does not go on by itself, with what to type.
+        When the campaign cannot continue without the user, with what to type.
     """
     check_start(campaign)
     maker = read_maker(campaign)
@@ -255,15 +255,15 @@ def run_campaign(
     out: Path,
     on_job_finished: Callable[[JobReport], None] | None = None,
 ) -> CampaignDoc:
-    """Run a campaign here to its end, or go on with it where it was interrupted; what was done is found.
+    """Run a campaign here to its end, or continue it where it was interrupted, from its stored results.
 
     `workflows/06_campaign.py` is a complete script, which also makes the holdout and the pool. The
-    campaign is `finished` where a stop rule ended it; where a job failed, its state is another one, with a message.
+    campaign is `finished` if a stop rule ended it; if a job failed, it has another state with a message.
 
     Parameters
     ----------
     config
-        What to do; its id is that of the campaign.
+        Configuration; its id is that of the campaign.
     settings
         For the stores.
     out
@@ -287,25 +287,25 @@ def run_campaign(
 
 
 def check_start(campaign: CampaignDoc) -> None:
-    """See that a campaign goes on by itself.
+    """Check that a campaign can continue without the user.
 
     Raises
     ------
     ConfigError
-        When it does not, with what to type.
+        When it cannot, with what to type.
     """
     if campaign.state not in (CampaignState.NEW, CampaignState.RUNNING):
         raise ConfigError(
-            f"campaign {campaign.campaign_id} is {campaign.state} ({campaign.message}); go on with: e3relax campaign "
-            f"resume {campaign.campaign_id}"
+            f"campaign {campaign.campaign_id} is {campaign.state} ({campaign.message}); continue with: e3relax "
+            f"campaign resume {campaign.campaign_id}"
         )
 
 
 def list_samples(stores: CampaignStores, campaign: CampaignDoc, maker: CampaignMaker) -> list[Any]:
-    """A flow of the engine, which shows what its jobs need; none where it takes none of the first candidates."""
+    """A sample flow of the engine for the checks; None if it accepts none of the first candidates."""
     chunk = read_pool_chunk(stores, campaign.campaign_id, 0)
-    for place in range(min(SAMPLES, len(chunk.ids))):
-        structure: Structure = chunk.unpack(place)
+    for index in range(min(SAMPLES, len(chunk.ids))):
+        structure: Structure = chunk.unpack(index)
         try:
             return [maker.engine.make(structure)]
         except EngineError:
@@ -316,14 +316,14 @@ def list_samples(stores: CampaignStores, campaign: CampaignDoc, maker: CampaignM
 def resume_campaign(
     stores: CampaignStores, campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None
 ) -> None:
-    """Let a campaign go on, whatever it ended by: a kill, a failed job, a user, a rule.
+    """Continue a campaign after any end: a kill, a failed job, a user, a rule.
 
-    Jobs of earlier starts that are still somewhere do nothing more; what they have done is found.
+    Jobs of earlier starts do nothing more; their stored results are used.
 
     Parameters
     ----------
     labels, core_hours
-        Other budgets; none: as they are.
+        New budgets; None: no change.
 
     Raises
     ------
@@ -339,12 +339,12 @@ def resume_campaign(
 
 
 def check_resumption(campaign: CampaignDoc, labels: int | None = None, core_hours: float | None = None) -> StopRules:
-    """The stop rules with which a campaign would go on.
+    """The stop rules with which a campaign would continue.
 
     Parameters
     ----------
     labels, core_hours
-        Other budgets; none: as they are.
+        New budgets; None: no change.
 
     Raises
     ------
@@ -367,7 +367,7 @@ def check_resumption(campaign: CampaignDoc, labels: int | None = None, core_hour
 
 
 def stop_campaign(stores: CampaignStores, campaign: CampaignDoc) -> str:
-    """End a campaign before its next phase; one whose jobs were never begun ends now. Gives what was done, in words."""
+    """Stop a campaign before its next phase; one whose jobs were never started ends now. Return a report."""
     if campaign.state in (CampaignState.FINISHED, CampaignState.STOPPED):
         return f"campaign {campaign.campaign_id} is {campaign.state} already: {campaign.message}"
     request_stop(stores, campaign.campaign_id)
@@ -375,6 +375,6 @@ def stop_campaign(stores: CampaignStores, campaign: CampaignDoc) -> str:
         end_campaign(stores, campaign, CampaignState.STOPPED, "a user stopped it", StopReason.PERSON)
         return f"campaign {campaign.campaign_id} is stopped"
     return (
-        f"campaign {campaign.campaign_id} ends before its next phase: what runs now is finished and kept; go on with: "
+        f"campaign {campaign.campaign_id} ends before its next phase; running jobs finish; continue with: "
         f"e3relax campaign resume {campaign.campaign_id}"
     )

@@ -1,4 +1,4 @@
-"""The steps of a campaign's generation; each looks first whether it was done, and is done once."""
+"""The steps of a campaign's generation; each checks first whether it was done, and is done once."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ GENERATION_JOB, SELECT_JOB, LABEL_JOB, GATHER_JOB = "e3r generation", "e3r selec
 def enter_phase(
     stores: CampaignStores, campaign_id: str, generation: int, start: int, before: Phase | None
 ) -> tuple[CampaignDoc, GenerationDoc] | None:
-    """What a phase works on; None when it is not to run.
+    """Input of a phase; None if it must not run.
 
-    That is so when a user stopped the campaign, it was resumed elsewhere, or it has ended; and when the phase before
-    left nothing, which halts the campaign.
+    A phase must not run if a user stopped the campaign, it was resumed elsewhere, or it has ended; nor if the phase
+    before has no result, which halts the campaign.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def enter_phase(
     document = load_generation(stores, campaign_id, generation)
     if before is not None and before not in document.phases:
         message = (
-            f"phase {before} of generation {generation} left nothing: look for the error of its jobs, fix the cause "
+            f"phase {before} of generation {generation} has no result: see the errors of its jobs, fix the cause "
             f"and run `e3relax campaign resume {campaign_id}`"
         )
         end_campaign(stores, campaign, CampaignState.HALTED, message)
@@ -92,7 +92,7 @@ def enter_phase(
 
 
 def begin_generation(campaign_id: str, start: int, workspace: Workspace) -> tuple[int, str] | None:
-    """Begin the next generation, or go on with the one that was begun; None when the campaign ends here.
+    """Begin the next generation, or continue the present one; None if the campaign ends here.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def begin_generation(campaign_id: str, start: int, workspace: Workspace) -> tupl
     wants_end = is_stop_requested(stores, campaign_id)
     progress = measure_progress(generations, campaign.config.stop, n_left, wants_end)
     stop = decide_stop(campaign.config.stop, progress)
-    # what was begun is brought to its end, unless a user stopped it
+    # a generation that was begun is finished, unless a user stopped it
     if stop is not None and (begun is None or stop.reason == StopReason.PERSON):
         state = CampaignState.STOPPED if stop.reason == StopReason.PERSON else CampaignState.FINISHED
         end_campaign(stores, campaign, state, stop.message, stop.reason)
@@ -123,7 +123,7 @@ def begin_generation(campaign_id: str, start: int, workspace: Workspace) -> tupl
 
 
 def score_chunk(campaign_id: str, model_id: str, number: int, config: CampaignConfig, workspace: Workspace) -> None:
-    """Say what a model expects of the candidates of one chunk; only numbers are kept of their predictions."""
+    """Compute the expectations of a model for the candidates of one chunk; only numbers of predictions are kept."""
     from e3relax_flows.predict.predictor import Predictor
 
     group = name_group(campaign_id, model_id)
@@ -131,7 +131,7 @@ def score_chunk(campaign_id: str, model_id: str, number: int, config: CampaignCo
     if stores.scores.query_one({"score_key": f"{group}:{number}"}, ["score_key"]):
         return
     chunk = read_pool_chunk(stores, campaign_id, number)
-    structures = [chunk.unpack(place) for place in range(len(chunk.ids))]
+    structures = [chunk.unpack(index) for index in range(len(chunk.ids))]
     folder = resolve_model(model_id, workspace)
     device = workspace.settings.DEVICE if config.device == "auto" else config.device
     predictor = Predictor.load(str(folder.path), device=device)
@@ -155,7 +155,7 @@ def score_chunk(campaign_id: str, model_id: str, number: int, config: CampaignCo
 
 
 def select_labels(campaign_id: str, generation: int, start: int, workspace: Workspace) -> SelectResult | None:
-    """Choose what is labelled in this generation; None when the campaign ends here."""
+    """Choose the candidates to label in this generation; None if the campaign ends here."""
     stores = workspace.get(open_campaign_stores)
     entered = enter_phase(stores, campaign_id, generation, start, Phase.BEGIN)
     if entered is None:
@@ -167,7 +167,7 @@ def select_labels(campaign_id: str, generation: int, start: int, workspace: Work
     chunks = list_pool(stores, campaign_id)
     scores = find_scores(stores, campaign_id, document.begin.model_id) if document.begin else {}
     if not scores:
-        message = f"no chunk of the pool could be scored in generation {generation}: look for the errors of e3r predict"
+        message = f"no chunk of the pool could be scored in generation {generation}: see the errors of e3r predict"
         end_campaign(stores, campaign, CampaignState.HALTED, message)
         return None
     config = campaign.config
@@ -190,7 +190,7 @@ def _choose(
     scores: dict[int, ScoreChunk],
     earlier: Sequence[GenerationDoc],
 ) -> SelectResult:
-    places = [(chunk.number, place) for chunk in chunks for place in range(len(chunk.ids))]
+    positions = [(chunk.number, index) for chunk in chunks for index in range(len(chunk.ids))]
     names = [name for chunk in chunks for name in chunk.structure_ids]
     electrons = np.array([number for chunk in chunks for number in chunk.n_electrons], dtype=float)
     errors = np.concatenate(
@@ -217,10 +217,10 @@ def _choose(
     numbers = {chunk.number: chunk for chunk in chunks}
     selected = [
         SelectedCandidate(
-            id=numbers[places[one.index][0]].ids[places[one.index][1]],
+            id=numbers[positions[one.index][0]].ids[positions[one.index][1]],
             structure_id=names[one.index],
-            chunk=places[one.index][0],
-            place=places[one.index][1],
+            chunk=positions[one.index][0],
+            place=positions[one.index][1],
             arm=one.arm,
             expected_error=float(errors[one.index]),
             cost=float(costs[one.index]),
@@ -237,7 +237,7 @@ def _choose(
 
 
 def _join_embeddings(chunks: Sequence[PoolChunk], scores: dict[int, ScoreChunk]) -> NDArray[np.float64] | None:
-    """Embeddings of the whole pool, NaN for chunks without; None where no chunk has any."""
+    """Embeddings of the whole pool, NaN for chunks without; None if no chunk has any."""
     parts = {number: rows for number, one in scores.items() if (rows := one.unpack_embeddings()) is not None}
     if not parts:
         return None
@@ -246,7 +246,7 @@ def _join_embeddings(chunks: Sequence[PoolChunk], scores: dict[int, ScoreChunk])
 
 
 def predict_selected(campaign_id: str, generation: int, start: int, workspace: Workspace) -> PredictResult | None:
-    """Predict what was chosen, and keep the predictions in their store; None when the phase is not to run."""
+    """Predict the chosen candidates, and store the predictions; None if the phase must not run."""
     stores = workspace.get(open_campaign_stores)
     entered = enter_phase(stores, campaign_id, generation, start, Phase.SELECT)
     if entered is None:
@@ -272,7 +272,7 @@ def predict_selected(campaign_id: str, generation: int, start: int, workspace: W
 def plan_labels(
     document: GenerationDoc, config: CampaignConfig, workspace: Workspace
 ) -> list[tuple[PredictionDoc, StartKind]]:
-    """Predictions of the chosen ones, in their order, with the starts of their relaxations.
+    """Predictions of the chosen candidates, in their order, with the starts of their relaxations.
 
     Raises
     ------
@@ -300,9 +300,9 @@ def plan_labels(
 def gather_labels(
     campaign_id: str, generation: int, start: int, engine_id: str, workspace: Workspace
 ) -> LabelResult | None:
-    """Look up what came of the relaxations; None when the phase is not to run, or others still relax some.
+    """Read the outcomes of the relaxations; None if the phase must not run, or other flows still relax some.
 
-    A relaxation without outcome that nobody is at counts as failed.
+    A relaxation without outcome that no flow runs counts as failed.
     """
     stores = workspace.get(open_campaign_stores)
     entered = enter_phase(stores, campaign_id, generation, start, Phase.PREDICT)

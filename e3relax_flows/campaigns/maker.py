@@ -42,8 +42,8 @@ from e3relax_flows.schemas.campaigns import CampaignConfig, Phase
 from e3relax_flows.schemas.outcomes import identify_outcome
 from e3relax_flows.schemas.retraining import RetrainDoc, SnapshotDoc
 
-# a failed job costs what it was to do: the next one sees in the store what is missing; relaxations and trainings
-# that are born here go to the workers of their own roles
+# a failed job loses only its own result: the next one finds in the store what is missing; relaxations and trainings
+# that are created here go to the workers of their own roles
 PHASE = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
 FLOW = "e3r campaign"
 
@@ -52,14 +52,14 @@ FLOW = "e3r campaign"
 class CampaignMaker(Maker):
     """An active-learning campaign, as jobs between which only ids travel.
 
-    A generation is `e3r generation`, which asks the rules whether to go on and replaces itself by `e3r predict` for
-    each chunk of the pool that the model in service has not scored, `e3r select`, `e3r predict` of what was chosen,
-    `e3r label`, which replaces itself by one `e3r claim` for each relaxation and `e3r gather`, then `e3r pairs`,
-    `e3r retrain`, which replaces itself by the flow of `RetrainMaker`, and `e3r conclude`, which adds the next
-    generation. Between jobs no process is needed but those of the manager.
+    A generation is `e3r generation`, which checks the stop rules and replaces itself by `e3r predict` for
+    each chunk of the pool that the model in service has not scored, `e3r select`, `e3r predict` of the chosen
+    candidates, `e3r label`, which replaces itself by one `e3r claim` for each relaxation and `e3r gather`, then
+    `e3r pairs`, `e3r retrain`, which replaces itself by the flow of `RetrainMaker`, and `e3r conclude`, which adds
+    the next generation. Between jobs only the processes of the manager are needed.
 
-    What a phase gave is written once, under the campaign and the number of the generation: a job that is launched
-    again, or a flow that is submitted again, finds it and does nothing twice. A phase does not begin when a user has
+    The result of a phase is written once, under the campaign and the number of the generation: a job that is launched
+    again, or a flow that is submitted again, finds it and repeats nothing. A phase does not begin when a user has
     stopped the campaign or resumed it elsewhere.
 
     The pool and the documents are in the campaign's store, where `e3relax_flows.campaigns.control.register_campaign`
@@ -68,11 +68,11 @@ class CampaignMaker(Maker):
     Parameters
     ----------
     config
-        What to do; a dictionary of the fields of `CampaignConfig` will do.
+        Configuration; it may be a dictionary of the fields of `CampaignConfig`.
     engine
-        What labels, such as `get_engine("chgnet")`.
+        Engine of the labels, such as `get_engine("chgnet")`.
     retrain
-        How to retrain; none: as the configuration says.
+        How to retrain; None: as configured.
     name
         Name of the flow.
 
@@ -98,25 +98,25 @@ class CampaignMaker(Maker):
         self.retrain = self.retrain or RetrainMaker(config=self.config.retraining)
 
     def as_dict(self) -> dict[str, Any]:
-        """Dictionary with a plain configuration, so that jobflow's `dict_mod` reaches into it."""
+        """Dictionary with a plain configuration, so that jobflow's `dict_mod` can change it."""
         return super().as_dict() | {"config": self.config.model_dump(mode="json")}
 
     def make(self, campaign_id: str, start: int = 0) -> Flow:
-        """Build the flow that goes on with a campaign, wherever it stands, until a rule ends it.
+        """Build the flow that continues a campaign from its present state until a rule ends it.
 
         Parameters
         ----------
         campaign_id
             Of a registered campaign.
         start
-            How often the campaign was begun or resumed, as its document says; jobs of another start do nothing.
+            Number of starts and resumptions in its document; jobs of another start do nothing.
         """
         first = self.begin(campaign_id, start)
         return Flow([first], output=first.output, name=self.name)
 
     @job(name=GENERATION_JOB, config=PHASE)
     def begin(self, campaign_id: str, start: int) -> Response[Any]:
-        """Replace this job by the jobs of the next generation; end where a rule says so."""
+        """Replace this job by the jobs of the next generation; end if a rule applies."""
         with open_workspace() as workspace:
             begun = begin_generation(campaign_id, start, workspace)
             if begun is None:
@@ -139,21 +139,21 @@ class CampaignMaker(Maker):
 
     @job(name=PREDICT_JOB, config=PHASE)
     def score(self, campaign_id: str, model_id: str, number: int) -> int:
-        """Say what a model expects of one chunk of the pool."""
+        """Compute the expectations of a model for one chunk of the pool."""
         with open_workspace() as workspace:
             score_chunk(campaign_id, model_id, number, self.config, workspace)
         return number
 
     @job(name=SELECT_JOB, config=PHASE)
     def select(self, campaign_id: str, generation: int, start: int, after: list[int | None]) -> Any:  # noqa: ARG002
-        """Choose the candidates of this generation; gives their number."""
+        """Choose the candidates of this generation; return their number."""
         with open_workspace() as workspace:
             result = select_labels(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.selected)
 
     @job(name=PREDICT_JOB, config=PHASE)
     def predict(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
-        """Predict what was chosen; gives the number of predictions."""
+        """Predict the chosen candidates; return the number of predictions."""
         with open_workspace() as workspace:
             result = predict_selected(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.predictions)
@@ -185,21 +185,21 @@ class CampaignMaker(Maker):
 
     @job(name=GATHER_JOB, config=PHASE)
     def gather(self, campaign_id: str, generation: int, start: int, after: list[Any]) -> Any:  # noqa: ARG002
-        """Look up what came of the relaxations; gives their number."""
+        """Read the outcomes of the relaxations; return their number."""
         with open_workspace() as workspace:
             result = gather_labels(campaign_id, generation, start, self.engine.engine_id, workspace)
         return Response(stop_children=True) if result is None else len(result.labels)
 
     @job(name=PAIRS_JOB, config=PHASE)
     def pair(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
-        """Make pairs of the labels; gives their number."""
+        """Make pairs of the labels; return their number."""
         with open_workspace() as workspace:
             result = build_label_pairs(campaign_id, generation, start, workspace)
         return Response(stop_children=True) if result is None else len(result.pair_ids)
 
     @job(name=RETRAIN_JOB, config=PHASE)
     def train(self, campaign_id: str, generation: int, start: int, after: int | None) -> Any:  # noqa: ARG002
-        """Replace this job by the retraining from all pairs that there are now; its document is the output."""
+        """Replace this job by the retraining from all pairs in the store; its document is the output."""
         maker = self.retrain or RetrainMaker(config=self.config.retraining)
         with open_workspace() as workspace:
             prepared = prepare_retraining(campaign_id, generation, start, maker.config, workspace)
@@ -208,12 +208,12 @@ class CampaignMaker(Maker):
         if not isinstance(prepared, SnapshotDoc):
             return None
         flow = maker.make(snapshot=prepared)
-        flow.update_config({"on_missing_references": OnMissing.NONE})  # so that a failure is seen, and not waited for
+        flow.update_config({"on_missing_references": OnMissing.NONE})  # so that a failure is noticed
         return Response(replace=flow)
 
     @job(name=CONCLUDE_JOB, config=PHASE)
     def conclude(self, campaign_id: str, generation: int, start: int, retraining: Any) -> Any:
-        """Keep the figures of the generation, and add the next one; gives its number."""
+        """Store the figures of the generation, and add the next one; return its number."""
         document = None if retraining is None else RetrainDoc.model_validate(retraining)
         with open_workspace() as workspace:
             concluded = conclude_generation(campaign_id, generation, start, document, workspace)

@@ -1,4 +1,4 @@
-"""The steps of a generation after its labels: pairs, what is trained on, what the gate said, and the figures."""
+"""The steps of a generation after its labels: pairs, training data, the decision of the gate, and the figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ N_RESAMPLES, ENDS = 10_000, (0.025, 0.975)
 
 
 def build_label_pairs(campaign_id: str, generation: int, start: int, workspace: Workspace) -> PairsResult | None:
-    """Make pairs of the labels of a generation; None when the phase is not to run."""
+    """Make pairs of the labels of a generation; None if the phase must not run."""
     stores = workspace.get(open_campaign_stores)
     entered = enter_phase(stores, campaign_id, generation, start, Phase.LABEL)
     if entered is None:
@@ -65,7 +65,7 @@ def build_label_pairs(campaign_id: str, generation: int, start: int, workspace: 
 
 
 def build_pairs(outcome_ids: list[str], source: str, settings: SettingsLike) -> PairsResult:
-    """Make pairs of some outcomes, as `e3relax data build` does of all; those made before are found."""
+    """Make pairs of some outcomes, as `e3relax data build` does for all; existing ones are reused."""
     with open_workspace(settings) as workspace:
         targets, index = workspace.get(open_pair_stores), PredictionIndex(workspace.predictions)
         before = BuiltBefore(targets.records, index.count)
@@ -81,7 +81,7 @@ def build_pairs(outcome_ids: list[str], source: str, settings: SettingsLike) -> 
 def prepare_retraining(
     campaign_id: str, generation: int, start: int, config: RetrainConfig, workspace: Workspace
 ) -> SnapshotDoc | RetrainResult | None:
-    """Choose what is trained on, once; or say that there is nothing to train on, or what the retraining gave.
+    """Choose the training data once; or return that there are none, or the result of the retraining.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def prepare_retraining(
 def conclude_generation(
     campaign_id: str, generation: int, start: int, retraining: RetrainDoc | None, workspace: Workspace
 ) -> GenerationDoc | None:
-    """Keep what the retraining gave and the figures of the generation; None when the campaign does not go on."""
+    """Store the result of the retraining and the figures of the generation; None if the campaign does not continue."""
     stores = workspace.get(open_campaign_stores)
     entered = enter_phase(stores, campaign_id, generation, start, Phase.PAIRS)
     if entered is None:
@@ -118,7 +118,7 @@ def conclude_generation(
     campaign, document = entered
     if document.retrain is None and retraining is None:
         message = (
-            f"the retraining of generation {generation} failed: look for the error of its jobs, fix the cause and "
+            f"the retraining of generation {generation} failed: see the errors of its jobs, fix the cause and "
             f"run `e3relax campaign resume {campaign_id}`; no label is lost"
         )
         end_campaign(stores, campaign, CampaignState.HALTED, message)
@@ -134,7 +134,7 @@ def conclude_generation(
 
 
 def describe_retraining(document: RetrainDoc, workspace: Workspace) -> RetrainResult:
-    """What a retraining gave; a promotion counts also when the alias has moved on since."""
+    """Result of a retraining; a promotion counts even if the alias has moved since."""
     alias = find_alias(document.alias, workspace)
     moved = any(
         move.gate_id == document.gate_id and move.model_id == document.challenger_id
@@ -179,7 +179,7 @@ def measure_generation(
 def measure_holdout(
     model_id: str, config: RetrainConfig, workspace: Workspace
 ) -> tuple[Interval | None, Interval | None]:
-    """Error of a model and of leaving the crystals alone on the holdout; None where it was not evaluated."""
+    """Error of a model and of the initial structures on the holdout; None if it was not evaluated."""
     holdout_id = find_holdout(workspace.get(open_dataset_stores), config.holdout).holdout_id
     wanted = identify_evaluation(model_id, holdout_id, config.options)
     found = find_evaluation(workspace.get(open_judgements), wanted)
@@ -216,14 +216,14 @@ def list_random_labels(document: GenerationDoc) -> list[Label]:
     for label in document.label.labels:
         if label.structure_id not in drawn or label.state != OutcomeState.SUCCESSFUL:
             continue
-        # of a pair of relaxations the one that is not the control
+        # of a pair of relaxations, the one that is not the control
         if label.structure_id not in found or label.start_kind != StartKind.CONTROL:
             found[label.structure_id] = label
     return list(found.values())
 
 
 def average(values: list[float], groups: NDArray[np.str_] | None = None) -> Interval | None:
-    """Mean with its bootstrap 95 % interval; groups are drawn again together; None of nothing."""
+    """Mean with its bootstrap 95 % interval; groups are drawn again together; None for an empty list."""
     from e3relax_flows.judging.bootstrap import draw_sums
 
     if not values:

@@ -1,4 +1,4 @@
-"""When a campaign ends: pure functions on what its generations gave."""
+"""Stop rules of campaigns: pure functions of the results of generations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 
 
 class Stop(NamedTuple):
-    """That a campaign ends, and why."""
+    """Reason for the end of a campaign."""
 
     reason: StopReason
     message: str
@@ -19,7 +19,7 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class CampaignProgress:
-    """What a campaign has done and spent, as far as the rules ask."""
+    """Results and costs of a campaign that the rules use."""
 
     n_labels: int = 0
     core_hours: float = 0.0
@@ -31,7 +31,7 @@ class CampaignProgress:
 
 
 def decide_stop(rules: StopRules, progress: CampaignProgress) -> Stop | None:
-    """The first rule that holds, in the order of `StopReason`; None: go on."""
+    """The first rule that holds, in the order of `StopReason`; None: continue."""
     if progress.is_stopped:
         return Stop(StopReason.PERSON, "a user stopped it")
     if rules.labels is not None and progress.n_labels >= rules.labels:
@@ -51,7 +51,7 @@ def decide_stop(rules: StopRules, progress: CampaignProgress) -> Stop | None:
         if saving < needed:
             return Stop(
                 StopReason.SAVING_BELOW_COST,
-                f"one more generation is expected to save {saving:.3g} core hours, {needed:.3g} are asked for",
+                f"one more generation is expected to save {saving:.3g} core hours, {needed:.3g} are required",
             )
     return None
 
@@ -59,7 +59,7 @@ def decide_stop(rules: StopRules, progress: CampaignProgress) -> Stop | None:
 def measure_progress(
     generations: Sequence[GenerationDoc], rules: StopRules, n_left: int, is_stopped: bool = False
 ) -> CampaignProgress:
-    """Sum up what generations gave; the last one need not be complete."""
+    """Sum the results of generations; the last one need not be complete."""
     done = [item for item in generations if item.conclude is not None]
     n_without = 0
     for item in reversed(done):
@@ -79,11 +79,11 @@ def measure_progress(
 
 
 def expect_saving(done: Sequence[GenerationDoc], n_to_come: int, cores: int = 1) -> float | None:
-    """Core hours that one more generation is expected to save on relaxations to come; None: not known.
+    """Core hours that one more generation is expected to save on future relaxations; None: not known.
 
-    Controls say how many hours a relaxation takes from the initial structure and from the prediction. Between the two
-    hours are taken as linear in the error of the start; the next generation is taken to lower the error by as much as
-    the last one did, by nothing where that promoted nothing.
+    Controls show the hours of a relaxation from the initial structure and from the prediction. Between the two, hours
+    are assumed linear in the error of the start; the next generation is assumed to lower the error by as much as
+    the last one, and not at all if that had no promotion.
     """
     if not done or (last := done[-1].conclude) is None:
         return None
@@ -99,7 +99,7 @@ def expect_saving(done: Sequence[GenerationDoc], n_to_come: int, cores: int = 1)
 
 
 def expect_cost(done: Sequence[GenerationDoc], cores: int = 1) -> float | None:
-    """Core hours that one more generation is expected to cost: what the last one did, relaxations and trainings."""
+    """Core hours that one more generation is expected to cost: the hours of the last one, relaxations and trainings."""
     if not done:
         return None
     last = done[-1]
@@ -107,7 +107,7 @@ def expect_cost(done: Sequence[GenerationDoc], cores: int = 1) -> float | None:
 
 
 def sum_hours(generation: GenerationDoc) -> float:
-    """Hours of the relaxations of a generation, without those that were there before."""
+    """Hours of the relaxations of a generation, without earlier ones."""
     labels = generation.label.labels if generation.label else []
     return sum(label.hours or 0.0 for label in labels if not label.reused)
 
@@ -133,7 +133,7 @@ def measure_ratio(generations: Sequence[GenerationDoc]) -> float | None:
 
 
 def measure_saved(generation: GenerationDoc, ratio: float | None) -> float | None:
-    """Hours that predictions saved on the relaxations that began at them, by the ratio that controls have shown."""
+    """Hours that predictions saved on the relaxations that began at them, by the ratio of controls."""
     if not ratio or generation.label is None:
         return None
     begun = [

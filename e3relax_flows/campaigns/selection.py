@@ -21,18 +21,18 @@ FEWEST_COSTS = 10  # relaxations from which a cost is fitted
 
 @dataclass(frozen=True)
 class Pool:
-    """What is known of the candidates of a campaign, in any order.
+    """Data of the candidates of a campaign, in any order.
 
     Parameters
     ----------
     ids
         Structure ids, each once.
     errors
-        [n] Å; the error that is expected of the prediction of each. NaN: it cannot be predicted, and is not chosen.
+        [n] Å; the expected error of each prediction. NaN: it cannot be predicted, and is not chosen.
     costs
         [n] expected cost of relaxing each, in any one unit.
     embeddings
-        [n, n_channels] what the network made of each; none: nothing can be chosen for diversity.
+        [n, n_channels] embeddings by the network; None: no candidate can be chosen for diversity.
     """
 
     ids: Sequence[str]
@@ -54,23 +54,23 @@ class Choice:
 def choose_candidates(
     pool: Pool, mix: Mix, n: int, key: tuple[int, str], scored_by: ScoredBy = "error", taken: Sequence[int] = ()
 ) -> list[Choice]:
-    """Choose `n` candidates that were not taken yet; fewer where fewer are left.
+    """Choose `n` candidates that were not chosen yet; fewer if fewer are left.
 
-    The random ones are drawn first, from all that are left, so that neither score nor diversity has a say in them:
+    The random ones are drawn first, from all that are left, so that neither score nor diversity affects them:
     their errors are those of what is left of the pool. Then come the best scored, then those furthest in the latent
-    space from all that were taken or chosen. An arm that has nothing to go by (no embeddings) leaves its share to the
+    space from all that were taken or chosen. An arm without data (no embeddings) gives its share to the
     random one. The choice depends on ids, numbers and key, not on the order of the pool.
 
     Parameters
     ----------
     pool
-        All candidates, those that were taken too.
+        All candidates, also those that were chosen before.
     mix
         Fractions of the arms.
     n
         How many.
     key
-        Seed, and what the choice is for, such as the number of the generation.
+        Seed and purpose of the choice, such as the number of the generation.
     scored_by
         See `score_candidates`.
     taken
@@ -106,14 +106,14 @@ def choose_candidates(
 
 
 def score_candidates(errors: Floats, costs: Floats, scored_by: ScoredBy) -> Floats:
-    """What a label of each is worth, per what is paid for it; the larger the better.
+    """Value of a label of each candidate over its price; larger is better.
 
     A label is worth the error that it removes. Where relaxations are to become shorter, an error of the start is
-    worth hours in proportion to the cost of relaxing such a structure: value = error x cost. What is right
-    then depends on what is scarce:
+    worth hours in proportion to the cost of relaxing such a structure: value = error x cost. The right choice
+    depends on the scarce resource:
 
     * `error`: DFT hours are, and saving DFT hours is the aim. The price of a label is the cost of its relaxation, so
-      that value over price = error x cost / cost: the cost cancels. This is the usual choice.
+      that value over price = error x cost / cost: the cost cancels. This is the default.
     * `error_x_cost`: the number of labels is scarce, whatever each costs (queues that count jobs): the price is one.
       It prefers the largest cells.
     * `error_per_cost`: DFT hours are scarce, and each structure's error counts the same whatever it costs to relax,
@@ -132,7 +132,7 @@ def score_candidates(errors: Floats, costs: Floats, scored_by: ScoredBy) -> Floa
 
 
 def divide(n: int, fractions: Sequence[float]) -> list[int]:
-    """Divide `n` by fractions that sum to one; what is left over by rounding goes to the largest remainders."""
+    """Divide `n` by fractions that sum to one; rounding follows the largest remainders."""
     shares = [n * fraction for fraction in fractions]
     counts = [math.floor(share + 1e-9) for share in shares]
     order = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i], i))
@@ -150,18 +150,18 @@ def standardize(embeddings: Floats) -> Floats:
 def pick_farthest(
     points: Floats, n: int, before: Sequence[int], is_free: NDArray[np.bool_] | None = None
 ) -> list[tuple[int, float]]:
-    """Pick points one by one, each the one that is farthest from all that were there before it.
+    """Pick points one by one, each the farthest from all earlier ones.
 
     Parameters
     ----------
     points
         [n_points, n_channels]; rows of NaN are never picked.
     n
-        How many; fewer where fewer are free.
+        Number of points; fewer if fewer are free.
     before
-        Indices of points that are there already; none: the first one picked is the farthest from the mean.
+        Indices of earlier points; None: the first one picked is the farthest from the mean.
     is_free
-        [n_points] which may be picked; none: all.
+        [n_points] which may be picked; None: all.
 
     Returns
     -------
@@ -191,15 +191,15 @@ def pick_farthest(
 def estimate_costs(n_electrons: Floats, known: Sequence[tuple[float, float]] = ()) -> Floats:
     """Expected cost of relaxing structures of so many electrons.
 
-    cost = a · n^b, fitted to the logarithms of what relaxations have cost; from fewer than `FEWEST_COSTS` of them
-    b = 2: electrons squared, as plane waves at a constant density of k-points give it, and a = 1.
+    cost = a · n^b, fitted to the logarithms of the costs of relaxations; from fewer than `FEWEST_COSTS` of them
+    b = 2: electrons squared, as for plane waves at a constant density of k-points, and a = 1.
 
     Parameters
     ----------
     n_electrons
         [n] of each structure, core electrons too: a measure of size.
     known
-        Electrons and hours of relaxations that were done.
+        Electrons and hours of finished relaxations.
     """
     usable = [(electrons, hours) for electrons, hours in known if electrons > 0 and hours > 0]
     if len(usable) < FEWEST_COSTS:

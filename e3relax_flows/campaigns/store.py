@@ -1,4 +1,4 @@
-"""The store of campaigns: a document each, the pool in chunks, scores by model, and what each phase gave, once."""
+"""The store of campaigns: a document each, the pool in chunks, scores by model, and the result of each phase."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from e3relax_flows.stores.opening import describe_store, dump_document, open_sto
 from e3relax_flows.stores.pool import shared
 
 SHORTEST_ID = 4  # digits of an id that are enough to find a campaign
-STOP = "stop"  # in the place of a phase: a user wants an end
+STOP = "stop"  # instead of a phase: a user requested a stop
 NOT_PACKED = ("chunk_key", "campaign_id", "number", "ids", "structure_ids", "n_electrons")
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -46,13 +46,13 @@ class PoolChunk(BaseModel):
     n_electrons: list[int]
     packed: list[str] = Field(default_factory=list, description="pymatgen dictionaries as JSON, deflated, in base 64")
 
-    def unpack(self, place: int) -> Structure:
+    def unpack(self, index: int) -> Structure:
         """One of the structures."""
-        return unpack_structure(base64.b64decode(self.packed[place]))
+        return unpack_structure(base64.b64decode(self.packed[index]))
 
 
 class ScoreChunk(BaseModel):
-    """What a model makes of the candidates of one chunk; found by `score_key`, written once."""
+    """Scores of the candidates of one chunk by a model; found by `score_key`, written once."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -65,7 +65,7 @@ class ScoreChunk(BaseModel):
     embeddings: str = Field("", description="float32 [n, n_channels], in base 64; empty: the network has none")
 
     def unpack_embeddings(self) -> NDArray[np.float64] | None:
-        """[n, n_channels]; None where there are none."""
+        """[n, n_channels]; None if there are none."""
         if not self.n_channels:
             return None
         flat = np.frombuffer(base64.b64decode(self.embeddings), dtype="<f4")
@@ -85,12 +85,12 @@ class CampaignStores:
 @shared
 @contextmanager
 def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
-    """The collections of campaigns, beside the outcomes, connected, closed at the end.
+    """The collections of campaigns, in the store of the outcomes, connected, closed at the end.
 
     Raises
     ------
     ConfigError
-        When the store of outcomes is described wrongly, or is one that only this process sees.
+        When the store of outcomes is described wrongly, or is in the memory of this process.
     StoreError
         When it cannot be reached.
     """
@@ -131,7 +131,7 @@ def find_campaign(stores: CampaignStores, name: str) -> CampaignDoc:
     if found:
         raise ConfigError(f"campaign {name!r} may be any of {listed}; give the id")
     raise ConfigError(
-        f"there is no campaign {name!r} in {describe_store(stores.campaigns)} (there: {listed or 'none'}); make one "
+        f"campaign {name!r} is not in {describe_store(stores.campaigns)} (there: {listed or 'none'}); make one "
         "with: e3relax campaign new configs/campaign.yaml"
     )
 
@@ -143,7 +143,7 @@ def list_campaigns(stores: CampaignStores) -> list[CampaignDoc]:
 
 
 def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
-    """Write a campaign in place of the stored one."""
+    """Replace a stored campaign."""
     campaign.last_updated = now()
     stores.campaigns.update([dump_document(campaign)])
     logger.info("campaign %s is %s: %s", campaign.campaign_id, campaign.state, campaign.message or "no message")
@@ -152,7 +152,7 @@ def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
 def end_campaign(
     stores: CampaignStores, campaign: CampaignDoc, state: CampaignState, message: str, reason: StopReason | None = None
 ) -> None:
-    """Write that a campaign does not go on by itself, and why."""
+    """Record that a campaign does not continue without the user, with the reason."""
     campaign.state, campaign.reason, campaign.message = state, reason, message
     save_campaign(stores, campaign)
 
@@ -160,12 +160,12 @@ def end_campaign(
 def write_pool(
     stores: CampaignStores, campaign_id: str, candidates: Iterable[PackedCandidate], chunk_size: int
 ) -> tuple[int, int]:
-    """Write the candidates of a campaign chunk by chunk, in place of what an interrupted writing has left.
+    """Write the candidates of a campaign chunk by chunk, replacing those of an interrupted registration.
 
     Returns
     -------
     n_candidates, n_chunks
-        What was written.
+        Numbers of written candidates and chunks.
     """
     stores.pool.remove_docs({"campaign_id": campaign_id})
     stream, n_candidates, number = iter(candidates), 0, 0
@@ -208,7 +208,7 @@ def list_pool(stores: CampaignStores, campaign_id: str) -> list[PoolChunk]:
 
 
 def save_scores(stores: CampaignStores, scores: ScoreChunk) -> None:
-    """Keep scores; those that are there already stay."""
+    """Store scores; stored ones are not changed."""
     write_documents(stores.scores, [dump_document(scores)])
 
 
@@ -225,12 +225,12 @@ def list_scored(stores: CampaignStores, campaign_id: str, model_id: str) -> set[
 
 
 def name_group(campaign_id: str, model_id: str) -> str:
-    """What the scores of a pool by one model have in common."""
+    """Common key of the scores of a pool by one model."""
     return f"{campaign_id}:{model_id}"
 
 
 def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase: Phase, result: Result) -> Result:
-    """Keep what a phase gave, and give it as it is kept: that of the first time, however often it is run."""
+    """Store the result of a phase and return the stored one, which is that of the first run."""
     document = {
         "phase_key": f"{campaign_id}:{generation}:{phase.value}",
         "campaign_id": campaign_id,
@@ -265,17 +265,17 @@ def load_generation(stores: CampaignStores, campaign_id: str, generation: int) -
 
 
 def request_stop(stores: CampaignStores, campaign_id: str) -> None:
-    """Ask a campaign to end before its next phase."""
+    """Request that a campaign stops before its next phase."""
     document = {"phase_key": f"{campaign_id}:{STOP}", "campaign_id": campaign_id, "generation": -1, "phase": STOP}
     if write_documents(stores.phases, [document]):
         logger.info("campaign %s is to stop before its next phase", campaign_id)
 
 
 def withdraw_stop(stores: CampaignStores, campaign_id: str) -> None:
-    """Take the wish for an end back."""
+    """Withdraw the request to stop."""
     stores.phases.remove_docs({"phase_key": f"{campaign_id}:{STOP}"})
 
 
 def is_stop_requested(stores: CampaignStores, campaign_id: str) -> bool:
-    """Whether somebody wants an end."""
+    """Whether a stop was requested."""
     return stores.phases.query_one({"phase_key": f"{campaign_id}:{STOP}"}, ["phase"]) is not None

@@ -36,9 +36,9 @@ class ChunkEntry:
     prediction, kind
         Where it begins.
     name
-        Of the relaxation, the same whenever the same is asked; uuids of its jobs are made of it.
+        Of the relaxation, unique and reproducible; uuids of its jobs are derived from it.
     flow
-        Uuid of the flow that relaxes it, for those who look who holds its claim.
+        Uuid of the flow that relaxes it, stored in its claim.
     retry_failed
         Whether an outcome that failed is tried again.
     """
@@ -62,29 +62,29 @@ def relax_chunk(
     jobs: JobStore,
     on_outcome: Callable[[OutcomeDoc], None] | None = None,
 ) -> dict[str, OutcomeDoc | None]:
-    """Relax what of a chunk is not known and nobody else relaxes.
+    """Relax the candidates of a chunk whose outcomes are not known and that no other flow relaxes.
 
-    Killed at any moment and called again, it goes on behind the last outcome that was recorded. One relaxation that
-    fails, reaches its time limit, or cannot be recorded costs no other. The documents are those of jobs that relax one
-    candidate each: the document of the potential in the job store, the outcome in its store.
+    Killed at any moment and called again, it continues after the last recorded outcome. A relaxation that
+    fails, reaches its time limit, or cannot be recorded does not affect others. The documents are those of jobs that
+    relax one candidate each: the document of the potential in the job store, the outcome in its store.
 
     Parameters
     ----------
     engine
         One that relaxes chunks.
     entries
-        Relaxations; one that is named twice is made once.
+        Relaxations; duplicates run once.
     workspace
         Stores of outcomes and claims.
     jobs
         Store of the documents of the relaxations.
     on_outcome
-        Called with each outcome that was recorded now.
+        Called with each newly recorded outcome.
 
     Returns
     -------
     outcomes
-        By id; None where another flow is at it.
+        By id; None if another flow relaxes it.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def relax_chunk(
             if on_outcome is not None:
                 on_outcome(outcome)
     finally:
-        for key, entry in claimed.items():  # interrupted: free for whoever goes on
+        for key, entry in claimed.items():  # interrupted: free for the process that continues
             release_claims(workspace.claims, [key], entry.owner)
     if unrecorded:
         raise StoreError(
@@ -125,7 +125,7 @@ def relax_chunk(
 def _claim_open(
     chosen: dict[str, ChunkEntry], workspace: Workspace
 ) -> tuple[dict[str, OutcomeDoc | None], dict[str, ChunkEntry]]:
-    """What is known or at another flow, and what is claimed now, by id."""
+    """Outcomes that are known or of another flow, and new claims, by id."""
     found = find_outcomes(workspace.outcomes, list(chosen))
     outcomes: dict[str, OutcomeDoc | None] = {}
     claimed: dict[str, ChunkEntry] = {}
@@ -152,7 +152,7 @@ def _claim(workspace: Workspace, key: str, entry: ChunkEntry, recorded_by: str |
 
 
 def _relax(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> Any:
-    """Outcome of each relaxation as it ends, by id, or why there is none; documents go into the job store before."""
+    """Outcome of each relaxation as it ends, by id, or its error; documents are written into the job store first."""
     keys, structures = [], []
     found = _find_documents(engine, entries, jobs)
     for key, entry in list(entries.items()):
@@ -165,13 +165,13 @@ def _relax(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> An
         except Exception as error:  # a prediction without structure
             yield key, error
     parts = find_large_parts(engine) if keys else {}
-    for place, document in relax_structures(engine, structures):
-        key = keys[place]
+    for index, document in relax_structures(engine, structures):
+        key = keys[index]
         entry = entries[key]
         if not isinstance(document, Exception):
             try:
                 _save_document(engine, entry, document, jobs, parts)
-            except Exception as error:  # one that the store does not take
+            except Exception as error:  # one that the store rejects
                 document = error
         yield key, _finish(engine, entry, document)
 
@@ -184,7 +184,7 @@ def _finish(engine: Engine, entry: ChunkEntry, document: Any) -> OutcomeDoc:
         try:
             result = engine.read([document])
             outcome = join_outcome(entry.prediction, entry.kind, engine.name, engine.engine_id, result, None, uuids)
-        except Exception as error:  # an unreadable document is this candidate's trouble only
+        except Exception as error:  # an unreadable document affects this candidate only
             outcome = join_failure(engine, entry.prediction, entry.kind, error, uuids)
     outcome.hosts = [entry.flow] if entry.flow else []
     outcome.metadata = {CLAIM_KEY: entry.owner}
@@ -196,7 +196,7 @@ def _name_job(engine: Engine, entry: ChunkEntry) -> str:
 
 
 def _find_documents(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobStore) -> dict[str, Any]:
-    """Documents, by id, of relaxations that were done before and have no outcome."""
+    """Documents, by id, of finished relaxations without an outcome."""
     keys = {_name_job(engine, entry): key for key, entry in entries.items()}
     found = {}
     for uuid in [raw["uuid"] for raw in jobs.query({"uuid": {"$in": list(keys)}, "output": {"$ne": None}}, ["uuid"])]:
@@ -209,7 +209,7 @@ def _find_documents(engine: Engine, entries: dict[str, ChunkEntry], jobs: JobSto
 
 
 def _save_document(engine: Engine, entry: ChunkEntry, document: Any, jobs: JobStore, parts: dict[str, Any]) -> None:
-    """Write the document of a relaxation as the job of it alone would have left it."""
+    """Write the document of a relaxation in the form of a job for this candidate alone."""
     raw = {
         "uuid": _name_job(engine, entry),
         "index": 1,

@@ -25,10 +25,10 @@ from e3relax_flows.schemas.predictions import PredictionDoc, Reason
 
 @dataclass
 class PrerelaxFlowMaker(Maker):
-    """Predict a structure, relax it from there with an engine, and record what the relaxation said of the prediction.
+    """Predict a structure, relax the prediction with an engine, and record the outcome.
 
-    The output of the flow is the outcome document. Where the outcome is in the store already, nothing is relaxed;
-    where another flow is at it, the output is None.
+    The output of the flow is the outcome document. If the outcome is in the store already, nothing is relaxed;
+    if another flow relaxes it, the output is None.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class PrerelaxFlowMaker(Maker):
     prerelax
         How to predict.
     engine
-        What to relax with, such as `get_engine("chgnet")`.
+        Engine of the relaxation, such as `get_engine("chgnet")`.
     on_refuse
         After a refused prediction: relax from the initial structure, skip (the jobs that follow the flow do not
         run, and its output is None), or fail.
@@ -75,9 +75,9 @@ class PrerelaxFlowMaker(Maker):
         structure
             The initial structure.
         prev_dir
-            Taken as atomate2's flows give it, and not used.
+            Accepted because atomate2's flows pass it, and not used.
         model
-            Instead of the prerelax maker's own; a reference to the output of another job will do.
+            Instead of the prerelax maker's own; it may be a reference to the output of another job.
         """
         predict = self.prerelax.make(structure, prev_dir=prev_dir, model=model)
         dispatch = self.dispatch(predict.output.prediction)
@@ -85,12 +85,12 @@ class PrerelaxFlowMaker(Maker):
 
     @job(name=DISPATCH_JOB, config=JobConfig(pass_manager_config=False))
     def dispatch(self, prediction: PredictionDoc) -> OutcomeDoc | Response[Any]:
-        """Replace this job by the relaxation, from where the verdict says; do nothing where its outcome is known.
+        """Replace this job by the relaxation from the start by the verdict; do nothing if its outcome is known.
 
         Raises
         ------
         StructureError
-            When the prediction was refused and that is to be a failure.
+            When the prediction was refused and `on_refuse` is fail.
         EngineError
             When the engine cannot treat the structure; the failed outcome is stored.
         """
@@ -102,14 +102,14 @@ class PrerelaxFlowMaker(Maker):
             return Response(stop_children=True)
         outcome_id = identify_outcome(prediction.prediction_id, self.engine.engine_id, starts[0])
         with open_workspace() as workspace:
-            # the worker that predicted may have seen another store
+            # the worker that predicted may use another store
             save_predictions(workspace.predictions, [prediction])
             outcome = find_outcomes(workspace.outcomes, [outcome_id]).get(outcome_id)
             if outcome is not None and is_reusable(outcome, self.retry_failed):
                 return outcome
             try:
                 self.engine.check(take_start(prediction, starts[0]))
-            except Exception as error:  # recorded as in a screen, and seen as a failed job
+            except Exception as error:  # recorded as in a screen, and shown as a failed job
                 save_outcomes(workspace.outcomes, [join_failure(self.engine, prediction, starts[0], error)], True)
                 raise
         return Response(replace=claim_relaxation(self.engine, prediction, starts[0], self.retry_failed))

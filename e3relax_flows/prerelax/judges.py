@@ -1,4 +1,4 @@
-"""Who may give a second opinion: any potential for which the model is calibrated, but the one that relaxes."""
+"""Check second opinions: any potential for which the model is calibrated, except that of the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from e3relax_flows.schemas.predictions import PredictOptions
 def check_judge(second_opinion: str | None, engine: Engine) -> None:
     """Refuse a potential as judge of the starts of its own relaxations.
 
-    It accepts what it would have relaxed to by itself, and its relaxations then need few steps: the savings would say
+    It would accept its own minima, and its relaxations then need few steps: the savings would only show
     how well the potential agrees with itself.
 
     Raises
@@ -38,12 +38,12 @@ def check_judge(second_opinion: str | None, engine: Engine) -> None:
     if judge == own:
         raise ConfigError(
             f"second_opinion is {second_opinion!r}, and engine {engine.name!r} relaxes with the same weights ({own}): "
-            "its savings would only say that the potential agrees with itself; name another potential or leave it out"
+            "its savings would only show that the potential agrees with itself; name another potential or leave it out"
         )
 
 
 def check_calibrated(options: PredictOptions, folder: ModelFolder, is_local: bool = False) -> None:
-    """See that a model can be asked with a second opinion and polish, before any job is.
+    """Check that a model supports the second opinion and polish, before any job runs.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def check_calibrated(options: PredictOptions, folder: ModelFolder, is_local: boo
     Raises
     ------
     ConfigError
-        When the model is not calibrated for the potential, or for deciding how many steps it makes.
+        When the model is not calibrated for the potential, or for its number of steps.
     EngineError, MissingDependencyError
         When the potential is unknown or not installed.
     """

@@ -1,4 +1,4 @@
-"""A flow whose candidates come one after the other where jobs are run one by one."""
+"""A flow that finishes one candidate after the other if jobs are run one by one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class DepthFirstFlow(Flow):
     """A flow that yields its jobs in their order of listing, as far as their references allow.
 
     jobflow yields all jobs without parents first. Run one by one, all relaxations of a screen would then be over
-    before the first outcome is recorded, and a killed run would have nothing to show for them. Managers that run
-    jobs at once see the same jobs and parents. Written down it is a plain flow, since jobflow-remote knows no other.
+    before the first outcome is recorded, and a killed run would have no outcomes. Managers that run jobs in
+    parallel see the same jobs and parents. Serialised it is a plain flow, since jobflow-remote knows no other class.
     """
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The prediction job: PrerelaxMaker, for one structure in the place of a relaxation, or for a chunk of a screen."""
+"""The prediction job: PrerelaxMaker, for one structure instead of a relaxation, or for a chunk of a screen."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PrerelaxMaker(Maker):
-    """Predict the relaxed structure; its document fits where atomate2's flows take a relax maker.
+    """Predict the relaxed structure; its document has the form of a relax maker in atomate2's flows.
 
-    A refused prediction hands on the initial structure. A structure that cannot be predicted at all fails the
-    job, since nothing sensible can follow. Predictions are stored, and found again instead of computed twice.
+    A refused prediction passes on the initial structure. A structure that cannot be predicted fails the
+    job. Predictions are stored, and found again instead of computed twice.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class PrerelaxMaker(Maker):
     device
         torch device; "auto" is the one in the worker's settings.
     options
-        How to predict; a dictionary of the fields of `PredictOptions` will do.
+        How to predict; it may be a dictionary of the fields of `PredictOptions`.
     second_opinion
         Written into `options`, where it is read from: the potential that judges every prediction by its energies of
         initial and predicted structure, such as "chgnet"; None: as `options` say. Not the potential that relaxes
@@ -66,7 +66,7 @@ class PrerelaxMaker(Maker):
 
     Examples
     --------
-    The prediction, judged by CHGNet too, takes the place of the first relaxation of an atomate2 flow:
+    The prediction, with a second opinion of CHGNet, replaces the first relaxation of an atomate2 flow:
 
     >>> from atomate2.vasp.flows.core import DoubleRelaxMaker
     >>> from pymatgen.core import Lattice, Structure
@@ -91,7 +91,7 @@ class PrerelaxMaker(Maker):
         self.options = PredictOptions.model_validate(options | changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Dictionary with plain options, so that jobflow's `dict_mod` reaches into them."""
+        """Dictionary with plain options, so that jobflow's `dict_mod` can change them."""
         return super().as_dict() | {"options": self.options.model_dump(mode="json")}
 
     @job(output_schema=PrerelaxDoc)
@@ -103,14 +103,14 @@ class PrerelaxMaker(Maker):
         structure
             The structure to start from.
         prev_dir
-            Taken because atomate2's flows give it; a prediction has no use for it.
+            Accepted because atomate2's flows pass it; not used.
         model
-            Instead of the maker's own; a reference to the output of another job will do.
+            Instead of the maker's own; it may be a reference to the output of another job.
 
         Raises
         ------
         StructureError
-            When the structure cannot be predicted; the message says why and what to do.
+            When the structure cannot be predicted; the message has the reason and a remedy.
         """
         (document,), _ = predict_stored([structure], [None], model or self.model, self.device, self.options)
         own = StartKind.POLISHED if document.is_polished else StartKind.PREDICTED
@@ -119,7 +119,7 @@ class PrerelaxMaker(Maker):
 
     @job(output_schema=ChunkDoc)
     def make_chunk(self, structures: Sequence[Any], ids: Sequence[str], model: str | None = None) -> ChunkDoc:
-        """Predict many structures in one job; what is no structure becomes a prediction with verdict error."""
+        """Predict many structures in one job; another value becomes a prediction with verdict error."""
         documents, n_reused = predict_stored(structures, ids, model or self.model, self.device, self.options)
         return ChunkDoc(predictions=documents, n_reused=n_reused)
 
@@ -132,10 +132,10 @@ def predict_stored(
     options: PredictOptions,
     settings: SettingsLike = None,
 ) -> tuple[list[PredictionDoc], int]:
-    """Predict what the prediction store does not hold yet, and store it.
+    """Predict the structures that are not in the prediction store, and store their predictions.
 
     Errors are not stored: the same structure is tried again the next time. So is one on which the potential of the
-    second opinion failed, which replaces what was stored.
+    second opinion failed, which replaces the stored one.
 
     Returns
     -------
@@ -147,9 +147,9 @@ def predict_stored(
     Raises
     ------
     ConfigError
-        When there are not as many ids as structures.
+        When the numbers of ids and structures differ.
     ModelError
-        When there is no such model, or its files are not what was registered.
+        When the model is unknown, or its files are not those registered.
     """
     if len(ids) != len(structures):
         raise ConfigError(f"{len(structures)} structures but {len(ids)} ids; give one id per structure")
@@ -164,7 +164,7 @@ def predict_stored(
             identify_prediction(structure_id or hash_content(["no structure", index, name]), folder.model_id, options)
             for index, (structure_id, name) in enumerate(zip(structure_ids, ids, strict=True))
         ]
-        # the first of those with the same id stands for all
+        # the first of those with the same id represents all
         unique = {key: index for index, key in reversed(list(enumerate(prediction_ids)))}
         known = find_predictions(workspace.predictions, [key for key, index in unique.items() if structure_ids[index]])
         found = {key: doc for key, doc in known.items() if not (doc.second_opinion and doc.second_opinion.failed)}
@@ -195,14 +195,14 @@ def predict_stored(
 
 
 def _thaw(item: Any) -> Any:
-    """The Structure of an IStructure; whatever else there is stays."""
+    """The Structure of an IStructure; other values are not changed."""
     if not isinstance(item, IStructure) or isinstance(item, Structure):
         return item
     return Structure.from_sites(item.sites, charge=item._charge, properties=item.properties)
 
 
 def _identify(structure: Any) -> str | ContentError | None:
-    """Id of a structure, or why it has none; None for what is no structure."""
+    """Id of a structure, or why it has none; None for other values."""
     if not isinstance(structure, Structure):
         return None
     try:
@@ -212,7 +212,7 @@ def _identify(structure: Any) -> str | ContentError | None:
 
 
 def _refuse(error: ContentError, name: str | None, model_id: str) -> Prediction:
-    """In place of the prediction of a structure without an id, which could not be found again."""
+    """Error instead of the prediction of a structure without an id, which could not be found again."""
     message = f"{name or 'structure'}: {error}"
     return Prediction(
         id=name, verdict=Verdict.ERROR, reasons=[Reason.NOT_A_STRUCTURE], message=message, model_id=model_id
@@ -220,7 +220,7 @@ def _refuse(error: ContentError, name: str | None, model_id: str) -> Prediction:
 
 
 def _relabel(document: PredictionDoc, asked: Any, name: str | None) -> PredictionDoc:
-    """The document with what ids leave out as it was asked for: name, properties and periodic images."""
+    """The document with those inputs that are not part of ids: name, properties and periodic images."""
     update: dict[str, Any] = {"id": name}
     if isinstance(asked, Structure) and document.initial is not None and document.structure is not None:
         update["initial"], update["structure"] = asked, document.structure.copy()
@@ -234,7 +234,7 @@ def _relabel(document: PredictionDoc, asked: Any, name: str | None) -> Predictio
 def _add_context(
     prediction: Prediction, prediction_id: str, structure_id: str | None, options: PredictOptions, device: str
 ) -> PredictionDoc:
-    """Add to a prediction what the store wants to know; the job and its flows are those that run now."""
+    """Add the fields of the store to a prediction; the job and its flows are those that run now."""
     current = CURRENT_JOB.job
     return PredictionDoc(
         **{name: getattr(prediction, name) for name in Prediction.model_fields},

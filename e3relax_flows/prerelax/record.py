@@ -1,4 +1,4 @@
-"""The outcome job: read what an engine left, join it with the prediction, store it; a failure is an outcome, too."""
+"""The outcome job: read the documents of an engine, join the result with the prediction, store it; also failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class RelaxationEngine(Protocol):
-    """What these jobs need of an engine."""
+    """Interface of an engine for these jobs."""
 
     name: str
 
@@ -48,9 +48,9 @@ class RelaxationEngine(Protocol):
 def build_relaxation(engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind) -> Flow:
     """Build the flow of one relaxation and of the job that records its outcome, which is the flow's output.
 
-    Launched twice, it relaxes twice: `claim_relaxation` makes sure that it is not. The jobs carry the ids in their
-    metadata. A job whose predecessor failed is run and fails in its turn, since
-    managers other than the local one would let it wait without end, and the outcome with it.
+    Launched twice, it relaxes twice: `claim_relaxation` prevents that. The jobs carry the ids in their
+    metadata. A job whose predecessor failed is run and fails, too, since other managers than the local one would
+    leave it and the outcome waiting.
 
     Raises
     ------
@@ -90,18 +90,18 @@ def record_outcome(
 ) -> OutcomeDoc:
     """Read the engine's documents, join the result with the prediction, store the outcome.
 
-    Whatever is wrong with the relaxation makes a failed outcome that says so; a later one takes its place.
+    Any error of the relaxation makes a failed outcome with a message; a later outcome replaces it.
 
     Parameters
     ----------
     engine
         Its reader is used.
     prediction_id
-        The prediction must be in the store that this worker sees.
+        The prediction must be in the store of this worker.
     kind
-        Where the relaxation started.
+        Start of the relaxation.
     documents
-        Documents of the engine's jobs, None for those that left none.
+        Documents of the engine's jobs, None for missing ones.
     job_uuids
         The jobs of these documents.
     name
@@ -158,12 +158,12 @@ def _join(
     try:
         result = engine.read(documents)
         return join_outcome(prediction, kind, engine.name, engine.engine_id, result, message, job_uuids)
-    except Exception as error:  # an unreadable document is this candidate's trouble only
+    except Exception as error:  # an unreadable document affects this candidate only
         return join_failure(engine, prediction, kind, error, job_uuids)
 
 
 def _describe_job(uuid: str) -> str:
-    """A job that left no document, with its error where it ran in this process or in the launch of the claim."""
+    """A job without a document, with its error if it ran in this process or in the launch of the claim."""
     noted = CURRENT_JOB.job.metadata.get(ERRORS_KEY, {}) if CURRENT_JOB.job else {}
     error = find_job_error(uuid) or noted.get(uuid)
     return uuid if error is None else f"{uuid} ({error})"

@@ -1,4 +1,4 @@
-"""The claim job: relax a candidate unless its outcome is known or another flow is at it."""
+"""The claim job: relax a candidate unless its outcome is known or another flow relaxes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from e3relax_flows.schemas.outcomes import OutcomeDoc, StartKind, identify_outco
 from e3relax_flows.schemas.predictions import PredictionDoc
 
 CLAIM_JOB = "e3r claim"
-NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids made of words
+NAMESPACE = UUID("5d1f4c35-6ad5-4d3c-8a1b-1f0f4f0f6a53")  # of uuids derived from names
 MANAGER_FILES = {"FW.json": "fireworks", "FW.yaml": "fireworks", "jfremote_in.json": "remote"}
 
 
@@ -31,19 +31,19 @@ logger = logging.getLogger(__name__)
 def claim_relaxation(
     engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool = False
 ) -> Job:
-    """Build the job that relaxes a candidate once, however often it is launched; its output is the outcome.
+    """Build the job that relaxes a candidate once, also if it is launched several times; its output is the outcome.
 
-    Where the outcome is known, that is the output. Where another flow relaxes the same candidate, the output is
+    If the outcome is known, it is the output. If another flow relaxes the same candidate, the output is
     None, and the outcome will be in the store. Otherwise the job replaces itself by the relaxation.
 
     Parameters
     ----------
     engine
-        What to relax with.
+        Engine of the relaxation.
     prediction
         From the prediction job.
     kind
-        Where to start.
+        Start of the relaxation.
     retry_failed
         Whether an outcome that failed in another flow is tried again.
     """
@@ -64,13 +64,13 @@ def relax_once(
 def claim_and_relax(
     engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, retry_failed: bool
 ) -> OutcomeDoc | Response[Any] | None:
-    """What a claim job does; what the engine cannot treat becomes a failed outcome."""
+    """Body of a claim job; a structure that the engine cannot treat becomes a failed outcome."""
     kind = StartKind(kind)
     outcome_id = identify_outcome(prediction.prediction_id, engine.engine_id, kind)
     current: Job = CURRENT_JOB.job
 
     def find_known() -> tuple[OutcomeDoc | None, str | None]:
-        """The outcome if it need not be computed again, and who has recorded one that failed."""
+        """The outcome if it need not be computed again, and the owner of a failed one."""
         outcome = find_outcomes(workspace.outcomes, [outcome_id]).get(outcome_id)
         if outcome is None:
             return None, None
@@ -88,7 +88,7 @@ def claim_and_relax(
         if take_claim(workspace.claims, claim, recorded_by):
             logger.info("outcome %s is claimed by another job", outcome_id)
             return None
-        known, _ = find_known()  # it may have been recorded, and its claim released, since the first look
+        known, _ = find_known()  # it may have been recorded, and its claim released, since the first check
         if known is not None:
             release_claims(workspace.claims, [outcome_id], current.uuid)
             return known
@@ -97,23 +97,23 @@ def claim_and_relax(
 
 
 def find_manager() -> str | None:
-    """Who runs this job and will run those that replace it, by the files it leaves where its jobs run."""
+    """The manager that runs this job and those that replace it, detected by its files in the job's folder."""
     # jobs that are run in one launch have folders of their own in that of the launch
-    places = (Path(folder, file) for folder in (".", "..") for file in MANAGER_FILES)
-    return next((MANAGER_FILES[path.name] for path in places if path.exists()), None)
+    paths = (Path(folder, file) for folder in (".", "..") for file in MANAGER_FILES)
+    return next((MANAGER_FILES[path.name] for path in paths if path.exists()), None)
 
 
 def make_uuid(words: str) -> str:
-    """The uuid of something that is named by words; the same for the same words."""
+    """The uuid of a name; the same for the same name."""
     return str(uuid5(NAMESPACE, words))
 
 
 def name_jobs(flow: Flow, words: str) -> Flow:
-    """A copy of a flow whose uuids are made of words and of the places of its jobs.
+    """A copy of a flow whose uuids are derived from a name and from the indices of its jobs.
 
-    A job that claims twice, since its worker was killed in between, gives the same jobs to be run.
+    A job that claims twice, since its worker was killed in between, then creates the same jobs.
     """
-    names = {old: make_uuid(f"{words}:{place}") for place, old in enumerate(flow.all_uuids)}
+    names = {old: make_uuid(f"{words}:{index}") for index, old in enumerate(flow.all_uuids)}
     names[flow.uuid] = make_uuid(words)
     text = json.dumps(flow.as_dict(), cls=MontyEncoder)
     text = re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], text)
@@ -122,26 +122,26 @@ def name_jobs(flow: Flow, words: str) -> Flow:
 
 
 def leave_out_recorded(flow: Flow, store: JobStore) -> None:
-    """Take jobs of which the output is in the store out of a flow; those that need it find it there."""
+    """Remove jobs whose output is in the store from a flow; dependents find the output there."""
     flow.output = None
     recorded = []
-    for place, node in enumerate(flow.jobs):
+    for index, node in enumerate(flow.jobs):
         if isinstance(node, Flow):
             leave_out_recorded(node, store)
             if not node.jobs:
-                recorded.append(place)
+                recorded.append(index)
         elif is_recorded(node, store):
-            recorded.append(place)
+            recorded.append(index)
     flow.remove_jobs(recorded)
 
 
 def _replace(
     engine: RelaxationEngine, prediction: PredictionDoc, kind: StartKind, current: Job
 ) -> OutcomeDoc | Response[Any]:
-    """Replace the current job by the relaxation, whose outcome job takes the place of the current one."""
+    """Replace the current job by the relaxation, whose outcome job replaces the current one."""
     try:
         flow = build_relaxation(engine, prediction, kind)
-    except Exception as error:  # one candidate's trouble is not the others'
+    except Exception as error:  # an error of one candidate does not affect the others
         outcome = join_failure(engine, prediction, kind, error)
         outcome.hosts, outcome.metadata = list(current.hosts), {**current.metadata, CLAIM_KEY: current.uuid}
         with open_workspace() as workspace:
@@ -151,9 +151,9 @@ def _replace(
         return outcome
     flow = name_jobs(flow, f"{current.uuid}:{current.index}")
     flow.update_metadata({CLAIM_KEY: current.uuid})
-    # as jobflow does it with a job of its own that would only hand on the output
+    # as jobflow does with a job of its own that would only pass on the output
     flow.output = None
-    if CURRENT_JOB.store is not None:  # where all jobs are run by this process, nobody else looks
+    if CURRENT_JOB.store is not None:  # if this process runs all jobs, no other process checks it
         leave_out_recorded(flow, CURRENT_JOB.store)
     outcome_job = next(node for node in flow.jobs if isinstance(node, Job))
     outcome_job.set_uuid(current.uuid)

@@ -1,4 +1,4 @@
-"""Decide where candidates are relaxed from: refusals, arms, outcomes that exist already."""
+"""Decide the starts of relaxations: refusals, arms, outcomes that exist already."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MISSING_OUTCOME = "its outcome job left no document"
 ON_REFUSE = ("initial", "skip", "fail")
 SERVED = ("predicted", "initial")
 ARMS = ("initial", "predicted", "polished")
-# the guard expects these predictions to be worse starts; others may be no crystals, or end a calculation
+# the guard expects these predictions to be worse starts; others may not be crystals, or may end a calculation
 TRIED_REASONS = frozenset({Reason.HARM, Reason.NO_SAVING, Reason.SCORE})
 PREDICTED_FIELDS = (
     "structure_id", "prediction_id", "model_id", "verdict", "reasons", "score", "expected_error", "harm_probability",
@@ -31,22 +31,22 @@ PREDICTED_FIELDS = (
 
 @dataclass(frozen=True)
 class StartRules:
-    """Where relaxations start.
+    """Rules for the starts of relaxations.
 
     Parameters
     ----------
     on_refuse
         What follows a refused prediction: a relaxation from the initial structure, nothing, or a failure.
     arms
-        Fraction of the candidates that start from there, too: initial, predicted, polished. The drawing of a candidate
-        is one number for all arms, so that those of a small arm are in the larger ones, and are compared in pairs.
+        Fraction of the candidates that are also relaxed from this start: initial, predicted, polished. A candidate has
+        one random number for all arms, so that those of a small arm are in the larger ones, and are compared in pairs.
         Predictions that were refused because they may be worse starts are in the arm `predicted`; others are not.
     paired_controls
-        Whether a candidate of the arm `initial` is relaxed from what is served, too.
+        Whether a candidate of the arm `initial` is also relaxed from the served structure.
     seed
-        Seed of the drawing, which depends on nothing else but the structure's id.
+        Seed of the drawing, which otherwise depends only on the structure's id.
     served
-        Where every candidate starts: at its prediction, polished where it is, or at its initial structure.
+        Start of every candidate: its prediction (polished, if it is), or its initial structure.
     """
 
     on_refuse: OnRefuse = "initial"
@@ -61,13 +61,13 @@ class StartRules:
                 raise ConfigError(f"{name} is {value!r}; it can be {', '.join(map(repr, known))}")
         for arm, fraction in self.arms.items():
             if arm not in ARMS:
-                raise ConfigError(f"there cannot be an arm {arm!r}; known: {', '.join(ARMS)}")
+                raise ConfigError(f"unknown arm {arm!r}; known: {', '.join(ARMS)}")
             if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
                 raise ConfigError(f"the arm {arm!r} is {fraction!r}; it is a fraction between 0 and 1, such as 0.1")
 
 
 def merge_arms(control: float, arms: Mapping[str, float] | None) -> dict[str, float]:
-    """Arms of a screen, of which `control` is the short form where only the initial structure is one.
+    """Arms of a screen; `control` is the short form of the arm `initial`.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def merge_arms(control: float, arms: Mapping[str, float] | None) -> dict[str, fl
 
 
 def choose_starts(prediction: PredictionDoc | CandidateRow, rules: StartRules) -> list[StartKind]:
-    """Where the relaxations of one prediction start; none for errors and for refusals that are not relaxed."""
+    """Starts of the relaxations of one prediction; empty for errors and for refusals that are not relaxed."""
     served = _find_served(prediction, rules)
     if served is None:
         return []
@@ -107,7 +107,7 @@ def _find_served(prediction: PredictionDoc | CandidateRow, rules: StartRules) ->
 
 
 def _find_start(prediction: PredictionDoc | CandidateRow, arm: str) -> StartKind | None:
-    """The start of an arm; None where this candidate does not have it."""
+    """The start of an arm; None if this candidate does not have it."""
     is_refused = prediction.verdict == Verdict.REFUSE
     if arm == "initial":
         return StartKind.INITIAL if is_refused else StartKind.CONTROL
@@ -132,7 +132,7 @@ def take_start(prediction: PredictionDoc, kind: StartKind) -> Structure:
 
 
 def plan_outcomes(row: CandidateRow, rules: StartRules, engine_id: str) -> None:
-    """Write into the row of a prediction which outcomes are to be had; none for refusals that are not relaxed."""
+    """Write the planned outcomes into the row of a prediction; none for refusals that are not relaxed."""
     row.outcomes = [
         OutcomeRow(outcome_id=identify_outcome(str(row.prediction_id), engine_id, kind), start_kind=kind)
         for kind in choose_starts(row, rules)
@@ -144,7 +144,7 @@ def fill_outcomes(
     outcomes: Mapping[str, OutcomeDoc] | Mapping[str, OutcomeRow],
     reused: bool,
 ) -> None:
-    """Write what is known of the planned outcomes into the rows.
+    """Write the known results of the planned outcomes into the rows.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def is_reusable(outcome: OutcomeDoc | None, retry_failed: bool) -> bool:
 
 
 def describe_prediction(prediction: PredictionDoc) -> dict[str, Any]:
-    """The fields of a candidate's row that its prediction gives."""
+    """The fields of a candidate's row from its prediction."""
     return {
         "message": prediction.message,
         "formula": prediction.initial.composition.reduced_formula if prediction.initial is not None else None,

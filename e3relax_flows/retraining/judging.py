@@ -39,14 +39,14 @@ def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     """
     finished = [training for training in trainings if training and training.model_id]
     if not finished:
-        raise ModelError(f"none of {len(trainings)} trainings was finished; look for the errors of their jobs")
+        raise ModelError(f"none of {len(trainings)} trainings was finished; see the errors of their jobs")
     best = min(finished, key=lambda training: (training.best_score, training.model_id))
     logger.info("model %s is the challenger, the best of %d trainings", best.model_id, len(finished))
     return str(best.model_id)
 
 
 def plan_evaluation(model_id: str, holdout_id: str, config: RetrainConfig, workspace: Workspace) -> list[list[str]]:
-    """Pair ids of a holdout by chunk; none when the evaluation is in the store already."""
+    """Pair ids of a holdout by part; empty if the evaluation is in the store already."""
     if find_evaluation(workspace.get(open_judgements), identify_evaluation(model_id, holdout_id, config.options)):
         return []
     ids = find_holdout(workspace.get(open_dataset_stores), holdout_id).pair_ids
@@ -56,7 +56,7 @@ def plan_evaluation(model_id: str, holdout_id: str, config: RetrainConfig, works
 def evaluate_chunk(
     model_id: str, pair_ids: Sequence[str], config: RetrainConfig, workspace: Workspace
 ) -> list[EvaluatedPair]:
-    """Errors of a model on some pairs of a holdout; of the weights of that id, or of none."""
+    """Errors of a model on some pairs of a holdout, computed with the weights of exactly that id."""
     from e3relax_flows.judging.assess import assess_pairs
     from e3relax_flows.predict.predictor import Predictor
     from e3relax_flows.train.snapshot import pack_pairs
@@ -66,7 +66,7 @@ def evaluate_chunk(
     device = workspace.settings.DEVICE if config.device == "auto" else config.device
     predictor = Predictor.load(str(folder.path), device=device)
     if predictor.model_id != model_id:
-        raise ModelError(f"asked for model {model_id}, loaded {predictor.model_id} from {folder.path}")
+        raise ModelError(f"requested model {model_id}, loaded {predictor.model_id} from {folder.path}")
     return assess_pairs(predictor, pairs, config.options)
 
 
@@ -77,7 +77,7 @@ def collect_rows(
     config: RetrainConfig,
     workspace: Workspace,
 ) -> str:
-    """Join the rows of all chunks and keep them as an evaluation; gives its id.
+    """Join the rows of all parts and store them as an evaluation; return its id.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def collect_rows(
 
 
 def judge_challenger(config: RetrainConfig, snapshot: SnapshotDoc, challenger_id: str, workspace: Workspace) -> GateDoc:
-    """Compare challenger and incumbent on the holdouts, and keep the judgement; the same question has one answer.
+    """Compare challenger and incumbent on the holdouts, and store the judgement; the same comparison is stored once.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def judge_challenger(config: RetrainConfig, snapshot: SnapshotDoc, challenger_id
         if document := find_evaluation(stores, wanted):
             return document
         raise StoreError(
-            f"there is no evaluation of model {model_id} on holdout {holdout_id}; its job failed or wrote to "
+            f"the evaluation of model {model_id} on holdout {holdout_id} is missing; its job failed or wrote to "
             "another store: compare `e3relax doctor` on the workers, and run the retraining again"
         )
 
@@ -133,15 +133,15 @@ def conclude(
     gate: GateDoc | None,
     workspace: Workspace,
 ) -> RetrainDoc:
-    """Move the alias if the gate lets it, and say how the retraining ended.
+    """Move the alias if the gate allows it, and return the result of the retraining.
 
     Raises
     ------
     ModelError
-        When there is no judgement.
+        When the judgement is missing.
     """
     if gate is None:
-        raise ModelError("the challenger was not judged; look for the error of the first job that failed")
+        raise ModelError("the challenger was not judged; see the error of the first failed job")
     document = RetrainDoc(
         name=config.name,
         alias=config.alias,
@@ -169,7 +169,7 @@ def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, work
     reason = f"gate {gate.gate_id}: {gate.reasons[0] if gate.reasons else gate.decision}"
     try:
         promote(alias, gate.challenger_id, reason, gate.gate_id, version, workspace)
-    except StoreError as error:  # somebody moved the alias while this was trained
+    except StoreError as error:  # the alias was moved during the training
         document.message = f"{error}; the gate compared with {gate.incumbent_id}: run the retraining again"
         return
     document.promoted = True
@@ -177,5 +177,5 @@ def _promote(document: RetrainDoc, gate: GateDoc, alias: str, version: int, work
 
 
 def as_rows(rows: Sequence[EvaluatedPair | dict[str, object]]) -> list[EvaluatedPair]:
-    """Rows as documents, from whatever the job store returned."""
+    """Rows as documents, from the forms that the job store returns."""
     return [EvaluatedPair.model_validate(row) for row in rows]

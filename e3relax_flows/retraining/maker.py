@@ -41,14 +41,14 @@ class RetrainMaker(Maker):
     """Retrain from the pairs in the store, and let the gate decide on the model in service.
 
     The jobs are `e3r snapshot`, `e3r train` for each seed, `e3r choose`, `e3r evaluate` for challenger and incumbent on
-    each holdout, which replaces itself by a job per chunk, `e3r gate` and `e3r promote`, whose `RetrainDoc` is the
+    each holdout, which replaces itself by several jobs, `e3r gate` and `e3r promote`, whose `RetrainDoc` is the
     output. A training that is stopped by its walltime is continued by a new job with the same run id. Run again, the
-    flow finds what it did before: the same dataset, run, evaluations and gate.
+    flow finds its earlier results: the same dataset, run, evaluations and gate.
 
     Parameters
     ----------
     config
-        What to train on, how, and what the challenger must show; a dictionary of the fields of `RetrainConfig` will do.
+        Data, training and gate; it may be a dictionary of the fields of `RetrainConfig`.
     name
         Name of the flow.
 
@@ -71,7 +71,7 @@ class RetrainMaker(Maker):
         self.config = RetrainConfig.model_validate(self.config)
 
     def as_dict(self) -> dict[str, Any]:
-        """Dictionary with a plain configuration, so that jobflow's `dict_mod` reaches into it."""
+        """Dictionary with a plain configuration, so that jobflow's `dict_mod` can change it."""
         return super().as_dict() | {"config": self.config.model_dump(mode="json")}
 
     def make(self, incumbent: str | None = None, snapshot: SnapshotDoc | None = None) -> Flow:
@@ -80,10 +80,10 @@ class RetrainMaker(Maker):
         Parameters
         ----------
         incumbent
-            Alias, name or id of the model in service; none: what the alias of the configuration means when the flow
-            begins. A reference to the output of another job will do.
+            Alias, name or id of the model in service; None: the model of the configured alias when the flow
+            begins. It may be a reference to the output of another job.
         snapshot
-            Pairs that were chosen before, with the incumbent; none: those that are there when the flow begins.
+            Pairs that were chosen before, with the incumbent; None: those in the store when the flow begins.
         """
         first = None if snapshot else self.snapshot(incumbent)
         chosen: Any = snapshot if first is None else first.output
@@ -102,7 +102,7 @@ class RetrainMaker(Maker):
 
     @job(name=SNAPSHOT_JOB, output_schema=SnapshotDoc)
     def snapshot(self, incumbent: str | None) -> SnapshotDoc:
-        """Choose the pairs as they are now."""
+        """Choose the pairs that are in the store now."""
         with open_workspace() as workspace:
             return take_snapshot(self.config, incumbent, workspace)
 
@@ -121,7 +121,7 @@ class RetrainMaker(Maker):
         if n_starts > self.config.launch.max_continuations:
             raise ModelError(
                 f"run {training.run_id} was stopped {n_starts} times and is at step {training.step}; "
-                "raise launch.max_continuations to let it go on"
+                "raise launch.max_continuations to continue it"
             )
         return Response(replace=self.train(snapshot, seed, n_starts + 1))
 
@@ -132,7 +132,7 @@ class RetrainMaker(Maker):
 
     @job(name=EVALUATE_JOB)
     def evaluate(self, model_id: str | None, snapshot: SnapshotDoc, which: str) -> str | Response[Any]:
-        """Evaluate a model (none: the incumbent) on the holdout or the original one; gives the holdout's id."""
+        """Evaluate a model (None: the incumbent) on the holdout or the original one; return the holdout's id."""
         holdout_id = snapshot.holdout_id if which == "holdout" else str(snapshot.original_holdout_id)
         model_id = model_id or snapshot.incumbent_id
         with open_workspace() as workspace:
@@ -154,7 +154,7 @@ class RetrainMaker(Maker):
 
     @job(name=COLLECT_JOB)
     def collect(self, model_id: str, holdout_id: str, chunks: list[list[EvaluatedPair]]) -> str:
-        """Join the chunks of an evaluation; gives the holdout's id."""
+        """Join the parts of an evaluation; return the holdout's id."""
         with open_workspace() as workspace:
             collect_rows(model_id, holdout_id, [as_rows(chunk) for chunk in chunks], self.config, workspace)
         return holdout_id
@@ -167,6 +167,6 @@ class RetrainMaker(Maker):
 
     @job(name=PROMOTE_JOB, output_schema=RetrainDoc, config=TOLERANT)
     def promote(self, snapshot: SnapshotDoc, trainings: list[TrainingDoc | None], gate: GateDoc | None) -> RetrainDoc:
-        """Move the alias if the gate lets it."""
+        """Move the alias if the gate allows it."""
         with open_workspace() as workspace:
             return conclude(self.config, snapshot, trainings, gate, workspace)

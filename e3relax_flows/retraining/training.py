@@ -1,4 +1,4 @@
-"""The steps of a retraining that make a challenger: choose pairs, train or go on training; all by ids."""
+"""The steps of a retraining that make a challenger: choose pairs, train or continue training; all by ids."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FINETUNING: dict[str, Any] = {
     "schedule": {"max_steps": 2000, "learning_rate": 3e-4, "warmup_steps": 100},
     "val_every": 200,
 }
-# in jobs of batch systems SIGTERM means that the time is up, elsewhere that a user wants an end
+# in jobs of batch systems SIGTERM means that the time is up, elsewhere that a user stops the training
 BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 def take_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Workspace) -> SnapshotDoc:
-    """Choose the pairs of a retraining as they are in the store now, and keep their ids as a dataset.
+    """Choose the pairs of a retraining from the store, and store their ids as a dataset.
 
     Parameters and errors are those of `plan_snapshot`.
     """
@@ -70,17 +70,17 @@ def take_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Works
 
 
 def plan_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Workspace) -> tuple[SnapshotDoc, DatasetDoc]:
-    """The snapshot that a retraining would begin with now; nothing is kept.
+    """The snapshot that a retraining would begin with now; nothing is stored.
 
     Parameters
     ----------
     incumbent
-        Alias, name or id of the model in service; none: what `config.alias` means now.
+        Alias, name or id of the model in service; None: the present model of `config.alias`.
 
     Raises
     ------
     ConfigError
-        When a holdout is missing, nothing is new, or old pairs are wanted and not to be had.
+        When a holdout is missing, no pair is new, or required old pairs are missing.
     """
     folder = resolve_model(incumbent or config.alias, workspace)
     alias = find_alias(config.alias, workspace)
@@ -89,7 +89,7 @@ def plan_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Works
     holdouts = [find_holdout(stores, name) for name in names]
     parent = find_model_doc(folder.model_id, workspace)
     trained_on = find_dataset(stores, parent.dataset_id) if parent and parent.dataset_id else None
-    # all holdouts are kept apart, also those that others will judge by
+    # all holdouts are excluded, also those of other retrainings
     dataset, n_replayed = _choose_dataset(config, list_holdouts(stores), trained_on, pairs)
     snapshot = SnapshotDoc(
         dataset_id=dataset.dataset_id,
@@ -109,7 +109,7 @@ def plan_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Works
 def _choose_dataset(
     config: RetrainConfig, holdouts: list[HoldoutDoc], trained_on: DatasetDoc | None, pairs: Store
 ) -> tuple[DatasetDoc, int]:
-    """The dataset and how many of its pairs to train on are old."""
+    """The dataset, and the number of old pairs in its training split."""
     wanted = config.dataset
 
     def build(chosen: set[str] | None) -> DatasetDoc:
@@ -148,7 +148,7 @@ def _find_bundled(config: RetrainConfig, everything: DatasetDoc, holdouts: list[
 
 
 def describe_training(config: RetrainConfig, incumbent: ModelFolder, functionals: list[str]) -> dict[str, Any]:
-    """Entries of the training configuration that say what is computed; paths, name and seed are added later.
+    """Entries of the training configuration that determine the result; paths, name and seed are added later.
 
     Raises
     ------
@@ -171,10 +171,10 @@ def describe_training(config: RetrainConfig, incumbent: ModelFolder, functionals
 
 
 def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Workspace) -> TrainingDoc:
-    """Train one run until it is finished or stopped; a run that was stopped before goes on.
+    """Train one run until it is finished or stopped; a run that was stopped before is continued.
 
     The folder of the run is found by its id, below `DATA_DIR/training`; workers that continue each other's runs share
-    it. Pairs are written there as shards, which is all that the training processes read.
+    it. Pairs are written there as shards, and the training processes read nothing else.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     parent_id = parent.model_id if config.method == "finetune" else None
     run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config), seed)
     folder = name_run_folder(workspace.settings.DATA_DIR, run_id)
-    # weights that are of no use on the new pairs are a reason to retrain; their files were verified by their hash
+    # weights with large errors on the new pairs are a reason to retrain; their files were verified by their hash
     finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
@@ -234,7 +234,7 @@ def estimate_training(config: RetrainConfig, snapshot: SnapshotDoc, dataset: Dat
 
 
 def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, Any]:
-    """What makes a training another one; not where it runs and how it is watched."""
+    """The part of a training that determines its id; not where it runs and how it is logged."""
     from e3relax_flows.schemas.training import TrainConfig
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
@@ -243,7 +243,7 @@ def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, A
 
 
 def write_shards(dataset: DatasetDoc, workspace: Workspace) -> Path:
-    """Write the pairs of a dataset as shards, unless they are there, whole; gives their folder."""
+    """Write the pairs of a dataset as shards, unless they are complete; return their folder."""
     from e3relax_flows.train.snapshot import MANIFEST_FILE, pack_pairs, verify_snapshot, write_snapshot
 
     folder = workspace.settings.DATA_DIR / "training" / SNAPSHOTS / dataset.dataset_id
@@ -274,7 +274,7 @@ def _write_config(path: Path, entries: dict[str, Any]) -> Path:
 
 
 def _read_step(path: Path) -> int:
-    """Steps that a run has behind it."""
+    """Finished steps of a run."""
     from e3relax_flows.train.checkpoint import find_checkpoint
 
     found = find_checkpoint(path.parent)
@@ -292,7 +292,7 @@ def _load_trainer(path: Path) -> Trainer:
 
 
 def _check_stop(run: Run, before: int, after: int, folder: Path) -> None:
-    """Raise unless the run can go on in another allocation with some sense."""
+    """Raise unless it is useful to continue the run in another allocation."""
     if run.reason in ("SIGINT", "SIGTERM") and not any(name in os.environ for name in BATCH_VARIABLES):
         raise StoppedError(
             f"training was stopped by {run.reason} at step {after} and saved in {folder}; run the same command or job "
@@ -301,12 +301,12 @@ def _check_stop(run: Run, before: int, after: int, folder: Path) -> None:
     if after <= before:
         raise ConfigError(
             f"training was stopped ({run.reason}) at step {after}, where it had begun: an allocation is too short for "
-            "one step and saving; ask for more time, or lower training.stop_minutes"
+            "one step and saving; request more time, or lower training.stop_minutes"
         )
 
 
 def _register(document: TrainingDoc, trainer: Trainer, config: RetrainConfig, workspace: Workspace) -> TrainingDoc:
-    """Export the best weights and keep them in the registry."""
+    """Export the best weights and register them."""
     from e3relax_flows.train.export import export_model
 
     if trainer.progress.best_step < 0:

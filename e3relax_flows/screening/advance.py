@@ -1,4 +1,4 @@
-"""Advance a screen: settle what has ended, plan when all is predicted, submit what its limits allow."""
+"""Advance a screen: record ended relaxations, plan when all is predicted, submit within the limits."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from e3relax_flows.screening.store import (
 from e3relax_flows.stores.pool import SettingsLike
 
 ROWS_AT_ONCE = 200
-REFILL_BELOW = 0.75  # of max_in_flight: one refill for many ends, since each looks through all that is planned
-SMALL = 8  # limits up to this are kept full
+REFILL_BELOW = 0.75  # of max_in_flight: one refill for many ends, since each scans all planned candidates
+SMALL = 8  # limits up to this are refilled at every end
 State = CandidateState
-LOST_CHUNK = "the prediction job of its chunk failed; correct what its error says, and type `e3relax screen resume`"
+LOST_CHUNK = "the prediction job of its chunk failed; correct the cause of its error, and type `e3relax screen resume`"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What has ended: the flow of a chunk, by its number, and of candidates, by the keys of their rows."""
+    """Ended flows: of a chunk, by its number, and of candidates, by the keys of their rows."""
 
     chunk: int | None = None
     row_keys: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ def advance_screen(
     at_most: int | None = None,
     chunk: int | None = None,
 ) -> ScreenDoc:
-    """Take a screen as far as it can go now; whoever calls it, however often, nothing is submitted twice.
+    """Advance a screen as far as possible; called repeatedly, by several processes too, it submits nothing twice.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ def advance_screen(
     settings
         For the stores.
     place
-        Where candidates are submitted; None: nothing is submitted.
+        Place to which candidates are submitted; None: nothing is submitted.
     ended
-        Flows of the screen that have ended, whether well or not.
+        Flows of the screen that have ended, successfully or not.
     at_most
-        How many are submitted now.
+        Largest number of candidates to submit now.
     chunk
         Number of the chunk whose candidates are submitted; None: all chunks.
 
@@ -108,7 +108,7 @@ def advance_screen(
 
 
 def settle(stores: ScreenStores, screen: ScreenDoc, outcomes: Store) -> None:
-    """Write into the rows the outcomes that have come, and count their hours."""
+    """Write new outcomes into the rows, and count their hours."""
     screen_id = str(screen.screen_id)
     for state in (State.SUBMITTED, State.HELD):
         rows = find_rows(stores, screen_id, [state])
@@ -132,7 +132,7 @@ def settle(stores: ScreenStores, screen: ScreenDoc, outcomes: Store) -> None:
 
 
 def plan(workspace: Workspace, screen: ScreenDoc) -> None:
-    """Decide what every predicted candidate is relaxed from; find duplicates, and outcomes that are known."""
+    """Decide the starts of every predicted candidate; find duplicates and known outcomes."""
     stores, screen_id = workspace.get(open_screen_stores), str(screen.screen_id)
     maker = read_maker(screen)
     duplicates = _find_duplicates(stores, screen_id, workspace.predictions) if maker.deduplicate else {}
@@ -176,7 +176,7 @@ def conclude(stores: ScreenStores, screen: ScreenDoc) -> None:
 
 
 def find_spent(screen: ScreenDoc) -> str | None:
-    """Which part of the budget is spent, in words."""
+    """The part of the budget that is spent, in words."""
     limits = screen.limits
     if limits.candidates is not None and screen.n_submitted >= limits.candidates:
         return f"the budget of {limits.candidates} candidates is spent"
@@ -188,7 +188,7 @@ def find_spent(screen: ScreenDoc) -> str | None:
 def _submit(
     stores: ScreenStores, screen: ScreenDoc, place: ScreenPlace, at_most: int | None, chunk: int | None
 ) -> None:
-    """Submit what is planned, the most promising first, up to the limits."""
+    """Submit planned candidates, the most promising first, up to the limits."""
     room = _find_room(stores, screen, at_most)
     if room is not None and room <= 0:
         return
@@ -198,7 +198,7 @@ def _submit(
         rows = load_rows(stores, keys[start : start + ROWS_AT_ONCE])
         for row in rows:
             advance(row, Event.SUBMIT)
-        place.submit(screen, rows)  # before it is noted: what is submitted twice is found by its id
+        place.submit(screen, rows)  # before it is recorded: a second submission is found by its id
         save_rows(stores, rows, [State.PLANNED])
         screen.n_submitted += len(rows)
         save_screen(stores, screen)
@@ -206,7 +206,7 @@ def _submit(
 
 
 def _find_room(stores: ScreenStores, screen: ScreenDoc, at_most: int | None) -> int | None:
-    """How many candidates may be submitted now; None: all."""
+    """Number of candidates that may be submitted now; None: all."""
     limits = screen.limits
     if find_spent(screen):
         return 0
@@ -221,7 +221,7 @@ def _find_room(stores: ScreenStores, screen: ScreenDoc, at_most: int | None) -> 
 
 
 def _end_chunk(stores: ScreenStores, screen_id: str, number: int) -> None:
-    """Rows of a chunk whose job has ended and left them waiting have no prediction."""
+    """Mark rows of a chunk that are still waiting after its job ended: they have no prediction."""
     rows = find_rows(stores, screen_id, [State.WAITING], {"chunk": number})
     for row in rows:
         advance(row, Event.LOSE_PREDICTION)
@@ -231,7 +231,7 @@ def _end_chunk(stores: ScreenStores, screen_id: str, number: int) -> None:
 
 
 def _end_row(workspace: Workspace, row_key: str, kind: StartKind | None) -> None:
-    """A candidate whose relaxations have ended without outcome is relaxed by another flow, or has failed."""
+    """Settle a candidate whose relaxations ended without outcome: another flow relaxes it, or it has failed."""
     stores = workspace.get(open_screen_stores)
     row = next(iter(load_rows(stores, [row_key])), None)
     if row is None or row.state != State.SUBMITTED:
@@ -254,7 +254,7 @@ def _end_row(workspace: Workspace, row_key: str, kind: StartKind | None) -> None
 
 
 def _find_duplicates(stores: ScreenStores, screen_id: str, predictions: Store) -> dict[str, str]:
-    """Ids of duplicates, and of those that are relaxed in their place; one formula after the other."""
+    """Ids of duplicates, and of the candidates that are relaxed instead; one formula after the other."""
     groups: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     fields = ["id", "number", "formula", "prediction_id"]
     accepted = {"group": name_group(screen_id, State.PREDICTED), "verdict": Verdict.ACCEPT.value}

@@ -1,4 +1,4 @@
-"""Candidates of a screen that are relaxed many in one job, where its engine does so."""
+"""Candidates of a screen that are relaxed together in one job, if the engine supports it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from e3relax_flows.screening.jobs import read_maker
 from e3relax_flows.stores.opening import describe_store
 
 AT_ONCE = 20  # most candidates of one job
-LAUNCHES = 16  # fewer candidates than so many times AT_ONCE are shared out, so that many workers have something
+LAUNCHES = 16  # fewer candidates than this times AT_ONCE are divided into smaller jobs, for more workers
 
 OnJob = Callable[[JobReport], None]
 
 
 def split_rows(screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow]) -> list[list[ScreenRow]]:
-    """Candidates by the job that relaxes them; one each where the engine does not relax many, or hours are counted."""
+    """Candidates by job; one per job if the engine does not relax many together, or if hours are counted."""
     is_one = not maker.engine.relaxes_chunks or screen.limits.core_hours is not None
     size = 1 if is_one else min(max(len(rows) // LAUNCHES, 1), AT_ONCE)
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -37,9 +37,9 @@ def split_rows(screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow]) -> list
 def relax_rows(
     screen: ScreenDoc, rows: Sequence[ScreenRow], workspace: Workspace, jobs: JobStore, on_job: OnJob | None = None
 ) -> list[JobReport]:
-    """Relax candidates here, from those of their starts whose outcome is not known; what no outcome says went wrong.
+    """Relax candidates here from all starts without an outcome; return the errors that no outcome holds.
 
-    A prediction that is not in the store, or an outcome that could not be recorded, costs no other; see `relax_chunk`.
+    A missing prediction or an unrecorded outcome does not affect other candidates; see `relax_chunk`.
     """
     maker = read_maker(screen)
     predictions = find_predictions(workspace.predictions, [str(row.prediction_id) for row in rows])
@@ -81,7 +81,7 @@ def _report_broken(name: str, error: str) -> JobReport:
 
 
 def _report(name: str, on_job: OnJob, outcome: OutcomeDoc) -> None:
-    """Report an outcome as its jobs would."""
+    """Report an outcome in the form of its jobs."""
     uuid = next(iter(outcome.job_uuids), "")
     if outcome.state == OutcomeState.FAILED:
         on_job(JobReport(name, uuid, 1, outcome.message, outcome.message, outcome.metadata))

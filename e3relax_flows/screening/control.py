@@ -32,14 +32,14 @@ from e3relax_flows.screening.store import (
 from e3relax_flows.stores.pool import SettingsLike
 
 State = CandidateState
-TRIED = 5  # structures of which the engine has to take one, for the checks
+TRIED = 5  # structures that are tried for the checks until the engine accepts one
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class ScreenProgress:
-    """What starting, resuming or cancelling has done."""
+    """Result of starting, resuming or cancelling a screen."""
 
     screen: ScreenDoc  # without its candidates
     lines: list[str] = field(default_factory=list)  # for the terminal
@@ -47,7 +47,7 @@ class ScreenProgress:
 
 
 def start_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
-    """Give a screen to the workers of its place, or go on with it there; typed twice, it is done once.
+    """Submit a screen to the workers of its place, or continue it there; repeated, nothing is submitted twice.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def start_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
     Raises
     ------
     ConfigError
-        When a check fails; the message says what to type. Nothing was submitted.
+        When a check fails; the message has the remedy. Nothing was submitted.
     StoreError
         When a store or the launchpad cannot be reached.
     """
@@ -75,7 +75,7 @@ def start_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
                 claims = workspace.claims if place.frees_claims else None
                 release(stores, find_screen(stores, screen_id), lost, claims)
             if lost:
-                progress.lines.append(f"{len(lost)} candidates were at no worker and are submitted again")
+                progress.lines.append(f"{len(lost)} lost candidates are submitted again")
             progress.screen = advance_screen(screen_id, workspace, place)
             if progress.screen.phase == ScreenPhase.PREDICTING and place.advice:
                 progress.lines.append(place.advice)
@@ -89,9 +89,9 @@ def resume_screen(
     retry_failed: bool = False,
     error: str | None = None,
 ) -> ScreenProgress:
-    """Requeue what was cancelled, left, lost or has no prediction, and with `retry_failed` what has failed.
+    """Requeue candidates that were cancelled, left, lost or have no prediction, and with `retry_failed` failed ones.
 
-    Nothing is submitted by this: `start_screen` or `run_screen_here` goes on.
+    Nothing is submitted: `start_screen` or `run_screen_here` continues.
 
     Parameters
     ----------
@@ -100,11 +100,11 @@ def resume_screen(
     settings
         For the stores.
     limits
-        New ones; none: as they are.
+        New ones; None: no change.
     retry_failed
         Whether failed relaxations are tried again.
     error
-        Only those whose error contains this text, in capitals or not.
+        Only those whose error contains this text, in any case.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def resume_screen(
 def plan_resume(
     screen_id: str, settings: SettingsLike, retry_failed: bool = False, error: str | None = None
 ) -> list[str]:
-    """What `resume_screen` and running on would requeue, in words; nothing is changed.
+    """Report what `resume_screen` and a continued run would requeue; nothing is changed.
 
     Parameters
     ----------
@@ -163,12 +163,12 @@ def plan_resume(
         waiting = sum(counts.get(state.value, 0) for state in UNDECIDED - {State.HELD})
     return [
         f"{requeued} candidates would be requeued",
-        f"{waiting} that no worker has would be predicted and relaxed, place: {place}",
+        f"{waiting} without a worker would be predicted and relaxed, place: {place}",
     ]
 
 
 def plan_cancel(screen_id: str, settings: SettingsLike) -> list[str]:
-    """What `cancel_screen` would do, in words; nothing is changed, and no launchpad is asked.
+    """Report what `cancel_screen` would do; nothing is changed, and no launchpad is read.
 
     Parameters
     ----------
@@ -182,12 +182,12 @@ def plan_cancel(screen_id: str, settings: SettingsLike) -> list[str]:
     waiting = sum(counts.get(state.value, 0) for state in UNDECIDED)
     return [
         f"{waiting} candidates would be cancelled",
-        f"{counts.get(State.SUBMITTED.value, 0)} are submitted: those that run would end by themselves",
+        f"{counts.get(State.SUBMITTED.value, 0)} are submitted: those that run would finish",
     ]
 
 
 def cancel_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
-    """Let nothing more begin; what runs at workers ends by itself, and its outcome is kept.
+    """Cancel a screen: nothing new begins; running jobs finish, and their outcomes are kept.
 
     Parameters
     ----------
@@ -212,13 +212,13 @@ def cancel_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
         progress.lines.append(f"{len(rows) + len(stopped)} candidates are cancelled")
         logger.info("screen %s: %s", screen_id, progress.lines[-1])
         if running := len(submitted) - len(stopped):
-            progress.lines.append(f"{running} are at workers and end by themselves; their outcomes are kept")
+            progress.lines.append(f"{running} are at workers and will finish; their outcomes are kept")
             progress.lines += [place.stopping] if place.stopping else []
     return progress
 
 
 def refresh_screen(screen_id: str, settings: SettingsLike) -> ScreenDoc:
-    """A screen, without its candidates, after what has ended was settled; nothing is submitted.
+    """A screen, without its candidates, after ended relaxations were recorded; nothing is submitted.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def _list_resumed(retry_failed: bool) -> list[State]:
 
 
 def _requeue(row: ScreenRow, error: str | None) -> None:
-    """Put a row back to where it can go on."""
+    """Reset a row to a state from which it can continue."""
     row.attempt += row.state in (State.CANCELLED, State.FAILED)
     for planned in row.outcomes:
         if is_retried(planned, error):
@@ -262,7 +262,7 @@ def _requeue(row: ScreenRow, error: str | None) -> None:
 
 
 def _find_killed(stores: ScreenStores, screen_id: str) -> list[ScreenRow]:
-    """Rows that a process of this machine has taken which does not run any more."""
+    """Rows that are owned by an ended process of this machine."""
     return LocalPlace().find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
 
 
@@ -275,7 +275,7 @@ def _settle_ended(workspace: Workspace, screen: ScreenDoc, place: ScreenPlace) -
 
 
 def _make_samples(stores: ScreenStores, screen: ScreenDoc) -> list[Flow | Job]:
-    """Flows like those to come, for the checks: one of the first structures that the engine takes shows its jobs."""
+    """Sample flows for the checks, of the first structure that the engine accepts."""
     screen_id, engine = str(screen.screen_id), read_maker(screen).engine
     samples: list[Flow | Job] = [build_chunk_flow(screen_id, 0)]
     for structure in read_chunk(stores, screen_id, 0).unpack()[:TRIED]:

@@ -1,4 +1,4 @@
-"""Which candidates of a screen are tried again: what was lost, and of the failed all or those with a text."""
+"""Select candidates to try again: lost ones, and failed ones, all or those whose error contains a text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from e3relax_flows.schemas.outcomes import OutcomeState
 from e3relax_flows.schemas.predictions import Reason
 from e3relax_flows.schemas.screens import CandidateState, OutcomeRow, ScreenRow
 
-MAX_ERRORS = 5  # that a message lists
+MAX_ERRORS = 5  # errors that a message lists
 MAX_LENGTH = 120  # characters of each
 
 
 def can_go_on(row: ScreenRow, retry_failed: bool) -> bool:
     """Whether a candidate that has ended, or was never begun, can be tried again.
 
-    An error of its input is final: the same input gives the same error. What a store or a worker has lost left no
-    verdict. Between the two are failures of the network, such as a cell too large for the memory of a GPU: these are
-    tried again where `retry_failed` asks for it.
+    An error of its input is final: the same input gives the same error. A candidate that a store or a worker lost
+    has no verdict. Between the two are failures of the network, such as a cell too large for the memory of a GPU:
+    these are tried again with `retry_failed`.
     """
     if row.chunk is None:  # never read
         return False
@@ -29,7 +29,7 @@ def can_go_on(row: ScreenRow, retry_failed: bool) -> bool:
 
 
 def matches_error(message: str | None, text: str | None) -> bool:
-    """Whether an error contains a text, in capitals or not; no text is in every error."""
+    """Whether an error contains a text, in any case; None matches every error."""
     return text is None or text.casefold() in (message or "").casefold()
 
 
@@ -39,7 +39,7 @@ def is_retried(planned: OutcomeRow, text: str | None) -> bool:
 
 
 def select_retried(rows: Iterable[ScreenRow], text: str | None) -> list[ScreenRow]:
-    """Rows without those that failed with other errors alone."""
+    """Rows without those that failed only with other errors."""
     return [
         row
         for row in rows
@@ -48,7 +48,7 @@ def select_retried(rows: Iterable[ScreenRow], text: str | None) -> list[ScreenRo
 
 
 def check_error_text(rows: Sequence[ScreenRow], text: str | None, screen_id: str) -> None:
-    """Raise ConfigError where no failed row has an error with `text`; the message lists the errors there are."""
+    """Raise ConfigError if no failed row has an error with `text`; the message lists the errors."""
     failed = [row for row in rows if row.state == CandidateState.FAILED]
     if text is None or select_retried(failed, text):
         return
@@ -61,6 +61,6 @@ def check_error_text(rows: Sequence[ScreenRow], text: str | None, screen_id: str
 
 
 def _list_errors(row: ScreenRow) -> list[str | None]:
-    """Errors of the relaxations that failed; the row's own where none was planned."""
+    """Errors of the relaxations that failed; the row's own if none was planned."""
     failed = [planned.message for planned in row.outcomes if planned.state == OutcomeState.FAILED]
     return failed or [row.message]

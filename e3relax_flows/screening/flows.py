@@ -18,7 +18,7 @@ def build_chunk_flow(screen_id: str, number: int) -> Flow:
 
 
 def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
-    """The flow that relaxes a candidate from those of its starts whose outcome is not known."""
+    """The flow that relaxes a candidate from its starts without an outcome."""
     retry = bool(screen.maker.get("retry_failed")) or row.attempt > 0
     claims: list[Flow | Job] = [
         claim_candidate(row, planned.start_kind, retry) for planned in row.outcomes if is_open(planned)
@@ -27,7 +27,7 @@ def build_candidate_flow(screen: ScreenDoc, row: ScreenRow) -> Flow:
 
 
 def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
-    """The same, for one process that runs all of it: launched again it has the same uuids, and goes on.
+    """The same flow for one process that runs all of it: launched again it has the same uuids, and continues.
 
     None when all outcomes are known.
     """
@@ -44,7 +44,7 @@ def build_launch_flow(screen: ScreenDoc, row: ScreenRow) -> Flow | None:
 
 
 def is_open(planned: OutcomeRow) -> bool:
-    """Whether no document says what became of it; where one could not be written, the row says that it failed."""
+    """Whether no outcome document exists; if one could not be written, the row holds the failure."""
     return planned.state is None or (planned.state == OutcomeState.FAILED and planned.recorded is None)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.maker import ScreenMaker
 
 REGISTER_JOB, PLAN_JOB, SUMMARY_JOB = "e3r register", "e3r plan", "e3r summary"
-# these jobs go on without what failed, and do not pin the relaxations to their own worker
+# these jobs continue after failures, and do not pin the relaxations to their own worker
 COLLECTOR = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
 
 
@@ -46,7 +46,7 @@ class FlowPlace(ScreenPlace):
         self.flows: list[Flow | Job] = []
 
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
-        """Nothing: the flow runs already."""
+        """No checks: the flow runs already."""
         return []
 
     def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:
@@ -56,16 +56,16 @@ class FlowPlace(ScreenPlace):
             self.flows.append(build_candidate_flow(screen, row))
 
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
-        """All that this flow has not submitted: should another one be at it, the claims see to it."""
+        """All that this flow has not submitted: claims protect those of another flow."""
         return [row for row in rows if row.submitted is None or row.submitted.place == self.name]
 
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:  # noqa: ARG002
-        """None: a flow is stopped where it runs."""
+        """None: a flow is stopped at its place."""
         return []
 
 
 def register_flow(maker: ScreenMaker, items: Sequence[ReadItem]) -> str:
-    """Register the screen of a flow, or requeue what an earlier one has not done; the id of the screen."""
+    """Register the screen of a flow, or requeue unfinished candidates of an earlier one; return its id."""
     with open_workspace() as workspace:
         stores, settings = workspace.get(open_screen_stores), workspace.settings
         screen, is_new = register_screen(stores, maker, items, settings, place=FLOW.name)
@@ -80,7 +80,7 @@ def register_flow(maker: ScreenMaker, items: Sequence[ReadItem]) -> str:
 
 @job(name=PLAN_JOB, config=COLLECTOR)
 def plan_screen(screen_id: str, chunks: list[Any]) -> str:  # noqa: ARG001
-    """Plan the relaxations when all chunks have ended; gives the id of the screen.
+    """Plan the relaxations when all chunks have ended; return the id of the screen.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def dispatch_chunk(screen_id: str, number: int) -> Response[Any] | None:
 
 @job(name=SUMMARY_JOB, output_schema=ScreenDoc, config=COLLECTOR)
 def summarize_screen(screen_id: str, dispatches: list[Any]) -> ScreenDoc:  # noqa: ARG001
-    """Settle what has ended; gives the screen with its candidates.
+    """Record ended relaxations; return the screen with its candidates.
 
     Parameters
     ----------

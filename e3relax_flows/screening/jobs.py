@@ -1,4 +1,4 @@
-"""Jobs of screens in the store: predict a chunk, claim a candidate; they get ids, and look up the rest."""
+"""Jobs of screens in the store: predict a chunk, claim a candidate; they get ids, and read the rest from stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from e3relax_flows.screening.store import find_rows, find_screen, open_screen_st
 from e3relax_flows.stores.decoding import decode_as
 from e3relax_flows.stores.opening import describe_store
 
-UNRANKED = 1e12  # of what has no score: after all others
+UNRANKED = 1e12  # of candidates without a score: after all others
 
 
 def read_maker(screen: ScreenDoc) -> Any:
@@ -31,21 +31,21 @@ def read_maker(screen: ScreenDoc) -> Any:
     Raises
     ------
     ConfigError
-        When it cannot be made from what is stored, or is more than values of installed packages.
+        When it cannot be decoded, or holds more than values of installed packages.
     """
     maker = decode_as(screen.maker, Maker, what := f"the maker of screen {screen.screen_id}")
     if type(maker).__name__ != "ScreenMaker":
-        raise ConfigError(f"{what} is a {type(maker).__name__} and no ScreenMaker; it was written by something else")
+        raise ConfigError(f"{what} is a {type(maker).__name__} and not a ScreenMaker; another program wrote it")
     return maker
 
 
 @job(name=PREDICT_JOB)
 def predict_chunk(screen_id: str, number: int) -> dict[str, int]:
-    """Predict the structures of one chunk, and write into their rows what came of it; gives numbers only."""
+    """Predict the structures of one chunk, and write the results into their rows; return numbers only."""
     with open_workspace() as workspace:
         stores = workspace.get(open_screen_stores)
         screen = find_screen(stores, screen_id)
-        if number >= screen.n_chunks:  # of structures that were given twice
+        if number >= screen.n_chunks:  # of duplicate structures
             return {"n_predicted": 0, "n_reused": 0}
         chunk, maker = read_chunk(stores, screen_id, number), read_maker(screen)
         prerelax = maker.prerelax

@@ -62,14 +62,14 @@ GONE: tuple[str, list[int]] = ("ARCHIVED", [])
 
 
 class AdvanceTask(FireTaskBase):
-    """Settle what has ended in a screen, and give the launchpad what may follow.
+    """Record ended flows of a screen, and submit the next ones to the launchpad.
 
     Parameters
     ----------
     screen_id
         Of the screen.
     chunk, row_key
-        What has just ended: a chunk by its number, or a candidate by the key of its row.
+        The ended chunk, by its number, or candidate, by the key of its row.
     """
 
     _fw_name = "{{e3relax_flows.screening.launchpad.AdvanceTask}}"
@@ -79,7 +79,7 @@ class AdvanceTask(FireTaskBase):
     launchpad: LaunchPad | None = None  # set by the worker
 
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
-        """Do it; without a launchpad (offline) only what has ended is settled."""
+        """Run the task; without a launchpad (offline) only ended flows are recorded."""
         ended = Ended(self.get("chunk"), tuple(filter(None, [self.get("row_key")])))
         with open_workspace() as workspace:
             screen = find_screen(workspace.get(open_screen_stores), self["screen_id"])
@@ -87,7 +87,7 @@ class AdvanceTask(FireTaskBase):
 
 
 class CandidateJobTask(OnceJobTask):
-    """Run a job of a candidate of a screen, and take its screen on when no job follows.
+    """Run a job of a candidate of a screen, and advance its screen after the last job.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class CandidateJobTask(OnceJobTask):
     launchpad: LaunchPad | None = None  # set by the worker
 
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
-        """Do it; whether it fails or not, its screen goes on."""
+        """Run the task; its screen advances even if it fails."""
         follows = False
         try:
             action = super().run_task(fw_spec)
@@ -123,7 +123,7 @@ class CandidateJobTask(OnceJobTask):
 
 
 def take_on(workflow: Workflow, screen_id: str, row_key: str) -> None:
-    """Let the last jobs of a workflow, in place, take a screen on."""
+    """Let the last jobs of a workflow (changed in place) advance a screen."""
     for number in workflow.leaf_fw_ids:
         firework = workflow.id_fw[number]
         firework.spec["_add_launchpad_and_fw_id"] = True
@@ -133,9 +133,9 @@ def take_on(workflow: Workflow, screen_id: str, row_key: str) -> None:
 
 
 class ChunkTask(FireTaskBase):
-    """Relax some candidates of a screen in this launch, and take its screen on.
+    """Relax some candidates of a screen in this launch, and advance its screen.
 
-    Launched again after its worker was killed, it goes on behind the last outcome that was recorded.
+    Launched again after its worker was killed, it continues after the last recorded outcome.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class ChunkTask(FireTaskBase):
     row_keys
         Of the candidates' rows.
     advance
-        Whether more is to be submitted at its end.
+        Whether to submit further candidates at its end.
     """
 
     _fw_name = "{{e3relax_flows.screening.launchpad.ChunkTask}}"
@@ -153,7 +153,7 @@ class ChunkTask(FireTaskBase):
     launchpad: LaunchPad | None = None  # set by the worker
 
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
-        """Do it; that a relaxation failed is an outcome.
+        """Run the task; a failed relaxation is an outcome.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class ChunkTask(FireTaskBase):
         with open_workspace() as workspace:
             stores = workspace.get(open_screen_stores)
             screen, rows = find_screen(stores, self["screen_id"]), load_rows(stores, self["row_keys"])
-            jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+            jobs = SETTINGS.JOB_STORE  # as in jobflow's own firetask: open as long as the worker lives
             jobs.connect()
             broken = relax_rows(screen, rows, workspace, jobs, _print_failure)
             if self["advance"]:
@@ -173,9 +173,9 @@ class ChunkTask(FireTaskBase):
 
 
 class CandidateTask(FireTaskBase):
-    """Relax a candidate of a screen, from each of its starts, in this launch, and take its screen on.
+    """Relax a candidate of a screen, from each of its starts, in this launch, and advance its screen.
 
-    Launched again after its worker was killed, it goes on after the last calculation that is in the job store.
+    Launched again after its worker was killed, it continues after the last calculation in the job store.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class CandidateTask(FireTaskBase):
     row_key
         Of the candidate's row.
     advance
-        Whether more is to be submitted at its end.
+        Whether to submit further candidates at its end.
     """
 
     _fw_name = "{{e3relax_flows.screening.launchpad.CandidateTask}}"
@@ -193,17 +193,17 @@ class CandidateTask(FireTaskBase):
     launchpad: LaunchPad | None = None  # set by the worker
 
     def run_task(self, fw_spec: dict[str, Any]) -> None:  # noqa: ARG002
-        """Do it.
+        """Run the task.
 
         Raises
         ------
         EngineError
-            When an outcome could not be recorded; that a calculation failed is an outcome.
+            When an outcome could not be recorded; a failed calculation is an outcome.
         """
         with open_workspace() as workspace:
             stores = workspace.get(open_screen_stores)
             screen, row = find_screen(stores, self["screen_id"]), load_row(stores, self["row_key"])
-            jobs = SETTINGS.JOB_STORE  # as jobflow's own firetask has it: open as long as the worker lives
+            jobs = SETTINGS.JOB_STORE  # as in jobflow's own firetask: open as long as the worker lives
             jobs.connect()
             run = relax_here(screen, row, jobs, Path.cwd(), _print_failure)
             if self["advance"]:
@@ -217,7 +217,7 @@ class CandidateTask(FireTaskBase):
 
 
 def _print_failure(report: JobReport) -> None:
-    """Leave what went wrong in the output of the launch."""
+    """Record an error in the output of the launch."""
     if report.error is not None:
         print(f"{report.name} failed:\n{report.traceback}", file=sys.stderr)
 
@@ -270,7 +270,7 @@ class FireworksPlace(ScreenPlace):
     def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:
         """As `ScreenPlace.submit`."""
         maker = read_maker(screen)
-        # without a limit nothing follows from the end of a candidate, and `e3relax screen status` sees it
+        # without a limit nothing follows the end of a candidate, and `e3relax screen status` records it
         is_limited = screen.limits.max_in_flight is not None
 
         def build(row: ScreenRow) -> Any:
@@ -293,7 +293,7 @@ class FireworksPlace(ScreenPlace):
         return self._select(rows, ENDED)
 
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
-        """Those that have no workflow, or one that nobody runs."""
+        """Those without a workflow, or with one that will not run."""
         return self._select(rows, NEVER)
 
     def describe_activity(self) -> list[str]:
@@ -322,7 +322,7 @@ class FireworksPlace(ScreenPlace):
     def _add_launches(
         self, screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow], advance: bool
     ) -> dict[str, Placed]:
-        """Add the workflows of candidates that are relaxed many in one launch; the placed ones by candidate."""
+        """Add the workflows of candidates that share a launch; return the placed ones by candidate."""
         with hold_submission(self.settings):
             names = {name_candidate(row): row for row in rows}
             known = {key: placed for key, placed in find_placed(self.pad, list(names)).items() if placed.is_whole}
@@ -333,7 +333,7 @@ class FireworksPlace(ScreenPlace):
             return {**known, **add_workflows(self.pad, workflows)} if workflows else known
 
     def _add(self, builders: Mapping[str, Callable[[], Any]]) -> dict[str, Placed]:
-        """Add the workflows, by content id, that are not there; all that are there now."""
+        """Add missing workflows, by content id; return all that are on the launchpad."""
         with hold_submission(self.settings):
             known = {key: placed for key, placed in find_placed(self.pad, list(builders)).items() if placed.is_whole}
             workflows = {key: build() for key, build in builders.items() if key not in known}
@@ -373,7 +373,7 @@ def _build_chunk_launch(rows: Sequence[ScreenRow], advance: bool, settings: E3Re
 
 
 def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3RelaxSettings) -> Any:
-    """The workflow with one more firework, which runs after all others, however they ended."""
+    """The workflow with one more firework, which runs after all others, also after failures."""
     spec = {"_allow_fizzled_parents": True, "_add_launchpad_and_fw_id": True, **_express(Role.LIGHT, settings)}
     task = AdvanceTask(screen_id=screen_id, **end)
     leaves = [workflow.id_fw[number] for number in workflow.leaf_fw_ids]
@@ -383,6 +383,6 @@ def _add_end(workflow: Any, screen_id: str, end: dict[str, Any], settings: E3Rel
 
 
 def _express(role: Role, settings: E3RelaxSettings) -> dict[str, Any]:
-    """What the workers of a role want in a firework's spec."""
+    """Entries of a firework's spec for the workers of a role."""
     worker = settings.WORKERS.get(role)
     return worker.express_for_fireworks() if worker else {}

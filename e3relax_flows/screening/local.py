@@ -28,11 +28,11 @@ from e3relax_flows.screening.store import (
 from e3relax_flows.stores.pool import SettingsLike
 
 OnJob = Callable[[JobReport], None]
-AT_ONCE = 20  # candidates that are taken from the store together
+AT_ONCE = 20  # candidates that are read from the store together
 
 
 class LocalPlace(ScreenPlace):
-    """The process itself, which relaxes what it has taken."""
+    """The local process, which relaxes the candidates that it owns."""
 
     kind = LOCAL
 
@@ -40,32 +40,32 @@ class LocalPlace(ScreenPlace):
         self.taken: list[ScreenRow] = []
 
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:  # noqa: ARG002
-        """Nothing: what is missing here fails by itself."""
+        """No checks: a missing requirement is an error of the run."""
         return []
 
     def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:  # noqa: ARG002
-        """Take candidates, which `run_screen_here` relaxes."""
+        """Make this process the owner of candidates, which `run_screen_here` relaxes."""
         for row in rows:
             row.submitted = Submitted(place=self.name, host=platform.node(), pid=os.getpid())
         self.taken += rows
 
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
-        """Rows that a process of this machine has taken which does not run any more."""
+        """Rows that are owned by an ended process of this machine."""
         owners = [(row, row.submitted) for row in rows]
         return [
             row for row, owner in owners if owner and owner.host and is_process_gone(owner.host, int(owner.pid or 0))
         ]
 
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:  # noqa: ARG002
-        """Those that nobody runs."""
+        """Those without a running process."""
         return self.find_lost(rows)
 
 
 def run_screen_here(screen_id: str, settings: SettingsLike, jobs_dir: Path, on_job: OnJob | None = None) -> ScreenDoc:
-    """Predict and relax what is left of a screen.
+    """Predict and relax the remaining candidates of a screen.
 
-    Stopped at any moment, it goes on when it is called again; of two processes that run it at once each takes what the
-    other has not.
+    Stopped at any moment, it continues when it is called again; two processes that run it at once share the
+    candidates.
 
     Parameters
     ----------
@@ -110,13 +110,13 @@ def run_screen_here(screen_id: str, settings: SettingsLike, jobs_dir: Path, on_j
 def relax_here(
     screen: ScreenDoc, row: ScreenRow, jobs: JobStore, jobs_dir: Path, on_job: OnJob | None = None
 ) -> LocalRun:
-    """Relax one candidate in this process; what a killed one has done of it is not done again."""
+    """Relax one candidate in this process; finished parts of a killed process are not repeated."""
     flow = build_launch_flow(screen, row)
     return LocalRun({}) if flow is None else run_flow_locally(flow, jobs, jobs_dir, on_job)
 
 
 def _release_taken(screen_id: str, workspace: Workspace, rows: list[ScreenRow]) -> None:
-    """Plan anew what was taken and did not end."""
+    """Plan owned candidates that did not end again."""
     stores = workspace.get(open_screen_stores)
     with hold_submission(workspace, f"screen {screen_id}"):
         release(stores, find_screen(stores, screen_id), rows)

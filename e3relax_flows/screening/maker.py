@@ -1,4 +1,4 @@
-"""ScreenMaker: predict many structures in chunks, relax each candidate once, and say what became of all."""
+"""ScreenMaker: predict many structures in chunks, relax each candidate once, and collect the results."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ from e3relax_flows.screening.store import open_screen_stores
 
 @dataclass
 class ScreenMaker(Maker):
-    """Screen candidates: predict in chunks, find duplicates, relax what is left, and collect the outcomes.
+    """Screen candidates: predict in chunks, find duplicates, relax the others, and collect the outcomes.
 
     `make` gives a flow; `e3relax screen`, `run_screen` and `--submit` do the same without one. Both write the screen
     into the store, so that `e3relax screen status`, `table` and `report` show either. The jobs of the flow are
     `e3r register`, `e3r predict` per chunk, `e3r plan`, `e3r dispatch` per chunk, which replaces itself by one
     `e3r claim` per relaxation, which replaces itself by the flow of the engine, and `e3r summary`, whose `ScreenDoc`
-    is the output. Whatever fails costs itself only. What is in the stores, or is being relaxed by another flow, is
-    neither predicted nor relaxed again.
+    is the output. A failure affects only its candidate or chunk. Results in the stores are not
+    computed again, and candidates that another flow relaxes are not relaxed twice.
 
     Parameters
     ----------
     name
         Name of the flow and of the screen; another name is another screen.
     prerelax
-        How to predict; None: as usual, and `served` is initial.
+        How to predict; None: default options, and `served` is initial.
     engine
-        What to relax with, such as `get_engine("chgnet")`.
+        Engine of the relaxations, such as `get_engine("chgnet")`.
     on_refuse
         After a refused prediction: relax from the initial structure, skip the candidate, or count it as failed.
     control
         Fraction of the accepted candidates that are relaxed from their initial structure, so that the savings are
         measured; drawn from the structure's id. Short for `arms={"initial": ...}`.
     arms
-        Fraction of the candidates that are relaxed from a start besides the one that they are served, too: initial,
-        predicted, polished. They are measured in pairs; see `StartRules`. Given, they are all the arms there are.
+        Fraction of the candidates that are also relaxed from another start than the served one: initial, predicted,
+        polished. They are measured in pairs; see `StartRules`. If given, these are all the arms.
     paired_controls
-        Whether a control is relaxed from its prediction, too, so that they are measured in pairs.
+        Whether a control is also relaxed from its prediction, so that savings are measured in pairs.
     served
-        Where every candidate starts: predicted, or initial, with which predictions serve the arms only.
+        Start of every candidate: predicted, or initial, where predictions serve the arms only.
     seed
         Of the drawing.
     chunk_size
         Structures per prediction job.
     deduplicate
-        Whether StructureMatcher looks for equal predictions, of which only the first is relaxed.
+        Whether to find equal predictions by StructureMatcher, of which only the first is relaxed.
     retry_failed
         Whether outcomes that failed before are tried again.
     order
-        In which order the candidates of a chunk are relaxed: as they were given, or by how little their predictions
-        changed them (change), since those are the likeliest to be good. FireWorks takes them in any order.
+        Order in which the candidates of a chunk are relaxed: as given, or the smallest change by the prediction
+        first (change), since those are the most likely to be good. FireWorks runs them in any order.
     one_launch
-        On FireWorks, whether all calculations of a candidate are done in one launch, which costs a worker a third of
-        the time that a firework for each of them takes, and waits in a queue once. None: for engines that are no DFT.
-        Read where the screen is in the store, as `e3relax screen run` has it; `make` builds a job for each.
+        On FireWorks, whether all calculations of a candidate run in one launch, which needs a third of the overhead
+        of a firework for each, and waits in a queue once. None: for engines that are not DFT.
+        Used by screens without a flow, such as `e3relax screen run`; `make` builds a job for each calculation.
 
     Examples
     --------
@@ -128,11 +128,11 @@ class ScreenMaker(Maker):
         Parameters
         ----------
         structures
-            Initial structures; what is none becomes a candidate with an error.
+            Initial structures; other values become candidates with an error.
         ids
-            The user's names for them, each once; none: formula and number.
+            The user's names for them, each once; None: formula and number.
         model
-            Instead of the prerelax maker's own; a reference to the output of another job will do.
+            Instead of the prerelax maker's own; it may be a reference to the output of another job.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class ScreenMaker(Maker):
 
     @job(name=REGISTER_JOB)
     def register(self, screen_name: str, names: list[str], packed: list[Any], model: str | None) -> str:
-        """Write the screen into the store, or find it there and requeue what it has not done; its id.
+        """Write the screen into the store, or find it there and requeue unfinished candidates; return its id.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class ScreenMaker(Maker):
         names
             Ids of the candidates.
         packed
-            Their structures, as text where they were known when the flow was built.
+            Their structures, as text if they were known when the flow was built.
         model
             Instead of the prerelax maker's own.
         """
@@ -172,27 +172,27 @@ class ScreenMaker(Maker):
 
     @property
     def rules(self) -> StartRules:
-        """Where relaxations start."""
+        """Rules for the starts of relaxations."""
         arms = merge_arms(self.control, self.arms)
         return StartRules(self.on_refuse, arms, self.paired_controls, self.seed, self.served)
 
     @property
     def relaxes_in_one_launch(self) -> bool:
-        """What `one_launch` comes to with this engine."""
+        """Value of `one_launch` for this engine."""
         return not self.engine.is_dft if self.one_launch is None else self.one_launch
 
 
 def _pack(structure: Any) -> Any:
-    """A structure as short text, of which thousands fit into one job; whatever else there is as it is."""
+    """A structure as short text, of which thousands fit into one job; other values are not changed."""
     return base64.b64encode(pack_structure(structure)).decode() if isinstance(structure, Structure) else structure
 
 
 def _unpack(name: str, item: Any) -> ReadItem:
-    """A candidate as files give it; one that is no structure has an error."""
+    """A candidate in the form of candidates from files; a value that is not a structure has an error."""
     structure = unpack_structure(base64.b64decode(item)) if isinstance(item, str) else item
     if isinstance(structure, Structure):
         return ReadItem(name, structure, None)
-    return ReadItem(name, None, f"{name}: {type(structure).__name__} is no structure; give pymatgen's Structure")
+    return ReadItem(name, None, f"{name}: {type(structure).__name__} is not a structure; give pymatgen's Structure")
 
 
 def _check_ids(structures: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
@@ -211,6 +211,6 @@ def _check_ids(structures: Sequence[Any], ids: Sequence[str] | None) -> list[str
         if not isinstance(name, str):
             raise ConfigError(f"id {name!r} is of type {type(name).__name__}; ids are strings, write str({name!r})")
         if name in seen:
-            raise ConfigError(f"id {name!r} is given twice; ids name the candidates, so each must be there once")
+            raise ConfigError(f"id {name!r} is given twice; ids name the candidates, so each must be unique")
         seen.add(name)
     return list(ids)

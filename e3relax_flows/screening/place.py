@@ -1,4 +1,4 @@
-"""ScreenPlace: where the jobs of a screen run, and what it can be asked; one class for each kind of place."""
+"""ScreenPlace: where the jobs of a screen run, with one class for each kind of place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ScreenPlace(ABC):
     """Where the jobs of a screen run."""
 
     kind: PlaceKind
-    advice = ""  # what follows when the user has to do something before the screen goes on
-    stopping = ""  # how what runs there is stopped by hand
-    frees_claims = False  # whether claims of what is lost there are released, since nothing else does
+    advice = ""  # what the user has to do before the screen continues
+    stopping = ""  # how running jobs are stopped by hand
+    frees_claims = False  # whether claims of lost candidates are released here, since no other command does
 
     @property
     def name(self) -> str:
@@ -32,41 +32,41 @@ class ScreenPlace(ABC):
 
     @abstractmethod
     def check(self, screen: ScreenDoc, samples: Sequence[Flow | Job]) -> list[str]:
-        """Whether flows like these can run there; the warnings, some of them only where the screen is not there yet.
+        """Check that flows like these can run there; return warnings, some of them only for new screens.
 
         Raises
         ------
         ConfigError
-            When they cannot; the message says what to type.
+            When they cannot; the message has the remedy.
         """
 
     def submit_chunks(self, screen: ScreenDoc, numbers: Sequence[int]) -> list[str]:  # noqa: ARG002
-        """Submit the predictions of chunks that are not there, and again those that ended; what was done, in words."""
+        """Submit predictions of chunks that are not at the place, and again those that ended; return a report."""
         return []
 
     def find_ended_chunks(self, screen: ScreenDoc, numbers: Sequence[int]) -> list[int]:  # noqa: ARG002
-        """Those whose flow has ended or is lost, where its end is noticed by nothing else."""
+        """Those whose flow has ended or is lost, if no other process notices the end."""
         return []
 
     @abstractmethod
     def submit(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> None:
-        """Submit the relaxations of candidates that are not there; note in each row who relaxes it."""
+        """Submit the relaxations of candidates that are not at the place; record the owner in each row."""
 
     def find_ended(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:  # noqa: ARG002
-        """Those whose flow has ended, whether well or not."""
+        """Those whose flow has ended, successfully or not."""
         return []
 
     @abstractmethod
     def find_lost(self, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
-        """Those that were submitted and that nobody will relax."""
+        """Submitted candidates that are lost."""
 
     def describe_activity(self) -> list[str]:
-        """What its workers have before them, in lines; none where this process works."""
+        """Ready jobs and activity of its workers, in lines; empty if this process works."""
         return []
 
     @abstractmethod
     def withdraw(self, screen: ScreenDoc, rows: Sequence[ScreenRow]) -> list[ScreenRow]:
-        """Take back what has not begun, chunks too; the rows that nobody will relax now."""
+        """Withdraw flows that have not begun, chunks too; return the rows that will not be relaxed."""
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
     ConfigError
         When no place has this name.
     MissingDependencyError
-        When its package is not installed; `purpose` says what for.
+        When its package is not installed; `purpose` is part of the message.
     StoreError
         When it cannot be reached.
     """
@@ -100,9 +100,9 @@ def open_place(name: str | None, settings: E3RelaxSettings, purpose: str) -> Ite
 
 
 def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], claims: Store | None = None) -> None:
-    """Plan rows of a screen anew that were submitted and not relaxed; they spend no budget.
+    """Plan submitted rows of a screen again that were not relaxed; they spend no budget.
 
-    What their flows claimed in a store `claims` is free then.
+    The claims of their flows in the store `claims` are released.
     """
     if not rows:
         return

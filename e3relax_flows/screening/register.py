@@ -1,4 +1,4 @@
-"""Register a screen: write its candidates into the store; registered again, it is found there."""
+"""Register a screen: write its candidates into the store, or find it there."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def register_screen(
     place: str = "local",
     limits: ScreenLimits | None = None,
 ) -> tuple[ScreenDoc, bool]:
-    """Write a screen and its candidates into the store; they are on disk all the time, never in memory.
+    """Write a screen and its candidates into the store; they are kept on disk, never all in memory.
 
-    The id of a screen is that of its content: of the model that its name means now, of what decides on predictions
-    and relaxations, of its name and candidates.
+    The id of a screen depends on its content: the resolved model, the settings of predictions and
+    relaxations, its name and candidates.
 
     Parameters
     ----------
@@ -56,11 +56,11 @@ def register_screen(
     maker
         How to screen.
     items
-        Candidates; what could not be read gets a row that says so.
+        Candidates; an unreadable one gets a row with the reason.
     settings
         For the model.
     ranking
-        Most promising first; none: as they come, or by the maker's own `order`.
+        Most promising first; None: in their order, or by the maker's own `order`.
     place
         Where its jobs run: local, fireworks, remote, or flow, that of a ScreenMaker.
     limits
@@ -71,14 +71,14 @@ def register_screen(
     screen
         Without its candidates.
     is_new
-        False where it was there already; then it is as it was left, but for the place.
+        False if it was stored before; then only its place is changed.
 
     Raises
     ------
     ConfigError
-        When nothing could be read, or the model is not calibrated for the second opinion.
+        When no structure could be read, or the model is not calibrated for the second opinion.
     ModelError
-        When there is no such model.
+        When the model is unknown.
     """
     model_id, model = resolve_screen_model(maker, settings, find_kind(place).is_here)
     with CandidateList() as candidates:
@@ -97,14 +97,14 @@ def register_screen(
                 known.place = place
                 save_screen(stores, known)
                 return known, False
-        save_screen(stores, screen)  # without chunks: not yet whole
+        save_screen(stores, screen)  # without chunks: not yet complete
         screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
     save_screen(stores, screen)
     return screen, True
 
 
 def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> tuple[str, str]:
-    """The model that the name in a maker means now, which can be asked as the maker's options say.
+    """The resolved model of a maker, checked for the maker's options.
 
     Errors are those of `resolve_model` and `check_calibrated`.
 
@@ -165,7 +165,7 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
 
 
 def _write_candidates(stores: ScreenStores, screen_id: str, candidates: CandidateList, chunk_size: int) -> int:
-    """Write chunks and rows; the number of chunks. What a killed registration has written stays."""
+    """Write chunks and rows; return the number of chunks. Documents of a killed registration are kept."""
     number, n_chunks, notes = 0, 0, dict(candidates.notes)
     pending = candidates.iterate_packed()
     while part := list(islice(pending, chunk_size)):
@@ -218,7 +218,7 @@ def _make_row(screen_id: str, candidate: PackedCandidate, number: int, chunk: in
 
 
 def _make_final(screen_id: str, name: str, state: CandidateState, update: dict[str, Any]) -> ScreenRow:
-    """Row of what is neither predicted nor relaxed."""
+    """Row of a candidate that is neither predicted nor relaxed."""
     return ScreenRow(
         row_key=f"{screen_id}:{name}",
         screen_id=screen_id,

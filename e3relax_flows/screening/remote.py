@@ -1,4 +1,4 @@
-"""Screens on jobflow-remote: chunks and candidates as flows of a project, sent once, and again where they are lost."""
+"""Screens on jobflow-remote: chunks and candidates as flows of a project, submitted again if they are lost."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ ANYHOW = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=Fal
 
 @job(name=ADVANCE_JOB, config=ANYHOW)
 def advance_remote(project: str, screen_id: str, chunk: int | None, row_key: str | None, after: Any) -> str:  # noqa: ARG001
-    """Settle what has ended in a screen, and give the project what may follow; the phase of the screen."""
+    """Record ended flows of a screen, and submit the next ones to the project; return the phase of the screen."""
     with open_workspace() as workspace:
         return _advance(workspace, project, screen_id, Ended(chunk, tuple(filter(None, [row_key]))))
 
 
 @job(name=CANDIDATE_JOB, config=JobConfig(pass_manager_config=False))
 def relax_remote(project: str, screen_id: str, row_key: str, advance: bool) -> dict[str, int]:
-    """Relax a candidate from each of its starts in this job; run again, it goes on after what is in the job store.
+    """Relax a candidate from each of its starts in this job; run again, it continues after the last stored calculation.
 
-    The jobs of the engine leave their documents in jobflow's store as the worker configures it, else in that of the
-    project where the worker sees it, else in the embedded one.
+    The jobs of the engine write their documents into jobflow's store of the worker's configuration, else into that of
+    the project if the worker can open it, else into the embedded one.
 
     Raises
     ------
     EngineError
-        When an outcome could not be recorded; that a calculation failed is an outcome.
+        When an outcome could not be recorded; a failed calculation is an outcome.
     """
     with open_workspace() as workspace, ExitStack() as stack:
         stores = workspace.get(open_screen_stores)
@@ -72,7 +72,7 @@ def relax_remote(project: str, screen_id: str, row_key: str, advance: bool) -> d
 
 
 def _advance(workspace: Workspace, project: str, screen_id: str, ended: Ended) -> str:
-    """Advance a screen as far as it can go; a worker that does not see the project only settles what has ended."""
+    """Advance a screen as far as it can go; a worker without access to the project only records ended flows."""
     with ExitStack() as stack:
         try:
             remote = stack.enter_context(open_remote("the next jobs of a screen", project))
@@ -189,18 +189,18 @@ class RemoteScreenPlace(ScreenPlace):
         return [row for row in rows if name_candidate(row) in stopped or name_candidate(row) not in placed]
 
     def _find_states(self, rows: Sequence[ScreenRow]) -> Iterator[tuple[ScreenRow, str | None]]:
-        """States of the flows of candidates; None for those that the project has not."""
+        """States of the flows of candidates; None for those that are not in the project."""
         placed = self.remote.find_placed([name_candidate(row) for row in rows])
         for row in rows:
             flow = placed.get(name_candidate(row))
             state = flow.state if flow else None
-            # a job that relaxes a whole candidate fails where it was killed or could record nothing, never by the input
+            # a job that relaxes a whole candidate fails if it was killed or could not record, never by its input
             is_launch = row.submitted is not None and row.submitted.flow == name_launch_flow(row)
             yield row, LOST if is_launch and state == FAILED else state
 
 
 def _is_limited(screen: ScreenDoc) -> bool:
-    """Whether something follows from the end of a candidate; otherwise `e3relax screen status` sees it."""
+    """Whether the end of a candidate triggers a submission; otherwise `e3relax screen status` records it."""
     return screen.limits.max_in_flight is not None
 
 

@@ -33,9 +33,9 @@ class Event(StrEnum):
     RELAX_AGAIN = "it is to be relaxed again"
 
 
-UNDECIDED = frozenset({State.WAITING, State.PREDICTED, State.PLANNED, State.HELD})  # no worker has it
+UNDECIDED = frozenset({State.WAITING, State.PREDICTED, State.PLANNED, State.HELD})  # not at a worker
 OPEN = UNDECIDED | {State.SUBMITTED}  # not final
-RELAXED = frozenset({State.PREDICTED, State.PLANNED, State.SUBMITTED, State.HELD})  # an outcome may come, or be known
+RELAXED = frozenset({State.PREDICTED, State.PLANNED, State.SUBMITTED, State.HELD})  # an outcome may arrive, or be known
 RESUMED = frozenset({State.LEFT, State.CANCELLED, State.HELD, State.ERROR, State.FAILED})
 TABLE: dict[Event, tuple[frozenset[State], State]] = {
     Event.PREDICT: (frozenset({State.WAITING}), State.PREDICTED),
@@ -64,21 +64,21 @@ _ENDS = {
 
 
 def advance(row: CandidateRow, event: Event) -> None:
-    """Take a candidate, in place, to the state that follows an event.
+    """Change a candidate, in place, to the state that follows an event.
 
     Raises
     ------
     StateError
-        When the event cannot happen in its state.
+        When the event is not allowed in its state.
     """
     origins, target = TABLE[event]
     if row.state not in origins:
-        raise StateError(f"candidate {row.id!r} is {row.state}; {event.value!r} cannot happen to it")
+        raise StateError(f"candidate {row.id!r} is {row.state}; {event.value!r} is not allowed")
     row.state = target
 
 
 def end(row: CandidateRow) -> bool:
-    """Take a candidate whose outcomes are all known to the state of the worst; False while one is missing."""
+    """Change a candidate whose outcomes are all known to the state of the worst; False while one is missing."""
     states = {outcome.state for outcome in row.outcomes}
     if not states or None in states:
         return False

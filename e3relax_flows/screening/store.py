@@ -62,12 +62,12 @@ class ScreenStores:
 @shared
 @contextmanager
 def open_screen_stores(settings: E3RelaxSettings) -> Iterator[ScreenStores]:
-    """The collections of screens, beside the outcomes, connected, closed at the end.
+    """The collections of screens, in the store of the outcomes, connected, closed at the end.
 
     Raises
     ------
     ConfigError
-        When the store of outcomes is described wrongly, or is one that only this process sees.
+        When the store of outcomes is described wrongly, or is in the memory of this process.
     StoreError
         When it cannot be reached.
     """
@@ -114,7 +114,7 @@ def find_screen(stores: ScreenStores, name: str) -> ScreenDoc:
     listed = ", ".join(f"{doc['screen_id']} ({doc['name']})" for doc in found or stores.screens.query(limit=10))
     if found:
         raise ConfigError(f"screen {name!r} may be any of {listed}; give the id")
-    raise ConfigError(f"there is no screen {name!r} in {describe_store(stores.screens)} (there: {listed or 'none'})")
+    raise ConfigError(f"screen {name!r} is not in {describe_store(stores.screens)} (there: {listed or 'none'})")
 
 
 def list_screens(stores: ScreenStores) -> list[ScreenDoc]:
@@ -124,7 +124,7 @@ def list_screens(stores: ScreenStores) -> list[ScreenDoc]:
 
 
 def save_screen(stores: ScreenStores, screen: ScreenDoc) -> None:
-    """Write a screen in place of the stored one; its candidates are kept as rows."""
+    """Replace a stored screen; its candidates are kept as rows."""
     screen.last_updated = now()
     stores.screens.update([dump_document(screen.model_copy(update={"candidates": []}))])
 
@@ -200,12 +200,12 @@ def load_row(stores: ScreenStores, key: str) -> ScreenRow:
     Raises
     ------
     StoreError
-        When it is not there.
+        When it is missing.
     """
     rows = load_rows(stores, [key])
     if not rows:
         raise StoreError(
-            f"there is no candidate {key!r} in {describe_store(stores.rows)}; all workers must share their stores: "
+            f"candidate {key!r} is not in {describe_store(stores.rows)}; all workers must share their stores: "
             "compare `e3relax doctor` on them"
         )
     return rows[0]
@@ -234,7 +234,7 @@ def has_rows(stores: ScreenStores, screen_id: str, state: CandidateState) -> boo
 
 
 def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequence[CandidateState] | None) -> int:
-    """Write rows, each in place of the one with its key if that is in one of these states; the number written.
+    """Write rows, each replacing the one with its key if that is in one of these states; return the number written.
 
     Parameters
     ----------
@@ -286,5 +286,5 @@ def read_chunk(stores: ScreenStores, screen_id: str, number: int) -> ChunkInput:
 
 
 def name_group(screen_id: str, state: CandidateState) -> str:
-    """What rows of a screen in one state have in common."""
+    """Common key of the rows of a screen in one state."""
     return f"{screen_id}:{state.value}"

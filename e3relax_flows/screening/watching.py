@@ -1,4 +1,4 @@
-"""What a screen looks like now: counts, rate, time left, savings so far, last failures; read from stores only."""
+"""Present state of a screen: counts, rate, remaining time, savings so far, last failures; read from stores only."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class ScreenView:
     Attributes
     ----------
     counts
-        Candidates by state, those counted as ended whose outcome is in the store, though nobody has settled it yet.
+        Candidates by state; those with a stored outcome count as ended, even if their rows are not updated.
     per_hour
-        Candidates relaxed per hour, by the latest ends; None before the second, and where the screen is at its end.
+        Candidates relaxed per hour, by the latest ends; None before the second, and for a finished screen.
     seconds_left
-        At that rate, within the budget; None where the rate is.
+        At that rate, within the budget; None if the rate is not known.
     ionic, electronic
         Steps from the served over those from the initial structure, of the controls that have both.
     has_polished
@@ -64,12 +64,12 @@ class ScreenView:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it is at work or to come."""
+        """Whether no candidate is running or waiting."""
         return self.screen.phase in (ScreenPhase.FINISHED, ScreenPhase.CANCELLED)
 
 
 def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: datetime | None = None) -> ScreenView:
-    """Read a screen; nothing is written, and no launchpad is asked.
+    """Read a screen; nothing is written, and no launchpad is read.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def view_screen(stores: ScreenStores, outcomes: Store, name: str, moment: dateti
 
 
 def describe_workers(screen: ScreenDoc, workspace: Workspace) -> list[str]:
-    """What the workers of a screen's place have before them, and candidates that none of them will relax, in lines.
+    """Ready jobs and activity at a screen's place, and lost candidates, in lines.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def describe_workers(screen: ScreenDoc, workspace: Workspace) -> list[str]:
     if lost:
         names = ", ".join(lost[:SHOWN]) + (", ..." if len(lost) > SHOWN else "")
         lines.append(
-            f"the jobs of {len(lost)} submitted candidates were killed, failed or are gone ({names}); send them again: "
+            f"the jobs of {len(lost)} submitted candidates were killed, failed or are missing ({names}); resubmit: "
             f"e3relax screen resume {screen.screen_id}"
         )
     return lines
 
 
 def measure_rate(rows: Iterable[ScreenRow], moment: datetime) -> float | None:
-    """Candidates relaxed per hour from the first of the latest ends until now; None where fewer than two ended."""
+    """Candidates relaxed per hour from the first of the latest ends until now; None if fewer than two ended."""
     ends = sorted(
         max(planned.recorded for planned in row.outcomes if planned.recorded is not None)
         for row in rows
@@ -139,7 +139,7 @@ def measure_rate(rows: Iterable[ScreenRow], moment: datetime) -> float | None:
 
 
 def _settle(rows: list[ScreenRow], outcomes: Store) -> None:
-    """Fill in, here only, outcomes that came and that nobody has written into the rows."""
+    """Add outcomes that are not yet in the rows, in memory only."""
     submitted = [row for row in rows if row.state == State.SUBMITTED]
     missing = {planned.outcome_id: planned for row in submitted for planned in row.outcomes if planned.state is None}
     found = {
@@ -149,11 +149,11 @@ def _settle(rows: list[ScreenRow], outcomes: Store) -> None:
     }
     fill_outcomes(submitted, found, reused=False)
     for row in submitted:
-        end(row)  # where another relaxation of it is to come, it stays submitted
+        end(row)  # if another relaxation of it is pending, it stays submitted
 
 
 def _count_left(screen: ScreenDoc, counts: Counter[CandidateState]) -> int:
-    """Candidates to be relaxed yet, within the budget."""
+    """Candidates that are still to be relaxed, within the budget."""
     begun = counts[State.SUBMITTED]
     left = sum(counts[state] for state in TO_COME) - begun
     if screen.limits.candidates is not None:

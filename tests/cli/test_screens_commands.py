@@ -119,7 +119,7 @@ def test_an_unknown_screen_is_one_message(e3relax):
     for command in ("status", "resume", "cancel"):
         result = e3relax("screen", command, "nothing")
         assert result.code == 2
-        assert "there is no screen 'nothing'" in result.stderr
+        assert "screen 'nothing' is not in" in result.stderr
     assert "run" in e3relax("screen", "--help").stdout
 
 

@@ -133,7 +133,7 @@ def test_lost_workflows_are_submitted_again(campaign: Campaign, settings: E3Rela
     campaign.drain()
     assert refresh_screen(screen_id, settings).counts == {"submitted": 2, "successful": 4, "duplicate": 1}
     resume_screen(screen_id, settings)
-    assert start_screen(screen_id, settings).lines == ["2 candidates were at no worker and are submitted again"]
+    assert start_screen(screen_id, settings).lines == ["2 lost candidates are submitted again"]
     campaign.drain()
     assert refresh_screen(screen_id, settings).counts == {"successful": 6, "duplicate": 1}
 

@@ -19,7 +19,7 @@ pytest.importorskip("chgnet")
 
 def test_an_engine_is_not_its_own_judge():
     engine, judged = get_engine("chgnet"), PrerelaxMaker(second_opinion="chgnet")
-    message = r"'chgnet' relaxes with the same weights \(CHGNet-0.3.0\): its savings would only say that the potential"
+    message = r"'chgnet' relaxes with the same weights \(CHGNet-0.3.0\): its savings would only show that the potential"
     for maker in (PrerelaxFlowMaker, ScreenMaker):
         with pytest.raises(ConfigError, match=message):
             maker(prerelax=judged, engine=engine)

@@ -111,7 +111,7 @@ def test_controls_are_the_drawn_fraction_and_depend_on_id_and_seed_only() -> Non
         ({"arms": {"initial": 1.1}}, "the arm 'initial' is 1.1; it is a fraction between 0 and 1"),
         ({"arms": {"predicted": -0.1}}, "the arm 'predicted' is -0.1"),
         ({"arms": {"predicted": True}}, "the arm 'predicted' is True"),
-        ({"arms": {"relaxed": 0.1}}, "there cannot be an arm 'relaxed'; known: initial, predicted, polished"),
+        ({"arms": {"relaxed": 0.1}}, "unknown arm 'relaxed'; known: initial, predicted, polished"),
     ],
 )
 def test_wrong_rules_are_refused(rules: dict, message: str) -> None:

@@ -131,7 +131,7 @@ def test_screens_are_found_by_id_digits_and_name(settings: E3RelaxSettings) -> N
     with open_screen_stores(settings) as stores:
         for name in (first, first[:6], "metals"):
             assert find_screen(stores, name).screen_id == first
-        with pytest.raises(ConfigError, match=r"no screen 'nothing' .*metals.*others"):
+        with pytest.raises(ConfigError, match=r"screen 'nothing' .*metals.*others"):
             find_screen(stores, "nothing")
         register(settings, name="metals", seed=1)
         with pytest.raises(ConfigError, match=r"may be any of .*give the id"):

@@ -72,7 +72,7 @@ def test_a_screen_goes_on_when_the_same_is_typed_again(settings: E3RelaxSettings
     running = sent.pop(0)
     cancelled = " ".join(cancel_screen(screen_id, settings).lines)
     assert "1 candidates are cancelled" in cancelled
-    assert "1 are at workers and end by themselves" in cancelled
+    assert "1 are at workers and will finish" in cancelled
     sent[:] = [running]
     assert run(sent, settings, tmp_path) == ["e3r candidate Cu"]
     resume_screen(screen_id, settings)
@@ -157,7 +157,7 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
     assert describe_workers(screen, settings)[-1].startswith("the jobs of 1 submitted candidates were killed")
     resume_screen(screen_id, settings)
     progress = start_screen(screen_id, settings)
-    assert progress.lines == ["1 candidates were at no worker and are submitted again"]
+    assert progress.lines == ["1 lost candidates are submitted again"]
     assert progress.screen.n_submitted == 2  # what was lost has spent no budget
     assert [flow.name for flow in sent] == ["e3r candidate Ag", "e3r candidate Cu"]
     run(sent, settings, tmp_path)

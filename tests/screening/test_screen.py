@@ -181,7 +181,7 @@ def test_failures_are_isolated_and_recorded(screener: Screener) -> None:
     assert [row.id for row in rows] == ["Cu-0", "Fe-1", "Ag-3", "item-2"]
     assert [row.state for row in rows] == ["successful", "failed", "successful", "error"]
     assert run.screen.counts == {"successful": 2, "failed": 1, "error": 1}
-    assert "Molecule is no structure" in str(rows[3].message)
+    assert "Molecule is not a structure" in str(rows[3].message)
     assert rows[3].reasons == ["unreadable"]
     (failure,) = run.local.failures
     assert failure.name == "EMT relax"

@@ -64,7 +64,7 @@ def test_what_is_no_value_is_refused(
 
 
 def test_what_is_another_thing_is_refused(stored: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="is a EmtRelaxMaker and no ScreenMaker"):
+    with pytest.raises(ConfigError, match="is a EmtRelaxMaker and not a ScreenMaker"):
         read_maker(make_screen(stored["engine"]["maker"]))
     with pytest.raises(ConfigError, match=r"EmtEngine, .* Maker;"):
         read_maker(make_screen(stored["engine"]))
