@@ -1,7 +1,7 @@
 """Soak test: thousands of candidates through workers that are killed at random; the ledger at the end.
 
 `python benchmarks/soak.py --n 5000` starts a server with MongoDB's protocol (SecantusDB, in a process of its own) in a
-folder, registers a screen of EMT alloys, and lets two `rlaunch rapidfire` run it. Every `--kill-every` seconds, at a
+folder, submits a screen of EMT alloys, and lets two `rlaunch rapidfire` run it. Every `--kill-every` seconds, at a
 random moment, a random worker is killed with -9, and a new one started, as a queueing system would. After every
 `--recover-after` kills all workers are stopped, and what a user would type is typed: `e3relax screen recover
 --workers-stopped`, `e3relax screen resume ID`. At the end nothing may be missing, and nothing relaxed twice: the engine
@@ -26,12 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from soak_parts import FireWorksPlace, NotedEngine, Place, count_relaxations, make_candidates
 
-from e3relax_flows import ScreenLimits, ScreenMaker, load_settings
-from e3relax_flows.ledger.claims import find_claims, open_claim_store
-from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
-from e3relax_flows.screening.control import resume_screen
-from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import ScreenStores, count_rows, load_screen, open_screen_stores
+from e3relax_flows import ScreenDoc, ScreenLimits, ScreenMaker, open_workspace, read_screen, submit_screen
 
 LOOK_EVERY_S = 10.0
 FINAL = ("successful", "unconverged", "failed", "skipped", "duplicate", "error")
@@ -58,15 +53,13 @@ class Soak:
 
     def run(self) -> None:
         """Kill and recover until every candidate has its final state, or the time is over."""
-        settings = load_settings()
         self.recover()
         kill_at, last_progress = self._draw_kill(), time.monotonic()
         while self.minutes < self.options.minutes:
             time.sleep(LOOK_EVERY_S)
-            with open_outcome_store(settings) as outcomes:
-                found = set(outcomes.distinct("outcome_id"))
-            with open_screen_stores(settings) as stores:
-                counts = count_rows(stores, self.screen_id)
+            with open_workspace() as workspace:
+                found = set(workspace.outcomes.distinct("outcome_id"))
+            counts = read_screen(self.screen_id).counts
             if found - self.seen:
                 last_progress = time.monotonic()
             self._tell(counts, found)
@@ -126,23 +119,18 @@ class Soak:
         print(f"{self.minutes:6.1f} min, {self.n_kills} kills, {len(found)} outcomes: {words}", flush=True)
 
 
-def register(place: str, n: int, chunk_size: int, max_in_flight: int | None) -> str:
-    """Write the screen into the stores; its id."""
-    settings = load_settings()
+def submit(place: str, n: int, chunk_size: int, max_in_flight: int | None) -> str:
+    """Submit the screen; its id."""
     maker = ScreenMaker(name="soak", engine=NotedEngine(), control=0.1, chunk_size=chunk_size, deduplicate=False)
-    with open_screen_stores(settings) as stores:
-        screen, _ = register_screen(stores, maker, make_candidates(n), settings, place=place)
-    resume_screen(str(screen.screen_id), settings, ScreenLimits(max_in_flight=max_in_flight))
-    return str(screen.screen_id)
+    progress = submit_screen(maker, make_candidates(n), place, limits=ScreenLimits(max_in_flight=max_in_flight))
+    return str(progress.screen.screen_id)
 
 
-def count_lost(soak: Soak, stores: ScreenStores) -> dict[str, int]:
+def count_lost(soak: Soak, screen: ScreenDoc) -> dict[str, int]:
     """Documents that were acknowledged and are not there."""
-    settings = load_settings()
-    screen = load_screen(stores, soak.screen_id)
-    with open_outcome_store(settings) as outcomes, open_prediction_store(settings) as predictions:
-        outcome_ids = set(outcomes.distinct("outcome_id"))
-        prediction_ids = set(predictions.distinct("prediction_id"))
+    with open_workspace() as workspace:
+        outcome_ids = set(workspace.outcomes.distinct("outcome_id"))
+        prediction_ids = set(workspace.predictions.distinct("prediction_id"))
     with soak.place.open_jobs() as store:
         recorded = {
             raw["output"]["outcome_id"]
@@ -168,17 +156,12 @@ def count_lost(soak: Soak, stores: ScreenStores) -> dict[str, int]:
 
 def build_ledger(soak: Soak, n: int) -> Table:
     """What became of everything."""
-    settings = load_settings()
-    log = count_relaxations(soak.place.folder / "relaxations.log")
-    with open_screen_stores(settings) as stores:
-        counts, lost = count_rows(stores, soak.screen_id), count_lost(soak, stores)
-    with open_outcome_store(settings) as outcomes:
-        states = Counter(raw["state"] for raw in outcomes.query({}, ["state"]))
-        n_distinct, n_all = len(outcomes.distinct("outcome_id")), outcomes.count()
-    with open_prediction_store(settings) as predictions:
-        n_predictions = predictions.count()
-    with open_claim_store(settings) as claims:
-        n_claims = len(find_claims(claims))
+    log, screen = count_relaxations(soak.place.folder / "relaxations.log"), read_screen(soak.screen_id)
+    counts, lost = screen.counts, count_lost(soak, screen)
+    with open_workspace() as workspace:
+        states = Counter(raw["state"] for raw in workspace.outcomes.query({}, ["state"]))
+        n_distinct, n_all = len(workspace.outcomes.distinct("outcome_id")), workspace.outcomes.count()
+        n_predictions, n_claims = workspace.predictions.count(), len(workspace.claims.distinct("claim_id"))
     rows: list[tuple[str, Any]] = [
         ("candidates", n),
         *((f"  {state}", count) for state, count in counts.items()),
@@ -234,7 +217,7 @@ def main() -> None:
     place.start_server()
     try:
         place.set_up()
-        screen_id = register(place.name, options.n, options.chunk_size, options.max_in_flight or None)
+        screen_id = submit(place.name, options.n, options.chunk_size, options.max_in_flight or None)
         print(f"screen {screen_id} in {folder}", flush=True)
         soak = Soak(place, screen_id, options, random.Random(options.seed))
         soak.run()

@@ -1,7 +1,7 @@
 """What the workflow itself costs, against what a user writes today: `python benchmarks/workflow_overhead.py`.
 
 Today: a loop that makes one Flow per structure, atomate2's ForceFieldRelaxMaker followed by its DoubleRelaxMaker,
-converts it and adds it to the launchpad, 50 at a time. Ours: `register_screen` and `start_screen`, with a launch per
+converts it and adds it to the launchpad, 50 at a time. Ours: `submit_screen`, with a launch per
 candidate, and in chunks, as candidates of a potential are relaxed. Everything that
 computes is replaced by a job that does nothing, the same on both sides: the force field, the two relaxations of (the
 real) DoubleRelaxMaker, and our predictor. Both use the same server with MongoDB's protocol, started here, for
@@ -30,7 +30,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import bson
@@ -43,15 +42,20 @@ from rich.console import Console
 from rich.table import Table
 from soak_parts import FireWorksPlace
 
-from e3relax_flows import Engine, ReadItem, RelaxationResult, ScreenMaker, load_settings
-from e3relax_flows.screening import launchpad  # noqa: F401  a worker's import, not the submission's
-from e3relax_flows.screening.control import start_screen
-from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import open_screen_stores
+from e3relax_flows import (
+    E3RelaxSettings,
+    Engine,
+    ReadItem,
+    RelaxationResult,
+    ScreenMaker,
+    isolate_stores,
+    load_settings,
+    resolve_model,
+    submit_screen,
+)
 from e3relax_flows.testing import TablePredictor
 
 BATCH = 50
-MODEL = "nothing"
 METHODS = ("today", "ours", "chunks")
 
 
@@ -142,31 +146,19 @@ def submit_as_today(n: int, pad: Any) -> None:
         pad.bulk_add_wfs(workflows)
 
 
-def submit_ours(n: int, engine: Engine) -> dict[str, float]:
-    """A screen; seconds of its parts."""
-    settings = load_settings()
+def submit_ours(n: int, engine: Engine, settings: E3RelaxSettings) -> None:
+    """A screen."""
     maker = ScreenMaker(engine=engine, control=0, deduplicate=False)
     items = (ReadItem(f"c{number}", structure, None) for number, structure in enumerate(make_structures(n)))
-    start = time.perf_counter()
-    with open_screen_stores(settings) as stores:
-        screen, _ = register_screen(stores, maker, items, settings, place="fireworks")
-    middle = time.perf_counter()
-    start_screen(str(screen.screen_id), settings)
-    return {"register": middle - start, "start": time.perf_counter() - middle}
+    submit_screen(maker, items, "fireworks", settings)
 
 
 def replace_predictor() -> None:
-    """The default model of this process predicts what it is given."""
-    from e3relax_flows.core.model_folders import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, read_model_folder
+    """The default model predicts in this process what it is given."""
+    from e3relax_flows import Predictor  # torch, which a submission does without
 
-    folder = load_settings().DATA_DIR / "models" / MODEL
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(f'{{"format_version": {FORMAT_VERSION}}}')
-    (folder / WEIGHTS_FILE).write_bytes(b"none")
-    os.environ["E3RELAX_MODEL"] = MODEL
-    predictor = TablePredictor(read_model_folder(folder).model_id, {})
-    module = SimpleNamespace(Predictor=SimpleNamespace(load=lambda *_, **__: predictor))
-    sys.modules["e3relax_flows.predict.predictor"] = module
+    predictor = TablePredictor(resolve_model("default").model_id, {})
+    Predictor.load = lambda *_, **__: predictor
 
 
 def measure(method: str, n: int, drains: bool) -> dict[str, Any]:
@@ -174,16 +166,23 @@ def measure(method: str, n: int, drains: bool) -> dict[str, Any]:
     from fireworks import FWorker, LaunchPad
     from fireworks.core.rocket_launcher import rapidfire
 
-    replace_predictor()
+    if drains:
+        replace_predictor()
     with closing((pad := LaunchPad.auto_load()).connection):
+        pad.reset("", require_password=False, max_reset_wo_password=10**9)
+        with tempfile.TemporaryDirectory() as folder:  # what is imported late is no part of the submission
+            submit_ours(1, NoopEngine(), isolate_stores(Path(folder)))
         pad.reset("", require_password=False, max_reset_wo_password=10**9)
         pad.connection["soak"].drop_collection("outputs")
         before = read_memory()
         start, cpu = time.perf_counter(), time.process_time()
         engines = {"ours": NoopEngine, "chunks": NoopPotentialEngine}
-        parts = submit_ours(n, engines[method]()) if method in engines else submit_as_today(n, pad) or {}
+        if method in engines:
+            submit_ours(n, engines[method](), load_settings())
+        else:
+            submit_as_today(n, pad)
         figures = {
-            "submit": time.perf_counter() - start, "submit_cpu": time.process_time() - cpu, **parts,
+            "submit": time.perf_counter() - start, "submit_cpu": time.process_time() - cpu,
             "memory": read_memory(), "grown": read_memory() - before,
             "submitted": pad.fireworks.count_documents({}),
         }  # fmt: skip

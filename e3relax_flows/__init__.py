@@ -132,6 +132,8 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.run import has_errors as has_errors
     from e3relax_flows.screening.run import run_candidates as run_candidates
     from e3relax_flows.screening.run import run_screen as run_screen
+    from e3relax_flows.screening.store import read_screen as read_screen
+    from e3relax_flows.screening.submission import submit_screen as submit_screen
     from e3relax_flows.stores.opening import open_job_store as open_job_store
     from e3relax_flows.stores.sqlite import SQLiteStore as SQLiteStore
     from e3relax_flows.train.calibrate import vary_starts as vary_starts
@@ -198,6 +200,8 @@ _PUBLIC = {
     "report.terminal": "show_campaign show_retraining show_screen",
     "screening.maker": "ScreenMaker",
     "screening.run": "has_errors run_candidates run_screen",
+    "screening.submission": "submit_screen",
+    "screening.store": "read_screen",
     "retraining.maker": "RetrainMaker",
     "retraining.run": "run_retraining",
     "campaigns.control": "build_maker=build_campaign_maker read_candidates=read_pool "
@@ -298,6 +302,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "RankedRow",
     "read_ase_documents",
     "read_pool",
+    "read_screen",
     "read_sources",
     "read_structures",
     "ReadItem",
@@ -336,6 +341,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "StartKind",
     "submit",
     "submit_many",
+    "submit_screen",
     "SubstitutionSource",
     "summarize_savings",
     "TaskReader",

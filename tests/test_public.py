@@ -21,7 +21,8 @@ FIRST = (
     "Predictor", "PredictOptions", "GuardLimits", "PrerelaxMaker", "PrerelaxFlowMaker", "ScreenMaker", "RetrainMaker",
     "CampaignMaker", "PairBuilder", "Engine", "get_engine", "register_engine", "open_workspace", "submit", "run_screen",
     "predictions_dataframe", "outcomes_dataframe", "load_pairs", "PairSet", "measure_errors", "evaluate_pairs",
-    "identify_structure", "PrototypeSource", "choose_gpaw_settings", "recalibrate", "vary_starts",
+    "identify_structure", "PrototypeSource", "choose_gpaw_settings", "recalibrate", "vary_starts", "submit_screen",
+    "read_screen",
 )  # fmt: skip
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # rooms whose inside a script may import, with the reason; users have no such need
@@ -32,8 +33,6 @@ EXCEPTIONS = {
         "campaigns judging retraining schemas train",
         "trains without a flow",
     ),
-    "benchmarks/soak.py": ("ledger screening", "looks for claims and rows that a killed worker left"),
-    "benchmarks/workflow_overhead.py": ("core screening", "times a launchpad's screen without a network"),
 }
 
 

@@ -12,11 +12,10 @@ from e3relax_flows.places.submission import submit
 from e3relax_flows.report import console
 from e3relax_flows.report.terminal import describe_screen, dump_screen
 from e3relax_flows.schemas.screens import CandidateState, ScreenConfig
-from e3relax_flows.screening.control import ScreenProgress, start_screen
+from e3relax_flows.screening.control import ScreenProgress
 from e3relax_flows.screening.maker import ScreenMaker
-from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.run import prepare_again
 from e3relax_flows.screening.store import ScreenStores, count_rows, find_rows, open_screen_stores
+from e3relax_flows.screening.submission import submit_screen
 
 
 def submit_shown(flow: Any, where: str, settings: E3RelaxSettings, samples: Sequence[Any] = ()) -> None:
@@ -37,17 +36,13 @@ def submit_candidates(
     as_json: bool = False,
 ) -> int:
     """Leave a screen to the workers of another place; the exit code."""
-    stores = workspace.get(open_screen_stores)
     with console.hide_warnings():
-        candidates = console.show_notes(items)
-        screen, is_new = register_screen(stores, maker, candidates, workspace, config.ranking, where, config.limits)
-    screen_id = str(screen.screen_id)
-    unread = find_rows(stores, screen_id, [CandidateState.ERROR], {"chunk": None})
+        progress = submit_screen(maker, console.show_notes(items), where, workspace, config.limits, config.ranking)
+    stores = workspace.get(open_screen_stores)
+    unread = find_rows(stores, str(progress.screen.screen_id), [CandidateState.ERROR], {"chunk": None})
     for row in unread:
         console.print_error(f"{row.id}: {row.message}")
-    if not is_new:
-        prepare_again(screen_id, workspace, config.limits, config.retry_failed)
-    show_progress(start_screen(screen_id, workspace), stores, as_json)
+    show_progress(progress, stores, as_json)
     return int(len(unread) > 0)
 
 

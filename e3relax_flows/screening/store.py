@@ -143,13 +143,19 @@ def load_screen(stores: ScreenStores, name: str) -> ScreenDoc:
     return screen
 
 
-def read_screen(name: str, settings: SettingsLike) -> ScreenDoc:
-    """A screen from its file, the folder of that, or the store.
+def read_screen(name: str, settings: SettingsLike = None) -> ScreenDoc:
+    """A screen with its candidates from its file, the folder of that, or by its id or name from the store.
 
     Raises
     ------
     ConfigError
         When it is none of these.
+
+    Examples
+    --------
+    >>> from e3relax_flows import read_screen
+    >>> def list_failed(screen):
+    ...     return [row.id for row in read_screen(screen).candidates if row.state == "failed"]
     """
     if not Path(name).exists() and not name.endswith(".json"):
         with open_screen_stores(settings) as stores:
