@@ -12,7 +12,7 @@ from e3relax_flows.judging.assess import assess_pairs
 from e3relax_flows.judging.bootstrap import read_errors
 from e3relax_flows.retraining.training import describe_training
 from e3relax_flows.schemas.training import TrainConfig
-from e3relax_flows.train.launch import launch_training
+from e3relax_flows.train.loop import launch_training
 from e3relax_flows.train.shards import write_shards
 
 OPTIONS = PredictOptions()

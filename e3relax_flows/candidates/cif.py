@@ -11,7 +11,7 @@ import numpy as np
 from pymatgen.core import Element, Structure
 from pymatgen.io.cif import CifParser, str2float
 
-from e3relax_flows.candidates.formulas import TOLERANCE, find_difference
+from e3relax_flows.candidates.formats import TOLERANCE, find_difference
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.core.notes import record_warnings
 

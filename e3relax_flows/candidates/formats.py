@@ -1,10 +1,15 @@
-"""Refuse contents of files that parsers ignore: sites beyond the counts, missing periods, partial occupancies."""
+"""Refuse what parsers ignore: sites beyond the counts, missing periods, partial occupancies, another formula."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+
+from pymatgen.core import Composition, Element, Structure
 
 from e3relax_flows.core.errors import StructureError
+
+TOLERANCE = 0.01  # relative, of the ratios between formula and sites
 
 FULL = ("1", "11")  # occupancies of whole sites: SHELXL adds 10 to values that it does not refine
 
@@ -83,3 +88,39 @@ def _read_numbers(line: str) -> list[float]:
         except ValueError:
             break
     return numbers
+
+
+def find_difference(structure: Structure, formula: str) -> str | None:
+    """The difference of sites and formula, in words; None if both are the same up to a factor.
+
+    Isotopes count as their element. Ratios are compared if each site is fully occupied by one element.
+
+    Raises
+    ------
+    ValueError
+        When the formula cannot be read.
+    """
+    stated, found = _count_elements(Composition(formula)), _count_elements(structure.composition)
+    if missing := _name(stated.keys() - found.keys()):
+        return f"its formula {formula!r} has {missing}, and no site has"
+    if extra := _name(found.keys() - stated.keys()):
+        return f"its sites have {extra}, and its formula {formula!r} has not"
+    ratios = [found[number] / stated[number] for number in stated]
+    if structure.is_ordered and max(ratios) > (1 + TOLERANCE) * min(ratios):
+        made = structure.composition.formula
+        return f"its sites make {made}, not its formula {formula!r}: atoms or symmetry operations are missing"
+    return None
+
+
+def _count_elements(composition: Composition) -> dict[int, float]:
+    """Amount of each element by its atomic number."""
+    counts: dict[int, float] = defaultdict(float)
+    for specie, amount in composition.items():
+        if not Element.is_valid_symbol(specie.symbol):
+            raise ValueError(f"{specie} is not an element")
+        counts[specie.Z] += amount
+    return counts
+
+
+def _name(numbers: set[int]) -> str:
+    return ", ".join(Element.from_Z(number).symbol for number in sorted(numbers))

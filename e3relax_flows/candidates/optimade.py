@@ -10,7 +10,7 @@ from typing import Any
 from pymatgen.core import Element, Structure
 from pymatgen.io.optimade import OptimadeStructureAdapter
 
-from e3relax_flows.candidates.formulas import find_difference
+from e3relax_flows.candidates.formats import find_difference
 from e3relax_flows.candidates.items import MARK, ReadItem
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text

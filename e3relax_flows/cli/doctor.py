@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from e3relax_flows.core.secrets import mask_secrets
+from e3relax_flows.core.errors import mask_secrets
 from e3relax_flows.report import console
 
 

@@ -1,7 +1,9 @@
-"""`e3relax screen status | watch | resume | cancel`: screens that are in the store, wherever their jobs run."""
+"""`e3relax screen status | watch | resume | cancel | recover`: screens in the store, wherever their jobs run."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +12,11 @@ from typer.core import TyperGroup
 
 from e3relax_flows.cli.groups import LimitGroup, spread
 from e3relax_flows.cli.options import DryRunOption, JsonOption, OutOption
-from e3relax_flows.cli.recover import recover
 from e3relax_flows.cli.screen import screen as run_screen
 from e3relax_flows.cli.screen_watch import watch
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.report import console
+from e3relax_flows.report.console import out
 
 if TYPE_CHECKING:
     from e3relax_flows.schemas.screens import ScreenDoc
@@ -138,7 +140,6 @@ def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOpt
             show_progress(cancel_screen(screen_id, workspace), stores, as_json)
 
 
-screen_app.command("recover")(recover)
 screen_app.command("watch")(watch)
 
 
@@ -207,3 +208,43 @@ def _advise(screen: ScreenDoc, counts: dict[str, int]) -> list[str]:
     if screen.phase == "finished":
         advice.append(f"results: e3relax table {name}")
     return advice
+
+
+@screen_app.command("recover")
+def recover(
+    silent: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes without a ping after which a running job is lost; none: FireWorks' RUN_EXPIRATION_SECS.",
+            min=0,
+        ),
+    ] = None,
+    workers_stopped: Annotated[
+        bool, typer.Option("--workers-stopped", help="No worker runs: every running job is lost.")
+    ] = False,
+    release_unknown: Annotated[
+        bool, typer.Option("--release-unknown", help="Release claims of flows that are not on this launchpad, too.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Repair the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
+
+    Refuses while workers ping, since what they run must not run twice. Afterwards start the workers again.
+    """
+    from e3relax_flows.places.recovery import recover_launchpad
+
+    recovery = recover_launchpad(
+        silent_s=None if silent is None else 60 * silent,
+        workers_stopped=workers_stopped,
+        dry_run=dry_run,
+        release_unknown=release_unknown,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(recovery) | {"dry_run": dry_run}, indent=1))
+        return
+    lines = recovery.describe() or ["nothing to recover"]
+    if dry_run and recovery.n_repaired:
+        lines.append("nothing was changed: that was a dry run")
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -31,7 +31,7 @@ def train(
     On several GPUs: torchrun --nproc-per-node=N -m e3relax_flows.train CONFIG.
     """
     from e3relax_flows.schemas.training import load_train_config
-    from e3relax_flows.train.launch import launch_training
+    from e3relax_flows.train.loop import launch_training
     from e3relax_flows.train.stopping import EXIT_CONTINUE
 
     settings = load_train_config(config)

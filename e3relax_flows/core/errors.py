@@ -1,8 +1,19 @@
-"""Errors whose messages state what happened, with the value, and what to type."""
+"""Errors whose messages state what happened and what to type, without passwords; errors of the jobs of a run."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-from e3relax_flows.core.secrets import mask_secrets
+_ERRORS: ContextVar[dict[str, str] | None] = ContextVar("job_errors", default=None)
+
+MASK = "***"
+URI_LOGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/]*(?:/[^\s@]*)*@", re.IGNORECASE)
+NAMED = re.compile(
+    r"(?P<name>\b\w*(?:password|passwd|secret|api_?key|access_key|private_key|token)\w*[\"']?\s*[:=]\s*)"
+    r"(?P<value>\"[^\"]+\"|'[^']+'|[^\s,;}\])\"']+)",
+    re.IGNORECASE,
+)
 
 # what pymongo adds to "Name or service not known": half a screen, and no remedy
 DRIVER_STATE = re.compile(
@@ -66,3 +77,30 @@ class StoppedError(E3RelaxError):
 
 class MissingDependencyError(E3RelaxError):
     """An optional dependency that is not installed."""
+
+
+def mask_secrets(text: str) -> str:
+    """The text without logins in URIs and without the values of what is called password, secret, key or token."""
+    return NAMED.sub(rf"\g<name>{MASK}", URI_LOGIN.sub(rf"\g<scheme>{MASK}@", text))
+
+
+@contextmanager
+def collect_job_errors() -> Iterator[None]:
+    """Keep errors that are noted within, until the end of it."""
+    token = _ERRORS.set({})
+    try:
+        yield
+    finally:
+        _ERRORS.reset(token)
+
+
+def note_job_error(uuid: str, error: str) -> None:
+    """Keep the error of a job as one line, if errors are collected."""
+    errors = _ERRORS.get()
+    if errors is not None:
+        errors[uuid] = error
+
+
+def find_job_error(uuid: str) -> str | None:
+    """The error of a job that failed in this process; None if it is not known."""
+    return (_ERRORS.get() or {}).get(uuid)

@@ -14,9 +14,9 @@ from e3relax_flows.core.functionals import add_pressure
 from e3relax_flows.core.residues import GPA
 from e3relax_flows.engines.base import get_entry, read_plain, read_structure
 from e3relax_flows.engines.convergence import is_at_rest
-from e3relax_flows.schemas.cells import Free
 from e3relax_flows.schemas.outcomes import PotentialInfo, RelaxationResult, add_known
 from e3relax_flows.schemas.pairs import Freedom
+from e3relax_flows.schemas.predictions import Free
 
 
 def read_ase_documents(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.optional import require
 from e3relax_flows.engines.ase_documents import Free, hold_cell, read_ase_documents
 from e3relax_flows.engines.base import Engine, get_entry
-from e3relax_flows.engines.gpaw_functionals import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.gpaw_settings import K_LENGTH, K_LENGTH_METAL, check_datasets, prepare_magmoms
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
@@ -69,3 +70,34 @@ class GpawConfig(BaseModel):
             **self.model_dump(include={"steps", "time_limit_s", "k_length", "k_length_metal", "calculator_kwargs"}),
         )
         return GpawEngine(name=self.name, maker=maker)
+
+
+def name_gpaw_functional(settings: Mapping[str, Any], default: str | None = None) -> str | None:
+    """Functional of GPAW's keyword arguments, with +U where `setups` sets it."""
+    xc = settings.get("xc", default)
+    name = (xc.get("name") or xc.get("type")) if isinstance(xc, Mapping) else xc
+    if not name:
+        return None
+    setups = settings.get("setups")
+    words = setups.values() if isinstance(setups, Mapping) else [setups]
+    has_u = any(isinstance(word, str) and ":" in word for word in words)  # such as ":d,4.0"
+    return spell_functional(f"{name}+U" if has_u else str(name))
+
+
+def list_gpaw_conditions(settings: Mapping[str, Any]) -> list[str]:
+    """Why the minimum is not that of the functional alone; empty as a rule."""
+    found = []
+    if charge := settings.get("charge"):
+        found.append(f"a charge of {charge:+g}")
+    if settings.get("external") is not None:
+        found.append("an external field")
+    for name in ("occupations", "poissonsolver"):
+        content = settings.get(name)
+        for key in ("fixmagmom", "dipolelayer"):
+            if isinstance(content, Mapping) and content.get(key):
+                found.append(f"{name} with {key} = {content[key]}")
+    if settings.get("hund"):
+        found.append("hund = True: moments of free atoms")
+    if settings.get("experimental"):
+        found.append(f"experimental = {settings['experimental']}: moments of any direction, or spin-orbit coupling")
+    return found

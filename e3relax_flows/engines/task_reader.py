@@ -14,7 +14,7 @@ from e3relax_flows.engines.ase_documents import read_ase_documents, read_potenti
 from e3relax_flows.engines.base import get_entry
 from e3relax_flows.engines.dft_documents import find_form, read_dft_documents
 from e3relax_flows.engines.dft_functionals import AIMS_SETTINGS
-from e3relax_flows.engines.gpaw_functionals import list_gpaw_conditions, name_gpaw_functional
+from e3relax_flows.engines.gpaw import list_gpaw_conditions, name_gpaw_functional
 from e3relax_flows.engines.vasp_documents import (
     POTCAR_ENTRIES,
     is_relaxation,

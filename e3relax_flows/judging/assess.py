@@ -1,4 +1,4 @@
-"""Errors of a model on a holdout, pair by pair, for the gate. Parts of a holdout are assessed separately."""
+"""Errors of a model on a holdout, pair by pair, with the family of each crystal. Parts are assessed separately."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.judging.families import name_family
 from e3relax_flows.predict.guards import check_cell, check_distances, check_exploded
 from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.schemas.datasets import HoldoutDoc
@@ -17,6 +16,18 @@ from e3relax_flows.schemas.models import EvaluatedPair, EvaluationDoc, identify_
 from e3relax_flows.schemas.predictions import GuardLimits, Prediction, PredictOptions, Reason, Verdict
 from e3relax_flows.train.metrics import measure_pair
 from e3relax_flows.train.pairs import Pair, PairSet
+
+OXIDES, HALIDES, CHALCOGENIDES, PNICTIDES = "oxides", "halides", "chalcogenides", "pnictides"
+OTHER_COMPOUNDS, INTERMETALLICS = "other compounds", "intermetallics"
+
+# the first one with an element of the crystal; a carbonate and an oxyhalide are oxides, a thiohalide is a halide
+_ANIONS: tuple[tuple[str, frozenset[int]], ...] = (
+    (OXIDES, frozenset({8})),
+    (HALIDES, frozenset({9, 17, 35, 53, 85})),
+    (CHALCOGENIDES, frozenset({16, 34, 52, 84})),
+    (PNICTIDES, frozenset({7, 15, 33, 51, 83})),
+    (OTHER_COMPOUNDS, frozenset({1, 2, 5, 6, 10, 14, 18, 36, 54, 86})),  # hydrides, borides, carbides, silicides
+)
 
 # the same for every model and all options: looser limits do not make an impossible crystal possible
 POSSIBLE = GuardLimits()
@@ -129,3 +140,9 @@ def _measure_prediction(prediction: Prediction, pair: Pair) -> tuple[float, floa
         return None
     errors = measure_pair(np.array(structure.frac_coords), np.array(structure.lattice.matrix), pair)
     return errors if all(map(math.isfinite, errors)) else None
+
+
+def name_family(numbers: Iterable[int]) -> str:
+    """Family of a crystal from its atomic numbers; without an anion it is an intermetallic, also a pure element."""
+    elements = {int(number) for number in numbers}
+    return next((family for family, anions in _ANIONS if elements & anions), INTERMETALLICS)

@@ -17,8 +17,7 @@ from typing import Any
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, Response, run_locally
 from jobflow.core.flow import get_flow
 
-from e3relax_flows.core.errors import E3RelaxError, StoppedError
-from e3relax_flows.core.job_errors import collect_job_errors, note_job_error
+from e3relax_flows.core.errors import E3RelaxError, StoppedError, collect_job_errors, note_job_error
 from e3relax_flows.ledger.claims import open_claim_store
 from e3relax_flows.stores.pool import open_pool
 

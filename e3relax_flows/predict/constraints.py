@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import StructureError
-from e3relax_flows.schemas.cells import Free
-from e3relax_flows.schemas.predictions import Constraints, Reason
+from e3relax_flows.schemas.predictions import Constraints, Free, Reason
 
 AXES = "abc"
 SELECTIVE_DYNAMICS = "selective_dynamics"

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from jobflow import CURRENT_JOB, Flow, JobConfig, OnMissing, OutputReference, job
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError
-from e3relax_flows.core.job_errors import find_job_error
+from e3relax_flows.core.errors import E3RelaxError, EngineError, StoreError, find_job_error
 from e3relax_flows.ledger.claims import CLAIM_KEY, END_KEY, ERRORS_KEY, release_claims
 from e3relax_flows.ledger.joining import join_outcome
 from e3relax_flows.ledger.store import find_predictions, save_outcomes

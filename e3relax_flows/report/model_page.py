@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from e3relax_flows.report.gate_tables import tabulate_comparisons, tabulate_gates
 from e3relax_flows.report.model_figures import (
     TrustRow,
     average_by_element,
@@ -20,6 +19,7 @@ from e3relax_flows.report.model_figures import (
     draw_known_elements,
 )
 from e3relax_flows.report.pages import Figure, Page, Section, TextTable, Tile, format_number, list_table
+from e3relax_flows.report.tables import tabulate_comparisons, tabulate_gates
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc, ModelDoc
 
 

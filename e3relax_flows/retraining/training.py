@@ -222,8 +222,8 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
 def estimate_training(config: RetrainConfig, snapshot: SnapshotDoc, dataset: DatasetDoc, workspace: Workspace) -> float:
     """Hours that one training of a planned snapshot takes on this machine; nothing is written."""
     from e3relax_flows.schemas.training import TrainConfig
-    from e3relax_flows.train.estimate import estimate_hours
     from e3relax_flows.train.snapshot import pack_pairs
+    from e3relax_flows.train.trainer import estimate_hours
 
     some = dataset.train[:: max(1, len(dataset.train) // MANY)]
     pairs = pack_pairs(find_all_pairs(workspace.get(open_pair_store), some).values(), some)

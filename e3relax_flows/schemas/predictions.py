@@ -22,8 +22,10 @@ from pymatgen.core import Structure
 from e3relax_flows.core.geometry import STRAIN_WEIGHT_ANGSTROM
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.run_information import collect_versions, now
-from e3relax_flows.schemas.cells import Free
 from e3relax_flows.schemas.displays import Displayed, Summary, describe_structure, keep_known
+
+# beside the sites: everything; the shape, at its volume; the volume, at its shape; nothing
+Free = Literal["all", "shape", "volume", "sites"]
 
 # a structure that `model_dump_json` writes as pymatgen's dictionary and `model_validate_json` reads back
 JsonStructure = Annotated[Structure, PlainSerializer(lambda item: jsanitize(item.as_dict()), when_used="json")]

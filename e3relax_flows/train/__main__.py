@@ -16,7 +16,7 @@ from typing import Any
 
 from e3relax_flows.core.errors import E3RelaxError
 from e3relax_flows.schemas.training import load_train_config
-from e3relax_flows.train.launch import launch_training
+from e3relax_flows.train.loop import launch_training
 from e3relax_flows.train.progress import format_record
 from e3relax_flows.train.stopping import EXIT_CONTINUE
 from e3relax_flows.train.trainer import Trainer

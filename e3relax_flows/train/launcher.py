@@ -19,7 +19,7 @@ from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.schemas.retraining import LaunchConfig
 from e3relax_flows.schemas.training import load_train_config
 from e3relax_flows.train.distributed import FIRST_PORT, N_PORTS, find_first_host
-from e3relax_flows.train.launch import launch_training
+from e3relax_flows.train.loop import launch_training
 from e3relax_flows.train.progress import LOG_FILE, format_record
 from e3relax_flows.train.stopping import EXIT_CONTINUE, SIGNALS
 

@@ -1,10 +1,14 @@
-"""The training loop: sample, augment, step, average, validate, save; a stopped run is resumed."""
+"""The training loop: sample, augment, step, average, validate, save; one run per folder, on all its ranks."""
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +20,17 @@ from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.schemas.training import DataConfig, FinetuneConfig, TrainConfig
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, find_checkpoint
 from e3relax_flows.train.dataset import load_pairs
-from e3relax_flows.train.distributed import World
+from e3relax_flows.train.distributed import World, join_world
 from e3relax_flows.train.finetune import check_start, read_start
 from e3relax_flows.train.pairs import PairSet, check_functionals, identify_pairs, join_pairs
 from e3relax_flows.train.progress import LOG_FILE, Listener, Meter, RunLog
-from e3relax_flows.train.run_lock import lock_run
 from e3relax_flows.train.sampler import OWN_STREAM, BatchLimits, ShareSampler, make_rng
 from e3relax_flows.train.samples import Sample, SampleSet, count_edges, make_loader, start_from_output
 from e3relax_flows.train.stopping import StopRequest, find_deadline
 from e3relax_flows.train.trainer import Trainer, build_network
 from e3relax_flows.train.validation import Score, Validation
+
+LOCK_FILE = ".lock"
 
 __all__ = ["CHECKPOINT_FILE", "LOG_FILE", "Trainer", "train_model"]
 
@@ -244,3 +249,43 @@ def _measure_sizes(network: RelaxationNetwork, pairs: PairSet, world: World) -> 
     counted = world.sum_values(torch.from_numpy(sizes[:, 1].astype(np.float64)))
     sizes[:, 1] = counted.numpy().astype(np.int64)
     return sizes
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock a run's folder against other trainings; the operating system releases the lock when the process ends.
+
+    Raises
+    ------
+    ConfigError
+        When another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process trains in {folder}; wait for it, stop it, or choose another `out`"
+            ) from error
+        yield
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Result of a run on this rank."""
+
+    trainer: Trainer
+    is_first: bool  # whether this rank prints and exports
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the run was stopped before its end and should be started again."""
+        return self.trainer.stopped is not None
+
+
+def launch_training(config: TrainConfig, on_progress: Listener | None = None) -> Launch:
+    """Train on the ranks that torchrun or srun started, or alone; the process group is closed on return."""
+    with join_world(config.device) as world:
+        trainer = train_model(config, on_progress, world)
+    return Launch(trainer, world.is_first)

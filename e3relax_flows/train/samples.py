@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from e3relax_flows.graphs.batching import CrystalBatch, pack_crystals
 from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.schemas.training import Augmentation
-from e3relax_flows.train.augment import vary_pair
-from e3relax_flows.train.pairs import Pair, PairSet
+from e3relax_flows.train.pairs import Array, Pair, PairSet
 from e3relax_flows.train.sampler import VARY_STREAM, Share, ShareSampler, make_rng
+
+MAX_PATH = 1.2  # largest distance of a new start, in distances of the pair's own start
 
 LEAST_VOLUME, LARGEST_VOLUME = 0.5, 2.0  # of the relaxed one, within which a start is still useful
 
@@ -116,4 +117,38 @@ def make_loader(samples: SampleSet, sampler: ShareSampler, n_workers: int) -> Da
         num_workers=n_workers,
         persistent_workers=n_workers > 0,
         generator=torch.Generator(),  # it must not use the random numbers of the run
+    )
+
+
+def vary_pair(pair: Pair, how: Augmentation, rng: np.random.Generator) -> Pair:
+    """A sample made from `pair`; the relaxed side does not change."""
+    if how.path and rng.random() < how.path:
+        pair = _move_start(pair, MAX_PATH * rng.random())
+    kind = rng.random()
+    if kind < how.identity:
+        return pair._replace(initial_fractions=pair.relaxed_fractions, initial_lattice=pair.relaxed_lattice)
+    if kind < how.identity + how.near:
+        start, lattice = pair.relaxed_fractions, pair.relaxed_lattice
+        strain, noise = how.near_strain * rng.random(), how.near_noise * rng.random()
+    else:
+        start, lattice = pair.initial_fractions, pair.initial_lattice
+        # half of the starts stay exact, so that symmetric crystals are included
+        strain, noise = rng.integers(2) * np.array([how.jitter_strain, how.jitter_noise])
+    strains = rng.normal(size=(3, 3)) * strain
+    varied = _scale(lattice @ (np.eye(3) + 0.5 * (strains + strains.T)), how, rng)
+    shifts = rng.normal(size=start.shape) * noise
+    return pair._replace(initial_fractions=start + shifts @ np.linalg.inv(varied), initial_lattice=varied)
+
+
+def _scale(lattice: Array, how: Augmentation, rng: np.random.Generator) -> Array:
+    if rng.random() >= how.volume_share:
+        return lattice
+    return lattice * (1.0 + how.volume_jitter * rng.uniform(-1.0, 1.0)) ** (1 / 3)
+
+
+def _move_start(pair: Pair, part: float) -> Pair:
+    """The same pair from a start at the fraction `part` of its own distance, so that errors of all sizes occur."""
+    return pair._replace(
+        initial_fractions=pair.relaxed_fractions + part * (pair.initial_fractions - pair.relaxed_fractions),
+        initial_lattice=pair.relaxed_lattice + part * (pair.initial_lattice - pair.relaxed_lattice),
     )

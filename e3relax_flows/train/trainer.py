@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -27,7 +29,10 @@ from e3relax_flows.train.checkpoint import (
 )
 from e3relax_flows.train.distributed import World
 from e3relax_flows.train.optimizers import RunOptimizer
-from e3relax_flows.train.samples import Sample
+from e3relax_flows.train.pairs import PairSet
+from e3relax_flows.train.samples import Sample, make_sample
+
+N_STEPS = 3
 
 LEAST_RATE = 1e-3  # of the peak's learning rate
 STATS = ("loss", "displacement", "strain", "volume", "displacement_0", "strain_0", "volume_0")
@@ -276,3 +281,27 @@ def build_network(config: TrainConfig) -> RelaxationNetwork:
     except ValidationError as error:
         lines = "; ".join(f"network.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{lines}; see configs/train.yaml") from error
+
+
+def estimate_hours(config: TrainConfig, pairs: PairSet, seed: int = 0) -> float:
+    """Hours that a training takes on this device; at most its limit. Validation is not counted.
+
+    Parameters
+    ----------
+    config
+        The training; nothing is written into its folder.
+    pairs
+        Some of the pairs to train on.
+    """
+    trainer = Trainer(config)
+    drawn = np.random.default_rng(seed).permutation(len(pairs))
+    many = np.tile(drawn, -(-config.data.max_atoms // int(pairs.sizes.sum())))
+    fitting = many[np.cumsum(pairs.sizes[many]) <= config.data.max_atoms]
+    chosen = fitting if len(fitting) else many[:1]
+    began = 0.0
+    for step in range(1 + N_STEPS):
+        if step == 1:  # the first one is slower
+            began = time.perf_counter()
+        trainer.step(make_sample(trainer.network, [pairs[int(index)] for index in chosen]))
+    hours = (time.perf_counter() - began) / N_STEPS * config.schedule.max_steps / 3600
+    return min(hours, config.schedule.max_hours or hours)

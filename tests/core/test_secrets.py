@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from e3relax_flows.cli.app import main
-from e3relax_flows.core.errors import E3RelaxError, StoreError, StructureError
-from e3relax_flows.core.secrets import mask_secrets
+from e3relax_flows.core.errors import E3RelaxError, StoreError, StructureError, mask_secrets
 from e3relax_flows.core.settings import E3RelaxSettings
 
 SECRET = "hunter-two"

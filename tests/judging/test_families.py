@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition
 
-from e3relax_flows.judging.families import name_family
+from e3relax_flows.judging.assess import name_family
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from released_golden import GoldenCrystal, load_arrays, load_crystals, load_netw
 from e3relax_flows.core.errors import StructureError
 from e3relax_flows.graphs.batching import Crystal, CrystalBatch, pack_crystals
 from e3relax_flows.graphs.neighbors import Neighbors
-from e3relax_flows.graphs.released import SELF_IMAGES, find_released_neighbors
-from e3relax_flows.model.released import ReleasedConfig, ReleasedE3RelaxH2
+from e3relax_flows.model.released import SELF_IMAGES, ReleasedConfig, ReleasedE3RelaxH2, find_released_neighbors
 from e3relax_flows.model.released_layers import evaluate_legendre, expand_radially
 
 PARITY = 1e-9  # Å

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from e3relax_flows.schemas.training import Augmentation
-from e3relax_flows.train.augment import vary_pair
 from e3relax_flows.train.dataset import Pair
+from e3relax_flows.train.samples import vary_pair
 
 
 def test_augmentation_shares():

@@ -14,8 +14,7 @@ import pytest
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.schemas.retraining import LaunchConfig
 from e3relax_flows.train.launcher import Allocation, compose_command, read_allocation, read_last_event, run_training
-from e3relax_flows.train.loop import train_model
-from e3relax_flows.train.run_lock import LOCK_FILE
+from e3relax_flows.train.loop import LOCK_FILE, train_model
 
 SLURM = {"SLURM_JOB_ID": "4017", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "gpu-[007-008]"}
 
