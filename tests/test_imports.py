@@ -26,6 +26,7 @@ WITHOUT_TORCH = (
     "core", "schemas", "stores", "ledger", "candidates", "pairs", "registry", "places", "report", "cli", "engines",
 )  # fmt: skip
 TORCH_ALONE = {"sevennet_batches", "torchsim_batches", "torchsim_jobs"}  # imported to evaluate
+LONGEST_FUNCTION, LONGEST_FILE = 60, 400
 OPTIONAL = ("abipy", "torch_sim")  # of the modules whose jobs need it at import
 WITHOUT_WORKFLOWS = ("core", "graphs", "model", "predict", "train", "judging")
 NAMED = re.compile(rf"{PACKAGE.name}(?:\.\w+)+(?=$|:\w+$)")  # a string that is a module path
@@ -156,3 +157,15 @@ def test_loading_stays_light(rooms: tuple[str, ...], banned: tuple[str, ...]) ->
     guilty, n_loaded = json.loads(run.stdout.split("RESULT")[1])
     assert n_loaded == len(names) > 0
     assert not guilty, "; ".join(f"{package} is loaded by {name}" for package, name in guilty.items())
+
+
+def test_functions_and_files_stay_short() -> None:
+    """CONTRIBUTING's limits: 60 lines and 7 parameters of a function (ruff counts these, too), 400 lines of a file."""
+    long = [
+        f"{path.relative_to(PACKAGE)}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    long += [str(path) for path in sorted(PACKAGE.rglob("*.py")) if path.read_text().count("\n") > LONGEST_FILE]
+    assert long == []

@@ -163,20 +163,7 @@ def find_potential(
     chosen = checkpoint or (usual if named is None else str(named))
     if chosen in family.checkpoints:
         return _describe_checkpoint(family, chosen, modal, kwargs)
-    path = Path(chosen).expanduser()
-    if not path.is_file():
-        nearest = get_close_matches(chosen, family.checkpoints, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise EngineError(
-            f"checkpoint {chosen!r} of {family.name} is unknown, and there is no such file; {hint}"
-            f"known: {', '.join(family.checkpoints)}"
-        )
-    digest = hash_file(path)
-    label = f"{family.name}-{path.stem}-{digest[:SHORT_HASH]}" + (f"-{modal}" if modal else "")
-    info = PotentialInfo(
-        label=label, potential=family.name, checkpoint=str(path.absolute()), modal=modal, weights_hash=digest
-    )
-    return Potential(info, family, path.absolute(), kwargs)
+    return _describe_file(family, chosen, modal, kwargs)
 
 
 def is_path(name: str) -> bool:
@@ -216,6 +203,24 @@ def _describe_checkpoint(family: Family, name: str, modal: str | None, kwargs: d
         weights_hash=hash_file(weights) if weights is not None else None,
     )
     return Potential(info, family, weights, kwargs)
+
+
+def _describe_file(family: Family, chosen: str, modal: str | None, kwargs: dict[str, Any]) -> Potential:
+    """Weights in a file of the user."""
+    path = Path(chosen).expanduser()
+    if not path.is_file():
+        nearest = get_close_matches(chosen, family.checkpoints, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise EngineError(
+            f"checkpoint {chosen!r} of {family.name} is unknown, and there is no such file; {hint}"
+            f"known: {', '.join(family.checkpoints)}"
+        )
+    digest = hash_file(path)
+    label = f"{family.name}-{path.stem}-{digest[:SHORT_HASH]}" + (f"-{modal}" if modal else "")
+    info = PotentialInfo(
+        label=label, potential=family.name, checkpoint=str(path.absolute()), modal=modal, weights_hash=digest
+    )
+    return Potential(info, family, path.absolute(), kwargs)
 
 
 def _describe_other(name: str, checkpoint: str | None, kwargs: dict[str, Any]) -> Potential:

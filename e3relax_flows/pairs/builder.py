@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from maggma.core import Builder, Store
 
@@ -26,6 +27,7 @@ Item = OutcomeDocuments | TaskDocuments
 BuiltItem = tuple[list[str], list[BuiltPair]]  # jobs that were read, and the result for each
 
 
+@dataclass(eq=False, repr=False)
 class PairBuilder(Builder):
     """Build pairs from a job store and from our own outcomes, each calculation once.
 
@@ -61,31 +63,33 @@ class PairBuilder(Builder):
     >>> PairBuilder(MemoryStore(), MemoryStore(), tasks=MemoryStore(), reader=TaskReader()).run()
     """
 
-    def __init__(  # noqa: PLR0913 - stores and options by keyword, as builders of maggma have them
-        self,
-        pairs: Store,
-        records: Store,
-        tasks: Store | None = None,
-        reader: TaskReader | None = None,
-        predictions: Store | None = None,
-        outcomes: Store | None = None,
-        source: str | None = None,
-        rebuild: bool = False,
-        is_dry: bool = False,
-        chunk_size: int = 100,
-    ) -> None:
-        if tasks is None and outcomes is None:
+    pairs: Store
+    records: Store
+    tasks: Store | None = None
+    reader: TaskReader | None = None
+    predictions: Store | None = None
+    outcomes: Store | None = None
+    source: str | None = None
+    rebuild: bool = False
+    is_dry: bool = False
+    chunk_size: int = 100
+
+    def __post_init__(self) -> None:
+        """Tell maggma which stores are read and written.
+
+        Raises
+        ------
+        ConfigError
+            When there is nothing to read, or no reader of it.
+        """
+        if self.tasks is None and self.outcomes is None:
             raise ConfigError("there are no relaxations to build pairs from; give `tasks`, `outcomes` or both")
-        if tasks is not None and reader is None:
+        if self.tasks is not None and self.reader is None:
             raise ConfigError("task documents need a reader; give e3relax_flows.TaskReader()")
-        self.pairs, self.records = pairs, records
-        self.tasks, self.reader = tasks, reader
-        self.predictions, self.outcomes = predictions, outcomes
-        self.source, self.rebuild, self.is_dry = source, rebuild, is_dry
-        pairs.key, records.key = "pair_id", "origin_id"
-        given = [store for store in (tasks, predictions, outcomes) if store is not None]
-        super().__init__(sources=given, targets=[pairs, records], chunk_size=chunk_size)
-        self._writer = PairWriter(PairStores(pairs, records), is_dry)
+        self.pairs.key, self.records.key = "pair_id", "origin_id"
+        given = [store for store in (self.tasks, self.predictions, self.outcomes) if store is not None]
+        super().__init__(sources=given, targets=[self.pairs, self.records], chunk_size=self.chunk_size)
+        self._writer = PairWriter(PairStores(self.pairs, self.records), self.is_dry)
         self._before: BuiltBefore | None = None
 
     @property

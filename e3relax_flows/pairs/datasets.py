@@ -158,17 +158,7 @@ def build_dataset(
     """
     filter = filter or PairFilter()
     collected = collect_notes(pairs, filter)
-    held_ids = {pair_id for holdout in holdouts for pair_id in holdout.pair_ids}
-    held_groups = {(holdout.group_by, group) for holdout in holdouts for group in holdout.groups}
-    free: dict[str, list[PairNote]] = defaultdict(list)
-    n_quarantined = 0
-    for note in collected.notes:
-        if note.pair_id in held_ids:
-            continue
-        if held_groups.isdisjoint(note.groups.items()):
-            free[note.groups[group_by]].append(note)
-        else:
-            n_quarantined += 1
+    free, n_quarantined = _group_free(collected.notes, holdouts, group_by)
     if len(free) < 2:
         raise TooFewPairsError(
             f"{sum(map(len, free.values()))} pairs of {len(free)} groups ({group_by}) may be trained on, at least two "
@@ -194,6 +184,24 @@ def build_dataset(
         n_quarantined=n_quarantined,
         left_out=dict(sorted(collected.left_out.items())),
     )
+
+
+def _group_free(
+    notes: Iterable[PairNote], holdouts: Sequence[HoldoutDoc], group_by: GroupBy
+) -> tuple[dict[str, list[PairNote]], int]:
+    """The pairs that may be trained on, by group, and the number of those in quarantine."""
+    held_ids = {pair_id for holdout in holdouts for pair_id in holdout.pair_ids}
+    held_groups = {(holdout.group_by, group) for holdout in holdouts for group in holdout.groups}
+    free: dict[str, list[PairNote]] = defaultdict(list)
+    n_quarantined = 0
+    for note in notes:
+        if note.pair_id in held_ids:
+            continue
+        if held_groups.isdisjoint(note.groups.items()):
+            free[note.groups[group_by]].append(note)
+        else:
+            n_quarantined += 1
+    return free, n_quarantined
 
 
 def collect_notes(pairs: Iterable[PairDoc], filter: PairFilter) -> Collected:

@@ -97,18 +97,13 @@ def relax_chunk(
     outcomes, claimed = _claim_open(chosen, workspace)
     unrecorded: list[str] = []
     try:
-        for key, outcome in _relax(engine, claimed, jobs):
+        for key, result in _relax(engine, claimed, jobs):
             try:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                outcome.metadata |= describe_relaxation(claimed[key].prediction, claimed[key].kind)
-                save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
-                release_claims(workspace.claims, [key], claimed[key].owner)
+                outcomes[key] = outcome = _record(result, key, claimed[key], workspace)
             except Exception as error:  # the boundary between relaxations
                 unrecorded.append(f"{claimed[key].prediction.id!r}: {type(error).__name__}: {error}")
                 continue
             del claimed[key]
-            outcomes[key] = outcome
             if on_outcome is not None:
                 on_outcome(outcome)
     finally:
@@ -120,6 +115,16 @@ def relax_chunk(
             "run the same again: what was relaxed is in the job store"
         )
     return {key: outcomes[key] for key in chosen}
+
+
+def _record(outcome: OutcomeDoc | Exception, key: str, entry: ChunkEntry, workspace: Workspace) -> OutcomeDoc:
+    """Write an outcome and release its claim; raise what was raised in its place."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    outcome.metadata |= describe_relaxation(entry.prediction, entry.kind)
+    save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
+    release_claims(workspace.claims, [key], entry.owner)
+    return outcome
 
 
 def _claim_open(

@@ -14,6 +14,7 @@ from pymatgen.core import IStructure, Structure
 
 from e3relax_flows.core.errors import ConfigError, ContentError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
+from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.ledger.store import find_predictions, save_predictions
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.prerelax.starts import take_start
@@ -174,17 +175,9 @@ def predict_stored(
                 made[key] = _add_context(_refuse(identity, name, folder.model_id), key, None, options, device)
         todo = sorted(index for key, index in unique.items() if key not in found and key not in made)
         if todo:
-            from e3relax_flows.predict.predictor import Predictor
-
-            predictor = Predictor.load(str(folder.path), device=device)
-            if predictor.model_id != folder.model_id:
-                raise ModelError(f"{folder.path} was model {folder.model_id} and is {predictor.model_id}; run again")
-            names = [name for i in todo if (name := ids[i]) is not None]
-            named = names if len(names) == len(todo) else None
-            predictions = predictor.predict([structures[i] for i in todo], options, ids=named)
+            predictions, used = _predict(folder, device, options, [structures[i] for i in todo], [ids[i] for i in todo])
             for i, prediction in zip(todo, predictions, strict=True):
-                key, used = prediction_ids[i], str(predictor.device)
-                made[key] = _add_context(prediction, key, structure_ids[i], options, used)
+                made[prediction_ids[i]] = _add_context(prediction, prediction_ids[i], structure_ids[i], options, used)
             save_predictions(workspace.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
     logger.info("model %s: %d structures predicted, %d known", folder.model_id, len(made), len(found))
     documents = [
@@ -192,6 +185,19 @@ def predict_stored(
         for key, structure, name in zip(prediction_ids, structures, ids, strict=True)
     ]
     return documents, sum(key in found for key in prediction_ids)
+
+
+def _predict(
+    folder: ModelFolder, device: str, options: PredictOptions, structures: list[Any], ids: list[str | None]
+) -> tuple[list[Prediction], str]:
+    """Predictions of a model, and the device that computed them."""
+    from e3relax_flows.predict.predictor import Predictor
+
+    predictor = Predictor.load(str(folder.path), device=device)
+    if predictor.model_id != folder.model_id:
+        raise ModelError(f"{folder.path} was model {folder.model_id} and is {predictor.model_id}; run again")
+    names = [name for name in ids if name is not None]
+    return predictor.predict(structures, options, ids=names if len(names) == len(ids) else None), str(predictor.device)
 
 
 def _thaw(item: Any) -> Any:

@@ -53,10 +53,8 @@ def register_screen(
     ----------
     stores
         From `open_screen_stores`.
-    maker
-        How to screen.
-    items
-        Candidates; an unreadable one gets a row with the reason.
+    maker, items
+        How to screen, and the candidates; an unreadable one gets a row with the reason.
     settings
         For the model.
     ranking
@@ -83,24 +81,34 @@ def register_screen(
     model_id, model = resolve_screen_model(maker, settings, find_kind(place).is_here)
     with CandidateList() as candidates:
         candidates.add(items)
-        if candidates.count()["candidates"] == 0:
-            reasons = "; ".join(text if name in text else f"{name}: {text}" for name, text in candidates.errors[:SHOWN])
-            raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
+        _check_any(candidates)
         if ranking is not None and not isinstance(ranking, RankByChange):
             candidates.score(build_score(ranking))
         screen_id = _identify(maker, model_id, candidates)
+        if known := _find_whole(stores, screen_id):
+            known.place = place
+            save_screen(stores, known)
+            return known, False
         screen = _describe(maker, screen_id, model, place)
         screen.limits = limits or screen.limits
-        if raw := stores.screens.query_one({"screen_id": screen_id}):
-            known = validate_document(raw, ScreenDoc, stores.screens)
-            if known.n_chunks:
-                known.place = place
-                save_screen(stores, known)
-                return known, False
         save_screen(stores, screen)  # without chunks: not yet complete
         screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
     save_screen(stores, screen)
     return screen, True
+
+
+def _find_whole(stores: ScreenStores, screen_id: str) -> ScreenDoc | None:
+    """The stored screen with this id, if all of its candidates are written."""
+    raw = stores.screens.query_one({"screen_id": screen_id})
+    known = validate_document(raw, ScreenDoc, stores.screens) if raw else None
+    return known if known is not None and known.n_chunks else None
+
+
+def _check_any(candidates: CandidateList) -> None:
+    """Raise ConfigError where nothing could be read."""
+    if candidates.count()["candidates"] == 0:
+        reasons = "; ".join(text if name in text else f"{name}: {text}" for name, text in candidates.errors[:SHOWN])
+        raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
 
 
 def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> tuple[str, str]:
