@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,27 +18,78 @@ import e3relax_flows
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = "e3relax_flows/weights/small/card.md"
-PACKAGES = [
-    "predict",
-    "prerelax",
-    "screening",
-    "engines",
-    "candidates",
-    "ledger",
-    "registry",
-    "pairs",
-    "judging",
-    "retraining",
-    "campaigns",
-    "places",
-    "stores",
-    "schemas",
-    "core",
-    "report",
-    "model",
-    "graphs",
-    "train",
-]  # in the order of their use; `cli` has a page of its own
+PYTHON = {
+    "predictions": (
+        "Predictions",
+        "What the network says of a structure, and the guards that judge it.",
+        "Predictor PredictOptions GuardLimits Constraints Prediction PredictionDoc Verdict Reason",
+    ),
+    "prerelaxation": (
+        "Pre-relaxation",
+        "A prediction, the relaxation from it, and the outcome, as makers and flows of jobflow.",
+        "PrerelaxMaker PrerelaxFlowMaker StartKind RelaxationResult OutcomeDoc OutcomeState",
+    ),
+    "screens": (
+        "Screens",
+        "Many candidates in one store of states.",
+        "ScreenMaker ScreenConfig ScreenLimits run_screen run_candidates submit_screen read_screen ScreenDoc "
+        "CandidateRow CandidateState OutcomeRow ScreenReport has_errors show_screen rank_screen RankedRow",
+    ),
+    "candidates": (
+        "Candidates",
+        "Where structures come from.",
+        "read_structures ReadItem read_sources SubstitutionSource PrototypeSource MaterialsProjectSource CandidateList "
+        "build_candidates enumerate_candidates COMMON INTERSTITIAL scale_volume identify_structure label_prototype",
+    ),
+    "engines": (
+        "Engines",
+        "DFT codes and potentials as values.",
+        "Engine get_engine list_engines register_engine EngineEntry VaspEngine choose_gpaw_settings find_potential "
+        "TaskReader read_ase_documents",
+    ),
+    "ledger": (
+        "Ledger",
+        "Predictions joined with what relaxations said about them.",
+        "open_workspace Workspace find_predictions find_outcomes predictions_dataframe outcomes_dataframe "
+        "savings_dataframe summarize_savings describe_savings measure_errors measure_displacements measure_log_strain "
+        "find_nearest_images",
+    ),
+    "models": (
+        "Models",
+        "Weights, the alias that names the model in service, and judgements.",
+        "register_model resolve_model find_alias promote rollback open_judgements find_gates GateDoc",
+    ),
+    "pairs": (
+        "Pairs and holdouts",
+        "From relaxations to pairs of structures, and the pairs that no training sees.",
+        "PairBuilder PairDoc PairFilter identify_pair settle_relaxed OutcomeDocuments open_pair_store open_pair_stores "
+        "CURRENT_PAIRS save_pairs iter_pairs write_pair_file load_pairs PairSet HoldoutDoc freeze_holdout "
+        "open_dataset_stores save_holdout list_holdouts find_same_holdout",
+    ),
+    "retraining": (
+        "Retraining",
+        "From pairs to the next model.",
+        "RetrainMaker RetrainConfig RetrainDoc run_retraining show_retraining evaluate_pairs vary_starts recalibrate",
+    ),
+    "campaigns": (
+        "Campaigns",
+        "Generations of a screen, labels and a retraining.",
+        "CampaignMaker CampaignConfig CampaignState read_pool register_campaign start_campaign resume_campaign "
+        "run_campaign build_campaign_maker open_campaign_stores find_campaign load_generations build_campaign_pairs "
+        "show_campaign",
+    ),
+    "submission": (
+        "Submission",
+        "Flows on this machine, FireWorks and jobflow-remote.",
+        "submit submit_many identify_flow run_flow_locally open_job_store SQLiteStore",
+    ),
+    "settings": (
+        "Settings and errors",
+        "Where stores are, and what is raised.",
+        "E3RelaxSettings load_settings isolate_stores E3RelaxError ConfigError MissingDependencyError",
+    ),
+    "testing": ("Testing", "Parts for tests of your own engines and flows.", ""),
+}  # public names by noun; those of `e3relax_flows.testing` stand in its own list
 CONFIGURATIONS = {
     "configs/screen.yaml": "e3relax_flows.schemas.screens:ScreenConfig",
     "configs/train.yaml": "e3relax_flows.schemas.training:TrainConfig",
@@ -76,7 +128,8 @@ def build_pages() -> dict[str, str]:
         "reference/model-card.md": (ROOT / CARD).read_text(encoding="utf-8").replace("# small", "# The bundled model"),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
-    return pages | {f"reference/python/{package}.md": describe_package(package) for package in PACKAGES}
+    pages["reference/python/index.md"] = describe_public_names()
+    return pages | {f"reference/python/{noun}.md": describe_noun(noun) for noun in PYTHON}
 
 
 # -- the command line
@@ -146,7 +199,7 @@ def describe_settings() -> str:
         [f"`E3RELAX_{name}`", show_default(field), clean(field.description)]
         for name, field in E3RelaxSettings.model_fields.items()
     ]
-    lines = ["# Settings", "", *inspect.cleandoc(E3RelaxSettings.__doc__ or "").splitlines(), ""]
+    lines = ["# Settings", "", *cut_example(E3RelaxSettings), ""]
     lines += make_table(["variable", "default", "meaning"], rows)
     lines += ["", "An entry of `WORKERS`:", "", *describe_fields(WorkerConfig)]
     lines += ["", "A file with all of them:", "", *show_file("configs/e3relax.yaml")]
@@ -162,7 +215,7 @@ def describe_documents() -> str:
         module = importlib.import_module(f"{schemas.__name__}.{info.name}")
         lines += ["", f"## {info.name}", "", clean(module.__doc__)]
         for model in find_models(module):
-            lines += ["", f"### {model.__name__}", "", *inspect.cleandoc(model.__doc__ or "").splitlines(), ""]
+            lines += ["", f"### {model.__name__}", "", *cut_example(model), ""]
             lines += describe_fields(model)
     return "\n".join(lines) + "\n"
 
@@ -175,7 +228,7 @@ def describe_configurations() -> str:
         model = getattr(importlib.import_module(module), name)
         lines += ["", f"## {Path(path).name}", "", *show_file(path), ""]
         for part in list_models(model):
-            lines += ["", f"### {part.__name__}", "", *inspect.cleandoc(part.__doc__ or "").splitlines(), ""]
+            lines += ["", f"### {part.__name__}", "", *cut_example(part), ""]
             lines += describe_fields(part)
     return "\n".join(lines) + "\n"
 
@@ -234,7 +287,7 @@ def show_default(field: FieldInfo) -> str:
     return "none" if text is None else f"`{text}`" if str(text) and len(str(text)) < 40 else ""
 
 
-# -- engines, scripts and packages
+# -- engines and scripts
 
 
 def describe_engines() -> str:
@@ -267,18 +320,64 @@ def describe_workflows() -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_package(package: str) -> str:
-    """Directives for mkdocstrings: every module of a package."""
-    name = f"{e3relax_flows.__name__}.{package}"
-    module = importlib.import_module(name)
-    modules = [info.name for info in pkgutil.iter_modules(module.__path__) if not info.name.startswith("_")]
-    lines = [f"# {name}", "", clean(module.__doc__)]
-    for each in modules:
-        lines += ["", f"## {each}", "", f"::: {name}.{each}"]
+# -- the public API
+
+
+def list_public_names(noun: str) -> list[tuple[str, str]]:
+    """Module and name of all that a page describes."""
+    from e3relax_flows import testing
+
+    if noun == "testing":
+        return [(testing.__name__, name) for name in testing.__all__]
+    return [(e3relax_flows.__name__, name) for name in PYTHON[noun][2].split()]
+
+
+def describe_public_names() -> str:
+    """Table of all public names with the pages that describe them."""
+    rows = []
+    for noun, (title, _, _) in PYTHON.items():
+        links = [f"[`{name}`]({noun}.md#{module}.{name})" for module, name in list_public_names(noun)]
+        rows.append([f"[{title}]({noun}.md)", " ".join(links)])
+    lines = [
+        "# Python",
+        "",
+        "These names are the public API. Import them from `e3relax_flows`, and those of the page Testing from "
+        "`e3relax_flows.testing`. Nothing else is promised: other modules and names may change in any release.",
+        "",
+        *make_table(["page", "names"], rows),
+    ]
     return "\n".join(lines) + "\n"
 
 
+def describe_noun(noun: str) -> str:
+    """The public names of one noun, each with its import, signature, docstring and example."""
+    title, duty, _ = PYTHON[noun]
+    lines = [f"# {title}", "", duty]
+    for module, name in list_public_names(noun):
+        value = getattr(importlib.import_module(module), name)
+        lines += ["", f"## {name}", "", "```python", f"from {module} import {name}", "```", "", f"::: {module}.{name}"]
+        lines += ["", describe_parts(value)]
+    return "\n".join(lines) + "\n"
+
+
+def describe_parts(value: Any) -> str:
+    """Values of an enumeration, or where a model's fields stand; empty for all else."""
+    if inspect.isclass(value) and issubclass(value, Enum):
+        return f"Values: {', '.join(f'`{each.value}`' for each in value)}."
+    if not (inspect.isclass(value) and issubclass(value, BaseModel)):
+        return ""
+    if value is e3relax_flows.E3RelaxSettings:
+        return "Its fields: [Settings](../settings.md)."
+    is_document = value.__module__.startswith("e3relax_flows.schemas.")
+    return f"Its fields: [{value.__name__}](../documents.md#{value.__name__.lower()})." if is_document else ""
+
+
 # -- Markdown
+
+
+def cut_example(model: type[BaseModel]) -> list[str]:
+    """Lines of a model's docstring without its example, which stands on the page of its noun."""
+    return inspect.cleandoc(model.__doc__ or "").partition("\nExamples\n---")[0].splitlines()
 
 
 def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -24,6 +24,16 @@ from e3relax_flows.schemas.outcomes import RelaxationResult
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
 from e3relax_flows.stores.decoding import decode_as
 
+__all__ = [
+    "EMT_ENTRY",
+    "EMT_LATTICES",
+    "EmtEngine",
+    "TablePredictor",
+    "check_engine",
+    "check_relaxation",
+    "make_emt_maker",
+]
+
 EMT_LATTICES = {"Al": 3.995, "Ni": 3.487, "Cu": 3.590, "Pd": 3.879, "Ag": 4.064, "Pt": 3.922, "Au": 4.056}  # fcc, Å
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import re
 import shlex
 
@@ -11,6 +10,7 @@ from page_runs import check_command, check_output
 from pages import DOCS, ROOT, Block, Line, list_pages, read_blocks
 
 import e3relax_flows
+import e3relax_flows.testing
 from e3relax_flows.candidates.builtin import SUBSTITUTIONS
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines import list_engines
@@ -43,7 +43,7 @@ def test_blocks_are_found_with_what_stands_above_them(tmp_path):
     assert read_blocks(page)[0].list_commands() == [Line(["a", "b", "c"], 0), Line(["e"], 1), Line(["f"], 1)]
 
 
-def test_reference_pages_name_every_command_setting_document_and_module(hooks, commands):
+def test_reference_pages_name_every_command_setting_and_document(hooks, commands):
     pages = hooks.build_pages()
     for words, command in commands.items():
         assert f"## {' '.join(words)}\n" in pages["reference/cli.md"]
@@ -59,9 +59,17 @@ def test_reference_pages_name_every_command_setting_document_and_module(hooks, c
     assert "### ScheduleConfig" in pages["reference/configuration.md"]
     assert "## 02_screen_substitutions.py" in pages["reference/workflows.md"]
     assert all(f"| `{info.name}` | " in pages["reference/engines.md"] for info in list_engines())
-    packages = {info.name for info in pkgutil.iter_modules(e3relax_flows.__path__) if info.ispkg}
-    assert set(hooks.PACKAGES) == packages - {"cli", "weights"}
-    assert "::: e3relax_flows.stores.opening" in pages["reference/python/stores.md"]
+
+
+def test_each_public_name_stands_on_one_page_and_nothing_else_does(hooks):
+    pages = {path: text for path, text in hooks.build_pages().items() if path.startswith("reference/python/")}
+    described = re.findall(r"^::: (\S+)$", "\n".join(pages.values()), re.MULTILINE)
+    public = [
+        f"{module.__name__}.{name}" for module in (e3relax_flows, e3relax_flows.testing) for name in module.__all__
+    ]
+    assert sorted(described) == sorted(public)
+    assert "from e3relax_flows import Predictor\n" in pages["reference/python/predictions.md"]
+    assert "[`EmtEngine`](testing.md#e3relax_flows.testing.EmtEngine)" in pages["reference/python/index.md"]
 
 
 def test_tables_of_the_reference_have_as_many_cells_as_titles(hooks):
