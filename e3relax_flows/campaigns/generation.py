@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GENERATION_JOB, SELECT_JOB, LABEL_JOB, GATHER_JOB = "e3r generation", "e3r select", "e3r label", "e3r gather"
+
+logger = logging.getLogger(__name__)
 
 
 def enter_phase(
@@ -113,6 +116,7 @@ def begin_generation(campaign_id: str, start: int, workspace: Workspace) -> tupl
     # a generation that was begun is finished, unless a user stopped it
     if stop is not None and (begun is None or stop.reason == StopReason.PERSON):
         state = CampaignState.STOPPED if stop.reason == StopReason.PERSON else CampaignState.FINISHED
+        logger.info("campaign %s: ends before generation %d", campaign_id, number)
         end_campaign(stores, campaign, state, stop.message, stop.reason)
         return None
     if begun is None:
@@ -179,6 +183,8 @@ def select_labels(campaign_id: str, generation: int, start: int, workspace: Work
         message = f"none of the {result.n_unpredictable} candidates that are left can be predicted"
         end_campaign(stores, campaign, CampaignState.FINISHED, message, StopReason.POOL_EMPTY)
         return None
+    for selected in result.selected:
+        logger.info("candidate %s of campaign %s: selected in generation %d", selected.id, campaign_id, generation)
     return save_phase(stores, campaign_id, generation, Phase.SELECT, result)
 
 

@@ -146,7 +146,9 @@ def save_campaign(stores: CampaignStores, campaign: CampaignDoc) -> None:
     """Replace a stored campaign."""
     campaign.last_updated = now()
     stores.campaigns.update([dump_document(campaign)])
-    logger.info("campaign %s is %s: %s", campaign.campaign_id, campaign.state, campaign.message or "no message")
+    logger.info(
+        "campaign %s: %s%s", campaign.campaign_id, campaign.state, f" ({campaign.message})" if campaign.message else ""
+    )
 
 
 def end_campaign(
@@ -181,6 +183,7 @@ def write_pool(
         )
         stores.pool.update([dump_document(chunk)])
         n_candidates, number = n_candidates + len(part), number + 1
+    logger.info("campaign %s: a pool of %d candidates in %d chunks", campaign_id, n_candidates, number)
     return n_candidates, number
 
 
@@ -209,7 +212,8 @@ def list_pool(stores: CampaignStores, campaign_id: str) -> list[PoolChunk]:
 
 def save_scores(stores: CampaignStores, scores: ScoreChunk) -> None:
     """Store scores; stored ones are not changed."""
-    write_documents(stores.scores, [dump_document(scores)])
+    if write_documents(stores.scores, [dump_document(scores)]):
+        logger.info("pool of campaign and model %s: chunk %d is scored", scores.group, scores.number)
 
 
 def find_scores(stores: CampaignStores, campaign_id: str, model_id: str) -> dict[int, ScoreChunk]:
@@ -239,7 +243,7 @@ def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase:
         "result": dump_document(result),
     }
     if write_documents(stores.phases, [document]):
-        logger.info("campaign %s, generation %d: phase %s is done", campaign_id, generation, phase.value)
+        logger.info("generation %d of campaign %s: phase %s is done", generation, campaign_id, phase.value)
         return result
     raw = stores.phases.query_one({"phase_key": document["phase_key"]})
     return type(result).model_validate(raw["result"]) if raw else result
@@ -268,12 +272,13 @@ def request_stop(stores: CampaignStores, campaign_id: str) -> None:
     """Request that a campaign stops before its next phase."""
     document = {"phase_key": f"{campaign_id}:{STOP}", "campaign_id": campaign_id, "generation": -1, "phase": STOP}
     if write_documents(stores.phases, [document]):
-        logger.info("campaign %s is to stop before its next phase", campaign_id)
+        logger.info("campaign %s: to stop before its next phase", campaign_id)
 
 
 def withdraw_stop(stores: CampaignStores, campaign_id: str) -> None:
     """Withdraw the request to stop."""
     stores.phases.remove_docs({"phase_key": f"{campaign_id}:{STOP}"})
+    logger.info("campaign %s: to go on", campaign_id)
 
 
 def is_stop_requested(stores: CampaignStores, campaign_id: str) -> bool:

@@ -7,7 +7,9 @@ Only typer and rich are imported here; what a command needs is imported when it 
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -26,6 +28,7 @@ from e3relax_flows.cli.screens import screen_app
 from e3relax_flows.cli.table import show_table
 from e3relax_flows.cli.train import train
 from e3relax_flows.core.errors import E3RelaxError, StoppedError
+from e3relax_flows.core.logs import LogLevel, hide_log, show_log
 from e3relax_flows.report.console import print_error
 
 app = typer.Typer(
@@ -37,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _debug = False
+LOG_LEVEL = "E3RELAX_LOG_LEVEL"
 EXIT_INTERRUPTED = 130  # typer's for Ctrl-C
 # after Ctrl-C, by the first word; screens and campaigns name their own id
 INTERRUPTED = {
@@ -58,13 +62,35 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _set_options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            "--log-level",
+            case_sensitive=False,
+            help="Print the log on stderr from this level on: INFO shows each change of a state with its ids; none: "
+            "as the setting LOG_LEVEL says.",
+        ),
+    ] = None,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     global _debug
     _debug = debug
+    context.call_on_close(hide_log)
+    if log_level is not None:
+        before = os.environ.get(LOG_LEVEL)
+        os.environ[LOG_LEVEL] = log_level  # which jobs and processes of this command see, too
+        context.call_on_close(partial(_restore_level, before))
+        show_log(log_level)
+
+
+def _restore_level(before: str | None) -> None:
+    os.environ.pop(LOG_LEVEL)
+    if before is not None:
+        os.environ[LOG_LEVEL] = before
 
 
 app.command("predict")(predict)

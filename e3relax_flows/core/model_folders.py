@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ MODEL_ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MIN_DIGITS = 8  # of an id that is abbreviated
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "weights.safetensors", "card.md"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ def write_model_folder(folder: Path, files: dict[str, bytes], replace: bool = Fa
                 return False
             raise
         _sync_folder(folder.parent)
+        logger.info("folder %s: written", folder)
         return True
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from yaml import YAMLError
 
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.logs import LogLevel, show_log
 from e3relax_flows.core.roles import Role, WorkerConfig
 
 DEFAULT_CONFIG_FILE = "~/.e3relax.yaml"
@@ -52,6 +53,11 @@ class E3RelaxSettings(BaseSettings):
     PAIR_STORE: dict[str, Any] | None = Field(
         None, description="maggma store of pairs to train on, written as in jobflow.yaml; none: embedded"
     )
+    LOG_LEVEL: LogLevel | None = Field(
+        None,
+        description="from which level on the log is printed on stderr: DEBUG, INFO, WARNING or ERROR; none: warnings "
+        "only, as Python prints them",
+    )
     WORKERS: dict[Role, WorkerConfig] = Field(
         default_factory=dict,
         description="where submitted jobs run, by role (predict, dft, train, light); configs/e3relax.yaml shows them",
@@ -83,7 +89,7 @@ class E3RelaxSettings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> E3RelaxSettings:
-    """Read the settings as they are now.
+    """Read the settings as they are now, and print the log as `LOG_LEVEL` says.
 
     Raises
     ------
@@ -91,7 +97,7 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
         When an entry is unknown or of the wrong type, or the file does not hold settings in YAML.
     """
     try:
-        return E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})
+        settings = E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(
@@ -103,6 +109,8 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
             f"the settings file (E3RELAX_CONFIG_FILE or {DEFAULT_CONFIG_FILE}) cannot be read ({error}); "
             "write one setting per line, such as DATA_DIR: /home/me/e3relax_data"
         ) from error
+    show_log(settings.LOG_LEVEL)
+    return settings
 
 
 def isolate_stores(folder: Path) -> E3RelaxSettings:

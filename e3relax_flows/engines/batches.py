@@ -86,5 +86,5 @@ def load_batches(potential: Potential, device: str = "auto") -> Batches | None:
     try:
         return SevenNetBatches(potential.weights, potential.info.modal, str(resolved), MAX_ATOMS[resolved.type])
     except EngineError as error:
-        logger.info("%s is evaluated for one crystal at a time: %s", potential.label, error)
+        logger.info("potential %s: evaluated for one crystal at a time, %s", potential.label, error)
         return None

@@ -119,7 +119,7 @@ class GuardedOptimizer(Optimizer):
         except Exception as error:  # the boundary of one relaxation: what was reached is kept
             if self._safe is None:
                 raise
-            logger.warning("relaxation of %s stopped: %s", self._free.symbols, error)
+            logger.warning("relaxation of %s: stopped, %s", self._free.symbols, error)
         self._free.set_cell(self._safe.cell, scale_atoms=False)
         self._free.set_positions(self._safe.positions, apply_constraint=False)
         return False

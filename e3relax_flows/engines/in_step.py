@@ -7,6 +7,7 @@ the next. Imports ASE and greenlet, so it is imported only when it is used.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import warnings
@@ -21,6 +22,8 @@ from greenlet import getcurrent, greenlet
 from e3relax_flows.engines.batches import Batches, EvaluatedCalculator, Evaluation
 
 Relaxation = Callable[[Calculator], Any]
+
+logger = logging.getLogger(__name__)
 
 
 class WaitingCalculator(EvaluatedCalculator):
@@ -124,6 +127,7 @@ def _evaluate_batch(crystals: Sequence[Any], batches: Batches) -> list[Any]:
     except Exception as error:  # the boundary between crystals: only those with the error fail
         if len(crystals) == 1:
             return [error]
+        logger.info("batch of %d crystals: failed and evaluated one by one: %s", len(crystals), error)
         return [answer for crystal in crystals for answer in _evaluate_batch([crystal], batches)]
     seconds = (time.perf_counter() - began) / sum(map(len, crystals))
     return [(each, seconds * len(crystal)) for each, crystal in zip(found, crystals, strict=True)]

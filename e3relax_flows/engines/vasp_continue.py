@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from e3relax_flows.engines.base import get_entry, iterate_jobs, read_plain, read
 from e3relax_flows.engines.vasp_documents import is_relaxation
 
 CONTINUED = "continued"
+
+logger = logging.getLogger(__name__)
 
 
 def add_continuation(flow: Flow, times: int) -> Flow:
@@ -54,7 +57,9 @@ def continue_relaxation(document: Any, maker: Maker, left: int) -> Response:
     unfinished = document is not None and is_relaxation(document) and read_plain(document, "state") != "successful"
     if not left or not unfinished or structure is None:
         return Response(output={CONTINUED: []})
-    again = maker.make(structure, prev_dir=get_entry(document, "dir_name"))
+    folder = get_entry(document, "dir_name")
+    logger.info("relaxation in %s: not converged, continued, %d continuations left", folder, left - 1)
+    again = maker.make(structure, prev_dir=folder)
     rest = continue_relaxation(again.output, maker, left - 1)
     both = gather_continued(again.output, rest.output)
     for each in (rest, both):

@@ -113,6 +113,7 @@ def take_claim(store: Store, claim: ClaimDoc, over: str | None = None) -> ClaimD
         free.append({"owner": over})
     holder = find_claims(store, [claim.claim_id]).get(claim.claim_id)
     if holder and is_abandoned(holder):
+        logger.info("claim %s: left by %s, whose process is gone", claim.claim_id, holder.describe())
         free.append({"owner": holder.owner, "claimed_at": holder.claimed_at})
     if write_documents(store, [claim.model_dump()], {"$or": free}):
         return None
@@ -132,7 +133,14 @@ def read_clock(store: Store) -> float:
 
 def release_claims(store: Store, ids: Iterable[str], owner: str | None = None) -> None:
     """Release claims: those of `owner`, or all."""
-    criteria: dict[str, Any] = {"claim_id": {"$in": list(ids)}}
+    names = list(ids)
+    _remove_claims(store, names, owner)
+    for name in names:
+        logger.info("claim %s: released%s", name, f" by {owner}" if owner else "")
+
+
+def _remove_claims(store: Store, names: list[str], owner: str | None) -> None:
+    criteria: dict[str, Any] = {"claim_id": {"$in": names}}
     store.remove_docs(criteria if owner is None else {**criteria, "owner": owner})
 
 
@@ -197,7 +205,7 @@ def hold_submission(settings: SettingsLike, what: str = SUBMISSION_CLAIM) -> Ite
         try:
             yield
         finally:
-            release_claims(claims, [what], owner)
+            _remove_claims(claims, [what], owner)
 
 
 def is_recorded(job: Job, store: JobStore) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from e3relax_flows.stores.opening import (
     write_documents,
 )
 from e3relax_flows.stores.pool import shared
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def save_predictions(store: Store, docs: Sequence[PredictionDoc]) -> int:
     raws = [dump_document(doc) for doc in docs]
     for raw in raws:
         raw["initial"] = None if find_not_finite(raw["initial"]) else raw["initial"]
-    return write_documents(store, raws, {"second_opinion.failed": True})
+    n_written = write_documents(store, raws, {"second_opinion.failed": True})
+    logger.info("predictions: %d of %d written, the others were there", n_written, len(docs))
+    return n_written
 
 
 def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool = False) -> int:
@@ -80,7 +85,15 @@ def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool
         When a number is not finite, or the store fails.
     """
     replaceable = {"state": OutcomeState.FAILED.value} if replace_failed else None
-    return write_documents(store, [dump_finite(doc) for doc in docs], replaceable)
+    n_written = write_documents(store, [dump_finite(doc) for doc in docs], replaceable)
+    if n_written:
+        for doc in docs:
+            logger.info(
+                "outcome %s of candidate %s: %s, prediction %s, start %s, engine %s%s",
+                doc.outcome_id, doc.id, doc.state, doc.prediction_id, doc.start_kind, doc.engine,
+                f" ({doc.message})" if doc.message else "",
+            )  # fmt: skip
+    return n_written
 
 
 def find_predictions(store: Store, ids: Iterable[str]) -> dict[str, PredictionDoc]:

@@ -69,7 +69,13 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
         When another holdout has the name.
     """
     if write_documents(stores.holdouts, [dump_document(doc)]):
-        logger.info("holdout %s is frozen: %d pairs in %d groups", doc.name, len(doc.pair_ids), len(doc.groups))
+        logger.info(
+            "holdout %s: frozen as %s, %d pairs in %d groups",
+            doc.holdout_id,
+            doc.name,
+            len(doc.pair_ids),
+            len(doc.groups),
+        )
         return doc
     return find_same_holdout(stores, doc) or doc
 
@@ -122,7 +128,9 @@ def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
 def save_dataset(stores: DatasetStores, doc: DatasetDoc) -> DatasetDoc:
     """Store a dataset and return the stored one; a dataset with a known id is the first one."""
     if write_documents(stores.datasets, [dump_document(doc)]):
-        logger.info("dataset %s: %d pairs, %d of validation", doc.dataset_id, len(doc.train), len(doc.val))
+        logger.info(
+            "dataset %s: saved, %d pairs to train on, %d of validation", doc.dataset_id, len(doc.train), len(doc.val)
+        )
         return doc
     return find_dataset(stores, doc.dataset_id)
 

@@ -12,6 +12,7 @@ from typing import Any
 from maggma.core import Store
 from maggma.utils import grouper
 
+from e3relax_flows.core.logs import format_counts
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc
@@ -164,7 +165,11 @@ class PairWriter:
         save_pairs(self.stores.pairs, list(plan.new.values()))
         replace_pairs(self.stores.pairs, list(plan.rewritten.values()))
         save_records(self.stores.records, list(plan.records.values()))
-        logger.info("pairs: %d new, %d rewritten of %d calculations", len(plan.new), len(plan.rewritten), len(built))
+        left_out = format_counts(Counter(str(item.record.reason) for item in built if item.record.reason))
+        logger.info(
+            "pairs: %d new, %d rewritten of %d calculations; left out: %s",
+            len(plan.new), len(plan.rewritten), len(built), left_out,
+        )  # fmt: skip
 
     def _decide(self, item: BuiltPair, old: BuildRecord | None, pairs: dict[str, PairDoc], plan: _Plan) -> None:
         record, pair = item.record, item.pair

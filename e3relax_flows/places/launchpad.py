@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ WORKFLOWS_PER_WRITE = 50
 IDS_PER_QUERY = 2000
 GONE = ("ARCHIVED", "DEFUSED")  # states of workflows that will not run any more
 NOT_STARTED = ("READY", "WAITING", "RESERVED", "DEFUSED", "PAUSED")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
     _index_content(pad)
     for placed in find_placed(pad, list(workflows)).values():
         if not placed.is_whole:
+            logger.info("workflow %s: not whole, fireworks %s are removed", placed.content_id, placed.fw_ids)
             remove_workflow(pad, placed.fw_ids)
     expected = {content_id: len(workflow.fws) for content_id, workflow in workflows.items()}
     pending = list({id(workflow): workflow for workflow in workflows.values()}.values())  # one may have several ids
@@ -134,6 +138,8 @@ def add_workflows(pad: Any, workflows: Mapping[str, Any]) -> dict[str, Placed]:
             f"{len(broken)} of {len(expected)} workflows are incomplete on the launchpad (content {broken[0]}); "
             "type the same command again: present workflows stay, the rest is added"
         )
+    for content_id in expected:
+        logger.info("workflow %s: on the launchpad, fireworks %s", content_id, placed_now[content_id].fw_ids)
     return placed_now
 
 
@@ -169,6 +175,7 @@ def defuse(pad: Any, names: Sequence[str]) -> set[str]:
     stopped = {name: min(nodes) for name, (state, nodes) in states.items() if state in NOT_STARTED}
     for node in sorted(set(stopped.values())):  # one workflow may have several ids
         pad.defuse_wf(node, defuse_all_states=False)
+        logger.info("firework %d: its workflow is defused", node)
     return gone | set(stopped)
 
 
@@ -179,3 +186,4 @@ def rerun(pad: Any, names: Sequence[str]) -> None:
         children = {child for all_children in document["links"].values() for child in all_children}
         for node in set(document["nodes"]) - children:
             pad.rerun_fw(node)
+            logger.info("firework %d: runs again", node)

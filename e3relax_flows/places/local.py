@@ -29,6 +29,8 @@ EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?=:|$)", re.MULTILINE)  # its frames a
 
 MAX_ERROR_LENGTH = 500
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class JobReport:
@@ -105,6 +107,7 @@ def run_flow_locally(
 
 def _release_claims(flow: str) -> None:
     """Release unfinished claims of the jobs of a run, since this process may continue."""
+    logger.info("flow %s: its claims are released", flow)
     with suppress(E3RelaxError), open_claim_store() as claims:
         claims.remove_docs({"flow": flow, "manager": None})
 
@@ -133,11 +136,13 @@ class _JobWatcher(logging.Handler):
 
     def _note_finished(self, name: str, uuid: str, index: int) -> None:
         document = self.store.query_one({"uuid": uuid, "index": index}, ["metadata"]) or {}
+        logger.info("job %s (%s, %d): finished", uuid, name, index)
         self.note(JobReport(name, uuid, index, None, None, document.get("metadata") or {}))
 
     def _note_failed(self, name: str, trace: str) -> None:
         # jobflow keeps a failed job, and removes a finished one before it logs it
         job = CURRENT_JOB.job
+        logger.info("job %s (%s): failed", job.uuid if job else "unknown", name)
         last = trace[trace.rfind(TRACEBACK) + len(TRACEBACK) :] if TRACEBACK in trace else trace
         start = EXCEPTION.search(last)
         error = shorten(last[start.start() :] if start else last, MAX_ERROR_LENGTH)

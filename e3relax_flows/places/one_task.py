@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from typing import Any
@@ -13,6 +14,8 @@ from jobflow.managers.fireworks import JobFiretask
 from e3relax_flows.ledger.claims import BEGIN_KEY, END_KEY, ERRORS_KEY, is_recorded
 
 WORKER_ENTRIES = ("_category", "_fworker", "_queueadapter", "_priority")  # of a spec: which workers may run it
+
+logger = logging.getLogger(__name__)
 
 
 class OnceJobTask(JobFiretask):
@@ -65,6 +68,7 @@ class OnceJobTask(JobFiretask):
         store = self.get("store") or SETTINGS.JOB_STORE
         store.connect()
         if is_recorded(self["job"], store):
+            logger.info("job %s (%s): done before, it does not run again", self["job"].uuid, self["job"].name)
             return FWAction()
         action = super().run_task(fw_spec)
         for workflow in (*action.detours, *action.additions):
@@ -123,6 +127,7 @@ def _join_end(workflow: Workflow) -> Workflow:
 
 def _note_error(tasks: list[Any], uuid: str, error: Exception) -> None:
     """Pass the error of an earlier job to the jobs of tasks."""
+    logger.info("job %s: failed, its outcome will have the error: %s: %s", uuid, type(error).__name__, error)
     for task in tasks:
         task["job"].metadata.setdefault(ERRORS_KEY, {})[uuid] = f"{type(error).__name__}: {error}"
 

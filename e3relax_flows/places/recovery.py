@@ -6,6 +6,7 @@ fireworks that were checked out and never launched, and makes dependents of a lo
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,8 @@ from e3relax_flows.places.launchpad import FLOW_KEY, GONE, find_existing, open_l
 SHOWN = 5
 WRONG_CLOCK_S = 1e7  # pings of stopped workers may be so far in the future
 DONE = ("COMPLETED", *GONE)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -198,6 +201,9 @@ def _read_time(moment: Any) -> datetime:
 
 def _repair(pad: Any, recovery: Recovery, lost_after: float) -> None:
     """Repair the findings, in this order: a lock blocks all later steps, and orphans could be launched."""
+    for item in fields(Recovery):
+        if found := getattr(recovery, item.name):
+            logger.info("launchpad: %s %s", item.name, ", ".join(map(str, found)))
     pad.fireworks.delete_many({"fw_id": {"$in": recovery.orphaned}})
     for node in recovery.incomplete:
         workflow = pad.workflows.find_one({"nodes": node}, {"nodes": 1})

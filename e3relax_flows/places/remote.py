@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ WAITING = ("READY", "WAITING")  # states of flows that have not begun
 ABANDONED = ("USER_STOPPED", "REMOTE_ERROR")  # states of jobs that continue only after a command of the user
 OVER = ("COMPLETED", "FAILED", "STOPPED", "WAITING", "PAUSED", *ABANDONED)  # of jobs that do not run
 GENERATED = ("job_name", "qout_path", "qerr_path")  # resources that jobflow-remote writes itself
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ class RemotePlace:
         with open_claim_store(settings) as claims:
             held = [claim for claim in find_claims(claims).values() if claim.manager == REMOTE.name and claim.flow]
             over = self.find_over({str(claim.flow) for claim in held})
-            release_claims(claims, [claim.claim_id for claim in held if claim.flow in over])
+            lost = [claim for claim in held if claim.flow in over]
+            for claim in lost:
+                logger.info("claim %s: its flow %s is over", claim.claim_id, claim.flow)
+            release_claims(claims, [claim.claim_id for claim in lost])
 
     def stop(self, placed: Sequence[Placed]) -> set[str]:
         """Withdraw those of the flows that have not begun; return their content ids."""
@@ -88,6 +94,7 @@ class RemotePlace:
         if waiting:
             flows = [str(flow.flow) for flow in waiting]
             self.controller.stop_jobs(flow_ids=flows, states=[states.READY], raise_on_error=False)
+            logger.info("project %s: flows stopped: %s", self.project.name, ", ".join(flows))
         return {flow.content_id for flow in waiting}
 
     def send(self, flow: Flow, content_id: str, workers: Mapping[Role, WorkerConfig]) -> list[str]:
@@ -95,6 +102,9 @@ class RemotePlace:
         assign_roles(flow, workers, REMOTE)
         flow.metadata = {**(flow.metadata or {}), CONTENT_KEY: content_id}
         ids: list[str] = require("jobflow_remote", "remote", "--submit remote").submit_flow(flow)
+        logger.info(
+            "workflow %s: in project %s, flow %s, jobs %s", content_id, self.project.name, flow.uuid, ", ".join(ids)
+        )
         return ids
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from e3relax_flows.places.local import JobReport, LocalRun, run_flow_locally
 from e3relax_flows.places.remote import LOST, open_remote
 from e3relax_flows.places.roles import assign_roles
 from e3relax_flows.stores.opening import open_job_store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -232,6 +235,8 @@ def judge_problems(problems: Sequence[Problem], is_first: bool = True) -> list[s
     ConfigError
         When there are others, with what to type against each.
     """
+    for problem in problems:
+        logger.info("check %s: %s", "failed" if problem.is_fatal else "warns", problem.message)
     fatal = [problem.message for problem in problems if problem.is_fatal]
     if fatal:
         raise ConfigError("nothing was submitted: " + "\n".join(fatal))
@@ -270,6 +275,7 @@ def _submit_to_fireworks(
             documents.setdefault(f"job {firework.name!r}", []).append(firework.to_db_dict())
         warnings = judge_problems([*problems, *check_launchpad(pad, settings.WORKERS), *check_sizes(documents)])
         now = add_workflows(pad, workflows)
+    logger.info("launchpad: %d workflows added, %d were there", len(now), len(known))
     every = {**known, **now}
     first = min(number for item in every.values() for number in item.fw_ids) if every else 0
     return Submission(
@@ -299,6 +305,7 @@ def _submit_to_remote(
         known = {key: flow for key, flow in place.find_placed(list(flows)).items() if flow.state not in gone}
         new = {key: flow for key, flow in flows.items() if key not in known}
         ids = [place.send(flow, key, settings.WORKERS) for key, flow in new.items()]
+    logger.info("jobflow-remote: %d flows sent, %d were there", len(new), len(known))
     first = ids[0][0] if ids else None
     hint = "jf flow list" if first is None else f"jf flow list -did {first}"
     return Submission("remote", sum(map(len, ids)), list(new), known, warnings, hint)

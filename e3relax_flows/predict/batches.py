@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from e3relax_flows.core.errors import StructureError
 from e3relax_flows.graphs.batching import Crystal, pack_crystals, plan_batches
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.schemas.predictions import Reason
+
+logger = logging.getLogger(__name__)
 
 
 class BatchLimits(NamedTuple):
@@ -81,8 +84,10 @@ class BatchRunner:
         if no_memory and self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(crystals) > 1:
+            logger.info("batch of %d crystals: failed and halved, %s", len(crystals), failure)
             if no_memory:
                 self._lower_limits(crystals)
+                logger.info("batches on %s: at most %d atoms and %d edges from now on", self.device, *self.limits)
             return self._run_halves(crystals)
         return [self._describe_failure(crystals[0], failure, no_memory)]
 

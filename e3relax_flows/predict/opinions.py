@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
 EV_PER_CUBIC_ANGSTROM = 1 / 160.21766  # of one GPa
 SWAP = [1, 0, 2]  # two exchanged axes describe a left-handed cell as a right-handed one
+
+logger = logging.getLogger(__name__)
 
 
 class Silence(NamedTuple):
@@ -110,6 +113,8 @@ class Judge:
                 )
             else:
                 opinions.append(SecondOpinion(potential=self.label, **(silence._asdict() if silence else {})))
+        n_silent = sum(opinion.energy_change is None for opinion in opinions)
+        logger.info("second opinion of %s: %d computed, %d not given", self.label, len(opinions) - n_silent, n_silent)
         return opinions
 
     def measure(self, structures: Sequence[Structure]) -> list[SinglePoint | Silence]:
@@ -137,7 +142,11 @@ class Judge:
             return [point if all(map(math.isfinite, point)) else silence for point in points]
         except Exception as error:  # the boundary between structures
             if len(structures) == 1:
+                logger.info("second opinion of %s on %s: failed, %s", self.label, structures[0].formula, error)
                 return [Silence(f"{self.label} failed on it: {type(error).__name__}: {error}", failed=True)]
+            logger.info(
+                "second opinion of %s: a batch of %d failed and is halved: %s", self.label, len(structures), error
+            )
         half = len(structures) // 2
         return self._run(structures[:half]) + self._run(structures[half:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -18,6 +19,8 @@ Floats = NDArray[np.float64]
 
 CONVERGED = 0.01  # eV/Å; starts that DFT relaxes in one step are below the usual 0.05 already
 MAX_VOLUME_RATIO = 1.5  # factor of the prediction's volume; beyond it the steps diverge
+
+logger = logging.getLogger(__name__)
 
 
 class PolishError(E3RelaxError):
@@ -109,6 +112,7 @@ def relax_shortly(judge: Judge, structure: Structure, freedom: Freedom, steps: i
     except PolishError:
         raise
     except Exception as error:  # the boundary between structures
+        logger.info("polish by %s of %s: failed, %s", judge.label, atoms.symbols, error)
         raise PolishError(f"{judge.label} failed on it: {type(error).__name__}: {error}", failed=True) from error
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
         raise PolishError(f"{judge.label} gives numbers that are not finite")

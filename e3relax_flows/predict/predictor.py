@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -32,6 +33,8 @@ WINDOW_STRUCTURES = 2_048
 WINDOW_ATOMS = 40_000
 
 OnProgress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -99,6 +102,7 @@ class Predictor:
         resolved = resolve_device(device)
         folder = find_model(model, models_dir)
         network = load_network(folder, resolved, torch.float32)
+        logger.info("model %s: loaded from %s on %s", folder.model_id, folder.path, resolved)
         return cls(network, folder.model_id, folder.config.get("calibration"), resolved)
 
     def predict(

@@ -101,7 +101,7 @@ def relax_chunk(
             try:
                 outcomes[key] = outcome = _record(result, key, claimed[key], workspace)
             except Exception as error:  # the boundary between relaxations
-                unrecorded.append(f"{claimed[key].prediction.id!r}: {type(error).__name__}: {error}")
+                unrecorded.append(_log_unrecorded(key, claimed[key], error))
                 continue
             del claimed[key]
             if on_outcome is not None:
@@ -115,6 +115,12 @@ def relax_chunk(
             "run the same again: what was relaxed is in the job store"
         )
     return {key: outcomes[key] for key in chosen}
+
+
+def _log_unrecorded(key: str, entry: ChunkEntry, error: Exception) -> str:
+    """Log that an outcome could not be recorded; return why, with the candidate."""
+    logger.warning("outcome %s of candidate %s: not recorded, %s", key, entry.prediction.id, error)
+    return f"{entry.prediction.id!r}: {type(error).__name__}: {error}"
 
 
 def _record(outcome: OutcomeDoc | Exception, key: str, entry: ChunkEntry, workspace: Workspace) -> OutcomeDoc:
@@ -139,6 +145,7 @@ def _claim_open(
         recorded_by = None if known is None else known.metadata.get(CLAIM_KEY)
         if known is not None and (recorded_by == entry.owner or is_reusable(known, entry.retry_failed)):
             outcomes[key] = known
+            logger.info("outcome %s of candidate %s: known, %s", key, entry.prediction.id, known.state)
             if recorded_by == entry.owner:  # killed before it released it
                 release_claims(workspace.claims, [key], entry.owner)
         elif _claim(workspace, key, entry, recorded_by):
@@ -151,8 +158,12 @@ def _claim_open(
 def _claim(workspace: Workspace, key: str, entry: ChunkEntry, recorded_by: str | None) -> bool:
     claim = ClaimDoc(claim_id=key, owner=entry.owner, flow=entry.flow, manager=find_manager())
     holder = take_claim(workspace.claims, claim, recorded_by)
-    if holder is not None:
-        logger.info("%s is being relaxed by %s", entry.name, holder.describe())
+    if holder is None:
+        logger.info(
+            "outcome %s of candidate %s: claimed by %s, start %s", key, entry.prediction.id, entry.owner, entry.kind
+        )
+    else:
+        logger.info("outcome %s of candidate %s: claimed by %s", key, entry.prediction.id, holder.describe())
     return holder is None
 
 

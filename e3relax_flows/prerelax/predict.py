@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pymatgen.core import IStructure, Structure
 
 from e3relax_flows.core.errors import ConfigError, ContentError, ModelError
 from e3relax_flows.core.ids import hash_content, identify_structure
+from e3relax_flows.core.logs import format_counts
 from e3relax_flows.core.model_folders import ModelFolder
 from e3relax_flows.ledger.store import find_predictions, save_predictions
 from e3relax_flows.ledger.workspace import open_workspace
@@ -179,12 +181,17 @@ def predict_stored(
             for i, prediction in zip(todo, predictions, strict=True):
                 made[prediction_ids[i]] = _add_context(prediction, prediction_ids[i], structure_ids[i], options, used)
             save_predictions(workspace.predictions, [doc for doc in made.values() if doc.verdict != Verdict.ERROR])
-    logger.info("model %s: %d structures predicted, %d known", folder.model_id, len(made), len(found))
+    _log_predictions(folder.model_id, list(made.values()), len(found))
     documents = [
         _relabel(found.get(key) or made[key], structure, name)
         for key, structure, name in zip(prediction_ids, structures, ids, strict=True)
     ]
     return documents, sum(key in found for key in prediction_ids)
+
+
+def _log_predictions(model_id: str, made: Sequence[PredictionDoc], n_known: int) -> None:
+    verdicts = format_counts(Counter(str(doc.verdict) for doc in made))
+    logger.info("model %s: %d structures predicted (%s), %d known", model_id, len(made), verdicts, n_known)
 
 
 def _predict(

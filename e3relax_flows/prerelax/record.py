@@ -128,7 +128,6 @@ def record_outcome(
         save_outcomes(workspace.outcomes, [outcome], replace_failed=True)
         if CLAIM_KEY in outcome.metadata:
             release_claims(workspace.claims, [outcome.outcome_id])
-    logger.info("outcome %s of %s is %s", outcome.outcome_id, outcome.id or "a structure", outcome.state)
     return outcome
 
 
@@ -150,6 +149,9 @@ def _join(
     lost = [uuid for uuid, document in zip(job_uuids, documents, strict=True) if document is None]
     message = None
     if lost:
+        logger.info(
+            "candidate %s: %d of %d jobs of %s left no document", prediction.id, len(lost), len(documents), engine.name
+        )
         described = ", ".join(map(_describe_job, lost))
         message = f"{len(lost)} of {len(documents)} jobs of the engine left no document: {described}"
     if len(lost) == len(documents):

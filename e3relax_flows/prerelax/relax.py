@@ -81,18 +81,21 @@ def claim_and_relax(
     with open_workspace() as workspace:
         known, recorded_by = find_known()
         if known is not None:
-            logger.info("outcome %s is in the store, it is not relaxed again", outcome_id)
+            logger.info("outcome %s of candidate %s: known, %s", outcome_id, prediction.id, known.state)
             return known
         flow = current.hosts[-1] if current.hosts else None
         claim = ClaimDoc(claim_id=outcome_id, owner=current.uuid, flow=flow, manager=find_manager())
-        if take_claim(workspace.claims, claim, recorded_by):
-            logger.info("outcome %s is claimed by another job", outcome_id)
+        if holder := take_claim(workspace.claims, claim, recorded_by):
+            logger.info("outcome %s of candidate %s: claimed by %s", outcome_id, prediction.id, holder.describe())
             return None
         known, _ = find_known()  # it may have been recorded, and its claim released, since the first check
         if known is not None:
             release_claims(workspace.claims, [outcome_id], current.uuid)
             return known
-        logger.info("outcome %s is claimed: %s relaxes %s", outcome_id, engine.name, prediction.id or "a structure")
+        logger.info(
+            "outcome %s of candidate %s: claimed by %s, start %s, engine %s",
+            outcome_id, prediction.id, current.uuid, kind, engine.name,
+        )  # fmt: skip
         return _replace(engine, prediction, kind, current)
 
 

@@ -161,7 +161,7 @@ def _store(document: AliasDoc, pool: StorePool) -> None:
         )
     move = document.history[-1]
     how = "rolled back" if move.rollback else "promoted"
-    logger.info("alias %s: %s to %s from %s: %s", document.name, how, move.model_id, move.previous_id, move.reason)
+    logger.info("alias %s: %s -> %s, %s (%s)", document.name, move.previous_id, move.model_id, how, move.reason)
 
 
 def _check_reason(reason: str) -> None:

@@ -65,7 +65,8 @@ def has_judgements(settings: E3RelaxSettings) -> bool:
 
 def save_evaluation(stores: JudgementStores, doc: EvaluationDoc) -> None:
     """Store an evaluation; a stored one stays as it is."""
-    write_documents(stores.evaluations, [dump_document(doc)])
+    if write_documents(stores.evaluations, [dump_document(doc)]):
+        logger.info("evaluation %s: model %s on holdout %s", doc.evaluation_id, doc.model_id, doc.holdout_id)
 
 
 def find_evaluation(stores: JudgementStores, evaluation_id: str) -> EvaluationDoc | None:

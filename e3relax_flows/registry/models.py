@@ -201,7 +201,7 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
         open_weights(pool.settings).save(existing or doc, weights)
         if existing is None:
             write_documents(pool.get(open_model_store), [dump_document(doc)])
-            logger.info("model %s is registered as %s", doc.model_id, doc.name)
+            logger.info("model %s: registered as %s", doc.model_id, doc.name)
             existing = find_model_doc(doc.model_id, pool)
     if existing is None or identify_model(existing.config, weights) != doc.model_id:
         raise StoreError("the registry does not return what was written to it; correct MODEL_STORE")

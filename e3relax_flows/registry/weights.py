@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ PART_KEY, PARTS = "part_id", "weights"
 PART_BYTES = 4 * 2**20  # MongoDB's documents have up to 16 MiB
 PUT_TRIES = 5  # each is needed only when another has just replaced the same damaged folder
 INTACT = "run `e3relax models import FOLDER` with an intact copy"
+
+logger = logging.getLogger(__name__)
 
 
 class Weights(Protocol):
@@ -145,6 +148,7 @@ class StoredWeights:
                 if _read_part(store, doc, index) != part:
                     data = b64encode(part).decode()
                     store.update([{PART_KEY: _name_part(doc, index), "sha256": doc.weights_sha256, "data": data}])
+                    logger.info("model %s: part %d of its weights is written to %s", doc.model_id, index, self.name)
             if self._read(store, doc) != weights:
                 raise StoreError(f"{self.name} does not return what was written to it; correct WEIGHTS_STORE")
 
@@ -156,6 +160,7 @@ class StoredWeights:
                 return _verify(path, doc)
         with self._open() as store:
             weights = self._read(store, doc)
+        logger.info("model %s: %d bytes fetched from %s to %s", doc.model_id, len(weights), self.name, path)
         if hashlib.sha256(weights).hexdigest() != doc.weights_sha256:
             raise ModelError(
                 f"the weights of model {doc.name} ({doc.model_id}) in {self.name} are damaged, incomplete or were "

@@ -41,7 +41,7 @@ def choose_challenger(trainings: Sequence[TrainingDoc | None]) -> str:
     if not finished:
         raise ModelError(f"none of {len(trainings)} trainings was finished; see the errors of their jobs")
     best = min(finished, key=lambda training: (training.best_score, training.model_id))
-    logger.info("model %s is the challenger, the best of %d trainings", best.model_id, len(finished))
+    logger.info("model %s: the challenger, the best of %d trainings", best.model_id, len(finished))
     return str(best.model_id)
 
 
@@ -162,6 +162,7 @@ def conclude(
         )
     else:
         _promote(document, gate, config.alias, snapshot.alias_version, workspace)
+    logger.info("model %s: %s", gate.challenger_id, document.message)
     return document
 
 

@@ -18,7 +18,7 @@ from e3relax_flows.retraining.training import estimate_training, plan_snapshot
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
 from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
 
-TRAINING_LOG = "e3relax_flows.train"  # logger of trainings inside jobs
+TRAINING_LOG = "e3relax_flows.train.launcher"  # logger of trainings inside jobs
 
 
 def run_retraining(flow: Flow, settings: E3RelaxSettings, folder: Path) -> RetrainDoc:

@@ -66,6 +66,10 @@ def take_snapshot(config: RetrainConfig, incumbent: str | None, workspace: Works
     """
     snapshot, dataset = plan_snapshot(config, incumbent, workspace)
     save_dataset(workspace.get(open_dataset_stores), dataset)
+    logger.info(
+        "snapshot of alias %s: model %s, dataset %s, holdout %s",
+        config.alias, snapshot.incumbent_id, snapshot.dataset_id, snapshot.holdout_id,
+    )  # fmt: skip
     return snapshot
 
 
@@ -200,6 +204,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
     path = _write_config(folder / CONFIG_FILE, entries)
     before = _read_step(path)
+    logger.info("training %s: begins at step %s, dataset %s, seed %d", run_id, before, dataset.dataset_id, seed)
     run = run_training(path, config.launch)
     document = TrainingDoc(
         run_id=run_id,
@@ -211,7 +216,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
         message=run.reason,
     )
     trainer = _load_trainer(path)
-    logger.info("training run %s is %s at step %d", run_id, document.state, trainer.progress.step)
+    logger.info("training %s: %s at step %d", run_id, document.state, trainer.progress.step)
     document.step, document.hours = trainer.progress.step, round(trainer.progress.seconds / 3600, 4)
     if not run.is_finished:
         _check_stop(run, before, trainer.progress.step, folder)

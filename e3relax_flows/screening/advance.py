@@ -123,8 +123,7 @@ def settle(stores: ScreenStores, screen: ScreenDoc, outcomes: Store) -> None:
             changed = [row for row in part if any(planned.outcome_id in found for planned in row.outcomes)]
             fill_outcomes(changed, found, reused=state == State.HELD)
             for row in changed:
-                if end(row):
-                    logger.info("candidate %s: %s", row.row_key, row.state)
+                end(row)
             if state == State.SUBMITTED:
                 seconds = sum(row.wall_time_s or 0.0 for row in found.values())
                 screen.core_hours += seconds / 3600 * screen.limits.cores
@@ -172,6 +171,7 @@ def conclude(stores: ScreenStores, screen: ScreenDoc) -> None:
             advance(row, Event.LEAVE)
         save_rows(stores, rows, [State.PLANNED])
         screen.message = reason
+        logger.info("screen %s: %s, %d candidates are left", screen_id, reason, len(rows))
     screen.phase = ScreenPhase.FINISHED
 
 
@@ -226,8 +226,10 @@ def _end_chunk(stores: ScreenStores, screen_id: str, number: int) -> None:
     for row in rows:
         advance(row, Event.LOSE_PREDICTION)
         row.message = LOST_CHUNK
-    if save_rows(stores, rows, [State.WAITING]):
-        logger.info("screen %s: chunk %d has no predictions", screen_id, number)
+    if n_lost := save_rows(stores, rows, [State.WAITING]):
+        logger.warning(
+            "screen %s: chunk %d left %d candidates without prediction; %s", screen_id, number, n_lost, LOST_CHUNK
+        )
 
 
 def _end_row(workspace: Workspace, row_key: str, kind: StartKind | None) -> None:
@@ -249,7 +251,6 @@ def _end_row(workspace: Workspace, row_key: str, kind: StartKind | None) -> None
         for planned in missing:
             planned.state, planned.message = OutcomeState.FAILED, planned.message or MISSING_OUTCOME
         end(row)
-    logger.info("candidate %s: %s", row_key, row.state)
     save_rows(stores, [row], [State.SUBMITTED])
 
 

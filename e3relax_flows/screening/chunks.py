@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,8 @@ AT_ONCE = 20  # most candidates of one job
 LAUNCHES = 16  # fewer candidates than this times AT_ONCE are divided into smaller jobs, for more workers
 
 OnJob = Callable[[JobReport], None]
+
+logger = logging.getLogger(__name__)
 
 
 def split_rows(screen: ScreenDoc, maker: Any, rows: Sequence[ScreenRow]) -> list[list[ScreenRow]]:
@@ -51,6 +54,7 @@ def relax_rows(
                 f"prediction {row.prediction_id!r} is not in {describe_store(workspace.predictions)}; all workers must "
                 "share their stores: compare `e3relax doctor` on them"
             )
+            logger.warning("candidate %s of screen %s: %s", row.id, row.screen_id, error)
             broken.append(_report_broken(name_candidate(row), error))
             continue
         flow = row.submitted.flow if row.submitted else None
@@ -69,6 +73,7 @@ def relax_rows(
     try:
         relax_chunk(maker.engine, entries, workspace, jobs, report)
     except StoreError as error:
+        logger.warning("screen %s: %s", screen.screen_id, error)
         broken.append(_report_broken(name_candidate(rows[0]), str(error)))
     if on_job is not None:
         for failure in broken:

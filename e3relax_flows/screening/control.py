@@ -74,6 +74,8 @@ def start_screen(screen_id: str, settings: SettingsLike) -> ScreenProgress:
                 lost = place.find_lost(find_rows(stores, screen_id, [State.SUBMITTED]))
                 claims = workspace.claims if place.frees_claims else None
                 release(stores, find_screen(stores, screen_id), lost, claims)
+            for line in progress.lines:
+                logger.info("screen %s: %s, place %s", screen_id, line, screen.place)
             if lost:
                 progress.lines.append(f"{len(lost)} lost candidates are submitted again")
             progress.screen = advance_screen(screen_id, workspace, place)
@@ -127,7 +129,7 @@ def resume_screen(
         save_rows(stores, requeued, states)
         if requeued:
             progress.lines.append(f"{len(requeued)} candidates are requeued")
-            logger.info("screen %s: %d candidates are requeued", screen_id, len(requeued))
+            logger.info("screen %s: %s", screen_id, progress.lines[-1])
         if any(row.state == State.WAITING for row in requeued) or screen.phase == ScreenPhase.PREDICTING:
             screen.phase = ScreenPhase.PREDICTING
         elif find_rows(stores, screen_id, list(OPEN), limit=1):

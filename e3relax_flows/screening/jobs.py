@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from typing import Any
 
 from jobflow import Job, JobConfig, Maker, Response, job
 
 from e3relax_flows.candidates.ranking import measure_change
 from e3relax_flows.core.errors import ConfigError, StoreError
+from e3relax_flows.core.logs import format_counts
 from e3relax_flows.ledger.claims import BEGIN_KEY
 from e3relax_flows.ledger.store import find_predictions
 from e3relax_flows.ledger.workspace import open_workspace
@@ -23,6 +26,8 @@ from e3relax_flows.stores.decoding import decode_as
 from e3relax_flows.stores.opening import describe_store
 
 UNRANKED = 1e12  # of candidates without a score: after all others
+
+logger = logging.getLogger(__name__)
 
 
 def read_maker(screen: ScreenDoc) -> Any:
@@ -59,6 +64,10 @@ def predict_chunk(screen_id: str, number: int) -> dict[str, int]:
             if document.id in rows
         ]
         save_rows(stores, changed, [CandidateState.WAITING])
+        verdicts = Counter(str(document.verdict) for document in documents)
+        logger.info(
+            "chunk %d of screen %s: predicted, %s; %d were known", number, screen_id, format_counts(verdicts), n_reused
+        )
     return {"n_predicted": len(documents), "n_reused": n_reused}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from e3relax_flows.places.kinds import FIREWORKS, REMOTE, PlaceKind, find_kind
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenRow
 from e3relax_flows.screening.states import Event, advance
 from e3relax_flows.screening.store import ScreenStores, save_rows, save_screen
+
+logger = logging.getLogger(__name__)
 
 
 class ScreenPlace(ABC):
@@ -106,6 +109,7 @@ def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], 
     """
     if not rows:
         return
+    logger.info("screen %s: %d candidates were submitted and lost, and are planned anew", screen.screen_id, len(rows))
     if claims is not None:
         ids = [planned.outcome_id for row in rows for planned in row.outcomes]
         flows = {row.submitted.flow for row in rows if row.submitted}

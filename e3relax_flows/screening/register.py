@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.candidates.spool import CandidateList, PackedCandidate
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.logs import format_counts
 from e3relax_flows.core.model_folders import is_model_folder
 from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.ledger.workspace import open_workspace
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.maker import ScreenMaker
 
 SHOWN = 5
+
+logger = logging.getLogger(__name__)
 
 
 def register_screen(
@@ -92,7 +96,7 @@ def register_screen(
         screen = _describe(maker, screen_id, model, place)
         screen.limits = limits or screen.limits
         save_screen(stores, screen)  # without chunks: not yet complete
-        screen.n_chunks = _write_candidates(stores, screen_id, candidates, maker.chunk_size)
+        screen.n_chunks = _write_candidates(stores, screen, candidates, maker.chunk_size)
     save_screen(stores, screen)
     return screen, True
 
@@ -101,7 +105,10 @@ def _find_whole(stores: ScreenStores, screen_id: str) -> ScreenDoc | None:
     """The stored screen with this id, if all of its candidates are written."""
     raw = stores.screens.query_one({"screen_id": screen_id})
     known = validate_document(raw, ScreenDoc, stores.screens) if raw else None
-    return known if known is not None and known.n_chunks else None
+    if known is None or not known.n_chunks:
+        return None
+    logger.info("screen %s: registered before, phase %s, place %s", screen_id, known.phase, known.place)
+    return known
 
 
 def _check_any(candidates: CandidateList) -> None:
@@ -172,9 +179,9 @@ def _identify(maker: ScreenMaker, model_id: str, candidates: CandidateList) -> s
     return hash_content(content)
 
 
-def _write_candidates(stores: ScreenStores, screen_id: str, candidates: CandidateList, chunk_size: int) -> int:
+def _write_candidates(stores: ScreenStores, screen: ScreenDoc, candidates: CandidateList, chunk_size: int) -> int:
     """Write chunks and rows; return the number of chunks. Documents of a killed registration are kept."""
-    number, n_chunks, notes = 0, 0, dict(candidates.notes)
+    screen_id, number, n_chunks, notes = str(screen.screen_id), 0, 0, dict(candidates.notes)
     pending = candidates.iterate_packed()
     while part := list(islice(pending, chunk_size)):
         chunk, n_chunks = n_chunks, n_chunks + 1
@@ -207,6 +214,9 @@ def _write_candidates(stores: ScreenStores, screen_id: str, candidates: Candidat
     for place, row in enumerate(others):
         row.number = number + place
     save_rows(stores, others, None)
+    counts = format_counts(candidates.count())
+    words = screen.name, counts, screen.model, screen.engine, screen.engine_id, n_chunks, screen.place
+    logger.info("screen %s: registered as %s, %s; model %s, engine %s (%s), %d chunks, place %s", screen_id, *words)
     return n_chunks
 
 

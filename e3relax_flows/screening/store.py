@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from e3relax_flows.stores.pool import SettingsLike, shared
 ROWS_PER_WRITE = 1000
 RESULT_FIELDS = ("energy", "n_ionic_steps", "n_electronic_steps", "wall_time_s")
 SHORTEST_ID = 4  # digits of an id that are enough to find a screen
+
+logger = logging.getLogger(__name__)
 
 
 class ChunkInput(BaseModel):
@@ -242,6 +246,8 @@ def has_rows(stores: ScreenStores, screen_id: str, state: CandidateState) -> boo
 def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequence[CandidateState] | None) -> int:
     """Write rows, each replacing the one with its key if that is in one of these states; return the number written.
 
+    Each candidate whose state is another one is logged.
+
     Parameters
     ----------
     stores
@@ -251,13 +257,39 @@ def save_rows(stores: ScreenStores, rows: Iterable[ScreenRow], replacing: Sequen
     replacing
         None: only rows that are new are written.
     """
-    docs = []
-    for row in rows:
-        row.group = name_group(row.screen_id, row.state)
-        docs.append(dump_document(row))
     states = None if replacing is None else {"state": {"$in": [state.value for state in replacing]}}
-    parts = [docs[start : start + ROWS_PER_WRITE] for start in range(0, len(docs), ROWS_PER_WRITE)]
-    return sum(write_documents(stores.rows, part, states) for part in parts)
+    stream, n_written = iter(rows), 0
+    while part := list(islice(stream, ROWS_PER_WRITE)):
+        for row in part:
+            row.group = name_group(row.screen_id, row.state)
+        n_new = write_documents(stores.rows, [dump_document(row) for row in part], states)
+        if n_new < len(part):
+            logger.info("screen %s: %d of %d rows written, others had moved on", part[0].screen_id, n_new, len(part))
+        if n_new and logger.isEnabledFor(logging.INFO):
+            _log_rows(part, replacing)
+        n_written += n_new
+    return n_written
+
+
+def _log_rows(rows: Sequence[ScreenRow], replacing: Sequence[CandidateState] | None) -> None:
+    """Log the candidates whose state is another one, with the ids by which the search goes on."""
+    before = ["registered"] if replacing is None else [state.value for state in replacing]
+    for row in rows:
+        if before == [row.state]:
+            continue
+        change = f"{before[0]} -> {row.state}" if len(before) == 1 else f"-> {row.state}"
+        place = row.submitted
+        words = {
+            "verdict": row.verdict,
+            "prediction": row.prediction_id,
+            "duplicate of": row.duplicate_of,
+            "place": place.place if place else None,
+            "flow": place.flow if place else None,
+            **{f"{planned.start_kind.value} outcome": planned.outcome_id for planned in row.outcomes},
+            "message": row.message,
+        }
+        found = ", ".join(f"{name} {value}" for name, value in words.items() if value is not None)
+        logger.info("candidate %s of screen %s: %s%s", row.id, row.screen_id, change, f" ({found})" if found else "")
 
 
 def find_outcome_rows(outcomes: Store, ids: Iterable[str]) -> dict[str, OutcomeRow]:

@@ -208,6 +208,7 @@ def connect_store(store: Store, indexed: list[str], setting: str) -> Store:
         logger.warning("%s has no unique index on %s: not allowed, or ids occur twice", store.name, store.key)
     for field in indexed:
         store.ensure_index(field)
+    logger.debug("store %s: opened for %s", describe_store(store), setting)
     return store
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from e3relax_flows.train.calibrate import calibrate
 from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.finetune import read_start
 from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
@@ -64,6 +67,9 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
             "val": [p.name for p in trainer.config.data.val],
         },
     }
+    logger.info(
+        "training in %s: best weights, of step %d, go to %s", trainer.config.out, trainer.progress.best_step, folder
+    )
     return save_model(
         folder,
         network,

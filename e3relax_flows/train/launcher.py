@@ -136,6 +136,7 @@ def run_training(config: Path, launch: LaunchConfig) -> Run:
     if not command:
         result = launch_training(settings, lambda record: logger.info("%s", format_record(record)))
         return Run(not result.is_stopped, result.trainer.stopped, command)
+    logger.info("training in %s: launched as %s", settings.out, " ".join(command))
     before = read_last_event(settings.out / LOG_FILE)
     code = _run_processes(command, config.with_name(OUTPUT_FILE))
     # torchrun gives 1 whenever a process does not give 0, so the reason is read from the log

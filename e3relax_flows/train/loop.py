@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from e3relax_flows.train.validation import Score, Validation
 LOCK_FILE = ".lock"
 
 __all__ = ["CHECKPOINT_FILE", "LOG_FILE", "Trainer", "train_model"]
+
+logger = logging.getLogger(__name__)
 
 
 class RunData(NamedTuple):
@@ -92,6 +95,7 @@ def train_model(config: TrainConfig, on_progress: Listener | None = None, world:
 def _train(trainer: Trainer, on_progress: Listener | None) -> None:
     """Train in the folder of this run, which is locked."""
     config, world = trainer.config, trainer.world
+    logger.info("training in %s: begins, rank %d of %d on %s", config.out, world.rank, world.size, world.device)
     found = world.broadcast(lambda: find_checkpoint(config.out))
     data = load_data(config.data, world)
     trainer.data = dict(data.hashes)
@@ -119,6 +123,10 @@ def _train(trainer: Trainer, on_progress: Listener | None) -> None:
             )
             if trainer.fraction_done < 1.0:
                 _Run(trainer, data, log, stop).go(is_new=not found)
+            step, reason = trainer.progress.step, trainer.stopped
+            logger.info(
+                "training in %s: %s at step %d", config.out, f"stopped by {reason}" if reason else "finished", step
+            )
     finally:
         torch.set_float32_matmul_precision(precision)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -36,6 +37,8 @@ N_STEPS = 3
 
 LEAST_RATE = 1e-3  # of the peak's learning rate
 STATS = ("loss", "displacement", "strain", "volume", "displacement_0", "strain_0", "volume_0")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -127,6 +130,7 @@ class Trainer:
             },
             keep_previous=self.last_is_damaged,
         )
+        logger.info("training in %s: checkpoint at step %d", self.config.out, self.progress.step)
         self.last_is_damaged = False
 
     def resume(self) -> bool:
@@ -170,6 +174,7 @@ class Trainer:
         self.progress = TrainingProgress(**state["progress"])
         self.validation = state["validation"]
         self.last_is_damaged = found.warning is not None
+        logger.info("training in %s: resumed at step %d from %s", self.config.out, self.progress.step, found.path)
         if state["rng"] is not None:
             torch.set_rng_state(state["rng"])
 

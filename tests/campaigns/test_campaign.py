@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -20,12 +21,34 @@ from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.registry.store import find_model_doc
 from e3relax_flows.retraining.maker import RetrainMaker
-from e3relax_flows.schemas.campaigns import Arm, CampaignState, Phase, StopReason
+from e3relax_flows.schemas.campaigns import Arm, CampaignState, GenerationDoc, Phase, StopReason
 from e3relax_flows.schemas.outcomes import OutcomeState, StartKind
 from e3relax_flows.testing import EmtEngine
 
 
-def test_two_generations_run_to_the_budget(settings: E3RelaxSettings) -> None:
+def check_log(lines: list[str], campaign_id: str, generation: GenerationDoc) -> None:
+    """From the campaign to the alias: each line names what is searched for next."""
+    before, after = generation.begin.model_id, generation.retrain.challenger_id  # type: ignore[union-attr]
+    (moved,) = [line for line in lines if line.startswith(f"alias {ALIAS}: {before} -> {after}, promoted")]
+    (judged,) = [line for line in lines if line.startswith("gate ") and f"challenger {after} against {before}" in line]
+    assert judged.split(":")[0] in moved
+    trained = [line for line in lines if line.startswith("training ") and " finished at step 60" in line]
+    assert trained
+    (registered,) = [line for line in lines if line.startswith(f"model {after}: registered")]
+    (frozen,) = [line for line in lines if line.startswith(f"dataset {generation.snapshot.dataset_id}: saved")]  # type: ignore[union-attr]
+    order = [lines.index(line) for line in (frozen, trained[0], registered, judged, moved)]
+    assert order == sorted(order)
+    phases = [line.split(": ")[1] for line in lines if line.startswith(f"generation 0 of campaign {campaign_id}:")]
+    assert phases == [f"phase {phase.value} is done" for phase in Phase]
+    selected = [one.id for one in generation.select.selected]  # type: ignore[union-attr]
+    for name in selected:
+        assert f"candidate {name} of campaign {campaign_id}: selected in generation 0" in lines
+        assert any(line.startswith("outcome ") and f"of candidate {name}: " in line for line in lines)
+    assert any(line.startswith(f"campaign {campaign_id}: finished (") for line in lines)
+
+
+def test_two_generations_run_to_the_budget(settings: E3RelaxSettings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "e3relax_flows")
     untrained = prepare(settings)
     campaign_id = register(settings).campaign_id
     submission = run(settings, campaign_id)
@@ -59,6 +82,8 @@ def test_two_generations_run_to_the_budget(settings: E3RelaxSettings) -> None:
     model = find_model_doc(str(first.retrain.challenger_id), settings)
     assert model is not None
     assert model.parent_id == untrained
+
+    check_log([record.getMessage() for record in caplog.records], campaign_id, first)
 
     # figures
     assert first.conclude is not None
