@@ -96,8 +96,8 @@ def test_words_that_name_nothing_are_answered(e3relax, tiny):
     assert read_json(e3relax("models", "history", "--json"))["version"] == 0
     for arguments, message in {
         ("history", "--alias", "ours"): "'ours' is no alias; known: default",
-        ("show", "ours"): "model 'ours' is no alias (default)",
-        ("promote", "ours", "--reason", "x"): "model 'ours' is no alias",
+        ("show", "ours"): "model 'ours' is not an alias (default)",
+        ("promote", "ours", "--reason", "x"): "model 'ours' is not an alias",
         ("promote", "tiny", "--reason", "x", "--alias", "small"): "'small' is the name of a model",
         ("rollback", "--reason", "x", "--alias", "ours"): "there is no such alias",
         ("promote", "tiny"): "--reason",

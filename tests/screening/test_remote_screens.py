@@ -15,6 +15,7 @@ from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, WorkerConfig
 from e3relax_flows.core.settings import E3RelaxSettings, load_settings
 from e3relax_flows.ledger.claims import ClaimDoc, open_claim_store, take_claim
+from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.checks import check_remote_project
 from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.places.submission import submit_many
@@ -154,7 +155,9 @@ def test_a_relaxation_that_its_worker_lost_is_sent_again_by_the_same_command(
         sent.set_state(lost.uuid, "FAILED" if state == "FAILED" else "RUNNING", state)
     screen = refresh_screen(screen_id, settings)
     assert screen.counts == {"submitted": 2}  # nobody counts it as failed
-    assert describe_workers(screen, settings)[-1].startswith("the jobs of 1 submitted candidates were killed")
+    with open_workspace(settings) as workspace:
+        lines = describe_workers(screen, workspace)
+    assert lines[-1].startswith("the jobs of 1 submitted candidates were killed")
     resume_screen(screen_id, settings)
     progress = start_screen(screen_id, settings)
     assert progress.lines == ["1 lost candidates are submitted again"]
