@@ -3,7 +3,7 @@
     python benchmarks/dft_loop.py --out FOLDER [--labels 20] [--generations 3]
 
 The family is all compounds of four elements (Li, Al, Si, P) in the prototypes of pymatgen's AFLOW table with 3 or 4
-atoms per cell, the cheaper half of them; most of them are no known phases. Those of a quarter of the prototypes are the
+atoms per cell, the cheaper half of them; most are not known phases. Those of a quarter of the prototypes are the
 holdout, on which the gate judges each retrained model. A campaign draws its generations at random from the others,
 relaxes them with GPAW (PBE, plane waves, coarse k-points) from what the model in service serves, retrains, and promotes
 if the gate says so. Then each candidate of the campaign is relaxed from what the first model serves, too: the table

@@ -90,7 +90,7 @@ def make_candidates(n: int) -> Iterator[ReadItem]:
         strain = 0.96 + 0.1 * (number // len(kinds)) / n_strains
         name = f"c{number:05d}-{cell}-{''.join(elements)}"
         if number % BAD_EVERY == BAD_EVERY - 1:
-            yield ReadItem(name, None, "this file is no structure")
+            yield ReadItem(name, None, "this file is not a structure")
             continue
         if number % UNKNOWN_EVERY == UNKNOWN_EVERY - 1:
             elements = ("W", *elements[1:])

@@ -1,4 +1,4 @@
-"""`e3relax models promote`, `rollback` and `history`: move an alias, and say who meant what when."""
+"""`e3relax models promote`, `rollback` and `history`: move an alias, and show its history."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def promote(
     model: Annotated[str, typer.Argument(help="Name, id or alias of a registered or bundled model.")],
     reason: ReasonOption,
     alias: AliasOption = "default",
-    force: Annotated[bool, typer.Option("--force", help="Promote what the gate did not let pass.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate did not allow it.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let an alias mean another model from now on.
+    """Move an alias to another model.
 
     A gate that has compared it with the model in service is respected; where
-    none has, it is promoted on your word.
+    none has, you decide.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry import aliases as promotion
@@ -41,7 +41,7 @@ def promote(
     note = None
     if is_move:
         gate_id, note = _ask_gate(model_id, document.history[-1].previous_id, force, settings)
-        # the version that was looked at: whoever moves the alias in between is not overruled
+        # the version that was read: a move of the alias in between is not overruled
         version = document.version - 1 if document.version > 1 else promotion.NEVER_MOVED
         change = (alias, model_id, reason, gate_id, version, settings)
         document = promotion.plan_promotion(*change)[0] if dry_run else promotion.promote(*change)
@@ -53,7 +53,7 @@ def promote(
 def _ask_gate(
     model_id: str, incumbent_id: str | None, force: bool, settings: E3RelaxSettings
 ) -> tuple[str | None, str | None]:
-    """Id of the last gate that compared both models, and what is to be said of it."""
+    """Id of the last gate that compared both models, and a message."""
     from e3relax_flows.core.errors import ModelError
     from e3relax_flows.registry.judgements import find_gates, has_judgements, match_challenger, open_judgements
     from e3relax_flows.schemas.models import Decision
@@ -63,7 +63,7 @@ def _ask_gate(
         with open_judgements(settings) as stores:
             gates = find_gates(stores, match_challenger(model_id) | {"incumbent_id": incumbent_id})
     if not gates:
-        return None, "No gate has compared it with the model before: this is on your word."
+        return None, "No gate has compared it with the previous model: you decide."
     gate = gates[-1]
     if gate.decision == Decision.PROMOTE:
         return gate.gate_id, None
@@ -79,7 +79,7 @@ def roll_back(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let an alias mean what it meant before its last promotion; once again goes further back."""
+    """Move an alias back to the model before its last promotion; a repetition goes further back."""
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry import aliases as promotion
 
@@ -100,7 +100,7 @@ def show_history(alias: AliasOption = "default", as_json: JsonOption = False) ->
     document = find_alias(alias, settings)
     if document is None and alias not in ALIASES:
         known = sorted({*ALIASES, *(doc.name for doc in list_aliases(settings))})
-        raise ModelError(f"{alias!r} is no alias; known: {', '.join(known)}")
+        raise ModelError(f"{alias!r} is not an alias; known: {', '.join(known)}")
     if as_json:
         shown = document or AliasDoc(name=alias, model_id=find_model(alias).model_id)
         typer.echo(shown.model_dump_json(indent=1))

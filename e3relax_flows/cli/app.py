@@ -44,9 +44,9 @@ LOG_LEVEL = "E3RELAX_LOG_LEVEL"
 EXIT_INTERRUPTED = 130  # typer's for Ctrl-C
 # after Ctrl-C, by the first word; screens and campaigns name their own id
 INTERRUPTED = {
-    "data": "what was written stays; the same command goes on",
-    "retrain": "the same command goes on with the same training",
-    "train": "a second Ctrl-C does not save; the same command goes on from the last checkpoint",
+    "data": "written results are kept; the same command continues",
+    "retrain": "the same command continues the same training",
+    "train": "a second Ctrl-C does not save; the same command continues from the last checkpoint",
     "screen": "",
     "campaign": "",
 }
@@ -134,7 +134,7 @@ def main() -> None:
 
 def _print_advice(words: list[str]) -> None:
     advice = INTERRUPTED.get(
-        next((word for word in words if not word.startswith("-")), ""), "the same command starts anew"
+        next((word for word in words if not word.startswith("-")), ""), "the same command starts again"
     )
     if advice:
         print_error(f"interrupted; {advice}")

@@ -35,14 +35,14 @@ def calibrate_model(
         ),
     ] = None,
     keep_guard: Annotated[
-        bool, typer.Option("--keep-guard", help="Keep the guard as it is; calibrate second opinions only.")
+        bool, typer.Option("--keep-guard", help="Keep the guard; calibrate second opinions only.")
     ] = False,
     device: DeviceOption = None,
     answer: AnswerGroup,
 ) -> None:
-    """Fit a model's guard to pairs; the weights stay, and the model gets another id.
+    """Fit a model's guard to pairs; the weights do not change, and the model gets another id.
 
-    Second opinions join what the guard expects, so that a new guard drops those that are not named again.
+    Second opinions extend the guard, so that a new guard drops those that are not named again.
     """
     from e3relax_flows.core.model_folders import CARD_FILE
     from e3relax_flows.core.settings import load_settings
@@ -56,7 +56,7 @@ def calibrate_model(
     found = resolve_model(model, settings)
     predictor = Predictor.load(str(found.path), settings.DEVICE)
     rows, names = load_pairs(pairs), second_opinion or []
-    judges = [Judge(name, str(predictor.device)) for name in names]  # what is missing is found before all else
+    judges = [Judge(name, str(predictor.device)) for name in names]  # missing files are reported first
     if answer.dry_run:
         plan = {"dry_run": True, "model_id": found.model_id, "pairs": len(rows), "path": str(folder.absolute())}
         plan |= {"second_opinions": [judge.label for judge in judges], "keep_guard": keep_guard}

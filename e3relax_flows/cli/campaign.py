@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.campaigns import CampaignDoc, GenerationDoc
 
 campaign_app = typer.Typer(
-    help="Active learning: choose candidates, label them, retrain, promote what the gate lets pass; and again.",
+    help="Active learning: choose candidates, label them, retrain, promote what passes the gate; repeat.",
     no_args_is_help=True,
 )
 CampaignArgument = Annotated[str, typer.Argument(help="Id of a campaign, the first digits of it, or its name.")]
@@ -58,7 +58,7 @@ def register(
             campaign, is_new = register_campaign(stores, maker, candidates, workspace.settings)
             n_pool = campaign.n_pool
             if not is_new:
-                console.err.print("it was there already; another `name` makes another one", style="yellow")
+                console.err.print("it was stored before; another `name` makes another one", style="yellow")
         plan = plan_campaign(maker, n_pool, model_id, workspace)
     if campaign is not None:
         plan["campaign_id"] = campaign.campaign_id
@@ -74,9 +74,9 @@ def run(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a campaign here, or leave its jobs to the workers of another place.
+    """Run a campaign here, or submit its jobs to the workers of another place.
 
-    Typed twice, nothing is done twice. Exit code 1 when it halted.
+    A repeated command does nothing twice. Exit code 1 if it halted.
     """
     from e3relax_flows.campaigns.control import check_start
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
@@ -88,7 +88,7 @@ def run(
         campaign = find_campaign(stores, name)
         if dry_run:
             check_start(campaign)
-            _print_lines(stores, campaign, [f"it would go on, place: {check_place(submit)}"], as_json)
+            _print_lines(stores, campaign, [f"it would continue, place: {check_place(submit)}"], as_json)
             return
         raise typer.Exit(_go_on(stores, campaign, workspace.settings, _Way(submit, folder, as_json)))
 
@@ -123,15 +123,15 @@ def show_status(
 def resume(
     name: CampaignArgument,
     submit: Annotated[
-        str | None, typer.Option(help="Where the jobs run; none: where it ran.", metavar="local|fireworks|remote")
+        str | None, typer.Option(help="Where the jobs run; none: the present place.", metavar="local|fireworks|remote")
     ] = None,
-    labels: Annotated[int | None, typer.Option(help="Another budget of labels, of the whole campaign.", min=1)] = None,
+    labels: Annotated[int | None, typer.Option(help="New budget of labels, of the whole campaign.", min=1)] = None,
     core_hours: CoreHoursOption = None,
     folder: FolderOption = DEFAULT_FOLDER,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a campaign, whatever it ended by; what was done is found. Exit code 1 when it halted."""
+    """Continue a campaign after any end, from its stored results. Exit code 1 if it halted."""
     from e3relax_flows.campaigns.control import check_resumption, resume_campaign
     from e3relax_flows.campaigns.store import find_campaign, open_campaign_stores
     from e3relax_flows.ledger.workspace import open_workspace
@@ -145,7 +145,7 @@ def resume(
             changed = check_resumption(campaign, labels, core_hours)
             budget = [f"{key}: {value}" for key, value in changed.model_dump().items() if value is not None]
             _print_lines(
-                stores, campaign, [f"it would go on, place: {where}; stop rules: {', '.join(budget)}"], as_json
+                stores, campaign, [f"it would continue, place: {where}; stop rules: {', '.join(budget)}"], as_json
             )
             return
         resume_campaign(stores, campaign, labels, core_hours)
@@ -154,7 +154,7 @@ def resume(
 
 @campaign_app.command("stop")
 def stop(name: CampaignArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
-    """End a campaign before its next phase; what runs is finished and kept."""
+    """Stop a campaign before its next phase; running jobs finish and are kept."""
     from e3relax_flows.campaigns.control import stop_campaign
     from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 
@@ -185,7 +185,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"about {plan['core_hours']:.3g} core hours by {plan['known_relaxations']} relaxations of this engine that are "
         "in the store"
         if plan["core_hours"] is not None
-        else "their hours are not known: no relaxation by this engine is in the store"
+        else "their hours are not known: the store has no relaxation by this engine"
     )
     training = (
         f"about {plan['training_hours']:.2g} h of training on this machine"
@@ -204,15 +204,15 @@ def _print_plan(plan: dict[str, Any]) -> None:
     if plan["core_hour_budget"]:
         lines.append(f"budget: {plan['core_hour_budget']:.3g} core hours")
     if plan.get("n_unreadable") or plan.get("n_duplicates"):
-        lines.append(f"left out: {plan['n_unreadable']} unreadable, {plan['n_duplicates']} equal as written")
+        lines.append(f"left out: {plan['n_unreadable']} unreadable, {plan['n_duplicates']} identical")
     name = plan.get("campaign_id")
-    lines.append(f"next: e3relax campaign run {name}" if name else "nothing was kept (--dry-run)")
+    lines.append(f"next: e3relax campaign run {name}" if name else "nothing was stored (--dry-run)")
     for line in lines:
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class _Way(NamedTuple):
-    """Where a campaign goes on, and what is printed of it."""
+    """Place and output options of a campaign."""
 
     place: str
     folder: Path
@@ -220,7 +220,7 @@ class _Way(NamedTuple):
 
 
 def _print_lines(stores: CampaignStores, campaign: CampaignDoc, lines: list[str], as_json: bool) -> None:
-    """What a dry run would have done."""
+    """Print what would be done."""
     from e3relax_flows.campaigns.store import load_generations
     from e3relax_flows.report.terminal import summarize_campaign
 
@@ -253,7 +253,7 @@ def _go_on(stores: CampaignStores, campaign: CampaignDoc, settings: E3RelaxSetti
         with console.hide_warnings(), console.show_log(TRAINING_LOG):
             submission = start_campaign(stores, campaign, settings, where, way.folder, note)
     except (KeyboardInterrupt, StoppedError):
-        console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` goes on")
+        console.print_error(f"interrupted; `e3relax campaign resume {campaign.campaign_id}` continues it")
         raise
     for warning in submission.warnings:
         console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)

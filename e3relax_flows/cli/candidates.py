@@ -40,14 +40,14 @@ def list_candidates(
         bool, typer.Option(help="Compare candidates of equal composition by StructureMatcher, or by id only.")
     ] = True,
     duplicates: Annotated[
-        Path | None, typer.Option(help="CSV file to write: what was left out, and for whom.", dir_okay=False)
+        Path | None, typer.Option(help="CSV file to write: duplicates, and the kept candidates.", dir_okay=False)
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write candidates to a file that `e3relax screen` takes: no duplicates, the most promising first.
 
-    Nothing is predicted. 100,000 candidates need little memory: they are on disk while they are compared.
+    Nothing is predicted. 100,000 candidates need little memory: they are compared on disk.
     Exit code 1 when some could not be read.
     """
     from e3relax_flows.candidates.ranking import build_score
@@ -60,7 +60,7 @@ def list_candidates(
     if out is not None and not out.name.endswith(ENDINGS):
         raise ConfigError(f"--out {out}: a list of candidates ends in {' or '.join(ENDINGS)}")
     config, settings = _load(inputs), load_settings()
-    score = None if config.ranking is None else build_score(config.ranking)  # wrong files are said before the work
+    score = None if config.ranking is None else build_score(config.ranking)  # wrong files are reported before the work
     with console.hide_warnings(), CandidateList() as candidates:
         with console.make_progress() as progress:
             task = progress.add_task("reading", total=None, note="")
@@ -120,7 +120,7 @@ def _open_lines(part: Path) -> TextIO:
 
 @contextmanager
 def _replace(path: Path, opener: Callable[[Path], TextIO]) -> Iterator[TextIO]:
-    """A stream into a file that takes the name `path` when all is written."""
+    """A stream into a temporary file that is renamed to `path` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with opener(part) as stream:
@@ -144,7 +144,7 @@ def _report(
         content = counts | {"scored": n_scored, "written": n_written, "out": None if out is None else str(out)}
         typer.echo(json.dumps(content, indent=1))
         return
-    left_out = f"{counts['equal_ids']} equal as written, {counts['equal_structures']} the same crystal"
+    left_out = f"{counts['equal_ids']} identical, {counts['equal_structures']} the same crystal"
     text = f"{counts['read']} read: {counts['candidates']} candidates, {left_out}, {counts['unreadable']} unreadable."
     if n_scored is not None:
         text += f" {n_scored} ranked."

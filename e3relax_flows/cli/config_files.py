@@ -23,7 +23,7 @@ Config = TypeVar("Config", bound=BaseModel)
 def load_screen_config(path: Path, **overrides: Any) -> ScreenConfig:
     """Read a YAML file; relative paths in it are taken from its folder, those of `overrides` from the working one.
 
-    Of `options` the overrides replace the fields that they name, and leave the others as the file has them.
+    Overrides of `options` replace the fields that they name; the others stay as in the file.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def load_screen_config(path: Path, **overrides: Any) -> ScreenConfig:
 
 
 def load_candidates_config(path: Path) -> CandidatesConfig:
-    """Read a YAML file of candidates, or of a screen, whose candidates are then meant.
+    """Read a YAML file of candidates, or the candidates of a screen file.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def make_config(kind: type[Config], fields: dict[str, Any], origin: str) -> Conf
     Raises
     ------
     ConfigError
-        When a key is unknown or a value cannot be used; `origin` says where they came from.
+        When a key is unknown or a value cannot be used; `origin` is their source, for the message.
     """
     try:
         return kind.model_validate(fields)
@@ -99,7 +99,7 @@ def _read_yaml(path: Path, example: str = "configs/screen.yaml") -> dict[str, An
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file; {example} is one to copy") from error
+        raise ConfigError(f"{path}: there is no such file; {example} is an example") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(raw, dict):

@@ -33,7 +33,7 @@ def write_pair_shards(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the pairs, and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write pairs as tensors, which a training node reads quickly and without pymatgen; the same to the bit."""
+    """Write pairs as tensors, which a training node reads quickly and without pymatgen, with all bits."""
     from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.pairs import identify_pairs
     from e3relax_flows.train.shards import write_shards

@@ -26,15 +26,15 @@ class FilterGroup:
     """Which pairs are taken."""
 
     functional: Annotated[
-        list[str] | None, typer.Option("--functional", help="Functional to take; repeat those that may be mixed.")
+        list[str] | None, typer.Option("--functional", help="Functional to include; repeat those that may be mixed.")
     ] = None
-    source: Annotated[list[str] | None, typer.Option("--source", help="Source to take; repeatable; none: all.")] = None
-    potentials: Annotated[bool, typer.Option("--potentials", help="Take also what potentials relaxed, not DFT.")] = (
+    source: Annotated[list[str] | None, typer.Option("--source", help="Source to use; repeatable; none: all.")] = None
+    potentials: Annotated[bool, typer.Option("--potentials", help="Include relaxations by potentials, not DFT.")] = (
         False
     )
-    partly_free: Annotated[
-        bool, typer.Option("--partly-free", help="Take also relaxations with cell or sites held.")
-    ] = False
+    partly_free: Annotated[bool, typer.Option("--partly-free", help="Include relaxations with cell or sites held.")] = (
+        False
+    )
     max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None
 
     def build(self) -> PairFilter:
@@ -54,8 +54,8 @@ class FilterGroup:
 class KeepingGroup:
     """How groups are chosen, and whether the choice is kept."""
 
-    seed: Annotated[int, typer.Option(help="Another one chooses other groups.")] = 0
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")] = False
+    seed: Annotated[int, typer.Option(help="Seed of the choice of groups.")] = 0
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done, and store nothing.")] = False
     as_json: JsonOption = False
 
 
@@ -66,7 +66,7 @@ def freeze_pairs(
     by: ByOption = GROUPS[0],
     fraction: Annotated[float | None, typer.Option(help="Of the groups of every source.", min=0, max=1)] = None,
     group: Annotated[list[str] | None, typer.Option("--group", help="Group to hold out, such as Cl-Na.")] = None,
-    min_pairs: Annotated[int, typer.Option(help="How many pairs the holdout must have.", min=2)] = 20,
+    min_pairs: Annotated[int, typer.Option(help="Smallest number of pairs in the holdout.", min=2)] = 20,
     wanted: FilterGroup,
     keeping: KeepingGroup,
 ) -> None:
@@ -76,7 +76,7 @@ def freeze_pairs(
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
 
     if (fraction is None) == (not group):
-        raise ConfigError("say what is held out: --fraction 0.1 of the groups, or --group A-B for every group")
+        raise ConfigError("name what is held out:  --fraction 0.1 of the groups, or --group A-B for every group")
     with open_dataset_stores() as stores, open_pair_store() as pairs:
         take = fraction if fraction is not None else group or []
         found = follow(iter_pairs(pairs), "reading pairs")
@@ -121,14 +121,14 @@ def show_holdouts(as_json: JsonOption = False) -> None:
 def prepare_dataset(
     *,
     holdout: Annotated[
-        list[str] | None, typer.Option("--holdout", help="Holdout to keep apart; repeatable; none: all there are.")
+        list[str] | None, typer.Option("--holdout", help="Holdout to exclude; repeatable; none: all.")
     ] = None,
     by: ByOption = GROUPS[0],
     val_fraction: Annotated[float, typer.Option(help="Of the groups, for validation.", min=0, max=1)] = 0.1,
     wanted: FilterGroup,
     keeping: KeepingGroup,
 ) -> None:
-    """Count the pairs that may be trained on, split them by groups, and keep their ids as a dataset."""
+    """Count the pairs that may be trained on, split them by groups, and store their ids as a dataset."""
     from e3relax_flows.pairs.dataset_store import find_holdout, list_holdouts, open_dataset_stores, save_dataset
     from e3relax_flows.pairs.datasets import build_dataset
     from e3relax_flows.pairs.store import iter_pairs, open_pair_store
@@ -156,7 +156,7 @@ def _print_dataset(dataset: DatasetDoc, holdouts: list[HoldoutDoc], dry_run: boo
     }
     for what, count in words.items():
         _print(f"{what:<16}{count}")
-    _print(f"dataset {dataset.dataset_id}{', not kept' if dry_run else ''}")
+    _print(f"dataset {dataset.dataset_id}{', not stored' if dry_run else ''}")
 
 
 def _list_counts(counts: dict[str, int]) -> str:

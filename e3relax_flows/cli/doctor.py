@@ -1,4 +1,4 @@
-"""`e3relax doctor`: what is installed and reachable, and what to type for the rest; each check stands alone."""
+"""`e3relax doctor`: what is installed and reachable, and what to type for the rest; checks are independent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from e3relax_flows.report import console
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `hint` says what to type where it is not ok."""
+    """Result of one check; `hint` is what to type if it is not ok."""
 
     what: str
     state: str  # ok, missing (optional) or failed (something that is configured does not work)
@@ -33,14 +33,14 @@ class Finding:
 def doctor(
     place: Annotated[
         str | None,
-        typer.Option(help="Look also at all that jobs there need.", metavar="fireworks|remote"),
+        typer.Option(help="Also check what jobs at this place need.", metavar="fireworks|remote"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Say what is installed, which models, stores, engines and devices can be used, and what to type for the rest.
+    """Report what is installed, which models, stores, engines and devices can be used, and what to type for the rest.
 
     Exit code 1 when something that is configured, or that jobs at --place need, does not work; optional parts that are
-    missing are no failure.
+    missing do not count as failure.
     """
     from e3relax_flows.cli.doctor_places import check_place_needs
 
@@ -60,7 +60,7 @@ def doctor(
 
 
 def run_check(check: Callable[[], list[Finding]]) -> list[Finding]:
-    """Findings of a check; when it breaks down itself, that is the finding."""
+    """Findings of a check; an error of the check is a finding."""
     try:
         return check()
     except Exception as error:  # the boundary between checks
@@ -88,7 +88,7 @@ def check_packages() -> list[Finding]:
 
 
 def check_settings() -> list[Finding]:
-    """Where the settings come from, and the folder of the embedded stores."""
+    """Source of the settings, and the folder of the embedded stores."""
     from e3relax_flows.core.settings import load_settings
 
     settings = load_settings()
@@ -96,7 +96,7 @@ def check_settings() -> list[Finding]:
     place = settings.DATA_DIR.absolute()
     free = next((shutil.disk_usage(path).free for path in (place, *place.parents) if path.exists()), 0) / 2**30
     return [
-        Finding("settings", "ok", f"{file}{'' if file.exists() else ' (there is none: all settings as usual)'}"),
+        Finding("settings", "ok", f"{file}{'' if file.exists() else ' (missing: all settings are defaults)'}"),
         Finding("data folder", "ok", f"{place}, {free:.1f} GiB free"),
     ]
 
@@ -115,7 +115,7 @@ def check_models() -> list[Finding]:
 
 
 def check_registry() -> list[Finding]:
-    """Where models and aliases are registered, where their weights are, and what the aliases mean."""
+    """Stores of models, aliases and weights, and the models of the aliases."""
     from e3relax_flows.core.model_folders import ALIASES, find_model
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry.store import describe_registry, find_model_docs, list_aliases
@@ -154,7 +154,7 @@ def check_devices() -> list[Finding]:
 
 
 def check_stores() -> list[Finding]:
-    """Open each store and count its documents; an embedded one that is not there yet is not made."""
+    """Open each store and count its documents; a missing embedded one is not created."""
     from e3relax_flows.cli.model_choice import PATIENCE_MS, shorten_patience
     from e3relax_flows.core.settings import DATA_FILE, load_settings
     from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
@@ -191,7 +191,7 @@ def check_stores() -> list[Finding]:
 
 
 def _check_new_file(name: str, file: Path) -> Finding:
-    """Whether an embedded store can be made where it is to be."""
+    """Check that an embedded store can be created."""
     folder = next(path for path in file.parents if path.exists())
     if os.access(folder, os.W_OK):
         return Finding(name, "ok", f"{file}, made when it is first needed")

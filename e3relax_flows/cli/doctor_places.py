@@ -1,4 +1,4 @@
-"""What `e3relax doctor --place` asks: the manager, its database, its workers, and what submitted jobs need of us."""
+"""Checks of `e3relax doctor --place`: the manager, its database, its workers, and the needs of submitted jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_place_needs(place: str) -> list[Finding]:
     Raises
     ------
     ConfigError
-        When there is no such place.
+        When the place is unknown.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.places.kinds import FIREWORKS, REMOTE, WITH_WORKERS, find_kind
@@ -48,7 +48,7 @@ def check_package(place: PlaceKind) -> list[Finding]:
 
 
 def check_launchpad_rows(settings: E3RelaxSettings) -> list[Finding]:
-    """The launchpad, and whether files of workers beside it offer the categories that the roles ask for."""
+    """The launchpad, and whether files of workers offer the categories of the roles."""
     from e3relax_flows.places.activity import describe_launchpad_activity
     from e3relax_flows.places.launchpad import open_launchpad
 
@@ -60,18 +60,18 @@ def check_launchpad_rows(settings: E3RelaxSettings) -> list[Finding]:
     asked = {role: worker.category for role, worker in settings.WORKERS.items() if worker.category}
     for role, category in asked.items():
         if category in offered:
-            rows.append(Finding(f"category {category}", "ok", f"asked for by role {role}"))
+            rows.append(Finding(f"category {category}", "ok", f"required by role  {role}"))
         else:
             there = ", ".join(sorted(filter(None, offered))) or "none"
             rows.append(Finding(
-                f"category {category}", "failed", f"asked for by role {role}; no worker's file offers it ({there})",
+                f"category {category}", "failed", f"required by role  {role}; no worker's file offers it ({there})",
                 f"write it into `category` of a file like configs/fireworks/fworker_cpu.yaml, or {SETTINGS_HINT}",
             ))  # fmt: skip
     return rows
 
 
 def check_remote_rows(settings: E3RelaxSettings) -> list[Finding]:
-    """The project of jobflow-remote, its database and runner, and whether it has what the roles ask for."""
+    """The project of jobflow-remote, its database and runner, and whether it has the workers of the roles."""
     from e3relax_flows.places.activity import describe_remote_activity
     from e3relax_flows.places.checks import check_remote_project, check_remote_store
     from e3relax_flows.places.remote import open_remote
@@ -87,7 +87,7 @@ def check_remote_rows(settings: E3RelaxSettings) -> list[Finding]:
 
 
 def check_shared_stores(place: PlaceKind, settings: E3RelaxSettings) -> list[Finding]:
-    """Whether workers see the stores that this machine sees."""
+    """Whether workers can open the stores of this machine."""
     from e3relax_flows.places.checks import check_job_store, check_stores
 
     problems = [*check_stores(settings, place), *check_job_store(settings, place, [])]
@@ -100,7 +100,7 @@ def _make_row(what: str, problem: Any) -> Finding:
 
 
 def _list_offered() -> Iterator[str]:
-    """Categories in the files of workers beside my_launchpad.yaml and FireWorks' own."""
+    """Categories in the files of workers next to my_launchpad.yaml and in FireWorks' configuration."""
     from pathlib import Path
 
     import yaml

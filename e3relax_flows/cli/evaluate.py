@@ -30,7 +30,7 @@ def evaluate(
     predictions_file: Annotated[
         Path | None,
         typer.Option(
-            "--predictions", help="Write a line with id, verdict, structure and what is served for every pair."
+            "--predictions", help="Write a line with id, verdict, structure and served structure for every pair."
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""Which model a command predicts with; the registry is loaded only where there is one to ask."""
+"""Which model a command predicts with; the registry is loaded only if it exists."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from e3relax_flows.core.model_folders import ModelFolder
     from e3relax_flows.core.settings import E3RelaxSettings
 
-PATIENCE_MS = 5000  # for a server of the registry, where the bundled model will do
+PATIENCE_MS = 5000  # for a server of the registry, if the bundled model can be used
 
 
 def choose_model(spec: str, settings: E3RelaxSettings) -> ModelFolder:
-    """The verified folder of the model that was asked for.
+    """The verified folder of the requested model.
 
     Raises
     ------
     ModelError
-        When there is no such model, or its files are not what was registered.
+        When the model is unknown, or its files are not those registered.
     StoreError
-        When the registry cannot be asked.
+        When the registry cannot be read.
     """
     from e3relax_flows.core.model_folders import find_model
     from e3relax_flows.registry.location import find_models_dir, needs_registry
@@ -35,14 +35,14 @@ def choose_model(spec: str, settings: E3RelaxSettings) -> ModelFolder:
 
 
 def choose_usual_model(settings: E3RelaxSettings) -> ModelFolder:
-    """The model of the settings; the bundled one, said so, where nobody named any and the registry does not answer.
+    """The model of the settings; the bundled one, with a message, if none is named and the registry does not answer.
 
     Raises
     ------
     ModelError
-        When there is no such model, or its files are not what was registered.
+        When the model is unknown, or its files are not those registered.
     StoreError
-        When the settings name a model and the registry cannot be asked.
+        When the settings name a model and the registry cannot be read.
     """
     from e3relax_flows.core.model_folders import ALIASES, find_model
 
@@ -62,7 +62,7 @@ def choose_usual_model(settings: E3RelaxSettings) -> ModelFolder:
 
 
 def shorten_patience(spec: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The description of a store, of which MongoDB's driver gives a server up after seconds and not half a minute."""
+    """The description of a store, with a timeout of seconds instead of half a minute."""
     if spec is None or spec.get("type") != "MongoStore":
         return spec
     client = {"serverSelectionTimeoutMS": PATIENCE_MS, **spec.get("mongoclient_kwargs", {})}

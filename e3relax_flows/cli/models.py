@@ -31,7 +31,7 @@ models_app.command("history")(show_history)
 
 @models_app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the bundled models, those that are registered, and those in folders of this machine.
+    """List bundled models, registered ones, and those in folders of this machine.
 
     Exit code 1 when a folder is damaged.
     """
@@ -101,9 +101,9 @@ def import_model(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a model, its files verified, so that it can be named and promoted everywhere.
+    """Register a model after verifying its files, so that it can be named and promoted everywhere.
 
-    Of a checkpoint of the authors' code the EMA weights are taken. Importing a model again replaces damaged files.
+    The EMA weights of a checkpoint of the authors' code are used. Importing a model again replaces damaged files.
     """
     from tempfile import TemporaryDirectory
 
@@ -134,7 +134,7 @@ def export_model(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as a folder, its files verified, to take it elsewhere."""
+    """Write a model as a folder after verifying its files, to copy it elsewhere."""
     from e3relax_flows.core.model_folders import (
         CARD_FILE,
         CONFIG_FILE,
@@ -164,9 +164,9 @@ def export_model(
 
 
 def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolder:
-    """The model of a folder or checkpoint, when a network can be made of it; a checkpoint becomes a folder."""
+    """The model of a folder or checkpoint, checked by building its network; a checkpoint becomes a folder."""
     if not source.exists():
-        raise ModelError(f"{source} is no file; give a model folder or a checkpoint (.pt) of the authors' code")
+        raise ModelError(f"{source} is not a file; give a model folder or a checkpoint (.pt) of the authors' code")
     from e3relax_flows.core.model_folders import read_model_folder
     from e3relax_flows.model.files import import_checkpoint, load_network
 
@@ -178,7 +178,7 @@ def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolde
 
 
 def _check_new_name(name: str, model_id: str, settings: E3RelaxSettings) -> None:
-    """A user gives a name once; retrainings may share one."""
+    """Refuse a used name; retrainings may share one."""
     from e3relax_flows.registry.store import find_model_docs
 
     others = [doc.model_id for doc in find_model_docs({"name": name}, settings) if doc.model_id != model_id]
@@ -219,7 +219,7 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_origin(doc: ModelDoc) -> None:
-    """What the registry knows of a model besides its configuration."""
+    """Fields of a model in the registry besides its configuration."""
     hours = f", {doc.training_hours:.2f} h" if doc.training_hours is not None else ""
     lines = [f"registered {doc.created_at:%Y-%m-%d %H:%M} UTC{hours}"]
     origins = {"parent": doc.parent_id, "dataset": doc.dataset_id, "training run": doc.run_id}
@@ -230,7 +230,7 @@ def _show_origin(doc: ModelDoc) -> None:
 
 
 def _show_gates(model_id: str) -> None:
-    """What gates have decided on a model, with their reasons, the oldest first."""
+    """Decisions of gates on a model, with their reasons, the oldest first."""
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry.judgements import find_gates, has_judgements, match_challenger, open_judgements
 

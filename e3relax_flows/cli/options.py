@@ -1,4 +1,4 @@
-"""Options that several commands share, and their words turned into documents."""
+"""Options that several commands share, and their conversion into documents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ModelOption = Annotated[
 
 
 def complete_words(*words: str) -> Callable[[str], list[str]]:
-    """Completion by the shell of an option that takes one of some words."""
+    """Shell completion of an option with fixed words."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
@@ -73,7 +73,7 @@ PolishOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Report what would be done, and do nothing.")]
 SubmitOption = Annotated[
     str,
     typer.Option(
@@ -86,9 +86,9 @@ EngineSettingOption = Annotated[
     list[str] | None,
     typer.Option(help="KEY=VALUE, a setting of the engine or field of its maker; repeatable.", metavar="KEY=VALUE"),
 ]
-BudgetOption = Annotated[int | None, typer.Option(help="Relax at most so many candidates.", min=0, metavar="N")]
+BudgetOption = Annotated[int | None, typer.Option(help="Largest number of candidates to relax.", min=0, metavar="N")]
 CoreHoursOption = Annotated[
-    float | None, typer.Option(help="Begin no relaxation after so many core hours of them.", min=0, metavar="HOURS")
+    float | None, typer.Option(help="Core hours of relaxations after which none begins.", min=0, metavar="HOURS")
 ]
 InFlightOption = Annotated[
     int | None, typer.Option(help="Candidates at the workers at the same time; the rest follow.", min=1, metavar="N")
@@ -155,7 +155,7 @@ def parse_engine_settings(words: list[str]) -> dict[str, Any]:
 
 
 def split_settings(inputs: list[str], settings: list[str] | None) -> tuple[list[str], list[str]]:
-    """Inputs and settings, where further KEY=VALUE follow one --engine-setting and are taken for inputs."""
+    """Inputs and settings: further KEY=VALUE after one --engine-setting are moved from inputs to settings."""
     if not settings:
         return inputs, []
     more = [word for word in inputs if SETTING.fullmatch(word) and not Path(word).exists()]
@@ -169,7 +169,7 @@ def build_predict_options(
     second_opinion: str | None = None,
     polish: str | None = None,
 ) -> PredictOptions:
-    """Options of a prediction; what is None stays as usual.
+    """Options of a prediction; None keeps the default.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def parse_predict_options(
     second_opinion: str | None,
     polish: str | None,
 ) -> dict[str, Any]:
-    """Those fields of the options of a prediction that were typed; what is None is not among them.
+    """Those fields of the options of a prediction that were typed; None is left out.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def parse_predict_options(
     if second_opinion is not None:
         from e3relax_flows.engines.registry import get_potential
 
-        get_potential(second_opinion)  # a name that is unknown is refused before anything is read
+        get_potential(second_opinion)  # an unknown name is refused before anything is read
         fields["second_opinion"] = second_opinion
     if polish is not None:
         if polish != "auto" and not re.fullmatch("[0-9]+", polish):

@@ -1,4 +1,4 @@
-"""`e3relax data check`: pairs of the store that would not be made today, and what was made with them."""
+"""`e3relax data check`: pairs of the store that would not be made today, and the datasets and models that use them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SHOWN = 20  # pairs that are listed on a terminal
 
 def check_pairs(
     tasks: TasksOption = JOBFLOW,
-    dry_run: Annotated[bool, typer.Option("--dry-run/--apply", help="Count, or move them to what is left out.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--apply", help="Count, or mark them as left out.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Count the pairs that would not be made today, by reason, and name the datasets and models made with them.
 
-    Every pair is looked at by itself, and its calculation is read again where it is still to be found: in the outcomes,
-    the job store, and the files and folders that were imported. With --apply a pair whose label is another one gives
-    its place to that of today; the others are left out. Ends with 1 where pairs are found and not moved.
+    Every pair is checked by itself, and its calculation is read again if it is still available: in the outcomes,
+    the job store, and the files and folders that were imported. With --apply a pair whose functional differs today
+    is replaced; the others are left out. Exit code 1 if pairs are found and not changed.
     """
     from e3relax_flows.core.settings import load_settings
     from e3relax_flows.ledger.store import open_stores
@@ -60,7 +60,7 @@ def check_pairs(
 
 
 def _build_again(check: PairCheck, stores: Stores, pairs: PairStores, jobs: Store | None) -> Iterator[BuiltPair]:
-    """What is made of every calculation today; nothing is written."""
+    """Results of every calculation today; nothing is written."""
     from e3relax_flows.engines.task_reader import TaskReader
     from e3relax_flows.pairs.builder import PairBuilder
     from e3relax_flows.pairs.files import Stated, read_pair_file
@@ -145,7 +145,7 @@ def _print_report(check: PairCheck, report: dict[str, Any]) -> None:
     unknown = report["n_not_found"] + sum(report["not_checked"].values())
     _print(f"{check.n_pairs} pairs, {check.n_compared} compared with their calculations")
     if unknown:
-        _print(f"{unknown} looked at by themselves only: calculation, or the prediction it began at, not found")
+        _print(f"{unknown} checked by themselves only: calculation, or the prediction it began at, not found")
     if not report["n_wrong"]:
         _print("all of them would be made today")
         return
@@ -160,12 +160,12 @@ def _print_report(check: PairCheck, report: dict[str, Any]) -> None:
             _print(f"{kind[:-1]} {name} lists {count} of them")
     for model in report["models"]:
         is_direct = model["dataset_id"] in report["datasets"]
-        how = f"trained on dataset {model['dataset_id']}" if is_direct else "begun with the weights of such a model"
+        how = f"trained on dataset {model['dataset_id']}" if is_direct else "started from the weights of such a model"
         _print(f"model {model['name']} ({model['model_id']}) was {how}")
     if report["dry_run"]:
-        _print("nothing was changed; --apply moves them to what is left out")
+        _print("nothing was changed; --apply marks them as left out")
     else:
-        _print("moved to what is left out; freeze holdouts, and train models, named here anew")
+        _print("marked as left out; freeze the holdouts and train the models named here again")
 
 
 def _print(text: str) -> None:

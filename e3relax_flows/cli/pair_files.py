@@ -33,17 +33,17 @@ ADVICE = (
 def import_pairs(
     paths: Annotated[list[Path], typer.Argument(help="Folders of VASP runs, trajectories, pair files, pymatgen JSON.")],
     functional: Annotated[
-        str | None, typer.Option(help="Functional of the relaxed structures, where the files do not say it.")
+        str | None, typer.Option(help="Functional of the relaxed structures, if the files do not state it.")
     ] = None,
     source: SourceOption = None,
     not_dft: Annotated[bool, typer.Option("--not-dft", help="A potential relaxed them; name it.")] = False,
     converged: Annotated[
-        bool, typer.Option("--converged", help="Trajectories without forces or stress came to their ends.")
+        bool, typer.Option("--converged", help="Trajectories without forces or stress have converged.")
     ] = False,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take in pairs that exist already; what cannot be taken in is one line that says why."""
+    """Import existing pairs; each entry that cannot be imported is one line with the reason."""
     from e3relax_flows.ledger.store import open_prediction_store
     from e3relax_flows.pairs.files import Stated
     from e3relax_flows.pairs.prediction_index import PredictionIndex
@@ -82,8 +82,8 @@ class ExportGroup:
     start: Annotated[
         list[str] | None, typer.Option("--start", help="raw, predicted or control; repeatable.", metavar="START")
     ] = None
-    dft_only: Annotated[bool, typer.Option("--dft-only", help="Leave out what potentials relaxed.")] = False
-    fully_free: Annotated[bool, typer.Option("--fully-free", help="Leave out what was held in cell or sites.")] = False
+    dft_only: Annotated[bool, typer.Option("--dft-only", help="Leave out relaxations by potentials.")] = False
+    fully_free: Annotated[bool, typer.Option("--fully-free", help="Leave out those with cell or sites held.")] = False
     max_atoms: Annotated[int | None, typer.Option(help="Largest number of atoms.", min=1)] = None
 
     def build(self) -> PairFilter:
@@ -147,7 +147,7 @@ def _note(reason: str | None, counts: Counter[str | None]) -> str | None:
 
 
 def _read_path(path: Path, stated: Stated, index: PredictionIndex, source: str | None) -> Iterator[BuiltPair]:
-    """Pairs of a file, or of what is in a folder: VASP runs first, then files."""
+    """Pairs of a file or folder: VASP runs first, then files."""
     from e3relax_flows.pairs.files import ENDINGS
     from e3relax_flows.pairs.imports import import_folders
 
@@ -195,7 +195,7 @@ def read_runs(root: Path, stated: Stated) -> Iterator[FolderRun]:
         except EngineError as error:
             yield FolderRun(folder, error=error)
             continue
-        except Exception as error:  # the boundary between folders: parsers raise anything on bad input
+        except Exception as error:  # the boundary between folders: parsers raise various errors on bad input
             yield FolderRun(folder, error=EngineError(f"{folder} cannot be read ({type(error).__name__}: {error})"))
             continue
         if result is not None and stated.functional:
@@ -204,7 +204,7 @@ def read_runs(root: Path, stated: Stated) -> Iterator[FolderRun]:
 
 
 def _list_refused(built: list[BuiltPair]) -> list[str]:
-    """One line for each that gave no pair."""
+    """One line for each entry that gave no pair."""
     records = [item.record for item in built if item.record.reason is not None]
     return [f"{record.reason}: {_place(record.origin_id, record.message or '')}" for record in records]
 

@@ -1,4 +1,4 @@
-"""`e3relax data build` and `data show`: pairs from finished relaxations, and what there is of them."""
+"""`e3relax data build` and `data show`: pairs from finished relaxations, and counts of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TasksOption = Annotated[
         metavar="jobflow|none|FILE",
     ),
 ]
-SourceOption = Annotated[str | None, typer.Option("--source", help="What the source of the pairs is called.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="Name of the source of the pairs.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Count what would be built, and write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
@@ -41,11 +41,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout a
 def build_pairs(
     tasks: TasksOption = JOBFLOW,
     source: SourceOption = None,
-    rebuild: Annotated[bool, typer.Option(help="Look again at what was built before.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Read again what was built before.")] = False,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make pairs of the outcomes of screens and of the other relaxations in the job store; what was built is kept."""
+    """Make pairs of the outcomes of screens and of the other relaxations in the job store; existing pairs are kept."""
     from maggma.utils import grouper
 
     from e3relax_flows.core.settings import load_settings
@@ -81,7 +81,7 @@ def show_pairs(
     pair: Annotated[str | None, typer.Argument(help="Id of a pair, or its first digits; none: counts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the pairs by source, functional and start, and what was left out by reason; or show one pair."""
+    """Count the pairs by source, functional and start, and those left out by reason; or show one pair."""
     from e3relax_flows.pairs.store import open_pair_stores
 
     with open_pair_stores() as stores:
@@ -97,7 +97,7 @@ def show_pairs(
 
 
 def report_left_out(counts: Counter[str]) -> str:
-    """Such as "2 left out (unconverged: 2)"; empty where nothing was."""
+    """Such as "2 left out (unconverged: 2)"; empty if none was."""
     reasons = {name: count for name, count in sorted(counts.items()) if name not in KINDS}
     if not reasons:
         return ""
@@ -106,7 +106,7 @@ def report_left_out(counts: Counter[str]) -> str:
 
 @contextmanager
 def open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
-    """The job store that `--tasks` means: jobflow's, or where none is configured that of jobflow-remote's project."""
+    """The job store of `--tasks`: jobflow's, or if none is configured that of jobflow-remote's project."""
     from e3relax_flows.places.remote import open_remote_jobs
     from e3relax_flows.stores.opening import build_store, is_job_store_configured, open_job_store
 
@@ -138,7 +138,7 @@ def _read_spec(path: Path) -> dict[str, Any]:
     for key in ("JOB_STORE", "docs_store"):
         content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not {"type", "@class"} & content.keys():
-        raise ConfigError(f"--tasks {path}: it describes no store; it needs a `type`, such as MongoStore")
+        raise ConfigError(f"--tasks {path}: it does not describe a store; it needs a `type`, such as MongoStore")
     return content
 
 
@@ -154,7 +154,7 @@ def _report(counts: Counter[str], n_pairs: int, dry_run: bool, as_json: bool) ->
 
 
 def _count(pairs: Store, records: Store) -> dict[str, Any]:
-    """Current pairs by what they differ in, and reasons by number."""
+    """Counts of current pairs by source, functional and start, and of reasons."""
     fields = ("source", "functional", "start_kind", "is_dft", "superseded_by", "n_atoms")
     table: Counter[tuple[str, str, str, bool]] = Counter()
     n_superseded = 0
@@ -193,7 +193,7 @@ def _print_counts(counts: dict[str, Any]) -> None:
 
 
 def _find_pair(store: Store, start: str) -> PairDoc:
-    """The pair whose id begins so.
+    """The pair whose id begins with the given digits.
 
     Raises
     ------

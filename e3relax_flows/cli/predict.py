@@ -90,7 +90,7 @@ def predict(
 
 
 def _plan(inputs: list[str], model: str | None, options: PredictOptions, out: Path | None, as_json: bool) -> int:
-    """Read the inputs and say what would be predicted; the exit code."""
+    """Read the inputs and report what would be predicted; return the exit code."""
     from e3relax_flows.candidates.reading import read_structures
     from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
@@ -126,7 +126,7 @@ def _plan(inputs: list[str], model: str | None, options: PredictOptions, out: Pa
 def _iterate_predictions(
     inputs: list[str], model: str | None, device: str | None, options: PredictOptions, stack: ExitStack
 ) -> Iterator[Prediction]:
-    """Read all inputs, then predict them; what could not be read takes its place as an error."""
+    """Read all inputs, then predict them; unreadable ones become errors in their position."""
     from e3relax_flows.candidates.reading import read_structures
     from e3relax_flows.cli.model_choice import choose_model, choose_usual_model
     from e3relax_flows.core.settings import load_settings
@@ -211,7 +211,7 @@ def _show(predictions: list[Prediction], counts: Counter[str], out: Path | None)
 
 
 def _show_messages(predictions: list[Prediction]) -> None:
-    """Why some were refused or have no prediction, in whole sentences; those without a prediction first."""
+    """Messages of refused and failed structures; those without a prediction first."""
     found = sorted(
         (prediction for prediction in predictions if prediction.message),
         key=lambda prediction: prediction.verdict != "error",

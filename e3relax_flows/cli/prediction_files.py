@@ -1,4 +1,4 @@
-"""Predictions as files: one JSON line each, and a CIF beside them."""
+"""Predictions as files: one JSON line and one CIF each."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def dump_line(prediction: Prediction, **more: Any) -> str:
 
 
 class PredictionWriter:
-    """Writes predictions into a folder as they come; its lines are in the order of `write`.
+    """Writes predictions into a folder one by one; its lines are in the order of `write`.
 
-    The lines take the place of those of an earlier run only when all are written; CIF files are replaced at once.
+    The lines replace those of an earlier run only when all are written; CIF files are replaced immediately.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class PredictionWriter:
             self._part.replace(self.folder / LINES_FILE)
 
     def write(self, prediction: Prediction) -> None:
-        """Write a line, and a CIF where there is a finite structure; the line's `cif` is its name."""
+        """Write a line, and a CIF if there is a finite structure; the line's `cif` is its name."""
         cif = None
         if prediction.structure is not None and _is_finite(prediction.structure):
             cif = self._choose_name(prediction.id or prediction.structure.composition.reduced_formula)
@@ -64,7 +64,7 @@ class PredictionWriter:
         self._stream.flush()
 
     def _choose_name(self, id: str) -> str:
-        """A file name for an id: plain characters, not taken yet, case ignored."""
+        """A file name for an id: plain characters, unique, case ignored."""
         stem = re.sub(r"[^A-Za-z0-9._+-]+", "_", id).strip("._")[:MAX_NAME] or "structure"
         stem = stem.removesuffix(".cif")
         name, number = stem, 1

@@ -32,7 +32,7 @@ def report_screen(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the funnel, what was saved, the errors, and every candidate with its structures in 3D."""
+    """Show the funnel, the savings, the errors, and every candidate with its structures in 3D."""
     from dataclasses import replace
 
     from e3relax_flows.ledger.savings import summarize_savings
@@ -62,12 +62,12 @@ def report_screen(
     n_missing = sum(
         row.prediction_id not in documents.predictions
         for row in document.candidates
-        if row.prediction_id and row.verdict != Verdict.ERROR  # of which no prediction is kept
+        if row.prediction_id and row.verdict != Verdict.ERROR  # without a stored prediction
     )
     if n_missing:
         console.print_error(
             f"{n_missing} of {len(document.candidates)} predictions are not in the store, and have no structures "
-            "and no errors on the page; `e3relax doctor` says which store was asked"
+            "and no errors on the page; `e3relax doctor` shows which store was read"
         )
     _write(
         out, text, {"kind": "screen", "candidates": len(document.candidates), "missing": n_missing}, dry_run, as_json
@@ -82,7 +82,7 @@ def report_model(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a model's card, its errors by source and chemistry, its calibration and what the gate said."""
+    """Show a model's card, its errors by source and chemistry, its calibration and the decisions of gates."""
     from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.collecting import collect_model
     from e3relax_flows.report.html import render_model_page
@@ -106,7 +106,7 @@ def report_campaign(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the learning curve of a campaign beside doing nothing and the random arm, its gates and its cost."""
+    """Show the learning curve of a campaign with initial structures and random arm, its gates and its cost."""
     from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
     from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.collecting import find_gates_by_id
@@ -124,7 +124,7 @@ def report_campaign(
 
 
 def _write(out: Path, text: str, facts: dict[str, Any], dry_run: bool, as_json: bool) -> None:
-    """Write a page and say so."""
+    """Write a page and print its path."""
     from e3relax_flows.report.pages import check_page_path, write_page
 
     check_page_path(out)

@@ -1,4 +1,4 @@
-"""`e3relax retrain`: from the pairs in the store to a model that the gate lets pass, or not."""
+"""`e3relax retrain`: from the pairs in the store to a new model and the decision of the gate."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def retrain(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/retrain.yaml shows the keys.")],
     submit: Annotated[str, typer.Option(help="Where the jobs run.", metavar="local|fireworks|remote")] = "local",
     incumbent: Annotated[
-        str | None, typer.Option(help="Model in service: alias, name or id; none: what the alias means.")
+        str | None, typer.Option(help="Model in service: alias, name or id; none: the model of the alias.")
     ] = None,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the jobs' own folders.")] = Path(
         "runs/retrain"
     ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and keep nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done, and store nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Train on the pairs in the store, compare with the model in service on a frozen holdout, promote what is better.
+    """Train on the pairs in the store, compare with the model in service on a frozen holdout, promote a better model.
 
-    Run again after an interruption: the same pairs and configuration are the same training, which goes on.
-    Exit code 1 when the challenger was not promoted.
+    Run again after an interruption: the same pairs and configuration are the same training, which continues.
+    Exit code 1 if the challenger was not promoted.
     """
     from e3relax_flows.cli.config_files import load_retrain_config
     from e3relax_flows.ledger.workspace import open_workspace
@@ -46,7 +46,7 @@ def retrain(
             from e3relax_flows.cli.submission import submit_shown
             from e3relax_flows.retraining.training import plan_snapshot
 
-            plan_snapshot(content, incumbent, workspace)  # what it needs is there, or nothing is submitted
+            plan_snapshot(content, incumbent, workspace)  # all requirements are met, or nothing is submitted
             submit_shown(flow, submit, workspace.settings)
             return
         document = run_retraining(flow, workspace.settings, folder)
@@ -70,6 +70,6 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"jobs, {plan['where']}: {', '.join(plan['jobs'])}",
     ]
     if not snapshot["original_holdout_id"]:
-        lines.append("no original holdout: what is forgotten will not be seen")
+        lines.append("no original holdout: forgetting will not be measured")
     for line in lines:
         out.print(line, highlight=False, soft_wrap=True, markup=False)

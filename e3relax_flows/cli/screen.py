@@ -1,4 +1,4 @@
-"""`e3relax screen`: predict candidates, relax them with an engine, and say what it saved."""
+"""`e3relax screen`: predict candidates, relax them with an engine, and report the savings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from e3relax_flows.screening.maker import ScreenMaker
 
 CONFIG_ENDINGS = (".yaml", ".yml")
-COMMANDS = ("run", "status", "resume", "cancel", "recover")  # beside which inputs may stand without a word
+COMMANDS = ("run", "status", "resume", "cancel", "recover")  # options that may be combined with inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ScreenGroup:
     engine: Annotated[
         str | None,
         typer.Option(
-            help="What to relax with: a name, such as chgnet (see `e3relax doctor`), or a maker as module:Class.",
+            help="Engine: a name, such as chgnet (see `e3relax doctor`), or a maker as module:Class.",
             metavar="ENGINE",
             autocompletion=complete_engine,
         ),
@@ -50,7 +50,7 @@ class ScreenGroup:
     control: Annotated[
         float | None,
         typer.Option(
-            help="Chance of each to be relaxed from its initial structure, too, to measure savings; 0.1 unless said."
+            help="Fraction of candidates also relaxed from the initial structure, to measure savings; default 0.1."
         ),
     ] = None
     arm: Annotated[
@@ -102,10 +102,10 @@ def screen(
     ],
     given: ScreenGroup,
 ) -> None:
-    """Predict candidates, relax each once with an engine, and show what was saved.
+    """Predict candidates, relax each once with an engine, and show the savings.
 
-    What is in the stores is not computed again; interrupted, the same command goes on. With --submit fireworks or
-    remote the jobs are left to the workers there; typed twice, it is submitted once. Exit code 1: candidates failed.
+    Stored results are not computed again; after an interruption the same command continues. With --submit fireworks or
+    remote the workers there run the jobs; a repeated command submits nothing twice. Exit code 1: candidates failed.
     """
     inputs, words = split_settings(inputs, given.engine_setting)
     config = _load_config(inputs, given.list_changes(words), given.limits.list_given())
@@ -122,7 +122,7 @@ def _parse_arms(words: list[str]) -> dict[str, float]:
     for word in words:
         name, _, text = word.partition("=")
         if name.strip() not in ARMS:
-            raise ConfigError(f"--arm {word!r} names no start; the starts are {', '.join(ARMS)}")
+            raise ConfigError(f"--arm {word!r} does not name a start; known: {', '.join(ARMS)}")
         try:
             arms[name.strip()] = float(text)
         except ValueError as error:
@@ -149,7 +149,7 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
     if changes["engine"] is None:
         nearest = get_close_matches(inputs[0], COMMANDS, n=1)
         if nearest and not Path(inputs[0]).exists():
-            raise ConfigError(f"{inputs[0]!r} is no file or folder; did you mean `e3relax screen {nearest[0]}`?")
+            raise ConfigError(f"{inputs[0]!r} is not a file or folder; did you mean `e3relax screen {nearest[0]}`?")
         from e3relax_flows.engines.registry import list_engines
 
         names = ", ".join(info.name for info in list_engines())
@@ -207,7 +207,7 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
     from e3relax_flows.candidates.spool import CandidateList
     from e3relax_flows.screening.register import resolve_screen_model
 
-    if config.options.second_opinion is not None:  # the registry is not asked otherwise
+    if config.options.second_opinion is not None:  # the registry is not read otherwise
         resolve_screen_model(maker, workspace, place.is_here)
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(console.show_notes(read_candidates(config, workspace.settings)))
@@ -230,14 +230,14 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
         console.print_json({"dry_run": True, **counts, **plan, **engine})
         return int(counts["unreadable"] > 0)
     lines = [
-        f"{counts['candidates']} candidates; {counts['equal_ids']} equal to one of these and left out, "
+        f"{counts['candidates']} candidates; {counts['equal_ids']} duplicates left out, "
         f"{counts['unreadable']} unreadable",
         f"{chunks} prediction job{'s' * (chunks != 1)} of up to {maker.chunk_size} structures, "
         f"model {maker.prerelax.model}",
         f"at most {at_most} candidates relaxed with {maker.engine.name} from their {maker.served} structure, about "
         f"{drawn} one, too",
         f"place: {place.name}; nothing was done: that was a dry run"
-        + ("" if place.is_here else f"; {place.name} was not asked, nor the stores: that is `e3relax doctor`"),
+        + ("" if place.is_here else f"; {place.name} and the stores were not checked: use `e3relax doctor`"),
     ]
     for line in lines:
         console.out.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -245,7 +245,7 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
 
 
 def _find_folder(model: str) -> str:
-    """The absolute path of a model's folder, since jobs run in folders of their own; other names as they are."""
+    """The absolute path of a model's folder, since jobs run in folders of their own; other names unchanged."""
     from pathlib import Path
 
     return str(Path(model).absolute()) if Path(model).is_dir() else model

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.screening.watching import ScreenView
 
-SHARE = 10  # a view that takes long to read is read again after so many times as long
+SHARE = 10  # factor of the reading time before the next reading
 MAX_MESSAGE = 160
 
 
 def watch(
     name: Annotated[str, typer.Argument(help="Id of a screen, the first digits of it, or its name.", metavar="ID")],
     once: Annotated[bool, typer.Option("--once", help="Print it once, for scripts and logs.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.5, metavar="SECONDS")] = 5.0,
+    every: Annotated[float, typer.Option(help="Seconds between two updates.", min=0.5, metavar="SECONDS")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a screen: candidates by state, rate, time left, workers, savings so far, the last failures.
 
-    It changes nothing. Ctrl-C ends the view, not the screen; where the screen has ended, so does the view.
+    It changes nothing. Ctrl-C ends the view, not the screen; the view ends with the screen.
     """
     from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.screening.store import open_screen_stores
@@ -61,9 +61,9 @@ def watch(
 
 
 def list_workers(view: ScreenView, workspace: Workspace) -> list[str]:
-    """Jobs ready by who may take them, and when a worker was last seen, as `status` has it; none at its end.
+    """Ready jobs and the last ping of a worker, as in `status`; empty for a finished screen.
 
-    A manager that cannot be asked does not end the view.
+    A manager that does not answer does not end the view.
     """
     from e3relax_flows.screening.watching import describe_workers
 
@@ -76,7 +76,7 @@ def list_workers(view: ScreenView, workspace: Workspace) -> list[str]:
 
 
 def dump_view(view: ScreenView) -> dict[str, Any]:
-    """What a program wants to know of it."""
+    """The view as values for JSON."""
     from e3relax_flows.report.terminal import dump_screen
 
     savings = {"ionic": view.ionic, "electronic": view.electronic}

@@ -26,10 +26,10 @@ RUN = "run"
 
 
 class RunUnlessNamed(TyperGroup):
-    """A group whose first word may be left out where it is `run`."""
+    """A group of commands in which `run` is the default."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `run` before what is no command and no question for help."""
+        """Insert `run` before arguments that are neither a command nor --help."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [RUN, *args]
         return super().parse_args(ctx, args)
@@ -50,7 +50,7 @@ def show_status(
     name: Annotated[str | None, typer.Argument(help="Id or name of a screen; none: list all.", metavar="[ID]")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how screens stand: candidates by state, what was spent, and what to type next."""
+    """Show the state of screens: candidates by state, spent budget, and what to type next."""
     from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.report.terminal import dump_screen
     from e3relax_flows.schemas.screens import ScreenPhase
@@ -91,7 +91,7 @@ def resume(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a screen: what was interrupted, lost, cancelled or left is requeued; what is done stays.
+    """Continue a screen: interrupted, lost, cancelled or left candidates are requeued; results are kept.
 
     After kills on a launchpad type `e3relax screen recover` first.
     """
@@ -124,7 +124,7 @@ def resume(
 
 @screen_app.command("cancel")
 def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
-    """Let nothing more of a screen begin; what runs ends by itself. `resume` requeues it."""
+    """Cancel a screen: nothing new begins, running jobs finish. `resume` requeues it."""
     from e3relax_flows.cli.submission import show_progress
     from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.screening.control import cancel_screen, plan_cancel
@@ -144,7 +144,7 @@ screen_app.command("watch")(watch)
 
 
 def _say(lines: list[str], screen: ScreenDoc, stores: ScreenStores, as_json: bool) -> None:
-    """What a dry run would have done."""
+    """Print what would be done."""
     from e3relax_flows.report.terminal import dump_screen
     from e3relax_flows.screening.store import count_rows
 
@@ -202,9 +202,9 @@ def _advise(screen: ScreenDoc, counts: dict[str, int]) -> list[str]:
     if screen.phase in ("predicting", "relaxing"):
         advice.append(find_kind(screen.place).advice.format(id=name))
     if counts.get("failed"):
-        advice.append(f"try what failed again: e3relax screen resume {name} --retry-failed (--error TEXT)")
+        advice.append(f"try failed ones again: e3relax screen resume {name} --retry-failed (--error TEXT)")
     if counts.get("left") or counts.get("cancelled"):
-        advice.append(f"go on with the rest: e3relax screen resume {name} (--budget N, --core-hours HOURS)")
+        advice.append(f"continue with the rest: e3relax screen resume {name} (--budget N, --core-hours HOURS)")
     if screen.phase == "finished":
         advice.append(f"results: e3relax table {name}")
     return advice
@@ -230,7 +230,7 @@ def recover(
 ) -> None:
     """Repair the launchpad of FireWorks after kills: locks, lost runs, reservations, half submissions, claims.
 
-    Refuses while workers ping, since what they run must not run twice. Afterwards start the workers again.
+    Refuses while workers ping, since their jobs must not run twice. Afterwards start the workers again.
     """
     from e3relax_flows.places.recovery import recover_launchpad
 

@@ -1,4 +1,4 @@
-"""Submit flows and screens from the command line: warnings on stderr, what was done on stdout."""
+"""Submit flows and screens from the command line: warnings on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from e3relax_flows.screening.submission import submit_screen
 
 
 def submit_shown(flow: Any, where: str, settings: E3RelaxSettings, samples: Sequence[Any] = ()) -> None:
-    """Submit a flow to a place other than this process, and say what was done; see `submit`."""
+    """Submit a flow to a place other than this process, and print the result; see `submit`."""
     with console.hide_warnings():
         submission = submit(flow, where, settings=settings, samples=samples)  # type: ignore[arg-type]
     for warning in submission.warnings:
@@ -35,7 +35,7 @@ def submit_candidates(
     where: str,
     as_json: bool = False,
 ) -> int:
-    """Leave a screen to the workers of another place; the exit code."""
+    """Submit a screen to the workers of another place; return the exit code."""
     with console.hide_warnings():
         progress = submit_screen(maker, console.show_notes(items), where, workspace, config.limits, config.ranking)
     stores = workspace.get(open_screen_stores)
@@ -47,7 +47,7 @@ def submit_candidates(
 
 
 def show_progress(progress: ScreenProgress, stores: ScreenStores, as_json: bool = False) -> None:
-    """Print what starting, resuming or cancelling a screen has done, and how it stands; as JSON that stands alone."""
+    """Print the result of starting, resuming or cancelling a screen, and its state; with `as_json` only JSON."""
     out = console.err if as_json else console.out
     for warning in progress.warnings:
         console.err.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)

@@ -30,7 +30,7 @@ def show_table(
         str | None,
         typer.Option(
             help="mp2020: the Materials Project's, for energies computed as it does; none: compare as they are. "
-            "Unless said, mp2020 with DFT.",
+            "Default: mp2020 with DFT.",
             metavar="mp2020|none",
         ),
     ] = None,
@@ -39,9 +39,9 @@ def show_table(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show or write what became of the candidates of a screen, the lowest above the hull first.
+    """Show or write the candidates of a screen, the lowest above the hull first.
 
-    Energies that were not computed as the Materials Project does are shown as they are, and have no place on its hull.
+    Energies that were not computed as the Materials Project does are shown uncorrected, and are not on its hull.
     """
     from e3relax_flows.ledger.store import find_outcomes
     from e3relax_flows.ledger.workspace import open_workspace
@@ -65,7 +65,7 @@ def show_table(
 
 
 def _print_savings(outcomes: Mapping[str, OutcomeDoc]) -> None:
-    """What every start saved, where candidates were relaxed from more than one."""
+    """Savings of every start, if candidates were relaxed from more than one."""
     from e3relax_flows.ledger.savings import summarize_savings
     from e3relax_flows.report.tables import describe_arms, describe_savings
 

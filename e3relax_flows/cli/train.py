@@ -21,7 +21,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/train.yaml shows all keys.")],
     json_lines: Annotated[bool, typer.Option("--json", help="Print every line of the log as JSON.")] = False,
     export_only: Annotated[
-        bool, typer.Option("--export-only", help="Export the best weights of a run as they stand; do not train.")
+        bool, typer.Option("--export-only", help="Export the present best weights of a run; do not train.")
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -56,7 +56,7 @@ def train(
 
 
 def _plan(config: TrainConfig, as_json: bool) -> None:
-    """Say what would be trained on, and from where; nothing is written."""
+    """Report the training data and the start; nothing is written."""
     from e3relax_flows.train.checkpoint import find_checkpoint
     from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.trainer import build_network

@@ -75,7 +75,7 @@ class PairBuilder(Builder):
     chunk_size: int = 100
 
     def __post_init__(self) -> None:
-        """Tell maggma which stores are read and written.
+        """Report maggma which stores are read and written.
 
         Raises
         ------

@@ -30,7 +30,7 @@ class TaskEntry:
     completed_at: str
     name: str
     hosts: tuple[str, ...]  # innermost first
-    formula: str | None  # reduced; None where the job was no calculation
+    formula: str | None  # reduced; None if the job was not a calculation
     n_sites: int
     prediction_id: str | None  # of the metadata
     start_kind: str | None  # of the metadata

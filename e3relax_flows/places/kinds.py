@@ -29,7 +29,7 @@ class PlaceKind:
         return self is LOCAL
 
 
-GO_ON = "go on: e3relax screen resume {id}"
+GO_ON = "continue: e3relax screen resume {id}"
 LOCAL = PlaceKind("local", resumes_here=True, advice=GO_ON)
 FIREWORKS = PlaceKind(
     "fireworks",

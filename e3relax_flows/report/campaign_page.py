@@ -1,4 +1,4 @@
-"""The page of a campaign from its documents: what each generation learned, and what it cost."""
+"""The page of a campaign from its documents: results and costs of each generation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_campaign_page(
     generations
         In order, finished or not.
     gates
-        By id, those that its retrainings have passed or not.
+        Gates of its retrainings, by id.
     """
     ids = [one.retrain.gate_id for one in generations if one.retrain]
     judged = [gates[gate_id] for gate_id in ids if gate_id is not None and gate_id in gates]
@@ -47,7 +47,7 @@ def build_campaign_page(
 
 
 def list_tiles(campaign: CampaignDoc, generations: Sequence[GenerationDoc]) -> list[Tile]:
-    """The numbers that are seen first."""
+    """The headline numbers."""
     states = count_labels(generations)
     concluded = [one.conclude for one in generations if one.conclude]
     hours = sum(one.dft_hours for one in concluded)
@@ -59,9 +59,7 @@ def list_tiles(campaign: CampaignDoc, generations: Sequence[GenerationDoc]) -> l
         Tile("state", str(campaign.state), str(campaign.reason or "")),
         Tile("generations", str(len(generations)), f"{n_promoted} promoted a model"),
         Tile("labels", f"{states[OutcomeState.SUCCESSFUL]:,}", f"{states[OutcomeState.FAILED]:,} relaxations failed"),
-        Tile(
-            "core hours of DFT", f"{hours:,.1f}", f"{sum(saved):,.1f} saved" if saved else "nothing to say of savings"
-        ),
+        Tile("core hours of DFT", f"{hours:,.1f}", f"{sum(saved):,.1f} saved" if saved else "savings not known"),
     ]
     if errors and first:
         change = f"{errors[-1].mean / first.mean - 1:+.1%} against the beginning" if first.mean else ""
@@ -70,12 +68,12 @@ def list_tiles(campaign: CampaignDoc, generations: Sequence[GenerationDoc]) -> l
 
 
 def count_labels(generations: Sequence[GenerationDoc]) -> Counter[OutcomeState | None]:
-    """Relaxations by their state; None: there is no outcome."""
+    """Relaxations by their state; None: without outcome."""
     return Counter(label.state for one in generations if one.label for label in one.label.labels)
 
 
 def draw_learning(generations: Sequence[GenerationDoc]) -> list[Figure]:
-    """Errors against the labels spent: on the holdout, beside leaving crystals alone, and on the random arm."""
+    """Errors against the labels spent: on the holdout, with those of the initial structures, and on the random arm."""
     spent = list(accumulate(one.n_labels for one in generations))
     series: dict[str, list[tuple[int, Interval]]] = {"holdout": [], "identity": [], "random": [], "left": []}
     for before, after, one in zip([0, *spent], spent, generations, strict=False):
@@ -93,9 +91,9 @@ def draw_learning(generations: Sequence[GenerationDoc]) -> list[Figure]:
             series[name] += [(after, interval)] if interval else []
     styles = {
         "holdout": ("model in service, holdout", "@blue", "circle", "solid"),
-        "identity": ("crystals left alone, holdout", "@grey", "square-open", "dot"),
+        "identity": ("initial structures, holdout", "@grey", "square-open", "dot"),
         "random": ("model before, random labels", "@orange", "diamond", "dash"),
-        "left": ("crystals left alone, random labels", "@purple", "triangle-up-open", "dot"),
+        "left": ("initial structures, random labels", "@purple", "triangle-up-open", "dot"),
     }
     data = [_draw_intervals(series[name], *styles[name]) for name in styles if series[name]]
     if not data:
@@ -113,7 +111,7 @@ def draw_learning(generations: Sequence[GenerationDoc]) -> list[Figure]:
 
 
 def draw_costs(generations: Sequence[GenerationDoc]) -> list[Figure]:
-    """Core hours of each generation, spent and saved, and its labels by what became of them."""
+    """Core hours of each generation, spent and saved, and its labels by state."""
     done = [(str(one.generation), one.conclude) for one in generations if one.conclude]
     labelled = [(str(one.generation), count_labels([one])) for one in generations if one.label]
     figures = []
@@ -122,7 +120,7 @@ def draw_costs(generations: Sequence[GenerationDoc]) -> list[Figure]:
             _draw_columns("spent on labels", done, [one.dft_hours for _, one in done], "@blue", ""),
             _draw_columns("saved by predictions", done, [one.saved_hours for _, one in done], "@green", "/"),
         ]
-        caption = "Core hours of relaxations. What is saved is measured on controls, and unknown without them."
+        caption = "Core hours of relaxations. Savings are measured on controls, and not known without them."
         figures.append(Figure("hours", "Hours", caption, data, _layout_columns("core hours")))
     if labelled:
         kinds: list[tuple[OutcomeState | None, str, str]] = [
@@ -144,13 +142,13 @@ def draw_costs(generations: Sequence[GenerationDoc]) -> list[Figure]:
 
 
 def tabulate_generations(generations: Sequence[GenerationDoc]) -> TextTable:
-    """A row per generation: what was chosen, what came of it, what was decided."""
+    """A row per generation: choices, results, decision."""
     columns = ["", "model", "chosen", "ok / failed", "pairs", "error, Å", "random, Å", "decision", "hours", "saved"]
     return list_table(columns, [_describe_generation(one) for one in generations])
 
 
 def describe_lineage(generations: Sequence[GenerationDoc]) -> str:
-    """The models that were in service one after the other."""
+    """The models that were in service, in order."""
     begun = [one for one in generations if one.begin]
     if not begun or begun[0].begin is None:
         return "No model was in service yet."
@@ -162,12 +160,12 @@ def describe_lineage(generations: Sequence[GenerationDoc]) -> str:
 
 
 def describe_cost(generations: Sequence[GenerationDoc]) -> str:
-    """What the campaign has cost, in words."""
+    """The costs of the campaign, in words."""
     hours = sum(one.conclude.dft_hours for one in generations if one.conclude)
     training = sum(one.retrain.hours for one in generations if one.retrain)
     ratios = [one.conclude.control_ratio for one in generations if one.conclude and one.conclude.control_ratio]
     ratio = (
-        f" From predictions relaxations took {ratios[-1]:.0%} of the hours from initial structures." if ratios else ""
+        f" Relaxations from predictions took {ratios[-1]:.0%} of the hours from initial structures." if ratios else ""
     )
     return f"{hours:,.1f} core hours of DFT and {training:,.2f} h of training.{ratio}"
 
@@ -178,7 +176,7 @@ def _describe_generation(one: GenerationDoc) -> list[Any]:
     done, retrain = one.conclude, one.retrain
     decision = None
     if retrain is not None:
-        decision = "promoted" if retrain.promoted else str(retrain.decision or "nothing to train on")
+        decision = "promoted" if retrain.promoted else str(retrain.decision or "no training data")
     return [
         one.generation,
         one.begin.model_id if one.begin else None,
@@ -246,7 +244,7 @@ def _layout_columns(title: str) -> dict[str, Any]:
 def _explain_gates(gates: Sequence[GateDoc]) -> list[str]:
     if not gates:
         return ["No challenger was judged yet."]
-    return ["Each challenger is compared with the model in service on the frozen holdout before it may take its place."]
+    return ["Each challenger is compared with the model in service on the frozen holdout before it may replace it."]
 
 
 def _tabulate_settings(campaign: CampaignDoc) -> TextTable:

@@ -1,4 +1,4 @@
-"""What the page of one candidate shows: structures for the viewer, numbers, provenance, the command to repeat it."""
+"""The page of one candidate: structures for the viewer, numbers, provenance, the command to repeat it."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ CUSTOM_ENGINE = (
 
 
 class CommandBook:
-    """Commands of candidates, which differ in little but the id of the prediction."""
+    """Commands of candidates, stored as templates that differ in the id of the prediction."""
 
     def __init__(self) -> None:
         self.templates: dict[str, int] = {}
 
     def note(self, screen: ScreenDoc, prediction: PredictionDoc) -> list[Any]:
-        """Number of the template, and the id that takes the place of PREDICTION_ID in it."""
+        """Number of the template, and the id that replaces PREDICTION_ID in it."""
         known = screen.engine_settings
         text = COMMAND.format(
             engine=json.dumps(screen.engine),
@@ -72,18 +72,18 @@ def describe_candidate(
     screen: ScreenDoc,
     book: CommandBook,
 ) -> dict[str, Any]:
-    """What the page of a candidate shows, as values for JSON.
+    """Content of the page of a candidate, as values for JSON.
 
     Parameters
     ----------
     row
         Of the screen.
     prediction, outcomes
-        What the stores have of it.
+        Its documents in the stores.
     screen
         For its engine.
     book
-        Takes the command.
+        Collects the command.
     """
     structures = list_structures(prediction, outcomes)
     tables = []
@@ -105,10 +105,10 @@ def describe_candidate(
 def list_structures(
     prediction: PredictionDoc | None, outcomes: Sequence[OutcomeDoc]
 ) -> list[tuple[str, Structure, str]]:
-    """Initial, predicted, polished and relaxed structure, those that are there, each with a note."""
+    """The available initial, predicted, polished and relaxed structures, each with a note."""
     found = []
     if prediction is not None and prediction.initial is not None:
-        found.append(("initial", prediction.initial, "as it was given"))
+        found.append(("initial", prediction.initial, "as given"))
     if prediction is not None and prediction.structure is not None:
         found.append(("predicted", prediction.structure, f"{prediction.verdict} · model {prediction.model_id}"))
     if prediction is not None and prediction.polished is not None:
@@ -136,7 +136,7 @@ def pack_structure(name: str, structure: Structure, note: str) -> dict[str, Any]
 
 
 def describe_elements(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour (Jmol's), covalent radius (Å) and kind of what sites are labelled with; of mixed sites, of the first."""
+    """Colour (Jmol's), covalent radius (Å) and kind of the species on sites; of mixed sites, of the first."""
     return {label: _describe_label(label) for label in sorted(set(labels))}
 
 
@@ -160,9 +160,9 @@ def _load_colors() -> dict[str, list[int]]:
 
 def _find_message(row: CandidateRow, prediction: PredictionDoc | None) -> str:
     if row.duplicate_of is not None:
-        return f"The same structure as {row.duplicate_of}, which is relaxed in its place."
-    said = row.message, prediction.message if prediction else None
-    messages = [*said, *(one.message for one in row.outcomes), row.note]
+        return f"The same structure as {row.duplicate_of}, which is relaxed instead."
+    first = row.message, prediction.message if prediction else None
+    messages = [*first, *(one.message for one in row.outcomes), row.note]
     return " ".join(dict.fromkeys(message for message in messages if message))
 
 
@@ -228,7 +228,7 @@ def _list_provenance(
 
 
 def _list_changes(options: PredictOptions) -> dict[str, Any]:
-    """Options that are not as usual, and the two that people look for."""
+    """Options that differ from the defaults, and the two most important ones."""
     changes = options.model_dump(mode="json", exclude_defaults=True)
     return {"passes": options.passes, "symmetry": options.symmetry} | changes
 

@@ -1,4 +1,4 @@
-"""Find the documents of a page in the stores: on a login node, without torch."""
+"""Find the documents of a page in the stores, without torch, so that login nodes can run it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def collect_screen(screen: ScreenDoc, workspace: Workspace, on_progress: OnProgr
     ConfigError
         When a store is described wrongly.
     StoreError
-        When a store cannot be reached, or holds documents that are none.
+        When a store cannot be reached, or holds invalid documents.
     """
     prediction_ids = [row.prediction_id for row in screen.candidates if row.prediction_id]
     outcome_ids = [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes]
@@ -73,7 +73,7 @@ def collect_screen(screen: ScreenDoc, workspace: Workspace, on_progress: OnProgr
 def find_thresholds(model_id: str, workspace: Workspace) -> dict[str | None, float]:
     """Largest probabilities of harm that a model's calibration accepts, by potential of the second opinion.
 
-    None stands for the guard alone. Empty where the model is not to be found.
+    None stands for the guard alone. Empty if the model is not found.
     """
     try:
         model = locate_model(model_id, workspace)
@@ -86,7 +86,7 @@ def find_thresholds(model_id: str, workspace: Workspace) -> dict[str | None, flo
 
 
 def collect_model(spec: str, workspace: Workspace) -> ModelDocuments:
-    """What is known of a model: folder, registry, evaluations, gates, and what became of its predictions.
+    """Documents of a model: folder, registry, evaluations, gates, and results of its predictions.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def collect_model(spec: str, workspace: Workspace) -> ModelDocuments:
     Raises
     ------
     ModelError
-        When nothing or more than one model answers to `spec`.
+        When no model or more than one model matches `spec`.
     StoreError
-        When a store cannot be reached, or holds documents that are none.
+        When a store cannot be reached, or holds invalid documents.
     """
     model = locate_model(spec, workspace)
     evaluations, gates = _find_judgements(model.model_id, workspace)
@@ -121,14 +121,14 @@ def collect_model(spec: str, workspace: Workspace) -> ModelDocuments:
 
 
 def find_gates_by_id(ids: Sequence[str], workspace: Workspace) -> dict[str, GateDoc]:
-    """Those of the gates that are there, by id."""
+    """The stored ones of the gates, by id."""
     if not ids or not has_judgements(workspace.settings):
         return {}
     return {gate.gate_id: gate for gate in find_gates(workspace.get(open_judgements), {"gate_id": {"$in": list(ids)}})}
 
 
 def _find_judgements(model_id: str, workspace: Workspace) -> tuple[list[EvaluationDoc], list[GateDoc]]:
-    """Evaluations of a model, and gates at which it was judged or defended its place."""
+    """Evaluations of a model, and gates in which it was challenger or incumbent."""
     if not has_judgements(workspace.settings):
         return [], []
     stores = workspace.get(open_judgements)
@@ -158,7 +158,7 @@ def _find_systems(evaluation: EvaluationDoc, workspace: Workspace) -> dict[str, 
 
 
 def _find_trust(model_id: str, workspace: Workspace) -> list[TrustRow]:
-    """What was expected of a model's predictions, where a converged relaxation says what came."""
+    """Expected and true errors of a model's predictions that have a converged relaxation."""
     if workspace.settings.OUTCOME_STORE is None and not (workspace.settings.DATA_DIR / DATA_FILE).exists():
         return []
     query = {"model_id": model_id, "state": "successful"}

@@ -1,4 +1,4 @@
-"""The two consoles of the command line, results on stdout and all else on stderr, and progress for people and logs."""
+"""The consoles of the command line: results on stdout, messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from e3relax_flows.candidates.reading import ReadItem
 
 T = TypeVar("T")
-LOG_WIDTH = 120  # columns where the output is no terminal and COLUMNS does not say otherwise
+LOG_WIDTH = 120  # columns if the output is not a terminal and COLUMNS is not set
 LINE_EVERY_S = 5.0
 
 STYLES = {
@@ -58,12 +58,12 @@ err = _make_console(stderr=True)
 
 
 def print_error(message: str) -> None:
-    """Print one message for a human, on stderr."""
+    """Print one message on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
 def show_notes(items: Iterable[ReadItem]) -> Iterator[ReadItem]:
-    """The same items; what their parsers warned of is printed on stderr as they pass."""
+    """The same items; warnings of their parsers are printed on stderr."""
     for item in items:
         if item.note is not None:
             err.print(Text.assemble(("warning: ", "bold yellow"), f"{item.id}: {item.note}"), soft_wrap=True)
@@ -71,7 +71,7 @@ def show_notes(items: Iterable[ReadItem]) -> Iterator[ReadItem]:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document on stdout; whatever else is said goes to stderr."""
+    """Print one JSON document on stdout; messages go to stderr."""
     print(json.dumps(content, indent=1))
 
 
@@ -86,12 +86,12 @@ def color_word(word: str) -> Text:
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """A number with `digits` decimals; a dash where there is none."""
+    """A number with `digits` decimals; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def make_progress() -> Progress:
-    """Progress on stderr with counts, rate and time left: a bar that disappears, or lines where it is no terminal."""
+    """Progress on stderr with counts, rate and time left: a bar that disappears, or lines if it is not a terminal."""
     if not err.is_terminal:
         return LineProgress(console=err, disable=True)
     return Progress(
@@ -116,7 +116,7 @@ def format_rate(speed: float | None) -> str:
 
 
 class RateColumn(ProgressColumn):
-    """How fast a task goes."""
+    """Rate of a task."""
 
     def render(self, task: Task) -> Text:
         """Its rate."""
@@ -124,7 +124,7 @@ class RateColumn(ProgressColumn):
 
 
 class LineProgress(Progress):
-    """Progress for logs: a line when something was done and the last line is some seconds old, and at the end."""
+    """Progress for logs: a line after progress if the last line is some seconds old, and at the end."""
 
     _last = 0.0
 
@@ -153,7 +153,7 @@ class LineProgress(Progress):
 
 
 def follow(items: Iterable[T], description: str) -> Iterator[T]:
-    """The items one by one, counted on stderr while they are taken."""
+    """The items one by one, counted on stderr."""
     with make_progress() as progress:
         task = progress.add_task(description, total=None, note="")
         for item in items:
@@ -186,7 +186,7 @@ def show_log(name: str) -> Iterator[None]:
 
 @contextmanager
 def hide_warnings() -> Iterator[None]:
-    """Keep the warnings of other packages from the terminal, where nobody can do anything about them."""
+    """Hide the warnings of other packages, on which users cannot act."""
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")

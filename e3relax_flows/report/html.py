@@ -25,9 +25,9 @@ def render_screen_page(
 def write_screen_page(
     path: Path, screen: ScreenDoc, table: ScreenTable, savings: str, documents: ScreenDocuments | None = None
 ) -> Path:
-    """Write the page of a screen to `path`, making its folder; gives the absolute path.
+    """Write the page of a screen to `path`, making its folder; return the absolute path.
 
-    Without `documents` it has neither figures of errors nor structures, only what the screen itself says.
+    Without `documents` it has neither figures of errors nor structures, only the rows of the screen.
     """
     return write_page(path, render_screen_page(screen, table, savings, documents))
 

@@ -1,4 +1,4 @@
-"""Figures of a model, as plotly reads them: errors by group and element, and whether its expectations come true."""
+"""Figures of a model for plotly: errors by group and element, and expected against true errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HARM_EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 
 
 class TrustRow(NamedTuple):
-    """What was expected of a prediction and what the relaxation said; Å but for the probability."""
+    """Expected and true values of a prediction; in Å except the probability."""
 
     expected_error: float | None
     error_low: float | None
@@ -37,11 +37,11 @@ class ElementError(NamedTuple):
 
     n: int
     error: float  # Å
-    ratio: float  # over the error of leaving these crystals alone
+    ratio: float  # over the error of the initial structures
 
 
 def draw_groups(evaluation: EvaluationDoc, key: str, id: str, title: str) -> list[Figure]:
-    """Mean errors of groups of pairs, of the model and of leaving them alone; none without predictions."""
+    """Mean errors of groups of pairs, of the model and of the initial structures; None without predictions."""
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in evaluation.rows:
         if row.displacement is not None:
@@ -98,14 +98,12 @@ def average_by_element(evaluation: EvaluationDoc, systems: Mapping[str, str]) ->
 
 
 def draw_elements(errors: Mapping[str, ElementError]) -> list[Figure]:
-    """The periodic table, coloured by the error over that of leaving crystals alone."""
+    """The periodic table, coloured by the error over that of the initial structures."""
     values = {symbol: round(one.ratio, 4) for symbol, one in errors.items()}
-    texts = {
-        symbol: f"{one.ratio:.2f} of left alone, {one.error:.4f} Å, {one.n} pairs" for symbol, one in errors.items()
-    }
+    texts = {symbol: f"{one.ratio:.2f} of initial, {one.error:.4f} Å, {one.n} pairs" for symbol, one in errors.items()}
     caption = (
-        "Mean error over pairs that hold the element, over the error of leaving them alone: below 1 the prediction "
-        "helps. Grey symbols: no pair."
+        "Mean error over pairs that hold the element, over the error of the initial structures: below 1 the "
+        "prediction helps. Grey symbols: no pair."
     )
     bar = {"title": {"text": "ratio"}, "thickness": 12}
     trace = {
@@ -119,7 +117,7 @@ def draw_elements(errors: Mapping[str, ElementError]) -> list[Figure]:
 
 
 def draw_known_elements(numbers: Sequence[int]) -> list[Figure]:
-    """The periodic table, with the elements marked that training has seen."""
+    """The periodic table, with the elements of the training data marked."""
     symbols = [Element.from_Z(number).symbol for number in numbers]
     trace = {"zmin": 0, "zmax": 1, "colorscale": [[0, "@line"], [1, "@blue"]], "showscale": False}
     values: dict[str, float] = dict.fromkeys(symbols, 1.0)
@@ -128,7 +126,7 @@ def draw_known_elements(numbers: Sequence[int]) -> list[Figure]:
 
 
 def draw_expected(rows: Sequence[TrustRow]) -> list[Figure]:
-    """Errors that predictions had against what was expected of them."""
+    """True errors of predictions against expected ones."""
     known = [(row.expected_error, row.error) for row in rows if row.expected_error is not None]
     if not known:
         return []
@@ -153,7 +151,7 @@ def draw_expected(rows: Sequence[TrustRow]) -> list[Figure]:
 
 
 def draw_harm_bins(rows: Sequence[TrustRow]) -> list[Figure]:
-    """How many predictions did harm, as their model counts it, by the probability of it."""
+    """Share of predictions with harm, as their model defines it, by the predicted probability."""
     known = [(row.harm_probability, _is_harmed(row)) for row in rows if row.harm_probability is not None]
     if not known:
         return []
@@ -162,7 +160,7 @@ def draw_harm_bins(rows: Sequence[TrustRow]) -> list[Figure]:
     risks = np.array([risk for risk, _ in known])
     filled = [place for place in range(len(HARM_EDGES) - 1) if (places == place).any()]
     names = [f"{HARM_EDGES[place]:g} to {HARM_EDGES[place + 1]:g}" for place in filled]
-    series = (("said", "@orange", "/", risks), ("was", "@blue", "", harmed))
+    series = (("predicted", "@orange", "/", risks), ("was", "@blue", "", harmed))
     data = [
         {
             "type": "bar",
@@ -180,7 +178,7 @@ def draw_harm_bins(rows: Sequence[TrustRow]) -> list[Figure]:
         "xaxis": {"title": {"text": "probability of harm"}, "type": "category"},
         "yaxis": {"title": {"text": "fraction harmed"}, "rangemode": "tozero", "tickformat": ".0%"},
     }
-    caption = f"{len(known):,} relaxations; numbers are how many lie in each bin. Both bars should be equally high."
+    caption = f"{len(known):,} relaxations; numbers are counts of each bin. Both bars should be equally high."
     return [Figure("harm-bins", "Probability of harm and harm", caption, data, layout)]
 
 
@@ -191,7 +189,7 @@ def _is_harmed(row: TrustRow) -> bool:
 
 
 def count_coverage(rows: Sequence[TrustRow]) -> tuple[int, int]:
-    """How many errors lay in their interval, and how many intervals there are."""
+    """Number of errors within their interval, and number of intervals."""
     known = [row for row in rows if row.error_low is not None and row.error_high is not None]
     held = sum(float(row.error_low or 0) <= row.error <= float(row.error_high or 0) for row in known)
     return held, len(known)
@@ -207,7 +205,7 @@ def place_element(symbol: str) -> tuple[int, int]:
 
 
 def _measure(row: EvaluatedPair) -> tuple[float, float]:
-    """Error of the prediction and of the crystal left alone, Å."""
+    """Error of the prediction and of the initial structure, Å."""
     error = (row.displacement or 0.0) + STRAIN_WEIGHT_ANGSTROM * (row.strain or 0.0)
     return error, row.identity_displacement + STRAIN_WEIGHT_ANGSTROM * row.identity_strain
 

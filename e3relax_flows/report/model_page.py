@@ -1,4 +1,4 @@
-"""The page of a model: its card, its errors by source and chemistry, how far it can be trusted, its judgements."""
+"""The page of a model: its card, its errors by source and chemistry, its calibration, its judgements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from e3relax_flows.schemas.models import EvaluationDoc, GateDoc, ModelDoc
 
 @dataclass(frozen=True)
 class ModelDocuments:
-    """What is known of a model."""
+    """Documents of a model."""
 
     model_id: str
     name: str
@@ -36,7 +36,7 @@ class ModelDocuments:
     evaluations: Sequence[EvaluationDoc] = ()
     gates: Sequence[GateDoc] = ()
     systems: Mapping[str, str] = field(default_factory=dict)  # chemical systems by pair id
-    trust: Sequence[TrustRow] = ()  # what was expected of predictions that DFT has relaxed, and what came
+    trust: Sequence[TrustRow] = ()  # expected and true errors of predictions that DFT has relaxed
 
 
 def build_model_page(documents: ModelDocuments) -> Page:
@@ -48,7 +48,7 @@ def build_model_page(documents: ModelDocuments) -> Page:
         _build_calibration(documents),
         _build_gates(documents),
         Section("origin", "Origin", tables=[_tabulate_origin(documents)]),
-        Section("card", "Card", [] if documents.card else ["It has no card."], markdown=documents.card),
+        Section("card", "Card", [] if documents.card else ["This model has no card."], markdown=documents.card),
     ]
     aliases = f", {', '.join(documents.aliases)}" if documents.aliases else ""
     subtitle = f"Model · {documents.model_id}{aliases}"
@@ -56,7 +56,7 @@ def build_model_page(documents: ModelDocuments) -> Page:
 
 
 def list_tiles(documents: ModelDocuments, evaluation: EvaluationDoc | None) -> list[Tile]:
-    """The numbers that are seen first."""
+    """The headline numbers."""
     provenance = documents.config.get("provenance", {})
     calibration = documents.config.get("calibration", {})
     tiles = [Tile("kind", str(documents.config.get("kind", "?")))]
@@ -90,7 +90,7 @@ def _build_errors(documents: ModelDocuments, evaluation: EvaluationDoc | None) -
     if evaluation is not None:
         words = [
             f"On holdout {evaluation.holdout_id}, {len(evaluation.rows):,} pairs, evaluated "
-            f"{evaluation.created_at:%Y-%m-%d}. Beside it: the same crystals left alone."
+            f"{evaluation.created_at:%Y-%m-%d}. For comparison: the initial structures."
         ]
         figures = [
             *draw_groups(evaluation, "source", "by-source", "Error by source"),
@@ -111,16 +111,16 @@ def _build_errors(documents: ModelDocuments, evaluation: EvaluationDoc | None) -
 def _draw_chemistry(
     documents: ModelDocuments, evaluation: EvaluationDoc | None
 ) -> tuple[list[str], list[Figure], list[TextTable]]:
-    """Words, the periodic table, and its numbers as a table."""
+    """Text, the periodic table, and its numbers as a table."""
     elements = average_by_element(evaluation, documents.systems) if evaluation else {}
     if elements:
         rows = [[name, one.n, f"{one.ratio:.2f}", f"{one.error:.4f}"] for name, one in sorted(elements.items())]
-        table = list_table(["element", "pairs", "predicted / left alone", "error, Å"], rows, "By element")
+        table = list_table(["element", "pairs", "predicted / initial", "error, Å"], rows, "By element")
         return [], draw_elements(elements), [table]
     known = documents.config.get("calibration", {}).get("elements", [])
     if not known:
-        return ["Nothing is known of its elements."], [], []
-    words = "No evaluation with known compositions is in the store; these are the elements that its training has seen."
+        return ["The elements of its training are not known."], [], []
+    words = "No evaluation with known compositions is in the store; these are the elements of its training data."
     return [words], draw_known_elements(known), []
 
 
@@ -161,7 +161,7 @@ def _build_calibration(documents: ModelDocuments) -> Section:
 
 def _build_gates(documents: ModelDocuments) -> Section:
     if not documents.gates:
-        return Section("gates", "Gates", ["It was in no comparison of the gate."])
+        return Section("gates", "Gates", ["No gate has compared this model."])
     gates = documents.gates
     return Section("gates", "Gates", tables=[tabulate_gates(gates), *tabulate_comparisons(gates)])
 

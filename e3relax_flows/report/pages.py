@@ -24,13 +24,13 @@ from markupsafe import Markup
 from e3relax_flows.core.errors import ConfigError
 
 ASSETS = "assets"
-# what HTML or JavaScript would take for the end of a script or of a line
+# what HTML or JavaScript would parse as the end of a script or of a line
 UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One number that is seen first."""
+    """One headline number."""
 
     label: str
     value: str
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as plotly reads it; colours named "@blue" are those of the page, light or dark."""
+    """A figure for plotly; colours named "@blue" are those of the page, light or dark."""
 
     id: str
     title: str
@@ -74,7 +74,7 @@ class Section:
 
 @dataclass(frozen=True)
 class CandidateList:
-    """Candidates to search and sort, a row of values each, and what their own pages show, packed in chunks."""
+    """Candidates to search and sort, a row of values each, and the contents of their own pages, packed."""
 
     columns: list[dict[str, Any]]
     rows: list[list[Any]]
@@ -86,7 +86,7 @@ class CandidateList:
 
 @dataclass(frozen=True)
 class Page:
-    """What is on a page."""
+    """Contents of a page."""
 
     title: str
     subtitle: str
@@ -121,7 +121,7 @@ def render_page(page: Page) -> str:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write a page, whole or not at all, making its folder; gives the absolute path.
+    """Write a page atomically, making its folder; return the absolute path.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def write_page(path: Path, text: str) -> Path:
 
 
 def check_page_path(path: Path) -> None:
-    """Raise ConfigError when no page can have this path."""
+    """Raise ConfigError if this cannot be the path of a page."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the name of a file, such as {path / 'report.html'}")
 
@@ -152,12 +152,12 @@ def render_markdown(text: str) -> Markup:
 
 
 def encode_json(value: Any) -> str:
-    """JSON that may stand in a script of a page, whatever its texts hold."""
+    """JSON that is safe inside a script of a page, with any text."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(UNSAFE)
 
 
 def pack(value: Any) -> str:
-    """JSON, deflated, in base 64: for what is large and not needed at once."""
+    """JSON, deflated, in base 64: for large data that are not needed at once."""
     return _pack_bytes(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
 
 
@@ -167,17 +167,17 @@ def pack_chunks(values: Sequence[Any], size: int) -> list[str]:
 
 
 def list_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> TextTable:
-    """A table of texts from values; a dash where there is none."""
+    """A table of texts from values; a dash for None."""
     return TextTable(list(columns), [["–" if cell is None else str(cell) for cell in row] for row in rows], caption)
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """A number with `digits` decimals; a dash where there is none."""
+    """A number with `digits` decimals; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def round_number(value: float | None, digits: int) -> float | None:
-    """A finite number for JSON, rounded; None where there is none."""
+    """A finite number for JSON, rounded; None if there is none."""
     if value is None or value != value or value in (float("inf"), float("-inf")):
         return None
     return round(float(value), digits)

@@ -27,18 +27,18 @@ MAX_LEFT_OUT = 5
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One candidate; energies in eV per atom, None where there is none."""
+    """One candidate; energies in eV per atom, None if not known."""
 
-    rank: int | None  # 1: the lowest above the hull; None: no place on it
+    rank: int | None  # 1: the lowest above the hull; None: not on it
     id: str
     formula: str | None
     state: str
-    energy_above_hull: float | None  # over the hull of the references; negative: below all that is known
+    energy_above_hull: float | None  # over the hull of the references; negative: below all known entries
     energy_above_hull_of_all: float | None  # over the hull of the references and all candidates
-    energy: float | None  # corrected, where it could be
-    raw_energy: float | None  # as the engine gave it
-    correction: str  # "mp2020", "none", or "raw": wanted and not possible
-    decomposition: str  # what it falls apart into by the references
+    energy: float | None  # corrected, if possible
+    raw_energy: float | None  # of the engine
+    correction: str  # "mp2020", "none", or "raw": requested and not possible
+    decomposition: str  # decomposition by the references
     volume: float | None  # Å³ per atom, relaxed
     n_atoms: int | None
     functional: str | None
@@ -72,7 +72,7 @@ def rank_screen(
     Raises
     ------
     ConfigError
-        When there is no such correction, or the entries cannot be read.
+        When the correction is unknown, or the entries cannot be read.
     """
     scheme = _choose_correction(correction, outcomes)
     references = None if entries is None else _read_references(entries, outcomes, scheme, settings)
@@ -82,7 +82,7 @@ def rank_screen(
 def rank_candidates(
     screen: ScreenDoc, outcomes: Mapping[str, OutcomeDoc], references: HullSet | None, correction: Correction
 ) -> list[RankedRow]:
-    """Rows of all candidates, the lowest above the hull first, then those without a place on it as they came.
+    """Rows of all candidates, the lowest above the hull first, then those that are not on it, in their order.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ def rank_candidates(
     outcomes
         By id; those that the screen does not name are ignored.
     references
-        Hulls of the entries to compare with, on the scale of `correction`; none: nothing is ranked.
+        Hulls of the entries to compare with, on the scale of `correction`; None: nothing is ranked.
     correction
-        mp2020: energies that are not computed as the Materials Project does stay raw and have no place on the hull.
+        mp2020: energies that are not computed as the Materials Project does stay raw and are not on the hull.
     """
     found = {row.id: best for row in screen.candidates if (best := _choose(row, outcomes, correction))}
     comparable = [best.energy.entry for best in found.values() if best.energy.is_comparable]
@@ -107,14 +107,14 @@ def rank_candidates(
 
 
 def write_ranked(rows: Sequence[RankedRow], path: Path) -> None:
-    """Write the rows as the ending of `path` says, whole or not at all.
+    """Write the rows in the format of the suffix of `path`, atomically.
 
     Raises
     ------
     ConfigError
-        When the ending is none of .csv, .json and .parquet.
+        When the suffix is not .csv, .json or .parquet.
     MissingDependencyError
-        When Parquet is wanted without pyarrow.
+        When Parquet is requested without pyarrow.
     """
     check_ending(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def write_ranked(rows: Sequence[RankedRow], path: Path) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raise ConfigError when a table cannot be written under this name."""
+    """Raise ConfigError if a table cannot have this name."""
     if path.suffix not in ENDINGS:
         raise ConfigError(f"{path}: a table ends in {', '.join(ENDINGS)}")
 
@@ -175,7 +175,7 @@ def _read_references(
 
 
 def _choose(row: CandidateRow, outcomes: Mapping[str, OutcomeDoc], correction: Correction) -> _Found | None:
-    """The lowest converged relaxation of a candidate, those on the wanted scale before others."""
+    """The lowest converged relaxation of a candidate, those on the requested scale before others."""
     entries = [
         (outcome, entry)
         for planned in row.outcomes

@@ -1,4 +1,4 @@
-"""Figures of a screen, as plotly reads them: funnel, savings, parity, displacements, errors against score and risk."""
+"""Figures of a screen for plotly: funnel, savings, parity, displacements, errors against score and risk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOST = {"refused", "no prediction", "duplicates", "unconverged", "failed", "skip
 
 @dataclass(frozen=True)
 class Relaxed:
-    """A candidate whose converged relaxation says where the minimum is."""
+    """A candidate with a converged relaxation, so that its minimum is known."""
 
-    row: int  # place in the list of candidates
+    row: int  # index in the list of candidates
     name: str
     prediction: PredictionDoc
     outcome: OutcomeDoc
@@ -50,12 +50,12 @@ def draw_funnel(funnel: Sequence[tuple[str, int]]) -> Figure:
     names = [name for name, _ in funnel]
     counts = [count for _, count in funnel]
     data = _draw_bars(names, counts, [name in LOST for name in names])
-    caption = "Hatched: candidates that do not go on, or have no minimum."
+    caption = "Hatched: candidates that end here, or have no minimum."
     return Figure("funnel", "From candidates to minima", caption, [data], _layout_bars(len(names), "candidates"))
 
 
 def draw_refusals(refusals: Sequence[tuple[str, int]]) -> list[Figure]:
-    """Why predictions were refused or could not be made; none without any."""
+    """Why predictions were refused or could not be made; None without any."""
     if not refusals:
         return []
     names, counts = [name for name, _ in refusals], [count for _, count in refusals]
@@ -65,7 +65,7 @@ def draw_refusals(refusals: Sequence[tuple[str, int]]) -> list[Figure]:
 
 
 def draw_savings(savings: SavingsSummary) -> list[Figure]:
-    """Steps from the predicted structure over steps from the initial one; none without pairs."""
+    """Steps from the predicted structure over steps from the initial one; None without pairs."""
     named = [("ionic steps", savings.ionic), ("electronic (SCF) steps", savings.electronic)]
     found = [(name, saving) for name, saving in named if saving is not None]
     if not found:
@@ -101,11 +101,11 @@ def draw_savings(savings: SavingsSummary) -> list[Figure]:
         "Candidates that were relaxed from both starts. Bars: 95 % interval from pairs drawn again. Left of the dashed "
         "line is saved."
     )
-    return [Figure("savings-ratio", "What prediction saves", caption, [data], layout, low=True)]
+    return [Figure("savings-ratio", "Savings by prediction", caption, [data], layout, low=True)]
 
 
 def draw_parity(relaxed: Sequence[Relaxed]) -> list[Figure]:
-    """Volumes and lattice lengths, initial and predicted against relaxed; none without relaxed candidates."""
+    """Volumes and lattice lengths, initial and predicted against relaxed; None without relaxed candidates."""
     volumes: dict[str, list[tuple[float, float, str, int]]] = {"initial": [], "predicted": []}
     lengths: dict[str, list[tuple[float, float, str, int]]] = {"initial": [], "predicted": []}
     for one in relaxed:
@@ -163,7 +163,7 @@ def draw_displacements(relaxed: Sequence[Relaxed]) -> list[Figure]:
 
 
 def draw_scores(relaxed: Sequence[Relaxed]) -> list[Figure]:
-    """The error that a prediction had against its score, with the guard's limit where one was set."""
+    """The true error of predictions against their score, with the guard's limit if one was set."""
     series = _split_by_verdict(relaxed, lambda prediction: prediction.score)
     if not series:
         return []
@@ -173,10 +173,10 @@ def draw_scores(relaxed: Sequence[Relaxed]) -> list[Figure]:
         "yaxis": {"title": {"text": "error, Å"}, **lay_log_axis(y for trace in series for y in trace["y"])},
         "shapes": [draw_line("x", limit) for limit in limits],
     }
-    said = ", ".join(f"{limit:g} Å" for limit in limits)
+    words = ", ".join(f"{limit:g} Å" for limit in limits)
     caption = (
-        "Score: what one more application of the network would move. Error: displacement + 2.5 Å · strain to the "
-        f"relaxed structure. {f'Dashed: limit of the guard, {said}.' if limits else 'No limit on the score was set.'}"
+        "Score: the move of one more application of the network. Error: displacement + 2.5 Å · strain to the "
+        f"relaxed structure. {f'Dashed: limit of the guard, {words}.' if limits else 'No limit on the score was set.'}"
     )
     return [Figure("scores", "Error against score", caption, series, layout)]
 
@@ -194,14 +194,14 @@ def draw_harm(relaxed: Sequence[Relaxed], thresholds: Sequence[float]) -> list[F
         },
         "shapes": [draw_line("y", 1.0), *(draw_line("x", limit) for limit in thresholds)],
     }
-    said = ", ".join(f"{limit:.3g}" for limit in thresholds)
-    line = f" and, upright, the guard's threshold, {said}: to its right predictions are refused" if said else ""
+    words = ", ".join(f"{limit:.3g}" for limit in thresholds)
+    line = f" and, upright, the guard's threshold, {words}: to its right predictions are refused" if words else ""
     caption = f"Below 1 the prediction is nearer to the relaxed structure than the initial one. Dashed: 1{line}."
     return [Figure("harm", "Gain against the guard's probability of harm", caption, series, layout)]
 
 
 def lay_log_axis(values: Iterable[float]) -> dict[str, Any]:
-    """A logarithmic axis with as many labels as there is room for on a phone: 1, 2, 5; or 1, 3; or powers of ten."""
+    """A logarithmic axis with as many ticks as fit on a phone: 1, 2, 5; or 1, 3; or powers of ten."""
     logs = np.log10([value for value in values if value > 0] or [1.0])
     first, last = int(np.floor(logs.min())), int(np.ceil(logs.max()))
     for digits in ((1, 2, 5), (1, 3), (1,)):
@@ -217,7 +217,7 @@ def measure_error(errors: StructureErrors) -> float:
 
 
 def thin_points(points: Points) -> Points:
-    """At most `MAX_POINTS` of them: those furthest from the diagonal, and others evenly taken."""
+    """At most `MAX_POINTS` of them: those furthest from the diagonal, and others evenly sampled."""
     n = len(points.x)
     if n <= MAX_POINTS:
         return points
@@ -249,8 +249,8 @@ def _draw_parity_figure(
     }
     n = max(len(rows) for rows in series.values())
     shown = max(len(trace["x"]) for trace in data)
-    few = f" {shown:,} of {n:,} are drawn, those furthest off among them." if shown < n else ""
-    caption = f"On the dotted line a structure is right.{few} A click opens the candidate."
+    few = f" {shown:,} of {n:,} are drawn, including those furthest off." if shown < n else ""
+    caption = f"On the dotted line a structure is exact.{few} A click opens the candidate."
     return [Figure(id, f"{title}: against relaxed", caption, data, layout)]
 
 

@@ -50,7 +50,7 @@ CHUNK_SIZE = 100  # candidates that are unpacked together when one of them is op
 
 @dataclass(frozen=True)
 class ScreenDocuments:
-    """What the stores have of a screen."""
+    """Documents of a screen in the stores."""
 
     predictions: Mapping[str, PredictionDoc] = field(default_factory=dict)  # by prediction id
     outcomes: Mapping[str, OutcomeDoc] = field(default_factory=dict)  # by outcome id
@@ -67,16 +67,16 @@ def build_screen_page(screen: ScreenDoc, table: ScreenTable, savings: str, docum
     screen
         Its name is the title.
     table
-        What `build_table` made of it.
+        The table by `build_table`.
     savings
-        What was saved against the controls, in words.
+        Savings against the controls, in words.
     documents
         Predictions and outcomes that the screen names; candidates whose documents are missing have their row only.
     """
     ranking = rank_screen(screen, documents)
     relaxed = find_relaxed(screen, documents, ranking)
     summary = summarize_savings(documents.outcomes.values())
-    medians = describe_medians(table) or "Nothing that was predicted is relaxed to its minimum yet."
+    medians = describe_medians(table) or "No prediction has a converged relaxation yet."
     funnel = [draw_funnel(table.funnel), *draw_refusals(table.refusals)]
     errors = [
         *draw_parity(relaxed),
@@ -104,7 +104,7 @@ def build_screen_page(screen: ScreenDoc, table: ScreenTable, savings: str, docum
 class ScreenRanking:
     """The order in which candidates are listed."""
 
-    order: list[int]  # places in the screen, best first
+    order: list[int]  # indices in the screen, best first
     rows: Mapping[str, RankedRow]  # by the candidate's id
     lowest: Mapping[str, float]  # eV per atom, of each formula
     has_hull: bool
@@ -121,7 +121,7 @@ class ScreenRanking:
 
 
 def rank_screen(screen: ScreenDoc, documents: ScreenDocuments) -> ScreenRanking:
-    """Candidates by energy above hull, or where there is none above the lowest of the same formula."""
+    """Candidates by energy above hull, or without a hull above the lowest of the same formula."""
     ranked = documents.ranked or rank_candidates(screen, documents.outcomes, None, Correction.NONE)
     rows = {row.id: row for row in ranked}
     lowest: dict[str, float] = {}
@@ -152,7 +152,7 @@ def find_relaxed(screen: ScreenDoc, documents: ScreenDocuments, ranking: ScreenR
 
 
 def find_thresholds(documents: ScreenDocuments) -> list[float]:
-    """Largest probabilities of harm that were accepted: the user's where one was set, or else the models'.
+    """Largest probabilities of harm that were accepted: the user's limit if set, or else the models'.
 
     A model has one for the guard alone and one for each second opinion.
     """
@@ -300,7 +300,7 @@ def _list_tiles(screen: ScreenDoc, table: ScreenTable, savings: SavingsSummary) 
 
 
 def _tabulate_arms(savings: SavingsSummary) -> list[Any]:
-    """What each start saved; none where the sentence on savings says it all."""
+    """Savings of each start; None if the sentence on savings is complete."""
     if not has_arms(savings):
         return []
     return [list_table(["start", "compared with", "ionic steps", "SCF steps"], list_arms(savings))]
@@ -314,7 +314,7 @@ def _tabulate_settings(screen: ScreenDoc) -> Any:
         ("after a refused prediction", screen.on_refuse),
         ("served start", screen.served),
         ("second opinion", _name_opinion(screen)),
-        ("arms", f"{screen.described_arms}{', relaxed from the served start, too' if screen.paired_controls else ''}"),
+        ("arms", f"{screen.described_arms}{', also relaxed from the served start' if screen.paired_controls else ''}"),
         ("seed", str(screen.seed)),
         *((f"version of {name}", version) for name, version in sorted(screen.versions.items())),
     ]
@@ -322,7 +322,7 @@ def _tabulate_settings(screen: ScreenDoc) -> Any:
 
 
 def _name_opinion(screen: ScreenDoc) -> str:
-    """The potential that judges predictions as it was named, and its steps from them."""
+    """The configured name of the potential of second opinions, and its steps."""
     options = screen.maker.get("prerelax", {}).get("options", {})
     name, polish = options.get("second_opinion"), options.get("polish", 0)
     if name is None:
@@ -336,6 +336,6 @@ def _describe_origin(screen: ScreenDoc) -> str:
 
 
 def _name_model(screen: ScreenDoc) -> str:
-    """The model as it was named, and the ids that this meant where they say more."""
+    """The configured name of the model, and its resolved ids if they differ."""
     resolved = ", ".join(sorted({row.model_id for row in screen.candidates if row.model_id})) or "none"
     return resolved if screen.model == resolved else f"{screen.model} ({resolved})"

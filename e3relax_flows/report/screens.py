@@ -1,4 +1,4 @@
-"""The report of a screen that has run: its table, sums and page."""
+"""The report of a finished screen: its table, sums and page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE_FILE, DOCUMENT_FILE = "report.html", "screen.json"
 
 @dataclass(frozen=True)
 class ScreenReport:
-    """A screen that has run, and what is shown of it."""
+    """A finished screen with its table, savings and page."""
 
     screen: ScreenDoc
     table: ScreenTable
@@ -27,7 +27,7 @@ class ScreenReport:
 
 
 def report_screen(screen: ScreenDoc, workspace: Workspace, out: Path) -> ScreenReport:
-    """Join a screen with the documents it names, and write its page and document into `out`."""
+    """Join a screen with its documents, and write its page and document into `out`."""
     documents = collect_screen(screen, workspace)
     table = build_table(screen, documents.predictions.values(), documents.outcomes.values())
     summary = summarize_savings(documents.outcomes.values())

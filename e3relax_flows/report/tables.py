@@ -23,12 +23,12 @@ from e3relax_flows.schemas.outcomes import (
 from e3relax_flows.schemas.predictions import PredictionDoc, Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateRow, CandidateState, OutcomeRow, ScreenDoc
 
-MIN_PAIRS = 5  # below, pairs drawn again are too often the same ones to bound anything
+MIN_PAIRS = 5  # below, pairs drawn again are too often the same ones to give an interval
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One candidate: initial, predicted and relaxed side by side; None where there is nothing to say.
+    """One candidate: initial, predicted and relaxed side by side; None for unknown values.
 
     Volumes are Å³ per atom, displacements Å (mean over atoms, drift removed). The steps from the initial structure are
     those of a control, or of a candidate whose prediction was refused (`initial_is_control` distinguishes them), whose
@@ -68,7 +68,7 @@ class Medians:
 
 @dataclass(frozen=True)
 class ScreenTable:
-    """What is shown of a screen."""
+    """Table and sums of a screen."""
 
     rows: list[TableRow]
     funnel: list[tuple[str, int]]
@@ -76,7 +76,7 @@ class ScreenTable:
     medians: Medians | None
     code: str
     functional: str
-    is_dft: bool | None  # None: nothing was relaxed, so nobody said
+    is_dft: bool | None  # None: nothing was relaxed, so it is not known
 
     @property
     def has_scf(self) -> bool:
@@ -102,7 +102,7 @@ class ScreenTable:
 def build_table(screen: ScreenDoc, predictions: Iterable[PredictionDoc], outcomes: Iterable[OutcomeDoc]) -> ScreenTable:
     """Join the rows of a screen with its predictions and outcomes.
 
-    Documents that the screen does not name are ignored; rows whose documents are missing keep what the screen says.
+    Documents that the screen does not name are ignored; rows whose documents are missing keep the values of the screen.
     """
     by_prediction = {doc.prediction_id: doc for doc in predictions}
     by_outcome = {doc.outcome_id: doc for doc in outcomes}
@@ -159,7 +159,7 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
 
 
 def choose_relaxed(outcomes: Sequence[OutcomeDoc]) -> OutcomeDoc | None:
-    """The outcome whose relaxed structure is shown: converged and from the predicted structure where there is one."""
+    """The outcome whose relaxed structure is shown: converged and from the predicted structure if possible."""
     relaxed = [doc for doc in outcomes if doc.result is not None]
     return min(
         relaxed,
@@ -180,7 +180,7 @@ def _write_note(candidate: CandidateRow) -> str:
     if candidate.duplicate_of is not None:
         return f"same as {candidate.duplicate_of}"
     failures = [row.message for row in candidate.outcomes if row.message]
-    if candidate.verdict == Verdict.REFUSE:  # the words are with the prediction; a table has room for the codes
+    if candidate.verdict == Verdict.REFUSE:  # the messages are in the prediction; the table holds the codes
         return "; ".join([", ".join(_name_reason(reason, candidate) for reason in candidate.reasons), *failures[:1]])
     return candidate.message or (failures[0] if failures else "") or ", ".join(map(str, candidate.reasons))
 
@@ -229,7 +229,7 @@ def _take_medians(outcomes: list[OutcomeDoc]) -> Medians | None:
 
 
 def describe_medians(table: ScreenTable) -> str:
-    """How far initial and predicted structures were from the relaxed ones, in words; empty without any."""
+    """Distances of initial and predicted structures from the relaxed ones, in words; empty without any."""
     medians = table.medians
     if medians is None:
         return ""
@@ -242,7 +242,7 @@ def describe_medians(table: ScreenTable) -> str:
 
 
 def describe_savings(savings: SavingsSummary) -> str:
-    """What was saved against the controls, in words; without controls nothing is claimed."""
+    """Savings against the controls, in words; without controls no saving is claimed."""
     sentences = []
     start = "served" if any(arm.start is StartKind.POLISHED for arm in savings.arms) else "predicted"
     if savings.ionic is not None:
@@ -255,9 +255,9 @@ def describe_savings(savings: SavingsSummary) -> str:
             f"{_describe_steps(savings.control)} from the initial one (controls): different candidates, so a hint only."
         )
     elif savings.n_control:
-        sentences.append("No control can be compared: what it needs did not converge.")
+        sentences.append("No control can be compared: relaxations did not converge.")
     else:
-        sentences.append("No control: none was relaxed from its initial structure on purpose, so no saving is claimed.")
+        sentences.append("No control was relaxed from its initial structure, so no saving is claimed.")
     if savings.n_broken_pairs:
         sentences.append(f"{_count(savings.n_broken_pairs, 'pair')} not converged on both sides (left out).")
     if savings.n_initial:
@@ -295,12 +295,12 @@ def _describe_interval(saving: PairedSaving) -> str:
 
 
 def has_arms(savings: SavingsSummary) -> bool:
-    """Whether more is known than what the prediction saved over the initial structure."""
+    """Whether other starts than prediction and initial structure were compared."""
     return len(savings.arms) > 1 or any(arm.refused for arm in savings.arms)
 
 
 def describe_arms(savings: SavingsSummary) -> list[str]:
-    """A sentence for every start that was compared with another on the same candidates; none for one alone."""
+    """A sentence for every start that was compared with another on the same candidates."""
     if not has_arms(savings):
         return []
     return [f"Start {arm.label}: {_describe_arm(arm)}." for arm in savings.arms]
@@ -353,7 +353,7 @@ def tabulate_gates(gates: Sequence[GateDoc]) -> TextTable:
 
 
 def tabulate_comparisons(gates: Sequence[GateDoc]) -> list[TextTable]:
-    """A row per comparison of each gate, errors in Å; no table where nothing was compared."""
+    """A row per comparison of each gate, errors in Å; no table if there are no comparisons."""
     rows = [
         [
             gate.challenger_id,
@@ -368,6 +368,6 @@ def tabulate_comparisons(gates: Sequence[GateDoc]) -> list[TextTable]:
         for gate in gates
         for one in gate.comparisons
     ]
-    columns = ["challenger", "pairs of", "pairs", "challenger, Å", "incumbent, Å", "left alone, Å", "change", "judged"]
-    caption = "Errors behind them: challenger against incumbent, with the interval of the change"
+    columns = ["challenger", "pairs of", "pairs", "challenger, Å", "incumbent, Å", "initial, Å", "change", "judged"]
+    caption = "Errors of the decisions: challenger against incumbent, with the interval of the change"
     return [list_table(columns, rows, caption)] if rows else []

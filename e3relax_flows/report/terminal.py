@@ -1,4 +1,4 @@
-"""What a terminal shows of a screen, a retraining and a campaign."""
+"""Terminal output of screens, retrainings and campaigns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TITLES = (
 
 
 def dump_screen(screen: ScreenDoc, counts: dict[str, int]) -> dict[str, Any]:
-    """What a program wants to know of a screen."""
+    """A screen as values for JSON."""
     kept = {"maker", "candidates", "counts"}
     return {**screen.model_dump(mode="json", exclude=kept), "counts": counts}
 
@@ -60,7 +60,7 @@ def show_screen(report: ScreenReport, as_json: bool = False) -> None:
     _show_notes(table.rows[:MAX_ROWS])
     console.out.print("Displacements are those from the relaxed structure, means over atoms.", style="dim")
     if any(row.steps_from_initial is not None and not row.initial_is_control for row in table.rows):
-        console.out.print("† refused, so relaxed from the initial structure; no control.", style="dim")
+        console.out.print("† refused, so relaxed from the initial structure; not a control.", style="dim")
     console.out.print(", ".join(f"{count} {name}" for name, count in table.funnel) + ".", highlight=False)
     reused = sum(outcome.reused for row in report.screen.candidates for outcome in row.outcomes)
     if reused:
@@ -113,12 +113,12 @@ def _format_row(row: TableRow, table: ScreenTable) -> list[Any]:
 
 
 def _is_long(row: TableRow) -> bool:
-    """Whether a note is a sentence, which stands below the table."""
+    """Whether a note is a sentence, which is printed below the table."""
     return len(row.note) > MAX_NOTE and row.state != CandidateState.DUPLICATE
 
 
 def _show_notes(rows: Sequence[TableRow]) -> None:
-    """The notes for which the table has no room, each once with the candidates that have it."""
+    """The notes that do not fit into the table, each once with its candidates."""
     names: dict[str, list[TableRow]] = {}
     for row in filter(_is_long, rows):
         names.setdefault(IDS.sub("…", row.note), []).append(row)
@@ -151,7 +151,7 @@ def show_retraining(document: RetrainDoc) -> None:
 
 
 def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> None:
-    """Print how a campaign stands, and its generations in one table."""
+    """Print the state of a campaign, and its generations in one table."""
     console.out.print(summarize_campaign(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
     if not generations:
         return

@@ -1,4 +1,4 @@
-"""Run a screen in this process with its progress shown, and report it."""
+"""Run a screen in this process, show its progress, and report it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_candidates(
 ) -> ScreenReport:
     """Run a screen here with progress on stderr, and write its page and document into `out`.
 
-    What an earlier run of the same screen has done is not done again.
+    Results of an earlier run of the same screen are not computed again.
 
     Parameters
     ----------
@@ -86,21 +86,21 @@ def run_candidates(
     Raises
     ------
     ConfigError
-        When nothing could be read.
+        When no structure could be read.
     ModelError
-        When there is no such model.
+        When the model is unknown.
     """
     with open_workspace(settings) as workspace:
         for opener in (open_prediction_store, open_outcome_store):
-            workspace.get(opener)  # a store that cannot be had is one message now, not one of every job
-        out.mkdir(parents=True, exist_ok=True)  # nor is a screen registered whose page could not be written
+            workspace.get(opener)  # an unavailable store gives one message now, not one of every job
+        out.mkdir(parents=True, exist_ok=True)  # a screen is not registered if its page could not be written
         stores, limits = workspace.get(open_screen_stores), config.limits if config else None
         with console.hide_warnings():
             candidates, ranking = console.show_notes(items), config.ranking if config else None
             screen, is_new = register_screen(stores, maker, candidates, workspace, ranking, limits=limits)
         screen_id = str(screen.screen_id)
         if not is_new:
-            message = f"screen {screen_id} was there already: what it has is not computed again"
+            message = f"screen {screen_id} was registered before: its results are not computed again"
             console.err.print(message, highlight=False)
             prepare_again(screen_id, workspace, limits, maker.retry_failed)
         return finish_here(screen_id, workspace, out)
@@ -113,13 +113,13 @@ def prepare_again(
     retry_failed: bool,
     error: str | None = None,
 ) -> None:
-    """Requeue what an earlier run has left; nothing where there was none."""
+    """Requeue unfinished candidates of an earlier run, if there was one."""
     for line in resume_screen(screen_id, workspace, limits, retry_failed, error).lines:
         console.err.print(line, highlight=False, markup=False)
 
 
 def finish_here(screen_id: str, workspace: Workspace, out: Path) -> ScreenReport:
-    """Run what is left of a screen in this process, and report it."""
+    """Run the remaining candidates of a screen in this process, and report it."""
     failures: list[JobReport] = []
     stores = workspace.get(open_screen_stores)
     with console.make_progress() as progress, console.hide_warnings():
@@ -128,7 +128,7 @@ def finish_here(screen_id: str, workspace: Workspace, out: Path) -> ScreenReport
             run_screen_here(screen_id, workspace, out / JOBS_DIR, watcher.note)
         except KeyboardInterrupt:
             progress.stop()
-            console.print_error(f"interrupted; `e3relax screen resume {screen_id} --out {out}` goes on")
+            console.print_error(f"interrupted; `e3relax screen resume {screen_id} --out {out}` continues it")
             raise
     _remove_empty_folders(out / JOBS_DIR)
     _print_failures(failures)
@@ -136,7 +136,7 @@ def finish_here(screen_id: str, workspace: Workspace, out: Path) -> ScreenReport
 
 
 def _print_failures(failures: Sequence[JobReport]) -> None:
-    """Print our own jobs that failed, and of those of the engine, which the table lists, each error once."""
+    """Print our own failed jobs, and each error of the engine's jobs once, since the table lists those."""
     for failure in failures:
         if failure.name.startswith("e3r "):
             console.print_error(f"{failure.name}: {failure.error}")

@@ -168,7 +168,9 @@ def read_screen(name: str, settings: SettingsLike = None) -> ScreenDoc:
     try:
         return ScreenDoc.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ConfigError(f"{file} is no document of a screen ({error}); give the screen.json in its folder") from error
+        raise ConfigError(
+            f"{file} is not the document of a screen ({error}); give the screen.json in its folder"
+        ) from error
 
 
 def find_rows(

@@ -59,7 +59,7 @@ def test_an_authors_checkpoint_is_imported(e3relax, settings, tmp_path, monkeypa
     assert "theirs" in {row["name"] for row in json.loads(e3relax("models", "list", "--json").stdout)}
     missing = e3relax("models", "import", tmp_path / "none.pt")
     assert missing.code == 2
-    assert "is no file" in missing.stderr
+    assert "is not a file" in missing.stderr
 
 
 def test_doctor_finds_stores_engines_and_devices(e3relax, small_model, monkeypatch, settings):
@@ -108,9 +108,9 @@ def test_a_check_that_breaks_is_a_finding():
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        (["doctor"], "the same command starts anew"),
-        (["data", "show"], "what was written stays"),
-        (["retrain", "x.yaml"], "the same command goes on with the same training"),
+        (["doctor"], "the same command starts again"),
+        (["data", "show"], "written results are kept"),
+        (["retrain", "x.yaml"], "the same command continues the same training"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on(e3relax, monkeypatch, words, advice):

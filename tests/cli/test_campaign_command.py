@@ -45,7 +45,7 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
     # a dry run keeps nothing
     planned = e3relax("campaign", "new", config, "--dry-run")
     assert planned.code == 0, planned.stderr
-    assert "nothing was kept" in planned.stdout
+    assert "nothing was stored" in planned.stdout
     assert "no campaigns yet" in e3relax("campaign", "status").stdout
 
     made = e3relax("campaign", "new", config, "--json")
@@ -57,7 +57,7 @@ def test_from_a_file_to_a_table(e3relax: Callable, config: Path, settings: E3Rel
     assert plan["training_hours"] > 0
     name = plan["campaign_id"]
     again = e3relax("campaign", "new", config)
-    assert "was there already" in again.stderr
+    assert "was stored before" in again.stderr
     assert f"next: e3relax campaign run {name}" in again.stdout
 
     for command in ("run", "resume", "stop"):

@@ -50,7 +50,7 @@ def test_a_list_is_written_ranked_and_read_again(e3relax, folder):
     out = folder / "lists" / "all.jsonl.gz"
     result = e3relax("candidates", folder / "candidates.yaml", "-o", out, "--duplicates", folder / "twins.csv")
     assert result.code == 0
-    assert "6 read: 5 candidates, 0 equal as written, 1 the same crystal, 0 unreadable. 3 ranked." in result.stdout
+    assert "6 read: 5 candidates, 0 identical, 1 the same crystal, 0 unreadable. 3 ranked." in result.stdout
     items = list(read_structures([out]))
     assert [item.id for item in items] == ["Au", "Ag", "Cu", "Ni from Cu", "Pd from Cu"]
     assert all(item.error is None for item in items)
@@ -131,7 +131,7 @@ def test_a_screen_takes_sources_in_their_rank_and_its_table_a_hull(e3relax, fold
         assert [row["id"] for row in csv.DictReader(stream)] == list(rows)
     shown = e3relax("table", folder / "run" / "screen.json", "--entries", entries, "--correction", "mp2020")
     assert "computed with emt" in " ".join(shown.stdout.split()).lower()
-    assert "no document of a screen" in " ".join(e3relax("table", folder / "values.csv").stderr.split())
+    assert "not the document of a screen" in " ".join(e3relax("table", folder / "values.csv").stderr.split())
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_a_holdout_is_frozen_listed_and_kept_apart(e3relax, pair_store, settings
     assert "later" not in {*dataset.train, *dataset.val}
     text = e3relax("data", "dataset", "--dry-run", "--val-fraction", 0.3)
     assert "in quarantine   1, of held-out groups" in text.stdout
-    assert "not kept" in text.stdout
+    assert "not stored" in text.stdout
     with open_dataset_stores(settings) as stores:
         assert stores.datasets.count() == 1
 

@@ -33,7 +33,7 @@ def test_structures_are_labelled_and_kept_where_two_potentials_agree(run_script,
     assert all(pair["initial"]["lattice"] != pair["relaxed"]["lattice"] for pair in pairs)
     assert run_script("09_label_with_potential.py", *arguments, "--out", tmp_path / "out") == 0
     assert [gzip.decompress(file.read_bytes()) for file in files] == before
-    assert "was there already" in capsys.readouterr().err
+    assert "was registered before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("volume", "shift", "reason"), [(1.02, 0.0, ""), (0.96, 0.0, "volume"), (1.0, 0.09, "basin")])

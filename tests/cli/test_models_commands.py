@@ -95,7 +95,7 @@ def test_words_that_name_nothing_are_answered(e3relax, tiny):
     assert "was never moved; it means the bundled small" in e3relax("models", "history").stdout
     assert read_json(e3relax("models", "history", "--json"))["version"] == 0
     for arguments, message in {
-        ("history", "--alias", "ours"): "'ours' is no alias; known: default",
+        ("history", "--alias", "ours"): "'ours' is not an alias; known: default",
         ("show", "ours"): "model 'ours' is not an alias (default)",
         ("promote", "ours", "--reason", "x"): "model 'ours' is not an alias",
         ("promote", "tiny", "--reason", "x", "--alias", "small"): "'small' is the name of a model",

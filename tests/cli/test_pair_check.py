@@ -123,7 +123,7 @@ def test_pairs_with_other_labels_are_counted_and_replaced(
         f"dataset {dataset} lists 2 of them",
         "holdout first lists 1 of them",
         f"model name-1111111111111111 (1111111111111111) was trained on dataset {dataset}",
-        "model name-2222222222222222 (2222222222222222) was begun with the weights of such a model",
+        "model name-2222222222222222 (2222222222222222) was started from the weights of such a model",
         "nothing was changed; --apply",
     ):
         assert words in text

@@ -105,7 +105,7 @@ def test_build_reads_a_described_store_and_tells_of_what_is_unreadable(
     done = e3relax("data", "build", "--tasks", spec)
     assert (done.code, done.stdout.strip()) == (1, "1 new; 1 left out (unreadable: 1); 1 pairs in the store")
     assert e3relax("data", "build", "--tasks", "none").stdout.strip() == "nothing new; 1 pairs in the store"
-    for content, words in (("- 1", "describes no store"), ("{type: Nothing}", "store type 'Nothing' is unknown")):
+    for content, words in (("- 1", "not describe a store"), ("{type: Nothing}", "store type 'Nothing' is unknown")):
         spec.write_text(content)
         wrong = e3relax("data", "build", "--tasks", spec)
         assert wrong.code == 2

@@ -103,7 +103,7 @@ def test_wrong_paths_are_messages(e3relax, screened, tmp_path):
     assert "is a folder; give the name of a file" in result.stderr
     result = e3relax("report", "screen", tmp_path / "none.json", "-o", tmp_path / "page.html")
     assert result.code == 2
-    assert "is no document of a screen" in result.stderr
+    assert "is not the document of a screen" in result.stderr
 
 
 def test_candidates_are_ranked_above_a_hull(e3relax, screened, tmp_path):

@@ -66,7 +66,7 @@ def test_a_dry_run_tells_all_and_keeps_nothing(e3relax, config: Path, settings: 
     assert plan["launch"] == "in the process of the job"
     text = e3relax("retrain", config, "--dry-run").stdout
     assert f"{snapshot['n_train']} to train on" in text
-    assert "no original holdout: what is forgotten will not be seen" in text
+    assert "no original holdout: forgetting will not be measured" in text
     with open_dataset_stores(settings) as stores:
         assert stores.datasets.count() == 0
     assert sorted(settings.DATA_DIR.rglob("*")) == before

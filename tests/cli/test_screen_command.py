@@ -67,7 +67,7 @@ def test_screen_relaxes_shows_and_computes_nothing_twice(e3relax, metals, predic
 
     again = e3relax(*arguments)
     assert predictor.n_predicted == 2
-    assert "was there already: what it has is not computed again" in again.stderr
+    assert "was registered before: its results are not computed again" in again.stderr
     assert again.stdout.replace("Page", "") == result.stdout.replace("Page", "")
     # another screen of the same candidates finds their outcomes in the store
     other = e3relax(*arguments, "--on-refuse", "skip")
@@ -171,7 +171,7 @@ def test_arms_are_named_at_the_command_and_shown_in_the_tables(e3relax, metals, 
     ("arguments", "message"),
     [
         (["x.cif"], "--engine is needed; known: chgnet, chgnet-r2scan, "),
-        (["stats"], "'stats' is no file or folder; did you mean `e3relax screen status`?"),
+        (["stats"], "'stats' is not a file or folder; did you mean `e3relax screen status`?"),
         (["x.cif", "--engine", "vosp"], "engine 'vosp' is unknown"),
         (["a.yaml", "x.cif"], "either structures or one configuration file"),
         (["x.cif", "--engine", "emt", "--arm", "predicted"], "--arm 'predicted' has no number; write START=FRACTION"),

@@ -42,7 +42,7 @@ def test_a_budget_then_the_rest(e3relax, metals, tmp_path):
     assert "no screens" in e3relax("screen", "status").stdout
     dry = e3relax("screen", "run", *arguments, "--budget", 1, "--dry-run")
     assert dry.code == 0
-    assert "2 candidates; 0 equal to one of these and left out, 0 unreadable" in dry.stdout
+    assert "2 candidates; 0 duplicates left out, 0 unreadable" in dry.stdout
     assert "at most 1 candidates relaxed with emt" in dry.stdout
     plan = json.loads(e3relax("screen", "run", *arguments, "--budget", 1, "--dry-run", "--json").stdout)
     assert (plan["candidates"], plan["relaxed_at_most"], plan["engine"]) == (2, 1, "emt")
@@ -93,7 +93,7 @@ def test_an_interrupt_says_how_to_go_on_and_cancelling_stops(e3relax, metals, mo
         patch.setattr(local, "run_flow_locally", interrupt)
         result = e3relax(*arguments)
     assert result.code == 130
-    (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+) --out \S+` goes on", result.stderr)
+    (screen_id,) = re.findall(r"interrupted; `e3relax screen resume (\w+) --out \S+` continues it", result.stderr)
     told = json.loads(e3relax("screen", "cancel", screen_id, "--json").stdout)
     assert (told["phase"], told["counts"]) == ("cancelled", {"cancelled": 2})
     assert json.loads(e3relax("screen", "resume", screen_id, "--dry-run", "--json").stdout)["would"][0].startswith("2 ")

@@ -57,7 +57,7 @@ def test_a_screen_is_submitted_once(
     assert "is predicting: 2 waiting, 1 error" in captured.out
     assert "broken" in captured.err
     assert run(monkeypatch, *command, "--control", "0.7", "--dry-run") == 1
-    assert "2 candidates; 0 equal to one of these and left out, 1 unreadable" in capsys.readouterr().out
+    assert "2 candidates; 0 duplicates left out, 1 unreadable" in capsys.readouterr().out
     with closing((pad := campaign.open_pad()).connection):
         categories = Counter((item["name"], item["spec"]["_category"]) for item in pad.fireworks.find({}))
         assert categories == {("e3r predict", "gpu"): 2, ("e3r advance", "login"): 2}

@@ -109,7 +109,7 @@ def test_a_model_without_documents_has_a_page():
         "card",
     ]
     assert "not calibrated" in find_section(page, "calibration").paragraphs[0]
-    assert "It has no card." in render_model_page(ModelDocuments("m", "bare", {"kind": "released"}))
+    assert "This model has no card." in render_model_page(ModelDocuments("m", "bare", {"kind": "released"}))
     known = replace(make_model(), evaluations=[], systems={})
     assert find_section(build_model_page(known), "chemistry").figures[0].title == "Elements of the training"
 
@@ -175,7 +175,7 @@ def test_cost_and_lineage_of_a_campaign():
     assert first[2:6] == ["2 random, 5 scored, 3 diverse", "9 / 1", "9", "0.0900 (0.0800 to 0.1000)"]
     assert first[6:] == ["0.1500", "promoted", "12.5", "–"]
     assert find_section(page, "cost").paragraphs == [
-        "37.5 core hours of DFT and 0.75 h of training. From predictions relaxations took 70% of the hours from "
+        "37.5 core hours of DFT and 0.75 h of training. Relaxations from predictions took 70% of the hours from "
         "initial structures."
     ]
     decisions = find_section(page, "gates").tables[0].rows
