@@ -17,7 +17,7 @@ from e3relax_flows.candidates.formats import check_text
 from e3relax_flows.candidates.items import MARK, ReadItem
 from e3relax_flows.candidates.optimade import is_response, read_resource, read_response
 from e3relax_flows.core.ase_atoms import convert_atoms
-from e3relax_flows.core.errors import E3RelaxError, StructureError
+from e3relax_flows.core.errors import E3RelaxError, StructureError, describe_unreadable
 from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.core.optional import require
 from e3relax_flows.core.records import build_side, build_structure, find_nulls, find_structure, is_structure
@@ -94,7 +94,7 @@ def _read_file(path: Path) -> Iterator[ReadItem]:
     except StructureError as error:
         yield ReadItem(stem, None, f"{path}: {error}")
     except Exception as error:  # the boundary between files: parsers raise various errors on bad input
-        yield ReadItem(stem, None, f"{path}: {_describe(error)}; {_advise(path, error)}")
+        yield ReadItem(stem, None, f"{path}: {describe_unreadable(error)}; {_advise(path, error)}")
 
 
 def _name_parsed(parsed: list[Parsed], stem: str, path: Path) -> Iterator[ReadItem]:
@@ -154,7 +154,7 @@ def _parse_frames(path: Path) -> list[Parsed]:
                 structure = convert_atoms(frame)
             parsed.append(Parsed(structure, None, notes))
         except Exception as error:  # the boundary between frames
-            parsed.append(Parsed(None, f"frame {number}: {_describe(error)}"))
+            parsed.append(Parsed(None, f"frame {number}: {describe_unreadable(error)}"))
     return parsed
 
 
@@ -239,7 +239,9 @@ def _read_entry(entry: Any, fallback_id: str, where: str, keep_id: bool = False)
             structure = _build_structure(entry, kind)
         return ReadItem(id, structure, None, f"{where}: {'; '.join(notes)}" if notes else None)
     except Exception as error:  # the boundary between entries
-        return ReadItem(id, None, f"{where}: {_describe(error)}; write the structure again with Structure.as_dict()")
+        return ReadItem(
+            id, None, f"{where}: {describe_unreadable(error)}; write the structure again with Structure.as_dict()"
+        )
 
 
 def _is_document(content: dict[str, Any]) -> bool:
@@ -281,10 +283,6 @@ def _advise(path: Path, error: Exception | None = None) -> str:
     if "poscar" in name or "contcar" in name or name.endswith(".vasp"):
         return "check it: do the numbers of atoms match the elements and the lines of sites?"
     return "check it: is it complete, and of the format of its name?"
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"
 
 
 def make_unique(id: str, known: dict[str, int]) -> str:

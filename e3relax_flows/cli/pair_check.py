@@ -143,30 +143,28 @@ def _name_users(pair_ids: set[str], settings: E3RelaxSettings) -> dict[str, Any]
 
 def _print_report(check: PairCheck, report: dict[str, Any]) -> None:
     unknown = report["n_not_found"] + sum(report["not_checked"].values())
-    _print(f"{check.n_pairs} pairs, {check.n_compared} compared with their calculations")
+    console.print_line(f"{check.n_pairs} pairs, {check.n_compared} compared with their calculations")
     if unknown:
-        _print(f"{unknown} checked by themselves only: calculation, or the prediction it began at, not found")
+        console.print_line(
+            f"{unknown} checked by themselves only: calculation, or the prediction it began at, not found"
+        )
     if not report["n_wrong"]:
-        _print("all of them would be made today")
+        console.print_line("all of them would be made today")
         return
     counts = ", ".join(f"{reason}: {count}" for reason, count in report["reasons"].items())
-    _print(f"{report['n_wrong']} would not be made today ({counts})")
+    console.print_line(f"{report['n_wrong']} would not be made today ({counts})")
     for row in report["pairs"][:SHOWN]:
-        _print(f"  {row['pair_id']}  {row['reason']}: {row['message']} ({row['origin_id']})")
+        console.print_line(f"  {row['pair_id']}  {row['reason']}: {row['message']} ({row['origin_id']})")
     if len(report["pairs"]) > SHOWN:
-        _print(f"  and {len(report['pairs']) - SHOWN} more; all with --json")
+        console.print_line(f"  and {len(report['pairs']) - SHOWN} more; all with --json")
     for kind in ("datasets", "holdouts"):
         for name, count in report[kind].items():
-            _print(f"{kind[:-1]} {name} lists {count} of them")
+            console.print_line(f"{kind[:-1]} {name} lists {count} of them")
     for model in report["models"]:
         is_direct = model["dataset_id"] in report["datasets"]
         how = f"trained on dataset {model['dataset_id']}" if is_direct else "started from the weights of such a model"
-        _print(f"model {model['name']} ({model['model_id']}) was {how}")
+        console.print_line(f"model {model['name']} ({model['model_id']}) was {how}")
     if report["dry_run"]:
-        _print("nothing was changed; --apply marks them as left out")
+        console.print_line("nothing was changed; --apply marks them as left out")
     else:
-        _print("marked as left out; freeze the holdouts and train the models named here again")
-
-
-def _print(text: str) -> None:
-    console.out.print(console.plain(text), soft_wrap=True)
+        console.print_line("marked as left out; freeze the holdouts and train the models named here again")

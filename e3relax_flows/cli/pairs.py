@@ -148,7 +148,7 @@ def _report(counts: Counter[str], n_pairs: int, dry_run: bool, as_json: bool) ->
     else:
         made = ", ".join(f"{counts[name]} {name}" for name in KINDS if counts[name]) or "nothing new"
         parts = [f"{'would be ' if dry_run else ''}{made}", report_left_out(counts), f"{n_pairs} pairs in the store"]
-        _print("; ".join(part for part in parts if part))
+        console.print_line("; ".join(part for part in parts if part))
     if counts["unreadable"]:
         raise typer.Exit(1)
 
@@ -178,7 +178,7 @@ def _print_counts(counts: dict[str, Any]) -> None:
     from rich.table import Table
 
     if not counts["n_pairs"] and not counts["left_out"]:
-        _print("no pairs yet; make them with: e3relax data build, or e3relax data import PATH")
+        console.print_line("no pairs yet; make them with: e3relax data build, or e3relax data import PATH")
         return
     table = Table()
     for name in ("source", "functional", "start", "pairs"):
@@ -187,9 +187,9 @@ def _print_counts(counts: dict[str, Any]) -> None:
         functional = row["functional"] if row["is_dft"] else f"{row['functional']} (not DFT)"
         table.add_row(*map(console.plain, (row["source"], functional, row["start_kind"], str(row["n"]))))
     console.out.print(table)
-    _print(f"{counts['n_pairs']} pairs, {counts['n_superseded']} superseded ones kept")
+    console.print_line(f"{counts['n_pairs']} pairs, {counts['n_superseded']} superseded ones kept")
     for reason, n in counts["left_out"].items():
-        _print(f"left out, {reason}: {n}")
+        console.print_line(f"left out, {reason}: {n}")
 
 
 def _find_pair(store: Store, start: str) -> PairDoc:
@@ -238,12 +238,8 @@ def _print_pair(pair: PairDoc) -> None:
     }
     for name, value in lines.items():
         if value not in (None, ""):
-            _print(f"{name:<14} {value}")
+            console.print_line(f"{name:<14} {value}")
 
 
 def _print_where(text: str) -> None:
     console.err.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
-
-
-def _print(text: str) -> None:
-    console.out.print(console.plain(text), soft_wrap=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from monty.json import jsanitize
-from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
+from e3relax_flows.core.finite import is_finite_structure, replace_infinite
 from e3relax_flows.schemas.predictions import Prediction
 
 LINES_FILE = "predictions.jsonl"
@@ -24,7 +22,7 @@ MAX_NAME = 100
 def dump_line(prediction: Prediction, **more: Any) -> str:
     """One line of JSON, structures as pymatgen's dictionaries; numbers that are not finite become null."""
     content = jsanitize(prediction.model_dump(mode="python"), enum_values=True, recursive_msonable=True)
-    return json.dumps(_remove_infinite(content | more), allow_nan=False, separators=(",", ":"))
+    return json.dumps(replace_infinite(content | more), allow_nan=False, separators=(",", ":"))
 
 
 class PredictionWriter:
@@ -53,7 +51,7 @@ class PredictionWriter:
     def write(self, prediction: Prediction) -> None:
         """Write a line, and a CIF if there is a finite structure; the line's `cif` is its name."""
         cif = None
-        if prediction.structure is not None and _is_finite(prediction.structure):
+        if prediction.structure is not None and is_finite_structure(prediction.structure):
             cif = self._choose_name(prediction.id or prediction.structure.composition.reduced_formula)
             with warnings.catch_warnings():
                 # labels are those of the input, which pymatgen repeats in structures with spins or charges
@@ -73,15 +71,3 @@ class PredictionWriter:
             name = f"{stem}_{number}"
         self._names.add(name.lower())
         return f"{name}.cif"
-
-
-def _is_finite(structure: Structure) -> bool:
-    return bool(np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all())
-
-
-def _remove_infinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _remove_infinite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_remove_infinite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

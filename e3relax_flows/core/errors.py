@@ -79,6 +79,11 @@ class MissingDependencyError(E3RelaxError):
     """An optional dependency that is not installed."""
 
 
+def describe_unreadable(error: Exception) -> str:
+    """Why something cannot be read: our own message, or what another package raised."""
+    return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"
+
+
 def mask_secrets(text: str) -> str:
     """The text without logins in URIs and without the values of what is called password, secret, key or token."""
     return NAMED.sub(rf"\g<name>{MASK}", URI_LOGIN.sub(rf"\g<scheme>{MASK}@", text))

@@ -32,3 +32,12 @@ def find_not_finite(content: Any) -> str | None:
         if (below := find_not_finite(value)) is not None:
             return f"{key} {below}" if below.startswith("=") else f"{key}.{below}"
     return None
+
+
+def replace_infinite(value: Any) -> Any:
+    """Plain content with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: replace_infinite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [replace_infinite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -60,7 +60,17 @@ class Cp2kEngine(AtomateEngine):
 
 
 @dataclass
-class AbinitEngine(AtomateEngine):
+class FolderlessEngine(AtomateEngine):
+    """A code whose makers do not start from the folder of a calculation before."""
+
+    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
+        """Build the flow; `prev_dir` is not used."""
+        del prev_dir
+        return super().make(structure)
+
+
+@dataclass
+class AbinitEngine(FolderlessEngine):
     """ABINIT: relaxations that did not converge keep their document instead of being restarted from their end."""
 
     code: ClassVar[str] = "ABINIT"
@@ -69,11 +79,6 @@ class AbinitEngine(AtomateEngine):
         """Replace atomate2's RelaxMaker by the one that counts steps and is not restarted."""
         super().__post_init__()
         self.maker = recursive_call(self.maker, _keep_abinit, nested=True)
-
-    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
-        """Build the flow; ABINIT's makers have no `prev_dir`, and it is not used."""
-        del prev_dir
-        return super().make(structure)
 
 
 @dataclass
@@ -84,15 +89,10 @@ class AimsEngine(AtomateEngine):
 
 
 @dataclass
-class JdftxEngine(AtomateEngine):
+class JdftxEngine(FolderlessEngine):
     """JDFTx."""
 
     code: ClassVar[str] = "JDFTx"
-
-    def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
-        """Build the flow; JDFTx's makers have no `prev_dir`, and it is not used."""
-        del prev_dir
-        return super().make(structure)
 
 
 def _change_nested(maker: Maker, mark: str, defaults: dict[str, dict[str, Any]]) -> Maker:

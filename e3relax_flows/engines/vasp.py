@@ -14,8 +14,8 @@ from pymatgen.core import Structure
 
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.engines.ase_documents import Free
-from e3relax_flows.engines.base import Engine, iterate_jobs
-from e3relax_flows.engines.codes import check_codes
+from e3relax_flows.engines.base import iterate_jobs
+from e3relax_flows.engines.dft import AtomateEngine
 from e3relax_flows.engines.vasp_continue import add_continuation, is_continuation, list_documents
 from e3relax_flows.engines.vasp_documents import read_vasp_documents
 from e3relax_flows.schemas.outcomes import RelaxationResult
@@ -24,7 +24,7 @@ ISIF = {"shape": 4, "volume": 8, "sites": 2}  # besides the atoms
 
 
 @dataclass
-class VaspEngine(Engine):
+class VaspEngine(AtomateEngine):
     """VASP with the settings of an atomate2 maker.
 
     If a VASP maker does not define how to treat a run that did not converge, its `stop_children_kwargs` are set
@@ -54,13 +54,8 @@ class VaspEngine(Engine):
 
     def __post_init__(self) -> None:
         """Refuse makers of other codes; let unconverged runs keep their documents."""
-        check_codes(self.maker, self.code)
+        super().__post_init__()
         self.maker = _keep_unconverged(self.maker)
-
-    @classmethod
-    def from_maker(cls, maker: Maker, name: str | None = None) -> VaspEngine:
-        """Engine of any atomate2 VASP maker, job or flow; its name is the maker's unless one is given."""
-        return cls(name=name or maker.name, maker=maker)
 
     @property
     def engine_id(self) -> str:

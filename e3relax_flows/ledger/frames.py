@@ -239,8 +239,8 @@ def describe_prediction(doc: PredictionDoc) -> dict[str, Any]:
         "error_high": high,
         "opinion_potential": doc.second_opinion.potential if doc.second_opinion else None,
         "opinion_energy_change": doc.second_opinion.energy_change if doc.second_opinion else None,
-        "initial_volume": _measure_volume(initial),
-        "predicted_volume": _measure_volume(structure),
+        "initial_volume": measure_volume(initial),
+        "predicted_volume": measure_volume(structure),
     }
 
 
@@ -258,7 +258,7 @@ def describe_outcome(doc: OutcomeDoc) -> dict[str, Any]:
         "formula": relaxed.composition.reduced_formula if relaxed else None,
         "n_atoms": len(relaxed) if relaxed else None,
         "energy_per_atom": energy,
-        "relaxed_volume": _measure_volume(relaxed),
+        "relaxed_volume": measure_volume(relaxed),
         **_describe_errors("initial", doc.initial_errors),
         **_describe_errors("predicted", doc.prediction_errors),
         **_describe_errors("polished", doc.polished_errors),
@@ -285,7 +285,8 @@ def _read_expected(store: Store, rows: list[dict[str, Any]]) -> Iterator[tuple[s
             yield raw["prediction_id"], values | {"error_low": low, "error_high": high}
 
 
-def _measure_volume(structure: Structure | None) -> float | None:
+def measure_volume(structure: Structure | None) -> float | None:
+    """Volume in Å³/atom; None where there is no structure."""
     return structure.volume / len(structure) if structure else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,14 +22,13 @@ from e3relax_flows.pairs.store import (
     PairStores,
     find_pairs,
     find_records,
-    replace_pairs,
     save_pairs,
-    save_records,
     supersede_pairs,
 )
 from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.pairs.units import FORMAT
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc, identify_pair
+from e3relax_flows.stores.opening import replace_documents
 
 # reasons that may mean another store or a lost document rather than a wrong pair
 NOT_CHECKED = (LeftOut.START_UNKNOWN, LeftOut.FAILED)
@@ -39,6 +39,8 @@ INDEX_FIELDS = (
     *("pair_id", "origin_id", "functional", "functional_path", "code", "is_dft", "source"),
     *("job_uuids", "hosts"),
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,11 @@ class PairCheck:
                 heirs[finding.pair_id] = pair.pair_id
             records.append(_make_record(finding, known.get(finding.origin_id)))
         save_pairs(self.stores.pairs, new)
-        replace_pairs(self.stores.pairs, corrected)
+        replace_documents(self.stores.pairs, corrected)
         supersede_pairs(self.stores.pairs, heirs)
-        save_records(self.stores.records, records)
+        replace_documents(self.stores.records, records)
+        counts = len(new), len(corrected), len(heirs)
+        logger.info("pairs: %d new, %d corrected, %d superseded by a check of %d records", *counts, len(records))
 
     def _compare_part(self, uuid: str, built: BuiltPair) -> None:
         """Check a calculation that has a pair of its own, and is a part of another one today."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
-from e3relax_flows.core.errors import ConfigError, E3RelaxError
+from e3relax_flows.core.errors import ConfigError, describe_unreadable
 from e3relax_flows.core.functionals import read_pressure
-from e3relax_flows.core.records import build_side, build_structure
+from e3relax_flows.core.records import build_side, build_structure, is_structure
 from e3relax_flows.core.residues import measure_force
 from e3relax_flows.core.text_files import COMPRESSIONS, cut_compression, open_text, unpack_file
 from e3relax_flows.pairs.making import LeftOutError
@@ -104,7 +104,7 @@ def read_pair_file(path: Path, stated: Stated | None = None) -> Iterator[FilePai
         for location, entry in _iter_entries(path, name):
             yield _read_entry(entry, location, stated)
     except Exception as error:  # the boundary between files: parsers raise various errors on bad input
-        yield FilePair(str(path), {}, reason=LeftOut.UNREADABLE, message=f"{path}: {_describe(error)}")
+        yield FilePair(str(path), {}, reason=LeftOut.UNREADABLE, message=f"{path}: {describe_unreadable(error)}")
 
 
 def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
@@ -176,7 +176,7 @@ def _iter_entries(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(content, Mapping) and _find_sides(content) is None:
         for key, entry in content.items():
             yield f"{path} key {key!r}", {"id": key, **entry} if isinstance(entry, Mapping) else entry
-    elif isinstance(content, list) and not (len(content) == 2 and all(_is_structure(item) for item in content)):
+    elif isinstance(content, list) and not (len(content) == 2 and all(is_structure(item) for item in content)):
         for number, entry in enumerate(content, start=1):
             yield f"{path} entry {number}", entry
     else:
@@ -195,19 +195,15 @@ def _read_entry(entry: Any, location: str, stated: Stated) -> FilePair:
         initial, relaxed = (_build_structure(entry[side], entry) for side in sides)
         return FilePair(location, _read_content(entry), _make_result(initial, relaxed, entry, stated))
     except Exception as error:  # the boundary between entries
-        return FilePair(location, {}, reason=LeftOut.UNREADABLE, message=f"{location}: {_describe(error)}")
+        return FilePair(location, {}, reason=LeftOut.UNREADABLE, message=f"{location}: {describe_unreadable(error)}")
 
 
 def _find_sides(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     return next((pair for pair in SIDES if all(isinstance(entry.get(side), Mapping) for side in pair)), None)
 
 
-def _is_structure(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and "lattice" in entry and "sites" in entry
-
-
 def _build_structure(side: Mapping[str, Any], entry: Mapping[str, Any]) -> Structure:
-    return build_structure(side) if _is_structure(side) else build_side(side, entry.get("numbers"), "side")
+    return build_structure(side) if is_structure(side) else build_side(side, entry.get("numbers"), "side")
 
 
 def _make_result(initial: Structure, relaxed: Structure, entry: Mapping[str, Any], stated: Stated) -> RelaxationResult:
@@ -267,7 +263,3 @@ def _read_flag(value: Any, name: str) -> bool:
     if flag is None:
         raise ConfigError(f"{name} is {value!r}; write true or false")
     return flag
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, E3RelaxError) else f"cannot be read ({type(error).__name__}: {error})"

@@ -18,10 +18,10 @@ from e3relax_flows.pairs.tasks import BuiltPair
 from e3relax_flows.schemas.pairs import BuildRecord, LeftOut, PairDoc
 from e3relax_flows.stores.opening import (
     IDS_PER_QUERY,
-    dump_document,
     dump_finite,
     find_by_id,
     open_store,
+    replace_documents,
     validate_document,
     write_documents,
 )
@@ -77,23 +77,11 @@ def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
     return write_documents(store, [dump_finite(doc) for doc in docs])
 
 
-def replace_pairs(store: Store, docs: Sequence[PairDoc]) -> None:
-    """Replace pairs of the same ids, whose state has changed."""
-    if docs:
-        store.update([dump_document(doc) for doc in docs])
-
-
 def supersede_pairs(store: Store, heirs: Mapping[str, str]) -> None:
     """Mark stored pairs as superseded: each by the pair, or the `left_out:REASON`, that `heirs` names."""
     for ids in grouper(list(heirs), IDS_PER_QUERY):
         raws = [{**raw, "superseded_by": heirs[raw["pair_id"]]} for raw in store.query({"pair_id": {"$in": ids}})]
         store.update([{key: value for key, value in raw.items() if key != "_id"} for raw in raws])
-
-
-def save_records(store: Store, docs: Sequence[BuildRecord]) -> None:
-    """Write records, each replacing that of the same calculation."""
-    if docs:
-        store.update([dump_document(doc) for doc in docs])
 
 
 def find_pairs(store: Store, ids: Iterable[str]) -> dict[str, PairDoc]:
@@ -163,8 +151,8 @@ class PairWriter:
             self._planned |= {key: _shorten(pair) for key, pair in plan.new.items()}
             return
         save_pairs(self.stores.pairs, list(plan.new.values()))
-        replace_pairs(self.stores.pairs, list(plan.rewritten.values()))
-        save_records(self.stores.records, list(plan.records.values()))
+        replace_documents(self.stores.pairs, list(plan.rewritten.values()))
+        replace_documents(self.stores.records, list(plan.records.values()))
         left_out = format_counts(Counter(str(item.record.reason) for item in built if item.record.reason))
         logger.info(
             "pairs: %d new, %d rewritten of %d calculations; left out: %s",

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from e3relax_flows.report.pages import Figure, Page, Section, TextTable, Tile, format_number, list_table, round_number
+from e3relax_flows.report.pages import Figure, Page, Section, TextTable, Tile, list_table, round_number
 from e3relax_flows.report.tables import tabulate_comparisons, tabulate_gates
 from e3relax_flows.schemas.campaigns import Arm, CampaignDoc, GenerationDoc, Interval
+from e3relax_flows.schemas.displays import format_number
 from e3relax_flows.schemas.models import GateDoc
 from e3relax_flows.schemas.outcomes import OutcomeState
 

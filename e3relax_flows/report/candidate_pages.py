@@ -13,8 +13,8 @@ import yaml
 from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core import Element, Structure
 
-from e3relax_flows.report.pages import format_number
 from e3relax_flows.report.tables import choose_relaxed
+from e3relax_flows.schemas.displays import format_number
 from e3relax_flows.schemas.outcomes import OutcomeDoc
 from e3relax_flows.schemas.predictions import PredictionDoc, PredictOptions, SecondOpinion
 from e3relax_flows.schemas.screens import CandidateRow, ScreenDoc

@@ -26,6 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from e3relax_flows.schemas.displays import format_number as format_number
+
 if TYPE_CHECKING:
     from e3relax_flows.candidates.reading import ReadItem
 
@@ -57,6 +59,11 @@ out = _make_console()
 err = _make_console(stderr=True)
 
 
+def print_line(text: str) -> None:
+    """Print one line of results, never parsed as markup."""
+    out.print(plain(text), soft_wrap=True)
+
+
 def print_error(message: str) -> None:
     """Print one message on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
@@ -83,11 +90,6 @@ def plain(text: str) -> Text:
 def color_word(word: str) -> Text:
     """A verdict or state in its color; never parsed as markup."""
     return Text(word, style=STYLES.get(word, ""))
-
-
-def format_number(value: float | None, digits: int) -> str:
-    """A number with `digits` decimals; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def make_progress() -> Progress:

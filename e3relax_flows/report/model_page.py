@@ -18,8 +18,9 @@ from e3relax_flows.report.model_figures import (
     draw_harm_bins,
     draw_known_elements,
 )
-from e3relax_flows.report.pages import Figure, Page, Section, TextTable, Tile, format_number, list_table
+from e3relax_flows.report.pages import Figure, Page, Section, TextTable, Tile, list_table
 from e3relax_flows.report.tables import tabulate_comparisons, tabulate_gates
+from e3relax_flows.schemas.displays import format_number
 from e3relax_flows.schemas.models import EvaluationDoc, GateDoc, ModelDoc
 
 

@@ -171,11 +171,6 @@ def list_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: s
     return TextTable(list(columns), [["–" if cell is None else str(cell) for cell in row] for row in rows], caption)
 
 
-def format_number(value: float | None, digits: int) -> str:
-    """A number with `digits` decimals; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def round_number(value: float | None, digits: int) -> float | None:
     """A finite number for JSON, rounded; None if there is none."""
     if value is None or value != value or value in (float("inf"), float("-inf")):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pymatgen.core import Structure
-
+from e3relax_flows.ledger.frames import measure_volume
 from e3relax_flows.report.pages import TextTable, list_table
 from e3relax_flows.schemas.models import GateDoc
 from e3relax_flows.schemas.outcomes import (
@@ -141,9 +140,9 @@ def _build_row(candidate: CandidateRow, prediction: PredictionDoc | None, outcom
         verdict=str(candidate.verdict or Verdict.ERROR),
         state=str(candidate.state),
         note=_write_note(candidate),
-        initial_volume=_volume_per_atom(initial),
-        predicted_volume=_volume_per_atom(prediction.structure if prediction else None),
-        relaxed_volume=_volume_per_atom(relaxed.result.relaxed if relaxed and relaxed.result else None),
+        initial_volume=measure_volume(initial),
+        predicted_volume=measure_volume(prediction.structure if prediction else None),
+        relaxed_volume=measure_volume(relaxed.result.relaxed if relaxed and relaxed.result else None),
         initial_displacement=relaxed.initial_errors.displacement if relaxed and relaxed.initial_errors else None,
         predicted_displacement=(
             relaxed.prediction_errors.displacement if relaxed and relaxed.prediction_errors else None
@@ -170,10 +169,6 @@ def choose_relaxed(outcomes: Sequence[OutcomeDoc]) -> OutcomeDoc | None:
 
 def _find_start(outcomes: list[OutcomeRow], kind: StartKind) -> OutcomeRow | None:
     return next((row for row in outcomes if row.start_kind == kind), None)
-
-
-def _volume_per_atom(structure: Structure | None) -> float | None:
-    return structure.volume / len(structure) if structure else None
 
 
 def _write_note(candidate: CandidateRow) -> str:

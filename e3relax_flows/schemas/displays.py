@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from html import escape
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pymatgen.core import Structure
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 class Summary(NamedTuple):
@@ -49,6 +50,11 @@ class Displayed:
 def keep_known(facts: list[tuple[str, object]]) -> list[tuple[str, str]]:
     """Known facts as texts: numbers with four digits; None and empty ones are left out."""
     return [(name, format_value(value)) for name, value in facts if value is not None and value not in ("", [])]
+
+
+def format_number(value: float | None, digits: int) -> str:
+    """A number with `digits` decimals; a dash if it is None."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def format_value(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
@@ -150,6 +150,12 @@ def describe_store(store: Store) -> str:
 def dump_document(doc: BaseModel) -> dict[str, Any]:
     """A document as stores keep it: plain values, structures as dictionaries, datetimes as they are."""
     return jsanitize(doc.model_dump(mode="python"), allow_bson=True, enum_values=True, recursive_msonable=True)
+
+
+def replace_documents(store: Store, docs: Sequence[BaseModel]) -> None:
+    """Write documents, each in place of that of the same id."""
+    if docs:
+        store.update([dump_document(doc) for doc in docs])
 
 
 def dump_finite(doc: BaseModel) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from e3relax_flows.core.finite import replace_infinite
 from e3relax_flows.core.optional import require
 from e3relax_flows.schemas.training import LogConfig
 from e3relax_flows.train.metrics import METRICS
@@ -129,15 +129,7 @@ def _list_scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
 
 def dump_record(record: dict[str, Any]) -> str:
     """A record as a line of JSON, null instead of numbers that are not finite."""
-    return json.dumps(_replace_infinite(record), allow_nan=False)
-
-
-def _replace_infinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _replace_infinite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_replace_infinite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(replace_infinite(record), allow_nan=False)
 
 
 def format_record(record: dict[str, Any]) -> str:

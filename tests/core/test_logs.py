@@ -20,7 +20,8 @@ from e3relax_flows.core.settings import load_settings
 ROOT = Path(e3relax_flows.__file__).parent
 # what writes into a store, and what changes what workers have before them
 WRITERS = {
-    "write_documents", "remove_docs", "update_one", "update_many", "delete_one", "delete_many", "insert_one",
+    "write_documents", "replace_documents", "remove_docs", "update_one", "update_many", "delete_one", "delete_many",
+    "insert_one",
     "bulk_add_wfs", "rerun_fw", "defuse_wf", "stop_jobs", "submit_flow",
 }  # fmt: skip
 STORES = {"store", "stores", "jobs", "claims", "rows", "screens", "chunks", "campaigns", "pool", "phases"}
