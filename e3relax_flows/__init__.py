@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from e3relax_flows.campaigns.control import start_campaign as start_campaign
     from e3relax_flows.campaigns.maker import CampaignMaker as CampaignMaker
     from e3relax_flows.campaigns.results import build_pairs as build_campaign_pairs
+    from e3relax_flows.campaigns.selection import Pool as SelectionPool
+    from e3relax_flows.campaigns.selection import choose_candidates as choose_candidates
     from e3relax_flows.campaigns.store import find_campaign as find_campaign
     from e3relax_flows.campaigns.store import load_generations as load_generations
     from e3relax_flows.campaigns.store import open_campaign_stores as open_campaign_stores
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from e3relax_flows.retraining.run import run_retraining as run_retraining
     from e3relax_flows.schemas.campaigns import CampaignConfig as CampaignConfig
     from e3relax_flows.schemas.campaigns import CampaignState as CampaignState
+    from e3relax_flows.schemas.campaigns import Mix as SelectionMix
     from e3relax_flows.schemas.candidates import MaterialsProjectSource as MaterialsProjectSource
     from e3relax_flows.schemas.candidates import PrototypeSource as PrototypeSource
     from e3relax_flows.schemas.candidates import SubstitutionSource as SubstitutionSource
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
     from e3relax_flows.schemas.screens import ScreenConfig as ScreenConfig
     from e3relax_flows.schemas.screens import ScreenDoc as ScreenDoc
     from e3relax_flows.schemas.screens import ScreenLimits as ScreenLimits
+    from e3relax_flows.schemas.training import TrainConfig as TrainConfig
     from e3relax_flows.screening.maker import ScreenMaker as ScreenMaker
     from e3relax_flows.screening.run import has_errors as has_errors
     from e3relax_flows.screening.run import run_candidates as run_candidates
@@ -139,6 +143,7 @@ if TYPE_CHECKING:
     from e3relax_flows.train.calibrate import vary_starts as vary_starts
     from e3relax_flows.train.dataset import load_pairs as load_pairs
     from e3relax_flows.train.evaluate import evaluate_pairs as evaluate_pairs
+    from e3relax_flows.train.export import train_and_export as train_model
     from e3relax_flows.train.pairs import PairSet as PairSet
     from e3relax_flows.train.recalibrate import recalibrate as recalibrate
 
@@ -148,7 +153,7 @@ _PUBLIC = {
     "core.geometry": "find_nearest_images measure_displacements measure_log_strain",
     "core.settings": "E3RelaxSettings isolate_stores load_settings",
     "core.ids": "identify_structure",
-    "schemas.campaigns": "CampaignConfig CampaignState",
+    "schemas.campaigns": "CampaignConfig CampaignState Mix=SelectionMix",
     "schemas.candidates": "MaterialsProjectSource PrototypeSource SubstitutionSource",
     "schemas.datasets": "HoldoutDoc PairFilter",
     "schemas.models": "GateDoc",
@@ -157,6 +162,7 @@ _PUBLIC = {
     "schemas.predictions": "Constraints GuardLimits Prediction PredictionDoc PredictOptions Reason Verdict",
     "schemas.retraining": "RetrainConfig RetrainDoc",
     "schemas.screens": "CandidateRow CandidateState OutcomeRow ScreenConfig ScreenDoc ScreenLimits",
+    "schemas.training": "TrainConfig",
     "stores.opening": "open_job_store",
     "stores.sqlite": "SQLiteStore",
     "engines.ase_documents": "read_ase_documents",
@@ -209,11 +215,13 @@ _PUBLIC = {
     "campaigns.maker": "CampaignMaker",
     "campaigns.results": "build_pairs=build_campaign_pairs",
     "campaigns.store": "find_campaign load_generations open_campaign_stores",
+    "campaigns.selection": "choose_candidates Pool=SelectionPool",
     "train.dataset": "load_pairs",
     "train.pairs": "PairSet",
     "train.evaluate": "evaluate_pairs",
     "train.calibrate": "vary_starts",
     "train.recalibrate": "recalibrate",
+    "train.export": "train_and_export=train_model",
 }
 _HOMES = {
     name.split("=")[-1]: (f"{__name__}.{module}", name.split("=")[0])
@@ -230,6 +238,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "CandidateList",
     "CandidateRow",
     "CandidateState",
+    "choose_candidates",
     "choose_gpaw_settings",
     "COMMON",
     "ConfigError",
@@ -332,6 +341,8 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "ScreenLimits",
     "ScreenMaker",
     "ScreenReport",
+    "SelectionMix",
+    "SelectionPool",
     "settle_relaxed",
     "show_campaign",
     "show_retraining",
@@ -345,6 +356,8 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "SubstitutionSource",
     "summarize_savings",
     "TaskReader",
+    "train_model",
+    "TrainConfig",
     "vary_starts",
     "VaspEngine",
     "Verdict",

@@ -33,6 +33,13 @@ class Pool:
         [n] expected cost of relaxing each, in any one unit.
     embeddings
         [n, n_channels] embeddings by the network; None: no candidate can be chosen for diversity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e3relax_flows import SelectionPool
+    >>> len(SelectionPool(["a", "b"], errors=np.array([0.1, 0.3]), costs=np.ones(2)).ids)
+    2
     """
 
     ids: Sequence[str]
@@ -75,6 +82,14 @@ def choose_candidates(
         See `score_candidates`.
     taken
         Indices of candidates that were labelled before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e3relax_flows import SelectionMix, SelectionPool, choose_candidates
+    >>> pool = SelectionPool(["a", "b", "c"], errors=np.array([0.1, 0.3, 0.2]), costs=np.ones(3))
+    >>> choose_candidates(pool, SelectionMix(scored=1, random=0), 1, (0, "first"))[0].index
+    1
     """
     is_free = np.isfinite(pool.errors)
     is_free[list(taken)] = False

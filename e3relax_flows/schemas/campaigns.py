@@ -71,6 +71,12 @@ class Mix(_Section):
     """Fractions of the labels of a generation; they sum to one.
 
     The default draws all labels at random: in our benchmark no other mix had a lower error on the holdout.
+
+    Examples
+    --------
+    >>> from e3relax_flows import SelectionMix
+    >>> SelectionMix(scored=0.4, diverse=0.3, random=0.3).scored
+    0.4
     """
 
     scored: float = Field(0.0, ge=0, le=1, description="largest expected error, see scored_by")

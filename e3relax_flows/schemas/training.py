@@ -117,7 +117,17 @@ class LogConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A training run."""
+    """A training run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from e3relax_flows import TrainConfig
+    >>> data = {"train": ["train.jsonl.gz"], "val": ["val.jsonl.gz"]}
+    >>> config = TrainConfig(out=Path("runs/mine"), data=data, schedule={"max_steps": 500})
+    >>> config.kind, config.schedule.max_steps
+    ('e3relax_h2', 500)
+    """
 
     out: Path = Field(description="folder of checkpoints, log and the exported model")
     name: str = Field("trained", description="name of the exported model")

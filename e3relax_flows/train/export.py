@@ -10,18 +10,63 @@ from typing import Any
 
 import torch
 
+from e3relax_flows.core.errors import ModelError, StoppedError
 from e3relax_flows.core.model_folders import ModelFolder, find_model
 from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.model.files import save_model
 from e3relax_flows.model.interface import RelaxationNetwork
 from e3relax_flows.predict.predictor import Predictor
-from e3relax_flows.schemas.training import FinetuneConfig
+from e3relax_flows.schemas.training import FinetuneConfig, TrainConfig
 from e3relax_flows.train.calibrate import calibrate
 from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.finetune import read_start
-from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer
+from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer, train_model
+from e3relax_flows.train.progress import Listener
 
 logger = logging.getLogger(__name__)
+
+
+def train_and_export(config: TrainConfig, on_progress: Listener | None = None) -> ModelFolder:
+    """Train in this process, and export the best weights as `e3relax train` does; a run that was stopped goes on.
+
+    Parameters
+    ----------
+    on_progress
+        Called with every record of the log.
+
+    Returns
+    -------
+    folder
+        The model, in `config.out / config.name`, with a guard that is fitted to the validation pairs.
+
+    Raises
+    ------
+    ConfigError
+        When the configuration, or its difference to that of the checkpoint, does not allow the run.
+    ModelError
+        When a checkpoint or the weights to start from cannot be used, or no weights were validated.
+    StoppedError
+        When the run was stopped by a signal or its walltime; what was trained is saved.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from e3relax_flows import TrainConfig, train_model
+    >>> def finetune(train_files, val_files):
+    ...     data = {"train": train_files, "val": val_files, "functionals": ["PBE"]}
+    ...     return train_model(TrainConfig(out=Path("runs/mine"), data=data, finetune={"path": "default"}))
+    """
+    trainer = train_model(config, on_progress)
+    if trainer.stopped is not None:
+        raise StoppedError(
+            f"training in {config.out} was stopped ({trainer.stopped}) and saved; train with the same configuration "
+            "again to continue"
+        )
+    if trainer.progress.best_step < 0:
+        raise ModelError(
+            f"the training in {config.out} was never validated; set val_every below {trainer.progress.step}"
+        )
+    return export_model(trainer, config.out / config.name)
 
 
 def export_model(trainer: Trainer, folder: Path) -> ModelFolder:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from e3relax_flows.campaigns.selection import Pool
-from e3relax_flows.train.pairs import PairSet
+from e3relax_flows import PairSet, SelectionPool, load_pairs
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -42,13 +42,22 @@ def test_a_sample_is_the_same_each_time_and_grows():
 def test_arms_choose_what_they_are_named_for():
     rng = np.random.default_rng(0)
     errors, savings = rng.uniform(size=N), rng.uniform(-1, 1, N)
-    pool = Pool(make_pairs().ids, errors, np.ones(N), rng.normal(size=(N, 4)))
+    pool = SelectionPool(make_pairs().ids, errors, np.ones(N), rng.normal(size=(N, 4)))
     chosen = {arm: labels.choose(pool, savings, arm, 10, 0) for arm in labels.ARMS}
     assert all(len(set(indices)) == 10 for indices in chosen.values())
     assert set(chosen["scored"]) == set(np.argsort(-errors)[:10])
     assert set(chosen["saving"]) == set(np.argsort(savings)[:10])
     assert set(chosen["random"]) != set(labels.choose(pool, savings, "random", 10, 1))
     assert len(set(chosen["mixed"]) & set(np.argsort(-errors)[:10])) >= 4
+
+
+def test_rows_are_the_pairs_again(tmp_path: Path):
+    pairs, path = make_pairs(), tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in labels.list_rows(pairs)))
+    again = load_pairs([path])
+    assert (again.ids, again.groups, again.sources) == (pairs.ids, pairs.groups, pairs.sources)
+    np.testing.assert_array_equal(again.lattices, pairs.lattices)
+    np.testing.assert_array_equal(again.numbers, pairs.numbers)
 
 
 def test_groups_that_choose_the_weights_have_a_fifth_of_the_pairs():
