@@ -121,7 +121,7 @@ def check_relaxation(
     numbers = {"initial", "relaxed"}
     _demand(
         again.model_dump(exclude=numbers) == result.model_dump(exclude=numbers),
-        "read says something else of a document that comes from a store",
+        "read gives another result for a document that comes from a store",
     )
     align_sites(structure, result.initial)  # raises where the relaxation began elsewhere
     _demand(result.initial.composition == result.relaxed.composition, "atoms are lost or exchanged by the relaxation")

@@ -1,7 +1,7 @@
 """Show the whole loop of retraining: screen, build pairs, train, judge, promote, refuse what is worse, go back.
 
     python workflows/04_retrain.py                       # 190 candidates, CHGNet (a potential, not DFT); 20 minutes
-    python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict, and the gate says so
+    python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict of the gate
     python workflows/04_retrain.py --quick               # a minute; its verdicts mean nothing
 
 The candidates are borides, carbides and nitrides of transition metals, in which the bundled weights are weak. A part of
@@ -182,7 +182,7 @@ def describe_retraining(source: str, arguments: argparse.Namespace) -> RetrainCo
 def retrain(
     config: RetrainConfig, incumbent: str | None, arguments: argparse.Namespace, settings: E3RelaxSettings
 ) -> RetrainDoc:
-    """Run the flow and show what the gate says."""
+    """Run the flow and show the decision of the gate."""
     print(f"\nretraining {config.name}", flush=True)
     flow = RetrainMaker(config=config).make(incumbent)
     document = run_retraining(flow, settings, arguments.out / config.name)

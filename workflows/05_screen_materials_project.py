@@ -6,7 +6,7 @@
 
 The structures of the Materials Project are relaxed already and have nothing to gain; with an element exchanged they are
 candidates. The answers are kept on disk: the same query is asked once. Energies of a potential are compared as they
-are, and say less about the hull than those of DFT with the Materials Project's settings.
+are, and are less reliable for the hull than those of DFT with the Materials Project's settings.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def choose(inputs: Sequence[str], n: int) -> tuple[list[str], list[Structure]]:
 
 
 def load_outcomes(screen: ScreenDoc, settings: E3RelaxSettings) -> dict[str, OutcomeDoc]:
-    """What the engine said of every start, by id."""
+    """Outcome of every start, by id."""
     with open_workspace(settings) as workspace:
         return find_outcomes(
             workspace.outcomes, [outcome.outcome_id for row in screen.candidates for outcome in row.outcomes]

@@ -12,7 +12,7 @@ are disputed and go into a file of their own.
 
 --exclude takes a text file with a chemical system (Cl-Na) or a prototype, as `e3relax data show` prints them, on each
 line: nothing of these is made, so that your holdouts stay apart. All stores are in the folder --out. Run it again after
-an interruption: what was relaxed is found. Labels of potentials are never DFT results, and their pairs say so:
+an interruption: finished relaxations are found. Labels of potentials are never DFT results, and their pairs state it:
 `e3relax data import runs/labels/pairs.jsonl.gz` makes them ready for a retraining.
 """
 

@@ -130,7 +130,7 @@ def register_campaign(
 ) -> tuple[CampaignDoc, bool]:
     """Write a campaign and its pool into the store; candidates are kept on disk, never all in memory.
 
-    The id is that of the content: of the configuration without what only says where and in how many jobs it runs,
+    The id is that of the content: of the configuration without the place and the number of its jobs,
     and of the engine. Registered again, the campaign is found with its first pool and maker.
     Candidates with equal ids of their structures are included once.
 

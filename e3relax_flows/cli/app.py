@@ -70,7 +70,7 @@ def _set_options(
             "--log-level",
             case_sensitive=False,
             help="Print the log on stderr from this level on: INFO shows each change of a state with its ids; none: "
-            "as the setting LOG_LEVEL says.",
+            "as set by LOG_LEVEL.",
         ),
     ] = None,
     version: Annotated[  # noqa: ARG001

@@ -110,7 +110,7 @@ def resume(
         found = find_screen(stores, name)
         screen_id = str(found.screen_id)
         if dry_run:
-            _say(plan_resume(screen_id, workspace, retry_failed, error), found, stores, as_json)
+            _print_plan(plan_resume(screen_id, workspace, retry_failed, error), found, stores, as_json)
             return
         prepare_again(screen_id, workspace, found.limits.model_copy(update=limits.list_given()), retry_failed, error)
         if find_kind(found.place).resumes_here:
@@ -135,7 +135,7 @@ def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOpt
         found = find_screen(stores, name)
         screen_id = str(found.screen_id)
         if dry_run:
-            _say(plan_cancel(screen_id, workspace), found, stores, as_json)
+            _print_plan(plan_cancel(screen_id, workspace), found, stores, as_json)
         else:
             show_progress(cancel_screen(screen_id, workspace), stores, as_json)
 
@@ -143,7 +143,7 @@ def cancel(name: ScreenArgument, dry_run: DryRunOption = False, as_json: JsonOpt
 screen_app.command("watch")(watch)
 
 
-def _say(lines: list[str], screen: ScreenDoc, stores: ScreenStores, as_json: bool) -> None:
+def _print_plan(lines: list[str], screen: ScreenDoc, stores: ScreenStores, as_json: bool) -> None:
     """Print what would be done."""
     from e3relax_flows.report.terminal import dump_screen
     from e3relax_flows.screening.store import count_rows

@@ -89,7 +89,7 @@ class E3RelaxSettings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> E3RelaxSettings:
-    """Read the settings as they are now, and print the log as `LOG_LEVEL` says.
+    """Read the settings as they are now, and print the log at `LOG_LEVEL`.
 
     Raises
     ------

@@ -308,7 +308,7 @@ def choose_pairs(
     if not new:
         raise TooFewPairsError(
             f"all {len(ids)} pairs were in the incumbent's training already; build pairs from new results first "
-            "(e3relax data build), or train anew with method: scratch"
+            "(e3relax data build), or train from scratch with method: scratch"
         )
     if fraction == 0:
         return new

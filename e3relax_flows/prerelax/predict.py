@@ -61,11 +61,11 @@ class PrerelaxMaker(Maker):
         How to predict; it may be a dictionary of the fields of `PredictOptions`.
     second_opinion
         Written into `options`, where it is read from: the potential that judges every prediction by its energies of
-        initial and predicted structure, such as "chgnet"; None: as `options` say. Not the potential that relaxes
+        initial and predicted structure, such as "chgnet"; None: as in `options`. Not the potential that relaxes
         afterwards: see `check_judge`.
     polish
         Written into `options`, too: steps of that potential from an accepted prediction, or "auto" for the calibrated
-        rule; None: as `options` say.
+        rule; None: as in `options`.
 
     Examples
     --------

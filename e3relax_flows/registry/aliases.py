@@ -42,7 +42,7 @@ def promote(
     expected
         Version that the alias must have, -1 for one that was never moved; None: any.
     settings
-        Where the registry is: settings, or a `Workspace`. Read anew when None.
+        Where the registry is: settings, or a `Workspace`. None: read now.
 
     Raises
     ------

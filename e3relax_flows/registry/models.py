@@ -74,7 +74,7 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
         Alias, name, id (8 digits or more) or path of a folder. An alias is resolved now: pass on the
         `model_id` of the folder, never the alias.
     settings
-        Where the registry is: settings, or a `Workspace`. Read anew when None.
+        Where the registry is: settings, or a `Workspace`. None: read now.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
     folder
         The model; its files are verified.
     settings
-        Where the registry is: settings, or a `Workspace`. Read anew when None.
+        Where the registry is: settings, or a `Workspace`. None: read now.
     facts
         Fields of `ModelDoc` that the folder does not hold: name, parent_id, dataset_id, run_id, metrics,
         training_hours, hardware, ...

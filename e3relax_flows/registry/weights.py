@@ -210,7 +210,7 @@ def read_weights(folder: ModelFolder) -> bytes:
     stated, actual = folder.config.get("weights_sha256"), hashlib.sha256(weights).hexdigest()
     if stated != actual or identify_model(folder.config, weights) != folder.model_id:
         raise ModelError(
-            f"{path} is damaged or was changed: its sha256 is {actual[:16]}..., {CONFIG_FILE} says "
+            f"{path} is damaged or was changed: its sha256 is {actual[:16]}..., {CONFIG_FILE} states "
             f"{str(stated)[:16]}...; {INTACT}"
         )
     return weights

@@ -365,7 +365,7 @@ def identify_campaign(config: CampaignConfig, engine_id: str, retrain: Any = Non
     engine_id
         Of the engine that labels, whatever its name.
     retrain
-        What retrains, in its canonical form; None: as the configuration says.
+        What retrains, in its canonical form; None: as configured.
     """
     left_out = {"stop", "chunk_size", "device", "engine", "engine_settings", "retraining"}
     content = config.model_dump(mode="json", exclude=left_out) | {"retraining": config.retraining.describe()}

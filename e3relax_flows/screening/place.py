@@ -109,7 +109,7 @@ def release(stores: ScreenStores, screen: ScreenDoc, rows: Sequence[ScreenRow], 
     """
     if not rows:
         return
-    logger.info("screen %s: %d candidates were submitted and lost, and are planned anew", screen.screen_id, len(rows))
+    logger.info("screen %s: %d candidates were submitted and lost, and are planned again", screen.screen_id, len(rows))
     if claims is not None:
         ids = [planned.outcome_id for row in rows for planned in row.outcomes]
         flows = {row.submitted.flow for row in rows if row.submitted}

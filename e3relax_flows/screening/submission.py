@@ -32,7 +32,7 @@ def submit_screen(
     maker
         How to screen; with `retry_failed` failed relaxations are requeued, too.
     items
-        Candidates; what could not be read gets a row that says so.
+        Candidates; an unreadable one gets a row with the reason.
     place
         fireworks or remote.
     settings
@@ -45,7 +45,7 @@ def submit_screen(
     Raises
     ------
     ConfigError
-        When nothing could be read, or a check of the place fails; the message says what to type.
+        When no structure could be read, or a check of the place fails; the message has the remedy.
     ModelError
         When there is no such model.
     StoreError

@@ -127,7 +127,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
 
 
 def blend_weights(network: RelaxationNetwork, finetune: FinetuneConfig | None) -> None:
-    """Average the weights of a network with those that fine-tuning began with, as its configuration says.
+    """Average the weights of a network with those that fine-tuning began with, as configured.
 
     Between both, the gain on new pairs decreases more slowly than the loss on old ones (Wortsman et al. 2022,
     arXiv 2109.01903).

@@ -1,4 +1,4 @@
-"""A model's guard, fitted anew to other pairs."""
+"""Fit a model's guard to other pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def recalibrate(predictor: Predictor, pairs: PairSet) -> Predictor:
     predictor
         It is not changed.
     pairs
-        Hundreds of them, at least; a guard that is fitted to fewer says little.
+        Hundreds of them, at least; a guard that is fitted to fewer is unreliable.
 
     Examples
     --------

@@ -109,7 +109,7 @@ class SampleSet(Dataset[Sample]):
 
 
 def make_loader(samples: SampleSet, sampler: ShareSampler, n_workers: int) -> DataLoader[Sample]:
-    """Samples in the sampler's order; iterate anew after `set_epoch`."""
+    """Samples in the sampler's order; iterate again after `set_epoch`."""
     return DataLoader(
         samples,
         batch_size=None,

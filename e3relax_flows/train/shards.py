@@ -90,7 +90,9 @@ def read_shard(path: Path) -> PairSet:
             metadata = json.loads((file.metadata() or {})[METADATA_KEY])
             version = metadata["format_version"]
             if version != SHARD_FORMAT:
-                raise ConfigError(f"{path}: shard format {version!r}, this release reads {SHARD_FORMAT}; write it anew")
+                raise ConfigError(
+                    f"{path}: shard format {version!r}, this release reads {SHARD_FORMAT}; write it again"
+                )
             tensors = {name: file.get_tensor(name) for name in ("numbers", "counts", "fractions", "lattices", *TABLES)}
         names = {name: [metadata["tables"][name][index] for index in tensors[name]] for name in TABLES}
         pairs = PairSet(
@@ -107,7 +109,7 @@ def read_shard(path: Path) -> PairSet:
     except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"{path} is not a shard of pairs ({error}); repeat `e3relax data shards`") from error
     if stated != actual:
-        raise ConfigError(f"{path} is damaged: its hash is {actual}, not {stated}; write it anew")
+        raise ConfigError(f"{path} is damaged: its hash is {actual}, not {stated}; write it again")
     return pairs
 
 
