@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from e3relax_flows.graphs.batching import plan_batches
 
-ORDER_STREAM, VARY_STREAM, OWN_STREAM, VAL_STREAM = 1, 2, 3, 4  # independent uses of random numbers
+ORDER_STREAM, VARY_STREAM, OWN_STREAM = 1, 2, 3  # independent uses of random numbers
 
 
 def make_rng(stream: int, seed: int, epoch: int, index: int = 0) -> np.random.Generator:

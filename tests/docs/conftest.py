@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pages import DOCS
 
-from e3relax_flows.engines import registry
+from e3relax_flows.engines.registry import list_engines, unregister_engine
 
 
 @pytest.fixture(autouse=True)
-def _forget_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forget_engines() -> Iterator[None]:
     """Engines that a page registers are gone after its test."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    known = {engine.name for engine in list_engines()}
+    yield
+    for name in {engine.name for engine in list_engines()} - known:
+        unregister_engine(name)
 
 
 @pytest.fixture(scope="session")
