@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from e3relax_flows.core.moved import find_moved_modules
 
 if TYPE_CHECKING:
-    from e3relax_flows.campaigns.control import build_maker as build_campaign_maker
-    from e3relax_flows.campaigns.control import read_candidates as read_pool
-    from e3relax_flows.campaigns.control import register_campaign as register_campaign
     from e3relax_flows.campaigns.control import resume_campaign as resume_campaign
     from e3relax_flows.campaigns.control import run_campaign as run_campaign
     from e3relax_flows.campaigns.control import start_campaign as start_campaign
     from e3relax_flows.campaigns.maker import CampaignMaker as CampaignMaker
+    from e3relax_flows.campaigns.register import build_maker as build_campaign_maker
+    from e3relax_flows.campaigns.register import read_candidates as read_pool
+    from e3relax_flows.campaigns.register import register_campaign as register_campaign
     from e3relax_flows.campaigns.results import build_pairs as build_campaign_pairs
     from e3relax_flows.campaigns.selection import Pool as SelectionPool
     from e3relax_flows.campaigns.selection import choose_candidates as choose_candidates
@@ -210,9 +210,9 @@ _PUBLIC = {
     "screening.store": "read_screen",
     "retraining.maker": "RetrainMaker",
     "retraining.run": "run_retraining",
-    "campaigns.control": "build_maker=build_campaign_maker read_candidates=read_pool "
-    "register_campaign resume_campaign run_campaign start_campaign",
+    "campaigns.control": "resume_campaign run_campaign start_campaign",
     "campaigns.maker": "CampaignMaker",
+    "campaigns.register": "build_maker=build_campaign_maker read_candidates=read_pool register_campaign",
     "campaigns.results": "build_pairs=build_campaign_pairs",
     "campaigns.store": "find_campaign load_generations open_campaign_stores",
     "campaigns.selection": "choose_candidates Pool=SelectionPool",

@@ -16,11 +16,18 @@ from monty.json import jsanitize
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.ase_documents import read_ase_documents
 from e3relax_flows.engines.base import Engine, iterate_jobs
-from e3relax_flows.engines.registry import EngineEntry
+from e3relax_flows.engines.registry import EngineEntry, register_engine
 from e3relax_flows.ledger.joining import align_sites
+from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
+from e3relax_flows.pairs.datasets import freeze_holdout
+from e3relax_flows.pairs.making import settle_relaxed
+from e3relax_flows.schemas.campaigns import CampaignConfig
+from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.pairs import PairDoc, PairStart, identify_pair
 from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
 from e3relax_flows.stores.decoding import decode_as
 
@@ -32,6 +39,8 @@ __all__ = [
     "check_engine",
     "check_relaxation",
     "make_emt_maker",
+    "make_pairs",
+    "prepare_campaign",
 ]
 
 EMT_LATTICES = {"Al": 3.995, "Ni": 3.487, "Cu": 3.590, "Pd": 3.879, "Ag": 4.064, "Pt": 3.922, "Au": 4.056}  # fcc, Å
@@ -58,6 +67,54 @@ class EmtEngine(Engine):
 
 
 EMT_ENTRY = EngineEntry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_dft=False)
+
+
+def make_pairs(metals: Sequence[str] = tuple(EMT_LATTICES)) -> list[PairDoc]:
+    """A pair for each fcc metal, from a primitive cell 5 % too long to EMT's lattice; nothing is computed."""
+    pairs = []
+    for metal in metals:
+        half = EMT_LATTICES[metal] / 2
+        relaxed = Structure([[0, half, half], [half, 0, half], [half, half, 0]], [metal], [[0, 0, 0]])
+        initial = relaxed.copy()
+        initial.scale_lattice(1.05**3 * relaxed.volume)
+        pair = PairDoc(
+            pair_id="",
+            origin_id=f"fcc-{metal}",
+            id=metal,
+            initial=initial,
+            relaxed=settle_relaxed(initial, relaxed),
+            start_kind=PairStart.RAW,
+            source="example",
+            functional="EMT",
+            code="EMT",
+            is_dft=False,
+            formula=metal,
+            chemical_system=metal,
+            prototype="A_cF4_225_a",
+            n_atoms=len(initial),
+        )
+        pairs.append(pair.model_copy(update={"pair_id": identify_pair(pair)}))
+    return pairs
+
+
+def prepare_campaign(settings: E3RelaxSettings) -> CampaignConfig:
+    """Configuration of a campaign of one label on a pool of copper and silver, with its files, engine and holdout.
+
+    Two pairs are held out, and no others are stored: nothing can be trained, so that the campaign ends in seconds.
+    """
+    pool = settings.DATA_DIR / "pool"
+    pool.mkdir(parents=True, exist_ok=True)
+    for pair in make_pairs(["Cu", "Ag"]):
+        pair.initial.to(str(pool / f"{pair.id}.cif"))
+    register_engine("emt", EMT_ENTRY, overwrite=True)
+    wanted = PairFilter(dft_only=False)
+    with open_dataset_stores(settings) as stores:
+        held = freeze_holdout(make_pairs(["Ni", "Pd"]), "metals", "chemical_system", ["Ni", "Pd"], wanted, min_pairs=1)
+        save_holdout(stores, held)
+    retraining = {"holdout": held.name, "dataset": {"filter": wanted.model_dump()}}
+    return CampaignConfig.model_validate(
+        {"engine": "emt", "inputs": [str(pool)], "labels": 1, "retraining": retraining, "stop": {"labels": 1}}
+    )
 
 
 def check_engine(engine: Engine, structure: Structure) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.campaigns.control import register_campaign, resume_campaign, start_campaign
+from e3relax_flows.campaigns.control import resume_campaign, start_campaign
 from e3relax_flows.campaigns.maker import CampaignMaker
+from e3relax_flows.campaigns.register import register_campaign
 from e3relax_flows.campaigns.store import find_campaign, load_generations, open_campaign_stores
 from e3relax_flows.candidates.reading import ReadItem
 from e3relax_flows.core.settings import E3RelaxSettings

@@ -62,8 +62,8 @@ class CampaignMaker(Maker):
     again, or a flow that is submitted again, finds it and repeats nothing. A phase does not begin when a user has
     stopped the campaign or resumed it elsewhere.
 
-    The pool and the documents are in the campaign's store, where `e3relax_flows.campaigns.control.register_campaign`
-    puts them; the flow is made for the id that it gives.
+    The pool and the documents are in the campaign's store, where `register_campaign` puts them; the flow is made for
+    the id that it gives.
 
     Parameters
     ----------

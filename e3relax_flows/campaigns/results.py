@@ -65,7 +65,24 @@ def build_label_pairs(campaign_id: str, generation: int, start: int, workspace: 
 
 
 def build_pairs(outcome_ids: list[str], source: str, settings: SettingsLike) -> PairsResult:
-    """Make pairs of some outcomes, as `e3relax data build` does for all; existing ones are reused."""
+    """Make pairs of some outcomes, as `e3relax data build` does for all; existing ones are reused.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import (
+    ...     build_campaign_pairs, isolate_stores, load_generations, open_campaign_stores, run_campaign
+    ... )
+    >>> from e3relax_flows.testing import prepare_campaign
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> campaign = run_campaign(prepare_campaign(settings), settings, Path("runs/campaign"))
+    >>> with open_campaign_stores(settings) as stores:
+    ...     (generation,) = load_generations(stores, campaign.campaign_id)
+    >>> outcome_ids = [label.outcome_id for label in generation.label.labels]
+    >>> len(build_campaign_pairs(outcome_ids, "screen", settings).pair_ids)  # that which the campaign has made
+    1
+    """
     with open_workspace(settings) as workspace:
         targets, index = workspace.get(open_pair_stores), PredictionIndex(workspace.predictions)
         before = BuiltBefore(targets.records, index.count)

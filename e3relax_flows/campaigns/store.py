@@ -93,6 +93,15 @@ def open_campaign_stores(settings: E3RelaxSettings) -> Iterator[CampaignStores]:
         When the store of outcomes is described wrongly, or is in the memory of this process.
     StoreError
         When it cannot be reached.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores, open_campaign_stores
+    >>> with open_campaign_stores(isolate_stores(Path(tempfile.mkdtemp()))) as stores:
+    ...     stores.campaigns.count()
+    0
     """
     with ExitStack() as stack:
         stores = [
@@ -119,6 +128,22 @@ def find_campaign(stores: CampaignStores, name: str) -> CampaignDoc:
     ------
     ConfigError
         When there is none, or more than one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import (
+    ...     build_campaign_maker, find_campaign, isolate_stores, open_campaign_stores, read_pool, register_campaign
+    ... )
+    >>> from e3relax_flows.testing import prepare_campaign
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> config = prepare_campaign(settings)
+    >>> with open_campaign_stores(settings) as stores:
+    ...     _ = register_campaign(stores, build_campaign_maker(config), read_pool(config, settings), settings)
+    ...     campaign = find_campaign(stores, config.name)
+    >>> campaign.n_pool, str(campaign.state)
+    (2, 'new')
     """
     raw = stores.campaigns.query_one({"campaign_id": name})
     found = [raw] if raw else list(stores.campaigns.query({"name": name}))
@@ -250,7 +275,21 @@ def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase:
 
 
 def load_generations(stores: CampaignStores, campaign_id: str) -> list[GenerationDoc]:
-    """All generations in order, each with the results of the phases that are done."""
+    """All generations in order, each with the results of the phases that are done.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores, load_generations, open_campaign_stores, run_campaign
+    >>> from e3relax_flows.testing import prepare_campaign
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> campaign = run_campaign(prepare_campaign(settings), settings, Path("runs/campaign"))
+    >>> with open_campaign_stores(settings) as stores:
+    ...     (generation,) = load_generations(stores, campaign.campaign_id)
+    >>> generation.n_labels, str(generation.phases[-1])
+    (1, 'conclude')
+    """
     found: dict[int, dict[str, Any]] = {}
     for raw in stores.phases.query({"campaign_id": campaign_id}):
         if raw["phase"] != STOP:

@@ -32,14 +32,14 @@ def register(
     as_json: JsonOption = False,
 ) -> None:
     """Check a campaign, print its plan and cost, and write its pool into the store. Nothing is computed yet."""
-    from e3relax_flows.campaigns.control import (
+    from e3relax_flows.campaigns.plan import plan_campaign
+    from e3relax_flows.campaigns.register import (
         build_maker,
         check_service,
         check_sources,
         read_candidates,
         register_campaign,
     )
-    from e3relax_flows.campaigns.plan import plan_campaign
     from e3relax_flows.campaigns.store import open_campaign_stores
     from e3relax_flows.cli.config_files import load_campaign_config
     from e3relax_flows.ledger.workspace import open_workspace

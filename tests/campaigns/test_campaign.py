@@ -11,8 +11,9 @@ from atomate2.ase.jobs import EmtRelaxMaker
 from emt_campaigns import ALIAS, CONFIG, list_labels, make_candidates, prepare, read, register, resume, run
 
 from e3relax_flows.campaigns import generation as first_jobs
-from e3relax_flows.campaigns.control import read_maker, register_campaign, resume_campaign
+from e3relax_flows.campaigns.control import resume_campaign
 from e3relax_flows.campaigns.maker import CampaignMaker
+from e3relax_flows.campaigns.register import read_maker, register_campaign
 from e3relax_flows.campaigns.store import open_campaign_stores, save_campaign
 from e3relax_flows.core.errors import ConfigError
 from e3relax_flows.core.roles import Role, find_role

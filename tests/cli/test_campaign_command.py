@@ -11,7 +11,7 @@ import yaml
 from emt_campaigns import CONFIG, make_candidates, prepare
 from monty.json import jsanitize
 
-from e3relax_flows.campaigns import control as campaigns
+from e3relax_flows.campaigns import register as campaigns
 from e3relax_flows.campaigns.store import load_generations, open_campaign_stores
 from e3relax_flows.cli.config_files import load_campaign_config
 from e3relax_flows.core.settings import E3RelaxSettings
