@@ -103,7 +103,7 @@ def test_copy_with_another_name_is_another_potential():
     assert copy.describe().label == "SevenNet-0-11Jul2024"
     assert type(copy.find_potential().load()).__name__ == "EvaluatedCalculator"
     older = dataclasses.replace(maker, checkpoint="0.2.0")
-    with pytest.raises(EngineError, match=r"weights of CHGNet-0\.2\.0 on this machine have the sha256 \w+, those of "):
+    with pytest.raises(EngineError, match=r"CHGNet-0\.2\.0 .*sha256 \w+, .*"):
         older._get_calculator()
 
 
@@ -166,7 +166,7 @@ def test_limits_hold_for_every_potential(run):
     left = Structure(left.lattice.matrix[[1, 0, 2]], left.species, left.frac_coords[:, [1, 0, 2]])
     engine = build("sevennet-0")
     assert engine.read(run(engine, left)).relaxed.volume == pytest.approx(PBE_VOLUME, rel=TOLERANCE)
-    with pytest.raises(EngineError, match=r"SevenNet-0-11Jul2024 was not trained on Po"):
+    with pytest.raises(EngineError, match=r"SevenNet-0-11Jul2024 .*\bPo;"):
         engine.make(Structure(Lattice.cubic(3.4), ["Po"], [[0, 0, 0]]))
 
 

@@ -56,19 +56,19 @@ def test_vasp_is_available_when_its_command_is(monkeypatch):
 
 
 def test_unknown_engine_names_the_known_ones():
-    with pytest.raises(EngineError, match=r"engine 'vsp' is unknown; did you mean vasp\? known: chgnet, "):
+    with pytest.raises(EngineError, match=r"'vsp' .*\bvasp\? known: chgnet, "):
         get_engine("vsp")
 
 
 def test_unknown_setting_names_the_known_ones():
-    with pytest.raises(EngineError, match=r"engine 'chgnet' has no setting 'fmx'; did you mean fmax\? known: fmax, st"):
+    with pytest.raises(EngineError, match=r"'chgnet' .*'fmx'; .* fmax\? known: fmax, st"):
         get_engine("chgnet", fmx=0.1)
 
 
 def test_value_that_cannot_be_used_is_named():
-    with pytest.raises(EngineError, match=r"engine 'chgnet' cannot be built .* fmax: Input should be a valid number"):
+    with pytest.raises(EngineError, match=r"'chgnet' .* fmax: .*number"):
         get_engine("chgnet", fmax="small")
-    with pytest.raises(EngineError, match=r"engine 'mlip' cannot be built with these settings: potential: Field req"):
+    with pytest.raises(EngineError, match=r"'mlip' .* potential: Field req"):
         get_engine("mlip")
 
 

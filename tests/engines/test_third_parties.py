@@ -100,9 +100,9 @@ def test_a_package_declares_engines_that_are_listed_built_and_checked(tmp_path):
     atoms = result.relaxed.to_ase_atoms()
     atoms.calc = LennardJones(sigma=2.4, epsilon=0.0104, rc=10.0, smooth=True)
     assert result.energy == pytest.approx(atoms.get_potential_energy(), rel=1e-6)
-    with pytest.raises(EngineError, match=r"engine 'argon' has no setting 'sigm'; did you mean sigma\? known: sigma"):
+    with pytest.raises(EngineError, match=r"'argon' .*'sigm'; .* sigma\? known: sigma"):
         get_engine("argon", sigm=3.0)
-    with pytest.raises(EngineError, match=r"engine 'argon' cannot be built .* sigma: Input should be a valid number"):
+    with pytest.raises(EngineError, match=r"'argon' .* sigma: .*number"):
         get_engine("argon", sigma="wide")
     with pytest.raises(MissingDependencyError, match=r"needs 'no_such_package_xyz'.*install it with: pip install xyz"):
         get_engine("wanting")

@@ -222,7 +222,7 @@ def test_a_refused_prediction_hands_on_the_initial_structure(
 @pytest.mark.usefixtures("predictor")
 def test_an_error_fails_the_job_with_its_message() -> None:
     water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
-    with pytest.raises(StructureError, match="Molecule is not a structure; give a pymatgen Structure"):
+    with pytest.raises(StructureError, match=r"Molecule .* pymatgen Structure"):
         run_job(PrerelaxMaker().make(water))
 
 

@@ -92,7 +92,7 @@ def test_frozen_parameters_stay_and_the_others_move(rewrite, parent):
     assert Trainer(child.config).resume()
     with pytest.raises(ConfigError, match=r"freeze \['layer_0'\] names no parameter; they begin with describe, emb"):
         Trainer(rewrite(finetune=finetune | {"freeze": ["layer_0"]}))
-    with pytest.raises(ConfigError, match="names every parameter"):
+    with pytest.raises(ConfigError, match=r"finetune.freeze .*trained"):
         Trainer(rewrite(finetune=finetune | {"freeze": [""]}))
 
 

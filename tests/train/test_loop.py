@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(rewrite):
 def test_device_is_resolved_as_in_prediction(rewrite):
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert Trainer(rewrite(device="auto")).device.type == expected
-    with pytest.raises(ConfigError, match="'gpu' is unknown; give auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match=r"'gpu' .*auto, cpu, cuda"):
         Trainer(rewrite(device="gpu"))
 
 
