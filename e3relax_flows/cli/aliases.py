@@ -11,7 +11,7 @@ from e3relax_flows.cli.options import DryRunOption, JsonOption
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
-    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.schemas.models import AliasDoc
 
 AliasOption = Annotated[str, typer.Option("--alias", help="The alias.", metavar="NAME")]
@@ -31,27 +31,27 @@ def promote(
     A gate that has compared it with the model in service is respected; where
     none has, you decide.
     """
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.registry import aliases as promotion
     from e3relax_flows.registry.models import locate_model
 
-    settings = load_settings()
-    model_id = locate_model(model, settings).model_id
-    document, is_move = promotion.plan_promotion(alias, model_id, reason, None, None, settings)
-    note = None
-    if is_move:
-        gate_id, note = _ask_gate(model_id, document.history[-1].previous_id, force, settings)
-        # the version that was read: a move of the alias in between is not overruled
-        version = document.version - 1 if document.version > 1 else promotion.NEVER_MOVED
-        change = (alias, model_id, reason, gate_id, version, settings)
-        document = promotion.plan_promotion(*change)[0] if dry_run else promotion.promote(*change)
+    with open_workspace() as workspace:
+        model_id = locate_model(model, workspace).model_id
+        document, is_move = promotion.plan_promotion(alias, model_id, reason, None, None, workspace)
+        note = None
+        if is_move:
+            gate_id, note = _ask_gate(model_id, document.history[-1].previous_id, force, workspace)
+            # the version that was read: a move of the alias in between is not overruled
+            version = document.version - 1 if document.version > 1 else promotion.NEVER_MOVED
+            change = (alias, model_id, reason, gate_id, version, workspace)
+            document = promotion.plan_promotion(*change)[0] if dry_run else promotion.promote(*change)
     _report(document, is_move, dry_run, as_json)
     if note and not as_json:
         console.err.print(console.plain(note), style="yellow", soft_wrap=True)
 
 
 def _ask_gate(
-    model_id: str, incumbent_id: str | None, force: bool, settings: E3RelaxSettings
+    model_id: str, incumbent_id: str | None, force: bool, workspace: Workspace
 ) -> tuple[str | None, str | None]:
     """Id of the last gate that compared both models, and a message."""
     from e3relax_flows.core.errors import ModelError
@@ -59,9 +59,9 @@ def _ask_gate(
     from e3relax_flows.schemas.models import Decision
 
     gates = []
-    if has_judgements(settings):
-        with open_judgements(settings) as stores:
-            gates = find_gates(stores, match_challenger(model_id) | {"incumbent_id": incumbent_id})
+    if has_judgements(workspace.settings):
+        judged = match_challenger(model_id) | {"incumbent_id": incumbent_id}
+        gates = find_gates(workspace.get(open_judgements), judged)
     if not gates:
         return None, "No gate has compared it with the previous model: you decide."
     gate = gates[-1]
@@ -80,11 +80,9 @@ def roll_back(
     as_json: JsonOption = False,
 ) -> None:
     """Move an alias back to the model before its last promotion; a repetition goes further back."""
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry import aliases as promotion
 
-    settings = load_settings()
-    document = (promotion.plan_rollback if dry_run else promotion.rollback)(alias, reason, settings)
+    document = promotion.plan_rollback(alias, reason, None) if dry_run else promotion.rollback(alias, reason)
     _report(document, True, dry_run, as_json)
 
 
@@ -92,14 +90,14 @@ def show_history(alias: AliasOption = "default", as_json: JsonOption = False) ->
     """Show the moves of an alias, oldest first."""
     from e3relax_flows.core.errors import ModelError
     from e3relax_flows.core.model_folders import ALIASES, find_model
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.registry.store import find_alias, list_aliases
     from e3relax_flows.schemas.models import AliasDoc
 
-    settings = load_settings()
-    document = find_alias(alias, settings)
-    if document is None and alias not in ALIASES:
-        known = sorted({*ALIASES, *(doc.name for doc in list_aliases(settings))})
+    with open_workspace() as workspace:
+        document = find_alias(alias, workspace)
+        known = sorted({*ALIASES, *(doc.name for doc in list_aliases(workspace))})
+    if document is None and alias not in known:
         raise ModelError(f"{alias!r} is not an alias; known: {', '.join(known)}")
     if as_json:
         shown = document or AliasDoc(name=alias, model_id=find_model(alias).model_id)

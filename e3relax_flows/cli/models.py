@@ -16,7 +16,7 @@ from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.model_folders import ModelFolder
-    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.registry.models import KnownModel
     from e3relax_flows.schemas.models import ModelDoc
 
@@ -35,11 +35,11 @@ def list_models(as_json: JsonOption = False) -> None:
 
     Exit code 1 when a folder is damaged.
     """
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.registry import models as registry
 
-    settings = load_settings()
-    inventory = registry.list_models(settings)
+    with open_workspace() as workspace:
+        inventory, usual = registry.list_models(workspace), workspace.settings.MODEL
     rows = [_describe(model) for model in inventory.models]
     if as_json:
         damaged = [
@@ -52,8 +52,8 @@ def list_models(as_json: JsonOption = False) -> None:
         for problem in inventory.problems.values():
             console.print_error(problem)
         known = {word for row in rows for word in (row["name"], row["model_id"], *row["aliases"])}
-        if settings.MODEL not in known:
-            console.out.print(console.plain(f"E3RELAX_MODEL is {settings.MODEL}"), soft_wrap=True)
+        if usual not in known:
+            console.out.print(console.plain(f"E3RELAX_MODEL is {usual}"), soft_wrap=True)
     raise typer.Exit(int(bool(inventory.problems)))
 
 
@@ -64,10 +64,9 @@ def show_model(
 ) -> None:
     """Show a model's id, origin, errors, configuration and card."""
     from e3relax_flows.core.model_folders import CARD_FILE
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry.models import locate_model
 
-    known = locate_model(model, load_settings())
+    known = locate_model(model)
     doc, folder = known.doc, known.folder
     config: dict[str, Any] = doc.config if doc else folder.config if folder else {}
     if as_json:
@@ -107,17 +106,16 @@ def import_model(
     """
     from tempfile import TemporaryDirectory
 
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.registry.location import find_models_dir
     from e3relax_flows.registry.models import register_model
 
-    settings = load_settings()
-    with TemporaryDirectory() as scratch:
-        folder = _read_source(source, name, Path(scratch) if dry_run else find_models_dir(settings))
+    with open_workspace() as workspace, TemporaryDirectory() as scratch:
+        folder = _read_source(source, name, Path(scratch) if dry_run else find_models_dir(workspace.settings))
         name = name or folder.name
-        _check_new_name(name, folder.model_id, settings)
+        _check_new_name(name, folder.model_id, workspace)
         if not dry_run:
-            name = register_model(folder, settings, name=name).name
+            name = register_model(folder, workspace, name=name).name
     if as_json:
         typer.echo(json.dumps({"name": name, "model_id": folder.model_id, "registered": not dry_run}, indent=1))
         return
@@ -142,11 +140,10 @@ def export_model(
         read_model_folder,
         write_model_folder,
     )
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.registry.models import resolve_model
     from e3relax_flows.registry.weights import read_weights
 
-    found = resolve_model(model, load_settings())
+    found = resolve_model(model)
     paths = [found.path / CONFIG_FILE, found.path / CARD_FILE]
     files = {path.name: path.read_bytes() for path in paths if path.exists()} | {WEIGHTS_FILE: read_weights(found)}
     if folder.exists() and (not folder.is_dir() or read_model_folder(folder).model_id != found.model_id):
@@ -177,11 +174,11 @@ def _read_source(source: Path, name: str | None, models_dir: Path) -> ModelFolde
     return folder
 
 
-def _check_new_name(name: str, model_id: str, settings: E3RelaxSettings) -> None:
+def _check_new_name(name: str, model_id: str, workspace: Workspace) -> None:
     """Refuse a used name; retrainings may share one."""
     from e3relax_flows.registry.store import find_model_docs
 
-    others = [doc.model_id for doc in find_model_docs({"name": name}, settings) if doc.model_id != model_id]
+    others = [doc.model_id for doc in find_model_docs({"name": name}, workspace) if doc.model_id != model_id]
     if others:
         raise ModelError(f"{name!r} is the name of {', '.join(others)}; give another one, e.g. --name {name}-2")
 
@@ -231,14 +228,13 @@ def _show_origin(doc: ModelDoc) -> None:
 
 def _show_gates(model_id: str) -> None:
     """Decisions of gates on a model, with their reasons, the oldest first."""
-    from e3relax_flows.core.settings import load_settings
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.registry.judgements import find_gates, has_judgements, match_challenger, open_judgements
 
-    settings = load_settings()
-    if not has_judgements(settings):
-        return
-    with open_judgements(settings) as stores:
-        gates = find_gates(stores, match_challenger(model_id))
+    with open_workspace() as workspace:
+        gates = []
+        if has_judgements(workspace.settings):
+            gates = find_gates(workspace.get(open_judgements), match_challenger(model_id))
     for gate in gates:
         lines = [f"gate {gate.gate_id}, {gate.created_at:%Y-%m-%d}, against {gate.incumbent_id}: {gate.decision}"]
         lines += [f"  {reason}" for reason in gate.reasons]

@@ -15,8 +15,7 @@ from e3relax_flows.report import console
 if TYPE_CHECKING:
     from maggma.core import Store
 
-    from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.ledger.store import Stores
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.pairs.checking import PairCheck
     from e3relax_flows.pairs.store import PairStores
     from e3relax_flows.pairs.tasks import BuiltPair
@@ -35,23 +34,22 @@ def check_pairs(
     the job store, and the files and folders that were imported. With --apply a pair whose functional differs today
     is replaced; the others are left out. Exit code 1 if pairs are found and not changed.
     """
-    from e3relax_flows.core.settings import load_settings
-    from e3relax_flows.ledger.store import open_stores
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.pairs.checking import PairCheck
     from e3relax_flows.pairs.store import open_pair_stores
 
-    settings = load_settings()
-    with open_stores(settings) as stores, open_pair_stores(settings) as pairs, open_tasks(tasks, settings) as jobs:
+    with open_workspace() as workspace, open_tasks(tasks, workspace) as jobs:
+        pairs = workspace.get(open_pair_stores)
         check = PairCheck(pairs)
         with console.make_progress() as progress, console.hide_warnings():
             step = progress.add_task("Reading pairs", total=None, note="")
             for _ in check.read_stored():
                 progress.update(step, advance=1)
             step = progress.add_task("Reading calculations", total=None, note="")
-            for built in _build_again(check, stores, pairs, jobs):
+            for built in _build_again(check, workspace, pairs, jobs):
                 check.compare(built)
                 progress.update(step, advance=1)
-        report = _describe(check, dry_run) | _name_users(set(check.findings), settings)
+        report = _describe(check, dry_run) | _name_users(set(check.findings), workspace)
         if not dry_run:
             check.apply()
     console.print_json(report) if as_json else _print_report(check, report)
@@ -59,7 +57,7 @@ def check_pairs(
         raise typer.Exit(1)
 
 
-def _build_again(check: PairCheck, stores: Stores, pairs: PairStores, jobs: Store | None) -> Iterator[BuiltPair]:
+def _build_again(check: PairCheck, workspace: Workspace, pairs: PairStores, jobs: Store | None) -> Iterator[BuiltPair]:
     """Results of every calculation today; nothing is written."""
     from e3relax_flows.engines.task_reader import TaskReader
     from e3relax_flows.pairs.builder import PairBuilder
@@ -72,15 +70,15 @@ def _build_again(check: PairCheck, stores: Stores, pairs: PairStores, jobs: Stor
         pairs.records,
         tasks=jobs,
         reader=TaskReader(),
-        predictions=stores.predictions,
-        outcomes=stores.outcomes,
+        predictions=workspace.predictions,
+        outcomes=workspace.outcomes,
         rebuild=True,
         is_dry=True,
     )
     builder.connect()
     for item in builder.get_items():
         yield from builder.process_item(item)[1]
-    index, stated = PredictionIndex(stores.predictions), Stated()
+    index, stated = PredictionIndex(workspace.predictions), Stated()
     for folder in check.list_folders():
         for several in import_folders(folder, list(read_runs(folder, stated)), index):
             yield from several
@@ -114,7 +112,7 @@ def _describe(check: PairCheck, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _name_users(pair_ids: set[str], settings: E3RelaxSettings) -> dict[str, Any]:
+def _name_users(pair_ids: set[str], workspace: Workspace) -> dict[str, Any]:
     """Datasets and holdouts that list some of the pairs, with how many, and models that were trained on them."""
     from e3relax_flows.pairs.checking import list_holders
     from e3relax_flows.pairs.dataset_store import DATASET_KEY, HOLDOUT_KEY, open_dataset_stores
@@ -122,10 +120,10 @@ def _name_users(pair_ids: set[str], settings: E3RelaxSettings) -> dict[str, Any]
 
     if not pair_ids:
         return {"datasets": {}, "holdouts": {}, "models": []}
-    with open_dataset_stores(settings) as stores:
-        datasets = list_holders(stores.datasets, DATASET_KEY, ("train", "val"), pair_ids)
-        holdouts = list_holders(stores.holdouts, HOLDOUT_KEY, ("pair_ids",), pair_ids)
-    models = find_model_docs({}, settings)
+    stores = workspace.get(open_dataset_stores)
+    datasets = list_holders(stores.datasets, DATASET_KEY, ("train", "val"), pair_ids)
+    holdouts = list_holders(stores.holdouts, HOLDOUT_KEY, ("pair_ids",), pair_ids)
+    models = find_model_docs({}, workspace)
     trained = {doc.model_id for doc in models if doc.dataset_id in datasets}
     heirs = {doc.model_id for doc in models if doc.parent_id in trained} - trained
     while more := {doc.model_id for doc in models if doc.parent_id in heirs} - trained - heirs:

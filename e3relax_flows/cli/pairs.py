@@ -18,7 +18,7 @@ from e3relax_flows.report import console
 if TYPE_CHECKING:
     from maggma.core import Store
 
-    from e3relax_flows.core.settings import E3RelaxSettings
+    from e3relax_flows.ledger.workspace import Workspace
     from e3relax_flows.schemas.pairs import PairDoc
 
 JOBFLOW, NO_TASKS = "jobflow", "none"
@@ -48,21 +48,20 @@ def build_pairs(
     """Make pairs of the outcomes of screens and of the other relaxations in the job store; existing pairs are kept."""
     from maggma.utils import grouper
 
-    from e3relax_flows.core.settings import load_settings
     from e3relax_flows.engines.task_reader import TaskReader
-    from e3relax_flows.ledger.store import open_stores
+    from e3relax_flows.ledger.workspace import open_workspace
     from e3relax_flows.pairs.builder import PairBuilder
     from e3relax_flows.pairs.store import CURRENT, open_pair_stores
 
-    settings = load_settings()
-    with open_stores(settings) as stores, open_pair_stores(settings) as targets, open_tasks(tasks, settings) as jobs:
+    with open_workspace() as workspace, open_tasks(tasks, workspace) as jobs:
+        targets = workspace.get(open_pair_stores)
         builder = PairBuilder(
             targets.pairs,
             targets.records,
             tasks=jobs,
             reader=TaskReader(),
-            predictions=stores.predictions,
-            outcomes=stores.outcomes,
+            predictions=workspace.predictions,
+            outcomes=workspace.outcomes,
             source=source,
             rebuild=rebuild,
             is_dry=dry_run,
@@ -105,10 +104,10 @@ def report_left_out(counts: Counter[str]) -> str:
 
 
 @contextmanager
-def open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
+def open_tasks(spec: str, workspace: Workspace) -> Iterator[Store | None]:
     """The job store of `--tasks`: jobflow's, or if none is configured that of jobflow-remote's project."""
     from e3relax_flows.places.remote import open_remote_jobs
-    from e3relax_flows.stores.opening import build_store, is_job_store_configured, open_job_store
+    from e3relax_flows.stores.opening import build_store, is_job_store_configured
 
     if spec == NO_TASKS:
         yield None
@@ -118,9 +117,9 @@ def open_tasks(spec: str, settings: E3RelaxSettings) -> Iterator[Store | None]:
             remote = None if is_job_store_configured() else stack.enter_context(open_remote_jobs())
             if remote is not None:
                 _print_where(f"jobs are read from the job store of jobflow-remote's project, {remote.name}")
-            yield stack.enter_context(open_job_store(settings)) if remote is None else remote
+            yield workspace.jobs if remote is None else remote
         return
-    with build_store(_read_spec(Path(spec)), settings, "outputs", "uuid") as store:
+    with build_store(_read_spec(Path(spec)), workspace.settings, "outputs", "uuid") as store:
         yield store
 
 

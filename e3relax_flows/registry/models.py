@@ -90,7 +90,7 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
         return open_weights(pool.settings).load(model.doc) if model.doc else fetch_model(model.model_id, pool)
 
 
-def locate_model(spec: str, settings: SettingsLike) -> KnownModel:
+def locate_model(spec: str, settings: SettingsLike = None) -> KnownModel:
     """The model that `spec` means, without fetching its files; parameters and errors are those of `resolve_model`."""
     if is_model_folder(spec):
         return _know(read_model_folder(Path(spec)))
