@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -68,7 +69,12 @@ def test_a_screen_ends_without_a_process_that_watches_it(
     assert start_screen(screen_id, settings).lines == ["2 prediction jobs are submitted"]
     assert start_screen(screen_id, settings).lines == []  # typed twice
     assert count_jobs(campaign) == {"e3r predict: READY": 2, "e3r advance: WAITING": 2}
+    campaign.environment["E3RELAX_LOG_LEVEL"] = "INFO"
     campaign.drain()
+    log = "".join(path.read_text() for path in campaign.folder.glob("*.log"))
+    for change in ("waiting -> predicted", "predicted -> planned", "planned -> submitted", "submitted -> successful"):
+        assert len(re.findall(f"candidate Cu of screen {screen_id}: {change}", log)) == 1, change
+    assert len(re.findall(r"outcome \w+ of candidate Cu: claimed by", log)) == 1
     screen = load(settings, screen_id)
     assert (screen.phase, screen.n_submitted) == ("finished", 6)
     assert screen.counts == {"successful": 6, "duplicate": 1}
