@@ -69,14 +69,15 @@ PYTHON = {
     "retraining": (
         "Retraining",
         "From pairs to the next model.",
-        "RetrainMaker RetrainConfig RetrainDoc run_retraining show_retraining evaluate_pairs vary_starts recalibrate",
+        "RetrainMaker RetrainConfig RetrainDoc run_retraining show_retraining TrainConfig train_model "
+        "evaluate_pairs vary_starts recalibrate",
     ),
     "campaigns": (
         "Campaigns",
         "Generations of a screen, labels and a retraining.",
         "CampaignMaker CampaignConfig CampaignState read_pool register_campaign start_campaign resume_campaign "
         "run_campaign build_campaign_maker open_campaign_stores find_campaign load_generations build_campaign_pairs "
-        "show_campaign",
+        "choose_candidates SelectionPool SelectionMix show_campaign",
     ),
     "submission": (
         "Submission",

@@ -16,44 +16,65 @@ from monty.json import jsanitize
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import EngineError
+from e3relax_flows.core.ids import identify_structure
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.ase_documents import read_ase_documents
 from e3relax_flows.engines.base import Engine, iterate_jobs
 from e3relax_flows.engines.registry import EngineEntry, register_engine
-from e3relax_flows.ledger.joining import align_sites
+from e3relax_flows.ledger.joining import align_sites, join_outcome
 from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
-from e3relax_flows.pairs.making import settle_relaxed
+from e3relax_flows.pairs.making import Origin, Relaxation, settle_relaxed
+from e3relax_flows.pairs.making import make_pair as pair_relaxation
 from e3relax_flows.schemas.campaigns import CampaignConfig
 from e3relax_flows.schemas.datasets import PairFilter
-from e3relax_flows.schemas.outcomes import RelaxationResult
+from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
 from e3relax_flows.schemas.pairs import PairDoc, PairStart, identify_pair
-from e3relax_flows.schemas.predictions import Prediction, PredictOptions, Reason, Verdict
+from e3relax_flows.schemas.predictions import (
+    Prediction,
+    PredictionDoc,
+    PredictOptions,
+    Reason,
+    Verdict,
+    identify_prediction,
+)
 from e3relax_flows.stores.decoding import decode_as
 
 __all__ = [
-    "EMT_ENTRY",
-    "EMT_LATTICES",
-    "EmtEngine",
-    "TablePredictor",
-    "check_engine",
-    "check_relaxation",
-    "make_emt_maker",
-    "make_pairs",
-    "prepare_campaign",
-]
+    "EMT_ENTRY", "EMT_LATTICES", "EmtEngine", "TablePredictor", "check_engine", "check_relaxation", "make_emt_maker",
+    "make_outcome", "make_pair", "make_pairs", "prepare_campaign",
+]  # fmt: skip
 
 EMT_LATTICES = {"Al": 3.995, "Ni": 3.487, "Cu": 3.590, "Pd": 3.879, "Ag": 4.064, "Pt": 3.922, "Au": 4.056}  # fcc, Å
 
 
 def make_emt_maker() -> EmtRelaxMaker:
-    """Relaxation of atoms and cell with effective medium theory."""
+    """Relaxation of atoms and cell with effective medium theory.
+
+    Examples
+    --------
+    >>> from e3relax_flows.testing import make_emt_maker
+    >>> maker = make_emt_maker()
+    >>> maker.name, maker.relax_cell
+    ('EMT relax', True)
+    """
     return EmtRelaxMaker(name="EMT relax", relax_kwargs={"fmax": 0.005}, steps=200, relax_cell=True)
 
 
 @dataclass
 class EmtEngine(Engine):
-    """ASE's effective medium theory, for Al Ni Cu Pd Ag Pt Au: relaxes in a fraction of a second; not DFT."""
+    """ASE's effective medium theory, for Al Ni Cu Pd Ag Pt Au: relaxes in a fraction of a second; not DFT.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import EmtEngine, check_relaxation
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> result = check_relaxation(EmtEngine(), copper, folder=Path.cwd())
+    >>> round(result.relaxed.lattice.a, 2), result.is_dft
+    (2.54, False)
+    """
 
     name: str = "emt"
     maker: Maker = field(default_factory=make_emt_maker)
@@ -70,7 +91,15 @@ EMT_ENTRY = EngineEntry("EMT; not DFT", "e3relax_flows.testing:EmtEngine", is_df
 
 
 def make_pairs(metals: Sequence[str] = tuple(EMT_LATTICES)) -> list[PairDoc]:
-    """A pair for each fcc metal, from a primitive cell 5 % too long to EMT's lattice; nothing is computed."""
+    """A pair for each fcc metal, from a primitive cell 5 % too long to EMT's lattice; nothing is computed.
+
+    Examples
+    --------
+    >>> from e3relax_flows.testing import make_pairs
+    >>> [pair] = make_pairs(["Cu"])
+    >>> pair.formula, round(pair.initial.volume / pair.relaxed.volume, 2)
+    ('Cu', 1.16)
+    """
     pairs = []
     for metal in metals:
         half = EMT_LATTICES[metal] / 2
@@ -101,6 +130,14 @@ def prepare_campaign(settings: E3RelaxSettings) -> CampaignConfig:
     """Configuration of a campaign of one label on a pool of copper and silver, with its files, engine and holdout.
 
     Two pairs are held out, and no others are stored: nothing can be trained, so that the campaign ends in seconds.
+
+    Examples
+    --------
+    >>> from e3relax_flows import load_settings
+    >>> from e3relax_flows.testing import prepare_campaign
+    >>> config = prepare_campaign(load_settings())
+    >>> config.engine, config.retraining.holdout
+    ('emt', 'metals')
     """
     pool = settings.DATA_DIR / "pool"
     pool.mkdir(parents=True, exist_ok=True)
@@ -126,6 +163,12 @@ def check_engine(engine: Engine, structure: Structure) -> None:
     ------
     AssertionError
         With what does not hold.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import EmtEngine, check_engine
+    >>> check_engine(EmtEngine(), Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]]))
     """
     identity, content = engine.engine_id, jsanitize(engine.as_dict(), strict=True)
     again = decode_as(json.loads(json.dumps(content)), type(engine), f"engine {engine.name!r}")
@@ -170,6 +213,14 @@ def check_relaxation(
     ------
     AssertionError
         With what does not hold.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import EmtEngine, check_relaxation
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> check_relaxation(EmtEngine(), copper).converged
+    True
     """
     found = list(documents) if documents is not None else _run_engine(engine, structure, folder or Path.cwd())
     result = engine.read(found)
@@ -229,6 +280,17 @@ class TablePredictor:
         As `Predictor` has one.
     n_predicted
         How many structures were asked for so far.
+
+    Examples
+    --------
+    A predictor without a network, for tests of flows:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import TablePredictor
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> prediction = TablePredictor("table", {"Cu": 11.6}).predict([copper])[0]
+    >>> round(prediction.structure.volume, 1), str(prediction.verdict)
+    (11.6, 'accept')
     """
 
     device = "cpu"
@@ -281,3 +343,54 @@ class TablePredictor:
 
     def _fail(self, name: str | None, reason: Reason, message: str) -> Prediction:
         return Prediction(id=name, verdict=Verdict.ERROR, reasons=[reason], message=message, model_id=self.model_id)
+
+
+def make_outcome(
+    initial: Structure, relaxed: Structure, start_kind: StartKind = StartKind.PREDICTED, n_ionic_steps: int = 4
+) -> tuple[PredictionDoc, OutcomeDoc]:
+    """An accepted prediction that is the relaxed structure, of corresponding sites, and an outcome; nothing is run.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import StartKind
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> prediction, outcome = make_outcome(initial, relaxed, StartKind.CONTROL, n_ionic_steps=8)
+    >>> outcome.prediction_id == prediction.prediction_id, outcome.result.n_ionic_steps
+    (True, 8)
+    """
+    structure_id, options = identify_structure(initial), PredictOptions()
+    prediction = PredictionDoc(
+        prediction_id=identify_prediction(structure_id, "made", options),
+        structure_id=structure_id,
+        id=initial.composition.reduced_formula,
+        initial=initial,
+        structure=relaxed,
+        verdict=Verdict.ACCEPT,
+        model_id="made",
+        options=options,
+    )
+    start = relaxed if start_kind.is_from_prediction else initial
+    result = _make_result(start, relaxed, n_ionic_steps)
+    return prediction, join_outcome(prediction, start_kind, "emt", EmtEngine().engine_id, result)
+
+
+def make_pair(initial: Structure, relaxed: Structure, source: str = "screen") -> PairDoc:
+    """The pair of a converged relaxation that is not DFT, whose sites correspond; nothing is run.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> make_pair(before, after).chemical_system
+    'Cu'
+    """
+    origin = Origin(identify_structure(initial), source)
+    return pair_relaxation(Relaxation(_make_result(initial, relaxed, 4), initial, origin))
+
+
+def _make_result(start: Structure, relaxed: Structure, n_ionic_steps: int) -> RelaxationResult:
+    labels = {"code": "EMT", "functional": "EMT (not DFT)", "is_dft": False, "converged": True, "energy": 0.0}
+    return RelaxationResult(initial=start, relaxed=relaxed, n_ionic_steps=n_ionic_steps, **labels)

@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import e3relax_flows
+from e3relax_flows import testing
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import list_engines, unregister_engine
 
@@ -29,16 +31,6 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXCEPTIONS = {
     "docs/hooks.py": ("cli core", "describes every command, setting and document"),
 }
-
-
-def list_shown() -> list[str]:
-    """Public names whose docstrings have examples, read without importing what they need."""
-    shown = []
-    for name, (module, attribute) in e3relax_flows._HOMES.items():
-        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-        nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        shown += [name for node in nodes if node.name == attribute and ">>> " in (ast.get_docstring(node) or "")]
-    return shown
 
 
 def list_scripts() -> list[str]:
@@ -106,17 +98,23 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_the_first_names_have_examples() -> None:
-    assert set(FIRST) <= set(list_shown())
+def list_callables() -> list[tuple[ModuleType, str]]:
+    """Public classes and functions with the module that users import them from."""
+    modules = (e3relax_flows, testing)
+    return [(module, name) for module in modules for name in module.__all__ if callable(getattr(module, name))]
 
 
-@pytest.mark.parametrize("name", list_shown())
-def test_examples_run(name: str, settings: E3RelaxSettings, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
-    examples = doctest.DocTestFinder(recurse=False).find(
-        getattr(e3relax_flows, name), name, globs={name: getattr(e3relax_flows, name)}
-    )
-    assert sum(len(test.examples) for test in examples) > 0
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+@pytest.mark.parametrize(("module", "name"), list_callables(), ids=lambda value: getattr(value, "__name__", value))
+def test_examples_run(
+    module: ModuleType,
+    name: str,
+    settings: E3RelaxSettings,  # noqa: ARG001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    value = getattr(module, name)
+    examples = doctest.DocTestFinder(recurse=False).find(value, name, globs={name: value})
+    assert sum(len(test.examples) for test in examples) > 0, f"{name} has no example"
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     known = {engine.name for engine in list_engines()}
     for test in examples:
         runner.run(test)

@@ -190,5 +190,15 @@ SUBSTITUTIONS = (
 
 
 def build_candidates() -> list[tuple[str, Structure]]:
-    """Build the candidates with their names, such as "rock salt NaBr from NaCl"; primitive cells of 2 to 14 atoms."""
+    """Build the candidates with their names, such as "rock salt NaBr from NaCl"; primitive cells of 2 to 14 atoms.
+
+    Examples
+    --------
+    The candidates of the demo:
+
+    >>> from e3relax_flows import build_candidates
+    >>> names, structures = zip(*build_candidates())
+    >>> print(len(names), names[0], round(structures[0].volume, 1))
+    24 rock salt NaBr from NaCl 44.9
+    """
     return [(substitution.name, substitution.build()) for substitution in SUBSTITUTIONS]

@@ -58,6 +58,15 @@ def enumerate_candidates(
     ------
     ConfigError
         When there is none.
+
+    Examples
+    --------
+    Three of all alkali halides, borides and other families in the tables `COMMON` and `INTERSTITIAL`:
+
+    >>> from e3relax_flows import COMMON, INTERSTITIAL, enumerate_candidates
+    >>> candidates = enumerate_candidates([*COMMON[:1], *INTERSTITIAL[:1]], 3, max_atoms=4)
+    >>> [name for name, _ in candidates]
+    ['rock salt RbBr', 'rock salt LiI', 'rock salt KCl']
     """
     found = [candidate for enumeration in enumerations for candidate in enumeration.build()]
     found = [(name, structure) for name, structure in found if max_atoms is None or len(structure) <= max_atoms]

@@ -52,6 +52,17 @@ def read_structures(inputs: Iterable[str | Path]) -> Iterator[ReadItem]:
     dictionaries, documents with a `structure` (such as the Materials Project's and our predictions) or, if there is
     none, an `initial_structure` or similar, pairs with an `initial` side, which is used, and tables of pandas. Ids
     are the documents' own, the keys of a dictionary or the names of files, with a number added to those that repeat.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import read_structures
+    >>> _ = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]]).to("copper.cif")
+    >>> [(item.id, len(item.structure)) for item in read_structures(["copper.cif"])]
+    [('copper', 1)]
+    >>> [item.error is None for item in read_structures(["absent.cif"])]
+    [False]
     """
     known: dict[str, int] = {}
     for path in map(Path, inputs):

@@ -39,6 +39,15 @@ def read_sources(sources: Sequence[Source], settings: E3RelaxSettings) -> Iterat
     ------
     E3RelaxError
         When a whole source is unavailable: no key, no response, no store.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import ScreenConfig, load_settings, read_sources
+    >>> _ = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]]).to("POSCAR_copper")
+    >>> config = ScreenConfig(engine="chgnet", sources=[{"type": "files", "paths": ["POSCAR_copper"]}])
+    >>> [item.structure.formula for item in read_sources(config.sources, load_settings())]
+    ['Cu1']
     """
     known: dict[str, int] = {}
     for source in sources:

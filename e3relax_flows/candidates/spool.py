@@ -74,6 +74,18 @@ class CandidateList:
     ----------
     folder
         Where the file is made; none: the system's folder of temporary files. It takes some kB per candidate.
+
+    Examples
+    --------
+    Twice the same crystal:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import CandidateList, ReadItem
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> with CandidateList() as candidates:
+    ...     candidates.add([ReadItem("one", copper, None), ReadItem("other", copper * (2, 1, 1), None)])
+    ...     print(candidates.deduplicate(), [candidate.id for candidate in candidates.iterate()])
+    1 ['one']
     """
 
     def __init__(self, folder: Path | None = None) -> None:

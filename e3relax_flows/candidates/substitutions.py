@@ -51,6 +51,17 @@ def scale_volume(structure: Structure, parent: Structure, rule: VolumeRule) -> S
     ------
     ValueError
         When an element has no radius.
+
+    Examples
+    --------
+    KCl in the cell of NaCl, scaled by atomic radii:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import scale_volume
+    >>> salt = Structure(Lattice.rhombohedral(3.99, 60), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    >>> other = Structure(salt.lattice, ["K", "Cl"], salt.frac_coords)
+    >>> round(scale_volume(other, salt, "atomic").volume / salt.volume, 2), scale_volume(other, salt, "keep") == other
+    (1.49, True)
     """
     if rule == "keep":
         return structure

@@ -22,7 +22,19 @@ DRIVER_STATE = re.compile(
 
 
 class E3RelaxError(Exception):
-    """Base of every error that a user can cause or fix; its message shows no passwords."""
+    """Base of every error that a user can cause or fix; its message shows no passwords.
+
+    Examples
+    --------
+    One clause catches all that a user can cause or fix:
+
+    >>> from e3relax_flows import E3RelaxError, get_engine
+    >>> try:
+    ...     get_engine("chgnett")
+    ... except E3RelaxError as error:
+    ...     print(str(error).split(";")[0])
+    engine 'chgnett' is unknown
+    """
 
     def __str__(self) -> str:
         return mask_secrets(super().__str__())
@@ -64,7 +76,19 @@ class StateError(E3RelaxError):
 
 
 class ConfigError(E3RelaxError):
-    """A setting or configuration file with a wrong or unknown entry."""
+    """A setting or configuration file with a wrong or unknown entry.
+
+    Examples
+    --------
+    A wrong entry of the settings
+
+    >>> from e3relax_flows import ConfigError, load_settings
+    >>> try:
+    ...     load_settings(DEVICES="cuda")
+    ... except ConfigError as error:
+    ...     print(str(error)[:8], "known: CONFIG_FILE" in str(error))
+    settings True
+    """
 
 
 class TooFewPairsError(ConfigError):
@@ -76,7 +100,21 @@ class StoppedError(E3RelaxError):
 
 
 class MissingDependencyError(E3RelaxError):
-    """An optional dependency that is not installed."""
+    """An optional dependency that is not installed.
+
+    Examples
+    --------
+    A script that goes on without an optional package:
+
+    >>> from e3relax_flows import EngineEntry, MissingDependencyError, get_engine, register_engine
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> register_engine("emt", EngineEntry("EMT", EmtEngine, packages=("absent_package",)), overwrite=True)
+    >>> try:
+    ...     get_engine("emt")
+    ... except MissingDependencyError as error:
+    ...     print(error)
+    engine 'emt' needs 'absent_package', which is not installed; install it with: pip install absent_package
+    """
 
 
 def describe_unreadable(error: Exception) -> str:

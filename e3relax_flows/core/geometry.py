@@ -23,6 +23,16 @@ def measure_log_strain(lattice_a: Array, lattice_b: Array) -> Array:
     """Symmetric logarithmic strain ½ ln(F·Fᵀ) [3, 3] that takes `lattice_a` to `lattice_b`, in the frame of a.
 
     A rotation of `lattice_b` does not change it; its trace is ln(V_b / V_a).
+
+    Examples
+    --------
+    A cube that grows by 2 % along each axis:
+
+    >>> import numpy as np
+    >>> from e3relax_flows import measure_log_strain
+    >>> strain = measure_log_strain(4 * np.eye(3), 4.08 * np.eye(3))
+    >>> strain.diagonal().round(4).tolist(), round(float(np.exp(np.trace(strain))), 4) == round(1.02**3, 4)
+    ([0.0198, 0.0198, 0.0198], True)
     """
     deformation = np.linalg.solve(lattice_a, lattice_b)
     eigenvalues, vectors = np.linalg.eigh(deformation @ deformation.T)
@@ -52,7 +62,18 @@ def reduce_lattices(lattices: Array) -> Array:
 
 
 def find_nearest_images(differences: Array, lattice: Array) -> Array:
-    """Fractional differences [n, 3] moved by whole lattice vectors to their shortest Cartesian length."""
+    """Fractional differences [n, 3] moved by whole lattice vectors to their shortest Cartesian length.
+
+    Examples
+    --------
+    The shorter way from 0.05 to 0.95 is across the boundary of the cell:
+
+    >>> import numpy as np
+    >>> from e3relax_flows import find_nearest_images
+    >>> moved = find_nearest_images(np.array([[0.9, 0.0, 0.0]]), 4 * np.eye(3))
+    >>> moved.round(6).tolist()
+    [[-0.1, 0.0, 0.0]]
+    """
     wrapped = differences - np.round(differences)
     height = 1 / np.sqrt(np.square(np.linalg.inv(lattice)).sum(axis=0).max())  # no lattice vector is shorter
     if 2.001 * np.sqrt(np.square(wrapped @ lattice).sum(axis=1).max(initial=0.0)) < height:
@@ -68,7 +89,18 @@ def find_nearest_images(differences: Array, lattice: Array) -> Array:
 
 
 def measure_displacements(fractions_a: Array, fractions_b: Array, lattice: Array) -> Array:
-    """Lengths [n], Å, of b - a in `lattice`: nearest images, mean drift removed (a crystal has no origin)."""
+    """Lengths [n], Å, of b - a in `lattice`: nearest images, mean drift removed (a crystal has no origin).
+
+    Examples
+    --------
+    One of two atoms moved by 0.1 Å: without the drift, each moved by half of it.
+
+    >>> import numpy as np
+    >>> from e3relax_flows import measure_displacements
+    >>> before, after = np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), np.array([[0, 0, 0], [0.5, 0.5, 0.525]])
+    >>> measure_displacements(before, after, 4 * np.eye(3)).round(6).tolist()
+    [0.05, 0.05]
+    """
     differences = find_nearest_images(fractions_b - fractions_a, lattice)
     # nearest images again around the drift, which may itself be near half a lattice vector
     drift = differences.mean(axis=0)

@@ -28,6 +28,14 @@ class E3RelaxSettings(BaseSettings):
     E3RELAX_CONFIG_FILE or ~/.e3relax.yaml. Relative paths, those of stores too, are below the working directory; in a
     folder that jobflow or FireWorks has made for one job, below the folder around it, so that all jobs of a run see
     the same stores.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from e3relax_flows import E3RelaxSettings
+    >>> settings = E3RelaxSettings(DATA_DIR=Path("runs/data"), DEVICE="cpu")
+    >>> settings.DATA_DIR.is_absolute(), settings.DEVICE, settings.MODEL
+    (True, 'cpu', 'default')
     """
 
     model_config = SettingsConfigDict(env_prefix="E3RELAX_", extra="forbid", env_nested_delimiter="__")
@@ -95,6 +103,17 @@ def load_settings(**overrides: Any) -> E3RelaxSettings:
     ------
     ConfigError
         When an entry is unknown or of the wrong type, or the file does not hold settings in YAML.
+
+    Examples
+    --------
+    Arguments win over environment variables, and these over the file:
+
+    >>> import os
+    >>> from e3relax_flows import load_settings
+    >>> os.environ["E3RELAX_DEVICE"] = "cuda:1"
+    >>> load_settings().DEVICE, load_settings(DEVICE="cpu").DEVICE
+    ('cuda:1', 'cpu')
+    >>> del os.environ["E3RELAX_DEVICE"]
     """
     try:
         settings = E3RelaxSettings(**{key: value for key, value in overrides.items() if value is not None})

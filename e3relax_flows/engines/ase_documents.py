@@ -35,6 +35,17 @@ def read_ase_documents(
     ------
     EngineError
         When the first document is missing or one has no structures or no finite energy.
+
+    Examples
+    --------
+    In `Engine.read` of an engine whose jobs are atomate2's ASE jobs; here without a document:
+
+    >>> from e3relax_flows import E3RelaxError, read_ase_documents
+    >>> try:
+    ...     read_ase_documents([None], "LJ", "LJ (not DFT)", is_dft=False)
+    ... except E3RelaxError as error:
+    ...     print(error)
+    the LJ job left no document; read its error with jobflow or in its directory
     """
     if not documents or documents[0] is None:
         raise EngineError(f"the {code} job left no document; read its error with jobflow or in its directory")

@@ -61,6 +61,15 @@ class EngineEntry:
         What to type where a package is missing.
     preset
         Settings that belong to the name and that users cannot set.
+
+    Examples
+    --------
+    An engine whose package may be missing:
+
+    >>> from e3relax_flows import EngineEntry
+    >>> entry = EngineEntry("my code", "my_package.engines:build", packages=("absent_package",))
+    >>> entry.list_missing()
+    ['absent_package']
     """
 
     description: str
@@ -150,7 +159,16 @@ _REGISTRY: dict[str, EngineEntry] = {
 
 
 def list_engines() -> list[EngineInfo]:
-    """Describe every engine; of our own none is imported, of other packages their declarations."""
+    """Describe every engine; of our own none is imported, of other packages their declarations.
+
+    Examples
+    --------
+    The engines that are DFT:
+
+    >>> from e3relax_flows import list_engines
+    >>> "gpaw" in [engine.name for engine in list_engines() if engine.is_dft]
+    True
+    """
     own = [_describe(name, entry) for name, entry in _REGISTRY.items()]
     return [*own, *(_describe_point(name, point) for name, point in _find_entry_points().items())]
 

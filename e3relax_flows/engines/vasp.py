@@ -45,6 +45,16 @@ class VaspEngine(AtomateEngine):
     Notes
     -----
     Materials Project input sets sort the sites by element: `read` gives VASP's order.
+
+    Examples
+    --------
+    Any maker of atomate2 with its own settings:
+
+    >>> from atomate2.vasp.jobs.core import RelaxMaker
+    >>> from e3relax_flows import VaspEngine
+    >>> engine = VaspEngine.from_maker(RelaxMaker(), name="my-vasp")
+    >>> engine.name, engine.label, engine.is_dft
+    ('my-vasp', 'VASP', True)
     """
 
     continuations: int = 0

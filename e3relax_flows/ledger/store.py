@@ -97,14 +97,37 @@ def save_outcomes(store: Store, docs: Sequence[OutcomeDoc], replace_failed: bool
 
 
 def find_predictions(store: Store, ids: Iterable[str]) -> dict[str, PredictionDoc]:
-    """Those predictions of `ids` that are in the store, by id, in the order of `ids`."""
+    """Those predictions of `ids` that are in the store, by id, in the order of `ids`.
+
+    Examples
+    --------
+    The predictions of some outcomes; none so far:
+
+    >>> from e3relax_flows import find_outcomes, find_predictions, open_workspace
+    >>> with open_workspace() as workspace:
+    ...     outcomes = find_outcomes(workspace.outcomes)
+    ...     predictions = find_predictions(workspace.predictions, {doc.prediction_id for doc in outcomes.values()})
+    >>> len(outcomes), len(predictions)
+    (0, 0)
+    """
     return find_by_id(store, list(ids), PredictionDoc, "prediction_id", None)
 
 
 def find_outcomes(
     store: Store, ids: Iterable[str] | None = None, criteria: dict[str, Any] | None = None
 ) -> dict[str, OutcomeDoc]:
-    """Outcomes by id: those of `ids` (None: all) that match `criteria`."""
+    """Outcomes by id: those of `ids` (None: all) that match `criteria`.
+
+    Examples
+    --------
+    All outcomes that failed, with their messages; none so far:
+
+    >>> from e3relax_flows import find_outcomes, open_workspace
+    >>> with open_workspace() as workspace:
+    ...     failed = find_outcomes(workspace.outcomes, criteria={"state": "failed"})
+    >>> {name: outcome.message for name, outcome in failed.items()}
+    {}
+    """
     if ids is not None:
         return find_by_id(store, list(ids), OutcomeDoc, "outcome_id", criteria)
     return {

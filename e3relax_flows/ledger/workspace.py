@@ -17,7 +17,15 @@ from e3relax_flows.stores.pool import SettingsLike, StorePool, find_pool, use_po
 
 
 class Workspace(StorePool):
-    """Settings with their stores; made by `open_workspace`."""
+    """Settings with their stores; made by `open_workspace`.
+
+    Examples
+    --------
+    >>> from e3relax_flows import Workspace, open_workspace
+    >>> with open_workspace() as workspace:
+    ...     print(isinstance(workspace, Workspace), workspace.predictions.count(), workspace.jobs.count())
+    True 0 0
+    """
 
     @property
     def predictions(self) -> Store:

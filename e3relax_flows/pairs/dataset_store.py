@@ -52,6 +52,13 @@ def open_dataset_stores(settings: E3RelaxSettings) -> Iterator[DatasetStores]:
         When the store is described wrongly.
     StoreError
         When a store cannot be reached.
+
+    Examples
+    --------
+    >>> from e3relax_flows import load_settings, open_dataset_stores
+    >>> with open_dataset_stores(load_settings()) as stores:
+    ...     print(stores.holdouts.count(), stores.datasets.count())
+    0 0
     """
     with (
         open_store(settings, "PAIR_STORE", PAIRS, HOLDOUT_KEY, ["holdout_id"], HOLDOUTS_ENDING) as holdouts,
@@ -67,6 +74,19 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
     ------
     ConfigError
         When another holdout has the name.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PairFilter, freeze_holdout, list_holdouts, load_settings
+    >>> from e3relax_flows import open_dataset_stores, save_holdout
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> wanted = PairFilter(dft_only=False)
+    >>> held = freeze_holdout([make_pair(before, after)], "mine", "chemical_system", ["Cu"], wanted, min_pairs=1)
+    >>> with open_dataset_stores(load_settings()) as stores:
+    ...     print(save_holdout(stores, held).name, len(list_holdouts(stores)))
+    mine 1
     """
     if write_documents(stores.holdouts, [dump_document(doc)]):
         logger.info(
@@ -87,6 +107,22 @@ def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | No
     ------
     ConfigError
         When the stored one has other pairs or groups.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PairFilter, find_same_holdout, freeze_holdout, load_settings
+    >>> from e3relax_flows import open_dataset_stores, save_holdout
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> wanted = PairFilter(dft_only=False)
+    >>> held = freeze_holdout([make_pair(before, after)], "mine", "chemical_system", ["Cu"], wanted, min_pairs=1)
+    >>> with open_dataset_stores(load_settings()) as stores:
+    ...     print(find_same_holdout(stores, held))
+    ...     _ = save_holdout(stores, held)
+    ...     print(find_same_holdout(stores, held).name)
+    None
+    mine
     """
     raw = stores.holdouts.query_one({HOLDOUT_KEY: doc.name})
     if raw is None:
@@ -120,7 +156,15 @@ def find_holdout(stores: DatasetStores, name: str) -> HoldoutDoc:
 
 
 def list_holdouts(stores: DatasetStores) -> list[HoldoutDoc]:
-    """All holdouts, the oldest first."""
+    """All holdouts, the oldest first.
+
+    Examples
+    --------
+    >>> from e3relax_flows import list_holdouts, load_settings, open_dataset_stores
+    >>> with open_dataset_stores(load_settings()) as stores:
+    ...     print([held.name for held in list_holdouts(stores)])
+    []
+    """
     docs = [validate_document(raw, HoldoutDoc, stores.holdouts) for raw in stores.holdouts.query({})]
     return sorted(docs, key=lambda doc: (doc.frozen_at, doc.name))
 

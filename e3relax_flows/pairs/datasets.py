@@ -101,16 +101,22 @@ def freeze_holdout(
     ConfigError
         When the fraction is not between 0 and 1, a named group is unknown, functionals would be mixed, or the pairs
         are too few.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PairFilter, freeze_holdout
+    >>> from e3relax_flows.testing import make_pair
+    >>> pair = make_pair(*(Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5)))
+    >>> freeze_holdout([pair], "mine", "chemical_system", ["Cu"], PairFilter(dft_only=False), min_pairs=1).strata
+    {'screen': 1}
     """
     filter = filter or PairFilter()
     collected = collect_notes(pairs, filter)
     by_group: dict[str, list[PairNote]] = defaultdict(list)
     for note in collected.notes:
         by_group[note.groups[group_by]].append(note)
-    if isinstance(take, float | int):
-        groups = _draw_groups(by_group, float(take), seed)
-    else:
-        groups = _check_groups(by_group, sorted({take} if isinstance(take, str) else set(take)), group_by)
+    groups = _choose_groups(by_group, take, group_by, seed)
     held = [note for group in groups for note in by_group[group]]
     _check_enough(len(held), take, min_pairs, collected)
     pair_ids = sorted(note.pair_id for note in held)
@@ -259,6 +265,15 @@ def _sort_by_draw(names: Iterable[str], purpose: str, seed: int) -> list[str]:
 
 def _draw(name: str, purpose: str, seed: int) -> float:
     return draw_uniform(seed, f"{purpose}:{name}")
+
+
+def _choose_groups(
+    by_group: dict[str, list[PairNote]], take: float | Sequence[str], group_by: GroupBy, seed: int
+) -> list[str]:
+    """The groups that a fraction draws, or those that are named."""
+    if isinstance(take, float | int):
+        return _draw_groups(by_group, float(take), seed)
+    return _check_groups(by_group, sorted({take} if isinstance(take, str) else set(take)), group_by)
 
 
 def _check_groups(by_group: dict[str, list[PairNote]], names: list[str], group_by: GroupBy) -> list[str]:

@@ -114,6 +114,16 @@ def write_pair_file(path: Path, pairs: Iterable[PairDoc]) -> int:
     -------
     n_pairs
         The number written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import write_pair_file
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> write_pair_file(Path("pairs.jsonl.gz"), [make_pair(before, after)])
+    1
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")

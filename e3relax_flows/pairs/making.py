@@ -205,6 +205,17 @@ def settle_relaxed(initial: Structure, relaxed: Structure) -> Structure:
     ------
     LeftOutError
         When one lattice is right-handed and the other is not.
+
+    Examples
+    --------
+    The atom crossed the boundary of the cell; settled, it is near where it was:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import settle_relaxed
+    >>> initial = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.02]])
+    >>> relaxed = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.99]])
+    >>> settle_relaxed(initial, relaxed).frac_coords[1].round(3).tolist()
+    [0.5, 0.5, 0.005]
     """
     deformation = np.linalg.solve(initial.lattice.matrix, relaxed.lattice.matrix)
     if not np.linalg.det(deformation) > 0:

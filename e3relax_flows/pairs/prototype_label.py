@@ -30,6 +30,14 @@ def label_prototype(structure: Structure) -> str:
     ----------
     structure
         Ordered; symmetry is looked for within `SYMPREC`.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import label_prototype
+    >>> salt = Structure(Lattice.rhombohedral(3.99, 60), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    >>> label_prototype(salt)
+    'AB_cF8_225_a_b'
     """
     prototypes = _load_prototypes()
     anonymous = structure.composition.anonymized_formula

@@ -27,7 +27,21 @@ KEPT_CHUNKS = 4  # prediction jobs whose output is kept, if their predictions ar
 
 @dataclass(frozen=True)
 class OutcomeDocuments:
-    """An outcome and the prediction that it names; None if it is not in the store."""
+    """An outcome and the prediction that it names; None if it is not in the store.
+
+    Examples
+    --------
+    What `PairBuilder` makes a pair of:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import OutcomeDocuments
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> prediction, outcome = make_outcome(initial, relaxed)
+    >>> item = OutcomeDocuments(outcome, prediction, source="screen", fingerprint="of this outcome")
+    >>> item.outcome.prediction_id == item.prediction.prediction_id
+    True
+    """
 
     outcome: OutcomeDoc
     prediction: PredictionDoc | None

@@ -55,6 +55,15 @@ def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
         When the store is described wrongly.
     StoreError
         When a store cannot be reached.
+
+    Examples
+    --------
+    Pairs, and why other calculations gave none:
+
+    >>> from e3relax_flows import load_settings, open_pair_stores
+    >>> with open_pair_stores(load_settings()) as stores:
+    ...     print(stores.pairs.count(), stores.records.count({"pair_id": None}))
+    0 0
     """
     with open_pair_store(settings) as pairs, open_record_store(settings) as records:
         yield PairStores(pairs, records)
@@ -62,7 +71,15 @@ def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
 
 @shared
 def open_pair_store(settings: E3RelaxSettings) -> Store:
-    """The store of pairs, connected, with its indexes, closed at the end."""
+    """The store of pairs, connected, with its indexes, closed at the end.
+
+    Examples
+    --------
+    >>> from e3relax_flows import load_settings, open_pair_store
+    >>> with open_pair_store(load_settings()) as store:
+    ...     print(store.count({"is_dft": True}))
+    0
+    """
     return open_store(settings, "PAIR_STORE", PAIRS, "pair_id", ["origin_id", "source", "functional"])
 
 
@@ -73,7 +90,18 @@ def open_record_store(settings: E3RelaxSettings) -> Store:
 
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
-    """Write the pairs that are new; return the number written. Stored pairs are not changed."""
+    """Write the pairs that are new; return the number written. Stored pairs are not changed.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import iter_pairs, load_settings, open_pair_store, save_pairs
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> with open_pair_store(load_settings()) as store:
+    ...     print(save_pairs(store, [make_pair(before, after)]), [pair.formula for pair in iter_pairs(store)])
+    1 ['Cu']
+    """
     return write_documents(store, [dump_finite(doc) for doc in docs])
 
 
@@ -98,6 +126,13 @@ def iter_pairs(store: Store, criteria: dict[str, Any] | None = None) -> Iterator
     """Pairs that match, one at a time; without criteria those that no other has replaced (`CURRENT`).
 
     Criteria are MongoDB's and are used unchanged: without `CURRENT` they also match superseded pairs.
+
+    Examples
+    --------
+    >>> from e3relax_flows import CURRENT_PAIRS, iter_pairs, load_settings, open_pair_store
+    >>> with open_pair_store(load_settings()) as store:
+    ...     print([pair.formula for pair in iter_pairs(store, {**CURRENT_PAIRS, "functional": "PBE"})])
+    []
     """
     for raw in store.query(CURRENT if criteria is None else criteria):
         yield validate_document(raw, PairDoc, store)

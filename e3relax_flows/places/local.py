@@ -61,10 +61,8 @@ def run_flow_locally(
 ) -> LocalRun:
     """Run a flow in new folders below `root_dir`; a failed job stops only those that depend on it.
 
-    A job that a user stopped ends the run.
-
-    Nothing is logged to the terminal; the working directory is restored. Relative paths of the settings
-    have the same meaning in the folders of the jobs.
+    A job that a user stopped ends the run. Nothing is logged to the terminal; the working directory is restored.
+    Relative paths of the settings have the same meaning in the folders of the jobs.
 
     Parameters
     ----------
@@ -81,6 +79,18 @@ def run_flow_locally(
     ------
     StoppedError
         When a job was stopped by a user.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import load_settings, open_job_store, run_flow_locally
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> with open_job_store(load_settings()) as store:
+    ...     run = run_flow_locally(EmtEngine().make(copper), store, Path("runs/copper"))
+    >>> run.n_finished, run.failures
+    (1, [])
     """
     root_dir.mkdir(parents=True, exist_ok=True)
     run = LocalRun(responses={})

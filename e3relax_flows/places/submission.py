@@ -141,6 +141,17 @@ def submit_many(
     ------
     ConfigError, StoreError
         As `submit`.
+
+    Examples
+    --------
+    `submit_many({identify_flow(flow): flow for flow in flows}, "fireworks")` submits; this process has no workers:
+
+    >>> from e3relax_flows import E3RelaxError, submit_many
+    >>> try:
+    ...     submit_many({}, "local")
+    ... except E3RelaxError as error:
+    ...     print(str(error).split(";")[0])
+    'local' is not a place
     """
     place = find_kind(check_place(where, WITH_WORKERS))
     settings = settings or load_settings()
@@ -183,6 +194,17 @@ def identify_flow(flow: Flow | Job) -> str:
     ------
     ContentError
         When an argument cannot be written.
+
+    Examples
+    --------
+    Flows of equal content have equal ids, so that none is submitted twice:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import identify_flow
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> identify_flow(EmtEngine().make(copper)) == identify_flow(EmtEngine().make(copper))
+    True
     """
     try:
         text = json.dumps(get_flow(copy.deepcopy(flow)).as_dict(), cls=MontyEncoder, sort_keys=True)

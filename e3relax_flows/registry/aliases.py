@@ -50,6 +50,15 @@ def promote(
         When the model is not registered, its files are not what was registered, or the name is a model's.
     StoreError
         When the alias has another version than expected or is moved by another process at the same time.
+
+    Examples
+    --------
+    A name of your own for the bundled model; `Predictor.load("oxides")` then loads it:
+
+    >>> from e3relax_flows import promote, resolve_model
+    >>> alias = promote("oxides", resolve_model("default").model_id, "the bundled model, to begin with")
+    >>> alias.version, alias.history[0].reason
+    (1, 'the bundled model, to begin with')
     """
     with open_pool(settings) as pool:
         document, is_move = plan_promotion(name, model_id, reason, gate_id, expected, pool)
@@ -97,6 +106,15 @@ def rollback(name: str, reason: str, settings: SettingsLike = None) -> AliasDoc:
         When there is nothing to go back to, or the files of the model before are not what was registered.
     StoreError
         When another process moves the alias at the same time.
+
+    Examples
+    --------
+    >>> from e3relax_flows import promote, resolve_model, rollback
+    >>> model_id = resolve_model("default").model_id
+    >>> _ = promote("default", model_id, "measured on our oxides")
+    >>> alias = rollback("default", "it harmed layered oxides")
+    >>> alias.version, alias.history[-1].rollback, alias.model_id == model_id
+    (2, True, True)
     """
     with open_pool(settings) as pool:
         document = plan_rollback(name, reason, pool)

@@ -46,6 +46,13 @@ def open_judgements(settings: E3RelaxSettings) -> Iterator[JudgementStores]:
         When the store is described wrongly.
     StoreError
         When a store cannot be reached.
+
+    Examples
+    --------
+    >>> from e3relax_flows import load_settings, open_judgements
+    >>> with open_judgements(load_settings()) as stores:
+    ...     print(stores.evaluations.count(), stores.gates.count())
+    0 0
     """
     with (
         open_store(
@@ -90,7 +97,17 @@ def save_gate(stores: JudgementStores, doc: GateDoc) -> None:
 
 
 def find_gates(stores: JudgementStores, criteria: dict[str, Any]) -> list[GateDoc]:
-    """Gates that match, the oldest first."""
+    """Gates that match, the oldest first.
+
+    Examples
+    --------
+    All judgements on one holdout; none so far:
+
+    >>> from e3relax_flows import find_gates, load_settings, open_judgements
+    >>> with open_judgements(load_settings()) as stores:
+    ...     print(len(find_gates(stores, {"holdout_id": "an id"})))
+    0
+    """
     docs = [validate_document(raw, GateDoc, stores.gates) for raw in stores.gates.query(criteria)]
     return sorted(docs, key=lambda doc: doc.created_at)
 

@@ -82,6 +82,13 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
         When no model or more than one model matches `spec`, or its files are not what was registered.
     StoreError
         When the registry or the store of weights cannot be used.
+
+    Examples
+    --------
+    >>> from e3relax_flows import resolve_model
+    >>> folder = resolve_model("default")
+    >>> folder.name, resolve_model(folder.model_id[:12]).model_id == folder.model_id
+    ('small', True)
     """
     with open_pool(settings) as pool:
         model = locate_model(spec, pool)
@@ -191,6 +198,15 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
         When a fact is unknown or of the wrong type.
     StoreError
         When the registry or the store of weights cannot be used.
+
+    Examples
+    --------
+    A trained model is registered with what is known of it:
+
+    >>> from e3relax_flows import register_model, resolve_model
+    >>> document = register_model(resolve_model("default"), training_hours=1.5)
+    >>> document.kind, document.training_hours
+    ('e3relax_h2', 1.5)
     """
     weights = read_weights(folder)
     doc = describe_model(folder, weights, **facts)

@@ -66,7 +66,17 @@ def find_model_docs(criteria: dict[str, Any], settings: SettingsLike = None) -> 
 
 
 def find_alias(name: str, settings: SettingsLike = None) -> AliasDoc | None:
-    """An alias with its history; None when it was never moved."""
+    """An alias with its history; None when it was never moved.
+
+    Examples
+    --------
+    >>> from e3relax_flows import find_alias, promote, resolve_model
+    >>> print(find_alias("oxides"))
+    None
+    >>> _ = promote("oxides", resolve_model("default").model_id, "the bundled model, to begin with")
+    >>> find_alias("oxides").version
+    1
+    """
     return next(iter(list_aliases(settings, {"name": name})), None)
 
 

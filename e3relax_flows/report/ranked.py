@@ -27,7 +27,17 @@ MAX_LEFT_OUT = 5
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One candidate; energies in eV per atom, None if not known."""
+    """One candidate; energies in eV per atom, None if not known.
+
+    Examples
+    --------
+    `dataclasses.asdict` turns a row into what a table needs:
+
+    >>> from dataclasses import fields
+    >>> from e3relax_flows import RankedRow
+    >>> [field.name for field in fields(RankedRow)][:5]
+    ['rank', 'id', 'formula', 'state', 'energy_above_hull']
+    """
 
     rank: int | None  # 1: the lowest above the hull; None: not on it
     id: str
@@ -73,6 +83,22 @@ def rank_screen(
     ------
     ConfigError
         When the correction is unknown, or the entries cannot be read.
+
+    Examples
+    --------
+    Without entries of a hull there is no rank, but each candidate has its energy:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import CandidateRow, OutcomeRow, ScreenDoc, load_settings, rank_screen
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> _, outcome = make_outcome(initial, relaxed)
+    >>> rows = [CandidateRow(id="copper", state="successful", outcomes=[OutcomeRow.from_outcome(outcome)])]
+    >>> settings = {"engine_id": "an id", "model": "default", "on_refuse": "initial", "paired_controls": True}
+    >>> screen = ScreenDoc(name="metals", engine="emt", seed=0, control=0.1, candidates=rows, **settings)
+    >>> [row] = rank_screen(screen, {outcome.outcome_id: outcome}, None, None, load_settings())
+    >>> row.id, row.rank, row.energy, round(row.volume, 2), row.is_dft
+    ('copper', None, 0.0, 11.05, False)
     """
     scheme = _choose_correction(correction, outcomes)
     references = None if entries is None else _read_references(entries, outcomes, scheme, settings)

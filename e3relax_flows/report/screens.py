@@ -17,7 +17,22 @@ PAGE_FILE, DOCUMENT_FILE = "report.html", "screen.json"
 
 @dataclass(frozen=True)
 class ScreenReport:
-    """A finished screen with its table, savings and page."""
+    """A finished screen with its table, savings and page.
+
+    Examples
+    --------
+    What `run_screen` gives: the screen, its table, sentences on savings, and the HTML page.
+
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
+    >>> report = run_screen(maker, [copper], ["copper"], load_settings(), Path("runs/copper"))
+    >>> report.table.engine_label, report.page.name, report.savings[:10]
+    ('EMT: a potential, not DFT', 'report.html', 'No control')
+    """
 
     screen: ScreenDoc
     table: ScreenTable

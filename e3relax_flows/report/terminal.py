@@ -48,7 +48,23 @@ def describe_screen(screen: ScreenDoc, counts: dict[str, int]) -> str:
 
 
 def show_screen(report: ScreenReport, as_json: bool = False) -> None:
-    """Print the table, the sums and the path of the page on stdout, or a document for programs."""
+    """Print the table, the sums and the path of the page on stdout, or a document for programs.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen, show_screen
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
+    >>> show_screen(run_screen(maker, [copper], ["copper"], load_settings(), Path("runs/copper")))
+    initial → predicted → relaxed with EMT: a potential, not DFT
+    ...
+      copper      accept ...   successful
+    ...
+    Page: ...report.html
+    """
     table = report.table
     if as_json:
         files = {"page": str(report.page), "document": str(report.page.with_name(DOCUMENT_FILE))}
@@ -136,7 +152,21 @@ def _format_steps(table: ScreenTable, polished: int | None, predicted: int | Non
 
 
 def show_retraining(document: RetrainDoc) -> None:
-    """Print what was trained and what the gate decided, with its reasons."""
+    """Print what was trained and what the gate decided, with its reasons.
+
+    Examples
+    --------
+    >>> from e3relax_flows import RetrainDoc, show_retraining
+    >>> ids = {"dataset_id": "d", "holdout_id": "h", "incumbent_id": "m"}
+    >>> data = {**ids, "alias_version": -1, "n_train": 9, "n_val": 1}
+    >>> judged = {"challenger_id": "c", "gate_id": "g", "decision": "keep", "reasons": ["errors are equal"]}
+    >>> fields = {"snapshot": data, "trainings": [], "promoted": False, "message": "default stays"}
+    >>> document = RetrainDoc(name="oxides", alias="default", **fields, **judged)
+    >>> show_retraining(document)
+    gate g: keep
+      errors are equal
+    default stays
+    """
     for training in document.trainings:
         console.out.print(
             f"run {training.run_id}: {training.step} steps in {training.hours:.2g} h, error on validation "
@@ -151,7 +181,21 @@ def show_retraining(document: RetrainDoc) -> None:
 
 
 def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> None:
-    """Print the state of a campaign, and its generations in one table."""
+    """Print the state of a campaign, and its generations in one table.
+
+    Examples
+    --------
+    >>> from e3relax_flows import build_campaign_maker, load_settings, open_campaign_stores, read_pool
+    >>> from e3relax_flows import register_campaign, show_campaign
+    >>> from e3relax_flows.testing import prepare_campaign
+    >>> settings = load_settings()
+    >>> config = prepare_campaign(settings)
+    >>> with open_campaign_stores(settings) as stores:
+    ...     pool = read_pool(config, settings)
+    ...     campaign, _ = register_campaign(stores, build_campaign_maker(config), pool, settings)
+    >>> show_campaign(campaign, [])
+    campaign ... is new: 0 generations, a pool of 2; next: e3relax campaign run ...
+    """
     console.out.print(summarize_campaign(campaign, len(generations)), highlight=False, soft_wrap=True, markup=False)
     if not generations:
         return

@@ -28,6 +28,19 @@ def run_retraining(flow: Flow, settings: E3RelaxSettings, folder: Path) -> Retra
     ------
     E3RelaxError
         When a job failed; nothing was promoted then.
+
+    Examples
+    --------
+    A retraining needs its holdout first, see `save_holdout`:
+
+    >>> from pathlib import Path
+    >>> from e3relax_flows import E3RelaxError, RetrainConfig, RetrainMaker, load_settings, run_retraining
+    >>> flow = RetrainMaker(config=RetrainConfig(holdout="mine")).make()
+    >>> try:
+    ...     run_retraining(flow, load_settings(), Path("runs/retraining"))
+    ... except E3RelaxError as error:
+    ...     print(error)
+    e3r snapshot failed, nothing was promoted; its error is above
     """
 
     def note(report: JobReport) -> None:

@@ -30,7 +30,14 @@ class Arm(StrEnum):
 
 
 class CampaignState(StrEnum):
-    """new: registered; running: its jobs are somewhere; halted: a job failed; stopped: by a user; finished."""
+    """new: registered; running: its jobs are somewhere; halted: a job failed; stopped: by a user; finished.
+
+    Examples
+    --------
+    >>> from e3relax_flows import CampaignState
+    >>> [str(state) for state in CampaignState], CampaignState.FINISHED == "finished"
+    (['new', 'running', 'halted', 'stopped', 'finished'], True)
+    """
 
     NEW = "new"
     RUNNING = "running"
@@ -110,7 +117,17 @@ class StopRules(_Section):
 
 
 class CampaignConfig(_Section):
-    """A campaign, from a pool of candidates to a model that is better on such candidates."""
+    """A campaign, from a pool of candidates to a model that is better on such candidates.
+
+    Examples
+    --------
+    The same as in configs/campaign.yaml:
+
+    >>> from e3relax_flows import CampaignConfig
+    >>> config = CampaignConfig(engine="vasp-mp24", inputs=["pool/"], labels=50, retraining={"holdout": "mine"})
+    >>> config.mix.random, config.stop.without_promotion
+    (1.0, 3)
+    """
 
     name: str = Field(
         "campaign", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="another name: another campaign"

@@ -149,7 +149,17 @@ class MPQuery(BaseModel):
 
 
 class MaterialsProjectSource(SourceConfig, MPQuery):
-    """Materials of the Materials Project that match a query."""
+    """Materials of the Materials Project that match a query.
+
+    Examples
+    --------
+    Stable oxides of few atoms; `read_sources` downloads them:
+
+    >>> from e3relax_flows import MaterialsProjectSource
+    >>> source = MaterialsProjectSource(type="materials-project", elements=["O"], num_sites=(1, 10), is_stable=True)
+    >>> source.num_sites, source.limit
+    ((1, 10), None)
+    """
 
     type: Literal["materials-project"]
     refresh: bool = Field(False, description="query again instead of using the response on disk")
@@ -209,7 +219,15 @@ class SubstitutionRules(BaseModel):
 
 
 class SubstitutionSource(SourceConfig, SubstitutionRules):
-    """Structures of other sources with their elements exchanged."""
+    """Structures of other sources with their elements exchanged.
+
+    Examples
+    --------
+    >>> from e3relax_flows import SubstitutionSource, load_settings, read_sources
+    >>> source = SubstitutionSource(type="substitution", parents=[{"type": "built-in"}], exchanges=[{"Na": ["Rb"]}])
+    >>> [item.id for item in read_sources([source], load_settings())]
+    ['RbBr from rock salt NaBr from NaCl', 'Rb2S from antifluorite Na2S from Li2S']
+    """
 
     type: Literal["substitution"]
     parents: list[ParentSource] = Field(min_length=1, description="sources of the structures to begin from")

@@ -17,7 +17,17 @@ GroupBy = Literal["prototype", "chemical_system"]
 
 
 class PairFilter(BaseModel):
-    """Which pairs of the store are selected."""
+    """Which pairs of the store are selected.
+
+    Examples
+    --------
+    Pairs of PBE relaxations of small cells; whatever is relaxed by a potential is left out:
+
+    >>> from e3relax_flows import PairFilter
+    >>> wanted = PairFilter(functionals=["PBE"], max_atoms=40)
+    >>> wanted.dft_only, wanted.full_freedom
+    (True, True)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +42,19 @@ class PairFilter(BaseModel):
 
 
 class HoldoutDoc(Displayed, BaseModel):
-    """Pairs that no model is trained on, frozen once under a name; found by `holdout_id`."""
+    """Pairs that no model is trained on, frozen once under a name; found by `holdout_id`.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PairFilter, freeze_holdout
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> wanted = PairFilter(dft_only=False)
+    >>> held = freeze_holdout([make_pair(before, after)], "mine", "chemical_system", ["Cu"], wanted, min_pairs=1)
+    >>> held.name, held.groups, len(held.pair_ids)
+    ('mine', ['Cu'], 1)
+    """
 
     holdout_id: str
     name: str

@@ -221,7 +221,18 @@ class Harm(OnChallenger):
 
 
 class GateDoc(Displayed, OnChallenger):
-    """The judgement on a challenger; found by `gate_id`."""
+    """The judgement on a challenger; found by `gate_id`.
+
+    Examples
+    --------
+    The judgements that promoted a model; none so far:
+
+    >>> from e3relax_flows import find_gates, load_settings, open_judgements
+    >>> with open_judgements(load_settings()) as stores:
+    ...     gates = find_gates(stores, {"decision": "promote"})
+    >>> [(gate.challenger_id, gate.reasons) for gate in gates]
+    []
+    """
 
     model_config = ConfigDict(protected_namespaces=())
 

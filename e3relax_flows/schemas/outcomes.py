@@ -26,6 +26,14 @@ class StartKind(StrEnum):
 
     predicted; polished: some steps of a potential from there; initial because the prediction was refused; initial as a
     control.
+
+    Examples
+    --------
+    Controls begin at the initial structure, so that savings can be measured:
+
+    >>> from e3relax_flows import StartKind
+    >>> [str(kind) for kind in StartKind if not kind.is_from_prediction]
+    ['initial', 'control']
     """
 
     PREDICTED = "predicted"
@@ -46,7 +54,18 @@ class StartKind(StrEnum):
 
 
 class OutcomeState(StrEnum):
-    """successful: converged; unconverged: the engine gave a structure that is not the minimum; failed: no structure."""
+    """successful: converged; unconverged: the engine gave a structure that is not the minimum; failed: no structure.
+
+    Examples
+    --------
+    Outcomes of a store by their state:
+
+    >>> from e3relax_flows import OutcomeState, find_outcomes, open_workspace
+    >>> with open_workspace() as workspace:
+    ...     failed = find_outcomes(workspace.outcomes, criteria={"state": OutcomeState.FAILED.value})
+    >>> len(failed)
+    0
+    """
 
     SUCCESSFUL = "successful"
     UNCONVERGED = "unconverged"
@@ -75,7 +94,21 @@ class PotentialInfo(BaseModel):
 
 
 class RelaxationResult(BaseModel):
-    """One relaxation by one engine, in the engine's own site order."""
+    """One relaxation by one engine, in the engine's own site order.
+
+    Examples
+    --------
+    What `Engine.read` gives:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import RelaxationResult
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> result = RelaxationResult(
+    ...     initial=before, relaxed=after, energy=-3.7, converged=True, code="VASP", functional="PBE", is_dft=True
+    ... )
+    >>> round(result.relaxed.volume, 2), result.free
+    (11.05, None)
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -126,7 +159,19 @@ class StructureErrors(BaseModel):
 
 
 class OutcomeDoc(Displayed, BaseModel):
-    """Result of the engine for one start of one structure; found by `outcome_id`, joined by `prediction_id`."""
+    """Result of the engine for one start of one structure; found by `outcome_id`, joined by `prediction_id`.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> prediction, outcome = make_outcome(initial, relaxed)
+    >>> print(outcome.state, outcome.start_kind, outcome.result.n_ionic_steps)
+    successful predicted 4
+    >>> round(outcome.initial_errors.volume, 2)
+    0.26
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

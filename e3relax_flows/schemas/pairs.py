@@ -48,6 +48,15 @@ class PairDoc(Displayed, BaseModel):
     Sites correspond: `relaxed` has the site order of `initial`, each fractional coordinate is the nearest image of the
     initial one with the mean drift removed, and the relaxed lattice is turned so that the deformation from the
     initial one is symmetric.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> pair = make_pair(before, after)
+    >>> pair.formula, pair.functional, pair.prototype, pair.free.is_full
+    ('Cu', 'EMT', 'A_cF4_225_a', True)
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -116,7 +125,20 @@ class PairDoc(Displayed, BaseModel):
 
 
 def identify_pair(pair: PairDoc) -> str:
-    """Id of a pair: both structures, the functional, the code and what was free; not the path of the relaxation."""
+    """Id of a pair: both structures, the functional, the code and what was free; not the path of the relaxation.
+
+    Examples
+    --------
+    Equal pairs have equal ids, whoever computed them:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import identify_pair
+    >>> from e3relax_flows.testing import make_pair
+    >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> one, other = make_pair(before, after, "mine"), make_pair(before, after, "theirs")
+    >>> identify_pair(one) == identify_pair(other) == one.pair_id
+    True
+    """
     return hash_content(
         {
             "initial": identify_structure(pair.initial),

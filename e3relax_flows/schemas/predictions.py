@@ -32,7 +32,18 @@ JsonStructure = Annotated[Structure, PlainSerializer(lambda item: jsanitize(item
 
 
 class Verdict(StrEnum):
-    """accept: start DFT from it; refuse: a guard refused it; error: no prediction could be made."""
+    """accept: start DFT from it; refuse: a guard refused it; error: no prediction could be made.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import Verdict
+    >>> from e3relax_flows.testing import TablePredictor
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> prediction = TablePredictor("table", {"Cu": 11.6}, refused=["Cu"]).predict([copper])[0]
+    >>> prediction.verdict is Verdict.REFUSE, prediction.served == copper
+    (True, True)
+    """
 
     ACCEPT = "accept"
     REFUSE = "refuse"
@@ -40,7 +51,18 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a prediction was refused (first group) or could not be made (second group)."""
+    """Why a prediction was refused (first group) or could not be made (second group).
+
+    Examples
+    --------
+    The predicted structures that a guard refused because atoms are too close:
+
+    >>> from e3relax_flows import Reason, open_workspace, predictions_dataframe
+    >>> with open_workspace() as workspace:
+    ...     refused = predictions_dataframe(workspace.predictions, {"reasons": Reason.CLOSE_ATOMS.value})
+    >>> len(refused)
+    0
+    """
 
     CLOSE_ATOMS = "close_atoms"
     VOLUME = "volume"
@@ -65,7 +87,17 @@ class Reason(StrEnum):
 
 
 class Constraints(BaseModel):
-    """Constraints of the user."""
+    """Constraints of the user.
+
+    Examples
+    --------
+    A slab keeps its vacuum along c and its lowest atom; the cell of a substrate stays as it is:
+
+    >>> from e3relax_flows import Constraints, PredictOptions
+    >>> options = PredictOptions(constraints=Constraints(vacuum_axis="c", fixed_atoms=(0,)))
+    >>> options.constraints.free, Constraints(free="sites").holds_cell
+    ('all', True)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -198,6 +230,19 @@ class Prediction(Displayed, BaseModel):
 
     `structure` keeps site order, site properties, charge and properties of `initial`. It is None only when
     `verdict` is error. A refused prediction keeps its numbers.
+
+    Examples
+    --------
+    What `Predictor.predict` gives for each structure:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import TablePredictor
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> prediction = TablePredictor("table", {"Cu": 11.6}).predict([copper], ids=["copper"])[0]
+    >>> print(prediction.id, prediction.verdict, round(prediction.volume_ratio, 2))
+    copper accept 0.83
+    >>> prediction.served == prediction.structure
+    True
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -293,7 +338,19 @@ def _describe_opinion(opinion: SecondOpinion | None) -> list[tuple[str, object]]
 
 
 class PredictionDoc(Prediction):
-    """A prediction as it is stored, written once and found by `prediction_id`."""
+    """A prediction as it is stored, written once and found by `prediction_id`.
+
+    Examples
+    --------
+    Predictions are stored with what they were made from:
+
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> prediction, _ = make_outcome(initial, relaxed)
+    >>> prediction.id, prediction.options.passes, prediction.served.volume < prediction.initial.volume
+    ('Cu', 2, True)
+    """
 
     prediction_id: str
     structure_id: str | None = Field(None, description="content id of `initial`")

@@ -54,7 +54,17 @@ class LaunchConfig(_Section):
 
 
 class RetrainConfig(_Section):
-    """A retraining, from the pair store to the alias."""
+    """A retraining, from the pair store to the alias.
+
+    Examples
+    --------
+    The same as in configs/retrain.yaml:
+
+    >>> from e3relax_flows import RetrainConfig
+    >>> config = RetrainConfig(name="oxides", holdout="mine", training={"schedule": {"max_steps": 2000}})
+    >>> config.alias, config.method, config.blend
+    ('default', 'finetune', 0.5)
+    """
 
     name: str = Field("retrained", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="name of the model")
     alias: str = Field("default", description="alias that moves to the challenger if it passes the gate")
@@ -125,7 +135,20 @@ class TrainingDoc(BaseModel):
 
 
 class RetrainDoc(OnChallenger):
-    """Result of a retraining."""
+    """Result of a retraining.
+
+    Examples
+    --------
+    What `run_retraining` gives; `promoted` is true where the new model is in service:
+
+    >>> from e3relax_flows import RetrainDoc
+    >>> ids = {"dataset_id": "d", "holdout_id": "h", "incumbent_id": "m"}
+    >>> data = {**ids, "alias_version": -1, "n_train": 9, "n_val": 1}
+    >>> judged = {"challenger_id": "c", "gate_id": "g", "decision": "keep", "reasons": ["errors are equal"]}
+    >>> document = RetrainDoc(name="oxides", alias="default", snapshot=data, trainings=[], promoted=False, **judged)
+    >>> str(document.decision), document.promoted, document.snapshot.n_train
+    ('keep', False, 9)
+    """
 
     name: str
     alias: str

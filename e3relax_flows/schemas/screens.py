@@ -29,6 +29,12 @@ class CandidateState(StrEnum):
     These are final: successful, unconverged, failed: the worst of its outcomes; duplicate: another candidate is
     relaxed instead; skipped: refused, and the screen skips these; error: there is no prediction; left: the budget was
     spent before; cancelled: by a user.
+
+    Examples
+    --------
+    >>> from e3relax_flows import CandidateState
+    >>> CandidateState("successful") is CandidateState.SUCCESSFUL
+    True
     """
 
     WAITING = "waiting"
@@ -56,7 +62,17 @@ class ScreenPhase(StrEnum):
 
 
 class ScreenLimits(BaseModel):
-    """Budget of a screen, and limits of its submission."""
+    """Budget of a screen, and limits of its submission.
+
+    Examples
+    --------
+    At most 100 candidates are relaxed, ten at the same time:
+
+    >>> from e3relax_flows import ScreenConfig, ScreenLimits
+    >>> limits = ScreenLimits(candidates=100, max_in_flight=10)
+    >>> ScreenConfig(engine="chgnet", inputs=["candidates/"], limits=limits).limits.max_in_flight
+    10
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,7 +99,18 @@ class ChunkDoc(BaseModel):
 
 
 class OutcomeRow(BaseModel):
-    """The numbers of one relaxation that a table shows; `state` is None until it has run."""
+    """The numbers of one relaxation that a table shows; `state` is None until it has run.
+
+    Examples
+    --------
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import OutcomeRow
+    >>> from e3relax_flows.testing import make_outcome
+    >>> initial, relaxed = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
+    >>> row = OutcomeRow.from_outcome(make_outcome(initial, relaxed)[1])
+    >>> print(row.start_kind, row.state, row.n_ionic_steps)
+    predicted successful 4
+    """
 
     outcome_id: str
     start_kind: StartKind
@@ -123,7 +150,17 @@ class OutcomeRow(BaseModel):
 
 
 class CandidateRow(BaseModel):
-    """Result of one candidate."""
+    """Result of one candidate.
+
+    Examples
+    --------
+    A row of `ScreenDoc.candidates`:
+
+    >>> from e3relax_flows import CandidateRow, CandidateState
+    >>> row = CandidateRow(id="NaBr-1", state=CandidateState.SKIPPED, message="atoms are too close")
+    >>> print(row.id, row.state, row.outcomes)
+    NaBr-1 skipped []
+    """
 
     id: str = Field(description="the user's name for the structure")
     state: CandidateState
@@ -173,7 +210,19 @@ class ScreenRow(CandidateRow):
 
 
 class ScreenDoc(Displayed, BaseModel):
-    """A screen: its settings and a row per candidate, in the order of the input."""
+    """A screen: its settings and a row per candidate, in the order of the input.
+
+    Examples
+    --------
+    The candidates of a screen by their state:
+
+    >>> from e3relax_flows import CandidateRow, ScreenDoc
+    >>> rows = [CandidateRow(id="NaBr", state="successful"), CandidateRow(id="KBr", state="failed", message="killed")]
+    >>> settings = {"engine_id": "an id", "model": "default", "on_refuse": "initial", "paired_controls": True}
+    >>> screen = ScreenDoc(name="salts", engine="vasp-mp24", seed=0, control=0.1, candidates=rows, **settings)
+    >>> {row.id: row.message for row in screen.candidates if row.state == "failed"}
+    {'KBr': 'killed'}
+    """
 
     screen_id: str | None = Field(None, description="None: it is kept by its job only")
     phase: ScreenPhase = ScreenPhase.FINISHED
@@ -240,7 +289,17 @@ def count_states(candidates: Iterable[CandidateRow]) -> dict[str, int]:
 
 
 class ScreenConfig(CandidatesConfig):
-    """A screen; `ScreenMaker` documents the fields of the same name."""
+    """A screen; `ScreenMaker` documents the fields of the same name.
+
+    Examples
+    --------
+    The same as in configs/screen.yaml:
+
+    >>> from e3relax_flows import ScreenConfig
+    >>> config = ScreenConfig(engine="vasp-mp24", inputs=["candidates/"], control=0.2, limits={"core_hours": 500})
+    >>> config.on_refuse, config.paired_controls, config.limits.core_hours
+    ('initial', True, 500.0)
+    """
 
     engine: str | EngineSpec = Field(
         description="name of the engine, see `e3relax doctor`; or a maker by its path, with settings and powerups"

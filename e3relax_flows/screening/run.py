@@ -89,6 +89,21 @@ def run_candidates(
         When no structure could be read.
     ModelError
         When the model is unknown.
+
+    Examples
+    --------
+    Two candidates, of which one cannot be read:
+
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ReadItem, ScreenMaker, load_settings, run_candidates
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> copper = ReadItem("copper", Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]]), None)
+    >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
+    >>> items = [copper, ReadItem("gold", None, "no such file")]
+    >>> report = run_candidates(maker, items, load_settings(), Path("runs/metals"))
+    >>> [(row.id, str(row.state)) for row in report.screen.candidates]
+    [('copper', 'successful'), ('gold', 'error')]
     """
     with open_workspace(settings) as workspace:
         for opener in (open_prediction_store, open_outcome_store):
@@ -146,7 +161,16 @@ def _print_failures(failures: Sequence[JobReport]) -> None:
 
 
 def has_errors(screen: ScreenDoc) -> bool:
-    """Whether a candidate has no prediction or a failed relaxation."""
+    """Whether a candidate has no prediction or a failed relaxation.
+
+    Examples
+    --------
+    >>> from e3relax_flows import CandidateRow, ScreenDoc, has_errors
+    >>> rows = [CandidateRow(id="NaBr", state="successful"), CandidateRow(id="KBr", state="failed", message="killed")]
+    >>> settings = {"engine_id": "an id", "model": "default", "on_refuse": "initial", "paired_controls": True}
+    >>> has_errors(ScreenDoc(name="salts", engine="vasp-mp24", seed=0, control=0.1, candidates=rows, **settings))
+    True
+    """
     return any(row.state in (CandidateState.ERROR, CandidateState.FAILED) for row in screen.candidates)
 
 

@@ -49,6 +49,15 @@ def open_job_store(settings: E3RelaxSettings, patience_ms: int | None = None) ->
 
     The embedded one has the additional store `data`; it is in a file of its own, which may be removed when the
     outputs of the jobs are no longer wanted. A server of MongoDB that does not answer is an error after `patience_ms`.
+
+    Examples
+    --------
+    Jobflow's own store where `~/.jobflow.yaml` names one, else an embedded one:
+
+    >>> from e3relax_flows import load_settings, open_job_store
+    >>> with open_job_store(load_settings()) as store:
+    ...     print(store.count())
+    0
     """
     if is_job_store_configured():
         store = JobflowSettings().JOB_STORE

@@ -66,6 +66,16 @@ class SQLiteStore(Store):
         As in every maggma store.
     timeout_s
         How long to wait for another process that writes.
+
+    Examples
+    --------
+    A maggma store in one file, which many processes may write at the same time:
+
+    >>> from e3relax_flows import SQLiteStore
+    >>> with SQLiteStore("crystals.sqlite", key="name") as store:
+    ...     store.update([{"name": "NaCl", "volume": 44.8}, {"name": "KCl", "volume": 62.3}])
+    ...     print([document["name"] for document in store.query({"volume": {"$gt": 50}})])
+    ['KCl']
     """
 
     def __init__(
