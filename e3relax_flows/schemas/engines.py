@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class EngineSpec(BaseModel):
-    """An engine by the path of a jobflow maker; `e3relax_flows.engines.get_engine` builds it."""
+    """An engine by the path of a jobflow maker; `get_engine` builds it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
