@@ -24,12 +24,12 @@ from e3relax_flows.engines.registry import EngineEntry, register_engine
 from e3relax_flows.ledger.joining import align_sites, join_outcome
 from e3relax_flows.pairs.dataset_store import open_dataset_stores, save_holdout
 from e3relax_flows.pairs.datasets import freeze_holdout
-from e3relax_flows.pairs.making import Origin, Relaxation, settle_relaxed
+from e3relax_flows.pairs.making import Origin, Relaxation
 from e3relax_flows.pairs.making import make_pair as pair_relaxation
 from e3relax_flows.schemas.campaigns import CampaignConfig
 from e3relax_flows.schemas.datasets import PairFilter
 from e3relax_flows.schemas.outcomes import OutcomeDoc, RelaxationResult, StartKind
-from e3relax_flows.schemas.pairs import PairDoc, PairStart, identify_pair
+from e3relax_flows.schemas.pairs import PairDoc
 from e3relax_flows.schemas.predictions import (
     Prediction,
     PredictionDoc,
@@ -106,23 +106,7 @@ def make_pairs(metals: Sequence[str] = tuple(EMT_LATTICES)) -> list[PairDoc]:
         relaxed = Structure([[0, half, half], [half, 0, half], [half, half, 0]], [metal], [[0, 0, 0]])
         initial = relaxed.copy()
         initial.scale_lattice(1.05**3 * relaxed.volume)
-        pair = PairDoc(
-            pair_id="",
-            origin_id=f"fcc-{metal}",
-            id=metal,
-            initial=initial,
-            relaxed=settle_relaxed(initial, relaxed),
-            start_kind=PairStart.RAW,
-            source="example",
-            functional="EMT",
-            code="EMT",
-            is_dft=False,
-            formula=metal,
-            chemical_system=metal,
-            prototype="A_cF4_225_a",
-            n_atoms=len(initial),
-        )
-        pairs.append(pair.model_copy(update={"pair_id": identify_pair(pair)}))
+        pairs.append(make_pair(initial, relaxed, "example"))
     return pairs
 
 
@@ -142,13 +126,14 @@ def prepare_campaign(settings: E3RelaxSettings) -> CampaignConfig:
     pool = settings.DATA_DIR / "pool"
     pool.mkdir(parents=True, exist_ok=True)
     for pair in make_pairs(["Cu", "Ag"]):
-        pair.initial.to(str(pool / f"{pair.id}.cif"))
+        pair.initial.to(str(pool / f"{pair.formula}.cif"))
     register_engine("emt", EMT_ENTRY, overwrite=True)
     wanted = PairFilter(dft_only=False)
     with open_dataset_stores(settings) as stores:
         held = freeze_holdout(make_pairs(["Ni", "Pd"]), "metals", "chemical_system", ["Ni", "Pd"], wanted, min_pairs=1)
         save_holdout(stores, held)
-    retraining = {"holdout": held.name, "dataset": {"filter": wanted.model_dump()}}
+    gate = {"min_stratum": 2, "n_resamples": 500}
+    retraining = {"holdout": held.name, "dataset": {"filter": wanted.model_dump()}, "gate": gate}
     return CampaignConfig.model_validate(
         {"engine": "emt", "inputs": [str(pool)], "labels": 1, "retraining": retraining, "stop": {"labels": 1}}
     )

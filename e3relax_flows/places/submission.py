@@ -150,8 +150,8 @@ def submit_many(
     >>> try:
     ...     submit_many({}, "local")
     ... except E3RelaxError as error:
-    ...     print(str(error).split(";")[0])
-    'local' is not a place
+    ...     print(error)
+    'local' is not a place; known: fireworks, remote
     """
     place = find_kind(check_place(where, WITH_WORKERS))
     settings = settings or load_settings()
@@ -174,7 +174,7 @@ def check_place(where: str, allowed: Sequence[PlaceName] = PLACES) -> PlaceName:
     """
     place = next((place for place in allowed if place == where), None)
     if place is None:
-        raise ConfigError(f"{where!r} is not a place; known: {', '.join(PLACES)}")
+        raise ConfigError(f"{where!r} is not a place; known: {', '.join(allowed)}")
     return place
 
 

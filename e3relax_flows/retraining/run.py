@@ -31,16 +31,21 @@ def run_retraining(flow: Flow, settings: E3RelaxSettings, folder: Path) -> Retra
 
     Examples
     --------
-    A retraining needs its holdout first, see `save_holdout`:
+    Two steps from random weights give a network that the gate refuses:
 
+    >>> import tempfile
     >>> from pathlib import Path
-    >>> from e3relax_flows import E3RelaxError, RetrainConfig, RetrainMaker, load_settings, run_retraining
-    >>> flow = RetrainMaker(config=RetrainConfig(holdout="mine")).make()
-    >>> try:
-    ...     run_retraining(flow, load_settings(), Path("runs/retraining"))
-    ... except E3RelaxError as error:
-    ...     print(error)
-    e3r snapshot failed, nothing was promoted; its error is above
+    >>> from e3relax_flows import RetrainMaker, isolate_stores, open_pair_store, run_retraining, save_pairs
+    >>> from e3relax_flows.testing import make_pairs, prepare_campaign
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> config = prepare_campaign(settings).retraining
+    >>> with open_pair_store(settings) as store:
+    ...     n_new = save_pairs(store, make_pairs())
+    >>> training = {"network": {"n_layers": 1}, "schedule": {"max_steps": 2, "warmup_steps": 1}, "val_every": 1}
+    >>> config = config.model_copy(update={"method": "scratch", "blend": 0.0, "training": training})
+    >>> document = run_retraining(RetrainMaker(config=config).make(), settings, Path("runs/retraining"))
+    >>> document.trainings[0].step, str(document.decision), document.promoted
+    (2, 'reject', False)
     """
 
     def note(report: JobReport) -> None:
