@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cp",
     "chmod",
     "mkdir",
+    "grep",
     "lpad",
     "rlaunch",
     "qlaunch",
