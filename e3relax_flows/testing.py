@@ -117,9 +117,12 @@ def prepare_campaign(settings: E3RelaxSettings) -> CampaignConfig:
 
     Examples
     --------
-    >>> from e3relax_flows import load_settings
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores
     >>> from e3relax_flows.testing import prepare_campaign
-    >>> config = prepare_campaign(load_settings())
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> config = prepare_campaign(settings)
     >>> config.engine, config.retraining.holdout
     ('emt', 'metals')
     """

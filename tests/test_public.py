@@ -98,6 +98,19 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert run.stdout.strip() == "[]"
 
 
+WRITES = re.compile(r"\b(save_|prepare_|promote\(|rollback\(|register_(model|campaign)\(|run_(?!retraining)|submit\()")
+
+
+def test_examples_write_into_stores_of_their_own() -> None:
+    """Who runs an example has no made pair, holdout or alias among real ones afterwards."""
+    shown = {name: str(getattr(module, name).__doc__) for module, name in list_callables()}
+    examples = {
+        name: "\n".join(re.findall(r"^ *(?:>>>|\.\.\.) (.*)", text, re.MULTILINE)) for name, text in shown.items()
+    }
+    code = {name: re.sub(r"^from .*|^import .*", "", text, flags=re.MULTILINE) for name, text in examples.items()}
+    assert [name for name, text in code.items() if WRITES.search(text) and "isolate_stores(" not in text] == []
+
+
 def list_callables() -> list[tuple[ModuleType, str]]:
     """Public classes and functions with the module that users import them from."""
     modules = (e3relax_flows, testing)

@@ -86,12 +86,14 @@ class TaskReader(MSONable):
     --------
     The document of a job of atomate2 as a relaxation:
 
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import TaskReader, load_settings, open_job_store, run_flow_locally
+    >>> from e3relax_flows import TaskReader, isolate_stores, open_job_store, run_flow_locally
     >>> from e3relax_flows.testing import make_emt_maker
     >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
-    >>> with open_job_store(load_settings()) as store:
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> with open_job_store(settings) as store:
     ...     _ = run_flow_locally(make_emt_maker().make(copper), store, Path("runs/copper"))
     ...     result = TaskReader().read(store.query_one({"name": "EMT relax"})["output"])
     >>> result.code, result.converged, result.is_dft

@@ -77,14 +77,17 @@ def save_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc:
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PairFilter, freeze_holdout, list_holdouts, load_settings
+    >>> from e3relax_flows import PairFilter, freeze_holdout, isolate_stores, list_holdouts
     >>> from e3relax_flows import open_dataset_stores, save_holdout
     >>> from e3relax_flows.testing import make_pair
     >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
     >>> wanted = PairFilter(dft_only=False)
     >>> held = freeze_holdout([make_pair(before, after)], "mine", "chemical_system", ["Cu"], wanted, min_pairs=1)
-    >>> with open_dataset_stores(load_settings()) as stores:
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> with open_dataset_stores(settings) as stores:
     ...     print(save_holdout(stores, held).name, len(list_holdouts(stores)))
     mine 1
     """
@@ -110,14 +113,17 @@ def find_same_holdout(stores: DatasetStores, doc: HoldoutDoc) -> HoldoutDoc | No
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PairFilter, find_same_holdout, freeze_holdout, load_settings
+    >>> from e3relax_flows import PairFilter, find_same_holdout, freeze_holdout, isolate_stores
     >>> from e3relax_flows import open_dataset_stores, save_holdout
     >>> from e3relax_flows.testing import make_pair
     >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
     >>> wanted = PairFilter(dft_only=False)
     >>> held = freeze_holdout([make_pair(before, after)], "mine", "chemical_system", ["Cu"], wanted, min_pairs=1)
-    >>> with open_dataset_stores(load_settings()) as stores:
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> with open_dataset_stores(settings) as stores:
     ...     print(find_same_holdout(stores, held))
     ...     _ = save_holdout(stores, held)
     ...     print(find_same_holdout(stores, held).name)

@@ -94,11 +94,14 @@ def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import iter_pairs, load_settings, open_pair_store, save_pairs
+    >>> from e3relax_flows import isolate_stores, iter_pairs, open_pair_store, save_pairs
     >>> from e3relax_flows.testing import make_pair
     >>> before, after = (Structure(Lattice.rhombohedral(a, 60), ["Cu"], [[0, 0, 0]]) for a in (2.7, 2.5))
-    >>> with open_pair_store(load_settings()) as store:
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> with open_pair_store(settings) as store:
     ...     print(save_pairs(store, [make_pair(before, after)]), [pair.formula for pair in iter_pairs(store)])
     1 ['Cu']
     """

@@ -68,10 +68,8 @@ def run_flow_locally(
     ----------
     flow
         The flow, of which jobs may replace themselves by others.
-    store
-        Store of the outputs; the caller closes it.
-    root_dir
-        Made where it is missing; each job runs in a folder of its own there.
+    store, root_dir
+        Store of the outputs, which the caller closes; folder in which each job gets a folder of its own, made if absent.
     on_job_finished
         Called after each job, failed ones too.
 
@@ -82,12 +80,14 @@ def run_flow_locally(
 
     Examples
     --------
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import load_settings, open_job_store, run_flow_locally
+    >>> from e3relax_flows import isolate_stores, open_job_store, run_flow_locally
     >>> from e3relax_flows.testing import EmtEngine
     >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
-    >>> with open_job_store(load_settings()) as store:
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> with open_job_store(settings) as store:
     ...     run = run_flow_locally(EmtEngine().make(copper), store, Path("runs/copper"))
     >>> run.n_finished, run.failures
     (1, [])

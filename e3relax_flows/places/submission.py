@@ -101,11 +101,14 @@ def submit(
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import submit
+    >>> from e3relax_flows import isolate_stores, submit
     >>> from e3relax_flows.testing import EmtEngine
     >>> copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.7), ["Cu"], [[0, 0, 0]])
-    >>> submit(EmtEngine().make(copper), "local").where
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> submit(EmtEngine().make(copper), "local", settings=settings).where
     'local'
     """
     flow = get_flow(flow)

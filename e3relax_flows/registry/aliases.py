@@ -55,7 +55,10 @@ def promote(
     --------
     A name of your own for the bundled model; `Predictor.load("oxides")` then loads it:
 
-    >>> from e3relax_flows import promote, resolve_model
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores, promote, resolve_model
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))  # of all that follows
     >>> alias = promote("oxides", resolve_model("default").model_id, "the bundled model, to begin with")
     >>> alias.version, alias.history[0].reason
     (1, 'the bundled model, to begin with')
@@ -109,7 +112,10 @@ def rollback(name: str, reason: str, settings: SettingsLike = None) -> AliasDoc:
 
     Examples
     --------
-    >>> from e3relax_flows import promote, resolve_model, rollback
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores, promote, resolve_model, rollback
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))  # of all that follows
     >>> model_id = resolve_model("default").model_id
     >>> _ = promote("default", model_id, "measured on our oxides")
     >>> alias = rollback("default", "it harmed layered oxides")

@@ -203,7 +203,10 @@ def register_model(folder: ModelFolder, settings: SettingsLike = None, **facts: 
     --------
     A trained model is registered with what is known of it:
 
-    >>> from e3relax_flows import register_model, resolve_model
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import isolate_stores, register_model, resolve_model
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))  # of all that follows
     >>> document = register_model(resolve_model("default"), training_hours=1.5)
     >>> document.kind, document.training_hours
     ('e3relax_h2', 1.5)

@@ -70,7 +70,10 @@ def find_alias(name: str, settings: SettingsLike = None) -> AliasDoc | None:
 
     Examples
     --------
-    >>> from e3relax_flows import find_alias, promote, resolve_model
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import find_alias, isolate_stores, promote, resolve_model
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))  # of all that follows
     >>> print(find_alias("oxides"))
     None
     >>> _ = promote("oxides", resolve_model("default").model_id, "the bundled model, to begin with")

@@ -23,13 +23,15 @@ class ScreenReport:
     --------
     What `run_screen` gives: the screen, its table, sentences on savings, and the HTML page.
 
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, isolate_stores, run_screen
     >>> from e3relax_flows.testing import EmtEngine
     >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
     >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
-    >>> report = run_screen(maker, [copper], ["copper"], load_settings(), Path("runs/copper"))
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> report = run_screen(maker, [copper], ["copper"], settings, Path("runs/copper"))
     >>> report.table.engine_label, report.page.name, report.savings[:10]
     ('EMT: a potential, not DFT', 'report.html', 'No control')
     """

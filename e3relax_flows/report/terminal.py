@@ -52,13 +52,15 @@ def show_screen(report: ScreenReport, as_json: bool = False) -> None:
 
     Examples
     --------
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen, show_screen
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, isolate_stores, run_screen, show_screen
     >>> from e3relax_flows.testing import EmtEngine
     >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
     >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
-    >>> show_screen(run_screen(maker, [copper], ["copper"], load_settings(), Path("runs/copper")))
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> show_screen(run_screen(maker, [copper], ["copper"], settings, Path("runs/copper")))
     initial → predicted → relaxed with EMT: a potential, not DFT
     ...
       copper      accept ...   successful
@@ -185,10 +187,12 @@ def show_campaign(campaign: CampaignDoc, generations: list[GenerationDoc]) -> No
 
     Examples
     --------
-    >>> from e3relax_flows import build_campaign_maker, load_settings, open_campaign_stores, read_pool
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import build_campaign_maker, isolate_stores, open_campaign_stores, read_pool
     >>> from e3relax_flows import register_campaign, show_campaign
     >>> from e3relax_flows.testing import prepare_campaign
-    >>> settings = load_settings()
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
     >>> config = prepare_campaign(settings)
     >>> with open_campaign_stores(settings) as stores:
     ...     pool = read_pool(config, settings)

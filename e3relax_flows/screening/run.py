@@ -41,16 +41,18 @@ def run_screen(
     --------
     Two metals in cells that are too large, relaxed from prediction and initial structure:
 
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, load_settings, run_screen
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, isolate_stores, run_screen
     >>> from e3relax_flows.testing import EmtEngine
     >>> metals = [
     ...     Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [metal], [[0, 0, 0]]).get_primitive_structure()
     ...     for metal, a in (("Cu", 3.8), ("Ag", 4.3))
     ... ]
     >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=1.0)
-    >>> report = run_screen(maker, metals, ["copper", "silver"], load_settings(), Path("runs/metals"))
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> report = run_screen(maker, metals, ["copper", "silver"], settings, Path("runs/metals"))
     >>> [str(row.state) for row in report.screen.candidates]
     ['successful', 'successful']
     >>> report.page.name
@@ -85,23 +87,23 @@ def run_candidates(
 
     Raises
     ------
-    ConfigError
-        When no structure could be read.
-    ModelError
-        When the model is unknown.
+    ConfigError, ModelError
+        When no structure could be read, or the model is unknown.
 
     Examples
     --------
     Two candidates, of which one cannot be read:
 
+    >>> import tempfile
     >>> from pathlib import Path
     >>> from pymatgen.core import Lattice, Structure
-    >>> from e3relax_flows import PrerelaxMaker, ReadItem, ScreenMaker, load_settings, run_candidates
+    >>> from e3relax_flows import PrerelaxMaker, ReadItem, ScreenMaker, isolate_stores, run_candidates
     >>> from e3relax_flows.testing import EmtEngine
     >>> copper = ReadItem("copper", Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]]), None)
     >>> maker = ScreenMaker(prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0)
     >>> items = [copper, ReadItem("gold", None, "no such file")]
-    >>> report = run_candidates(maker, items, load_settings(), Path("runs/metals"))
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> report = run_candidates(maker, items, settings, Path("runs/metals"))
     >>> [(row.id, str(row.state)) for row in report.screen.candidates]
     [('copper', 'successful'), ('gold', 'error')]
     """
