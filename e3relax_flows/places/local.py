@@ -69,7 +69,7 @@ def run_flow_locally(
     flow
         The flow, of which jobs may replace themselves by others.
     store, root_dir
-        Store of the outputs, which the caller closes; folder in which each job gets a folder of its own, made if absent.
+        Store of the outputs, which the caller closes; folder in which each job gets a folder of its own.
     on_job_finished
         Called after each job, failed ones too.
 
