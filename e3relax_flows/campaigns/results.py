@@ -67,6 +67,11 @@ def build_label_pairs(campaign_id: str, generation: int, start: int, workspace: 
 def build_pairs(outcome_ids: list[str], source: str, settings: SettingsLike) -> PairsResult:
     """Make pairs of some outcomes, as `e3relax data build` does for all; existing ones are reused.
 
+    Raises
+    ------
+    ConfigError, StoreError
+        When a store is described wrongly, or cannot be reached.
+
     Examples
     --------
     >>> import tempfile

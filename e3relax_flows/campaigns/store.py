@@ -275,7 +275,7 @@ def save_phase(stores: CampaignStores, campaign_id: str, generation: int, phase:
 
 
 def load_generations(stores: CampaignStores, campaign_id: str) -> list[GenerationDoc]:
-    """All generations in order, each with the results of the phases that are done.
+    """All generations in order, each with the results of the phases that are done; none of an unknown campaign.
 
     Examples
     --------

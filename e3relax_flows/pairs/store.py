@@ -71,7 +71,7 @@ def open_pair_stores(settings: E3RelaxSettings) -> Iterator[PairStores]:
 
 @shared
 def open_pair_store(settings: E3RelaxSettings) -> Store:
-    """The store of pairs, connected, with its indexes, closed at the end.
+    """The store of pairs, connected, with its indexes, closed at the end; errors are those of `open_pair_stores`.
 
     Examples
     --------
@@ -91,6 +91,11 @@ def open_record_store(settings: E3RelaxSettings) -> Store:
 
 def save_pairs(store: Store, docs: Sequence[PairDoc]) -> int:
     """Write the pairs that are new; return the number written. Stored pairs are not changed.
+
+    Raises
+    ------
+    StoreError
+        When a number is not finite, or the store fails.
 
     Examples
     --------
@@ -130,12 +135,21 @@ def iter_pairs(store: Store, criteria: dict[str, Any] | None = None) -> Iterator
 
     Criteria are MongoDB's and are used unchanged: without `CURRENT` they also match superseded pairs.
 
+    Raises
+    ------
+    StoreError
+        When a stored document is not a pair of this release.
+
     Examples
     --------
-    >>> from e3relax_flows import CURRENT_PAIRS, iter_pairs, load_settings, open_pair_store
-    >>> with open_pair_store(load_settings()) as store:
-    ...     print([pair.formula for pair in iter_pairs(store, {**CURRENT_PAIRS, "functional": "PBE"})])
-    []
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import CURRENT_PAIRS, isolate_stores, iter_pairs, open_pair_store, save_pairs
+    >>> from e3relax_flows.testing import make_pairs
+    >>> with open_pair_store(isolate_stores(Path(tempfile.mkdtemp()))) as store:
+    ...     n_new = save_pairs(store, make_pairs(["Cu", "Ag"]))
+    ...     print(n_new, [pair.formula for pair in iter_pairs(store, {**CURRENT_PAIRS, "formula": "Cu"})])
+    2 ['Cu']
     """
     for raw in store.query(CURRENT if criteria is None else criteria):
         yield validate_document(raw, PairDoc, store)
