@@ -60,5 +60,5 @@ def test_every_prototype_of_the_table_is_a_crystal_with_a_name():
 def test_unknown_words_are_errors_with_the_nearest():
     with pytest.raises(ConfigError, match=r"'fluorit' .*288; .*fluorite"):
         find_prototypes("fluorit")
-    with pytest.raises(ValidationError, match="'Xx2' is not a formula"):
+    with pytest.raises(ValidationError, match="error, 'Xx2' "):
         source("B1", compounds=["Xx2"])

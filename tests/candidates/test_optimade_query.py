@@ -152,7 +152,7 @@ def test_a_server_that_fails_costs_no_other(tmp_path, serve):
 @pytest.mark.usefixtures("_client")
 def test_a_wrong_filter_asks_nothing(tmp_path, serve):
     database = serve()
-    with pytest.raises(ConfigError, match="the filter 'elements HAVE Na' is not"):
+    with pytest.raises(ConfigError, match="filter 'elements HAVE Na' "):
         read(tmp_path, database, filter="elements HAVE Na")
     assert database.requests == []
 
@@ -185,7 +185,7 @@ def test_without_the_client_it_is_one_message(tmp_path):
         ({"paths": ["a.json"], "filter": FILTER}, "either paths"),
         ({"paths": ["a.json"], "limit": 3}, "belong to a filter"),
         ({"filter": FILTER}, "needs servers"),
-        ({"filter": FILTER, "servers": ["odbx"]}, "'odbx' is not a URL"),
+        ({"filter": FILTER, "servers": ["odbx"]}, "error, 'odbx' .*https://"),
     ],
 )
 def test_what_a_source_needs(fields, words):

@@ -77,9 +77,9 @@ def test_a_plain_dictionary_needs_no_column(tmp_path):
     ("text", "column", "message"),
     [
         ("id,e,f\na,1,2\n", None, "e, f; .*`column`"),
-        ("id,e\na,1\n", "g", "needs the columns 'id' and 'g'"),
-        ("name,e\na,1\n", "e", "needs the columns 'id' and 'e'"),
-        ("id,e\na,low\n", None, "e of a is 'low'"),
+        ("id,e\na,1\n", "g", r"t\.csv .*'id' and 'g'; "),
+        ("name,e\na,1\n", "e", r"t\.csv .*'id' and 'e'; "),
+        ("id,e\na,low\n", None, "e of a .*'low'"),
         ("id,e\na,1\na,2\n", None, "a .* with 1 and 2"),
     ],
 )
@@ -99,7 +99,7 @@ def test_users_function_ranks_structures(tmp_path, monkeypatch):
     for name, message in (("my_ranking_module:absent", "absent"), ("no_such_module:f", "no_such_module")):
         with pytest.raises(ConfigError, match=message):
             build_score(RANKINGS.validate_python({"by": "function", "function": name}))
-    with pytest.raises(ConfigError, match="cannot be called"):
+    with pytest.raises(ConfigError, match=r"my_ranking_module:answer .*int,"):
         build_score(RANKINGS.validate_python({"by": "function", "function": "my_ranking_module:answer"}))
     with pytest.raises(ValidationError, match="module:function"):
         RANKINGS.validate_python({"by": "function", "function": "volume"})
@@ -120,7 +120,7 @@ def test_hull_of_a_potential_ranks_by_energy_per_atom(tmp_path, monkeypatch):
     assert values["right"] == pytest.approx(-0.006, abs=0.01)  # EMT's zero is the bulk
     assert values["other"] is None  # no entry of silver
     assert values["right"] == min(value for value in values.values() if value is not None)
-    with pytest.raises(ConfigError, match="potential 'm3gnet' is unknown"):
+    with pytest.raises(ConfigError, match=r"'m3gnet' .*module:function"):
         build_score(RANKINGS.validate_python(raw | {"potential": "m3gnet"}))
 
 

@@ -82,7 +82,7 @@ def test_optimade_lines_and_errors_of_servers(tmp_path):
     assert items.keys() == {"a", "b", "failed"}
     assert items["b"].structure.composition.reduced_formula == "KCl"
     assert "bad filter" in items["failed"].error
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match=r"nowhere: .*OPTIMADE"):
         list(read_optimade([tmp_path / "nowhere"]))
 
 
@@ -108,7 +108,7 @@ def test_store_is_read_by_query_and_field(tmp_path, settings):
     assert items[0].structure == make_salt()
     assert "'output.structure' is NoneType" in items[1].error
     source["store"] = {"type": "SQLiteStore", "path": str(tmp_path / "absent.sqlite")}
-    with pytest.raises(StoreError, match="no such file"):
+    with pytest.raises(StoreError, match=r"absent\.sqlite.*`store`"):
         list(read_sources(SOURCES.validate_python([source]), settings))
     assert not (tmp_path / "absent.sqlite").exists()
 
@@ -166,8 +166,8 @@ def test_a_parent_that_cannot_be_used_says_why():
     [
         ({}, "either exchanges or a threshold"),
         ({"exchanges": [{"Na": ["K"]}], "threshold": 0.1}, "either exchanges or a threshold"),
-        ({"exchanges": [{"Na": ["Qq"]}]}, "no elements: Qq"),
-        ({"exchanges": [{"Na": []}]}, "an exchange is empty"),
+        ({"exchanges": [{"Na": ["Qq"]}]}, "error, .*: Qq "),
+        ({"exchanges": [{"Na": []}]}, r"\{Na: \[Li, K\]\}"),
     ],
 )
 def test_wrong_rules_are_refused(changes, message):
@@ -195,5 +195,5 @@ def test_sources_are_one_stream_with_unique_ids_and_nested_parents(tmp_path, set
 def test_unknown_source_and_key_are_refused():
     with pytest.raises(ValidationError, match="materials-project"):
         SOURCES.validate_python([{"type": "aflow"}])
-    with pytest.raises(ValidationError, match="Extra inputs"):
+    with pytest.raises(ValidationError, match=r"built-in\.path"):
         SOURCES.validate_python([{"type": "built-in", "path": Path("x")}])

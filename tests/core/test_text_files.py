@@ -148,7 +148,7 @@ def test_what_is_cut_or_packed_by_an_unknown_program_says_so(tmp_path, monkeypat
     (item,) = read_structures([tmp_path / "cut.json.gz"])
     assert "cannot be read" in item.error
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(E3RelaxError, match=r"cut.cif.Z: gzip is needed to unpack it; install it"):
+    with pytest.raises(E3RelaxError, match=r"cut\.cif\.Z: gzip .*install "):
         open_text(tmp_path / "cut.cif.Z")
     (item,) = read_structures([tmp_path / "cut.cif.Z"])
     assert "gzip is needed" in item.error

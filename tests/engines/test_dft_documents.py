@@ -83,13 +83,13 @@ def test_codes_are_told_apart():
 
 
 def test_documents_without_a_relaxation_are_errors():
-    with pytest.raises(EngineError, match=r"none of 1 documents of FHI-aims is a relaxation \(1 are there\)"):
+    with pytest.raises(EngineError, match=r" 1 .*FHI-aims .*\(1 "):
         read_dft_documents([aims_output(RAW, RAW, relax_geometry="none")], "FHI-aims")
-    with pytest.raises(EngineError, match="first JDFTx run is missing"):
+    with pytest.raises(EngineError, match="first JDFTx "):
         read_dft_documents([None, jdftx_output(RAW, RELAXED)], "JDFTx")
     broken = aims_output(RAW, RELAXED)
     broken["output"]["energy"] = None
-    with pytest.raises(EngineError, match="host:/scratch/aims has the energy None eV"):
+    with pytest.raises(EngineError, match=r"host:/scratch/aims .* None eV"):
         read_dft_documents([broken], "FHI-aims")
 
 
@@ -140,7 +140,7 @@ def test_what_abinit_leaves_free_and_its_restarts_are_seen():
         free = TaskReader().read(change(optcell=optcell)).free
         assert (free.volume, free.shape) == (volume, shape), optcell
     assert TaskReader().read(change(optcell=0, ionmov=0)) is None  # a static
-    with pytest.raises(StartUnknownError, match="was restarted by atomate2, and where it began is not in its document"):
+    with pytest.raises(StartUnknownError, match=r"host:/scratch/abinit/0 .*ATOMATE2_ABINIT_MAX_RESTARTS=0"):
         TaskReader().read(change(irdwfk=1))
     unconverged = document | {"state": "unconverged"}
     assert not TaskReader().read(unconverged).converged

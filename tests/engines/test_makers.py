@@ -102,38 +102,38 @@ def test_every_setting_is_content_and_the_name_is_not():
         (
             "atomate2.vasp.jobs.core:RelaxMakr",
             {},
-            r"atomate2.vasp.jobs.core has no 'RelaxMakr'; did you mean RelaxMaker",
+            r"atomate2.vasp.jobs.core .*'RelaxMakr'; .* RelaxMaker",
         ),
-        ("atomate2.vasp.jobz:RelaxMaker", {}, r"module 'atomate2.vasp.jobz' of .* was not found"),
+        ("atomate2.vasp.jobz:RelaxMaker", {}, r"'atomate2.vasp.jobz' of atomate2.vasp.jobz:RelaxMaker "),
         ("os:system", {"command": "touch called"}, r"os:system is not a jobflow maker; nothing was called"),
-        ("subprocess:Popen", {"args": "touch called"}, "subprocess:Popen is not a jobflow maker; nothing was called"),
-        ("pymatgen.core:Lattice", {}, r"pymatgen.core:Lattice is not a jobflow maker"),
+        ("subprocess:Popen", {"args": "touch called"}, "^engine: subprocess:Popen "),
+        ("pymatgen.core:Lattice", {}, r"^engine: pymatgen.core:Lattice "),
         (
             RELAX,
             {"input_set_generatr": {}},
-            r"RelaxMaker has no field 'input_set_generatr'; did you mean input_set_gen",
+            r"RelaxMaker .* 'input_set_generatr'; .* input_set_gen",
         ),
-        (RELAX, {"run_vasp_kwargs": 7}, r"RelaxMaker.run_vasp_kwargs: 7 was given where keys and values are expected"),
-        (CELL_OPT, {"store_output_data": "yes"}, r"store_output_data: 'yes' was given where bool is expected"),
+        (RELAX, {"run_vasp_kwargs": 7}, r"RelaxMaker.run_vasp_kwargs: 7 "),
+        (CELL_OPT, {"store_output_data": "yes"}, r"store_output_data: 'yes' .*bool"),
         (
             RELAX,
             {"input_set_generator": {"user_incar_setings": {}}},
-            r"input_set_generator \(atomate2.vasp.sets.core:RelaxSetGenerator\) has no field 'user_incar_setings'; did",
+            r"input_set_generator \(.*:RelaxSetGenerator\) .*'user_incar_setings'; .*user_incar_settings",
         ),
         (
             RELAX,
             {"input_set_generator": "subprocess:Popen"},
-            r"input_set_generator: subprocess:Popen is not a maker or MSONable class; nothing was called",
+            r"input_set_generator: subprocess:Popen ",
         ),
         (
             RELAX,
             {"input_set_generator": {"user_incar_settings": {"@module": "os", "@callable": "getcwd"}}},
-            r"user_incar_settings: keys with @ are not settings",
+            r"user_incar_settings: .* @ .*class: module:Class",
         ),
-        (RELAX, {"powerups": {"update_incar": {}}}, r"atomate2.vasp.powerups has no powerup 'update_incar'; did you"),
-        (RELAX, {"powerups": {"deepcopy": {}}}, r"atomate2.vasp.powerups has no powerup 'deepcopy'"),
-        ("e3relax_flows.prerelax.flow:Nothing", {}, r"is not there|has no 'Nothing'"),
-        ("atomate2.qchem.jobs.core:OptMaker", {}, r"documents of Q-Chem are not read; known: VASP, CP2K, ABINIT"),
+        (RELAX, {"powerups": {"update_incar": {}}}, r"atomate2.vasp.powerups .*'update_incar'; .*update_user_incar"),
+        (RELAX, {"powerups": {"deepcopy": {}}}, r"atomate2.vasp.powerups .*'deepcopy'"),
+        ("e3relax_flows.prerelax.flow:Nothing", {}, r"prerelax.flow .*'Nothing'"),
+        ("atomate2.qchem.jobs.core:OptMaker", {}, r"core:OptMaker: .*Q-Chem .*: VASP, CP2K, ABINIT"),
     ],
 )
 def test_wrong_paths_and_settings_are_errors_with_the_nearest_name(path, settings, message, tmp_path, monkeypatch):
@@ -147,11 +147,11 @@ def test_a_vasp_engine_refuses_makers_of_other_codes():
     from atomate2.cp2k.jobs.core import CellOptMaker
     from atomate2.vasp.flows.core import DoubleRelaxMaker
 
-    with pytest.raises(EngineError, match=r"core:CellOptMaker is not a maker of VASP alone .*CellOptMaker of CP2K\)"):
+    with pytest.raises(EngineError, match=r"core:CellOptMaker .*CellOptMaker of CP2K\); .*--engine"):
         VaspEngine.from_maker(CellOptMaker())
     mixed = DoubleRelaxMaker(relax_maker1=CellOptMaker())
     assert set(find_codes(mixed)) == {"VASP", "CP2K"}
-    with pytest.raises(EngineError, match="is not a maker of VASP alone"):
+    with pytest.raises(EngineError, match=r"core:DoubleRelaxMaker .*CellOptMaker of CP2K\); .*--engine"):
         VaspEngine.from_maker(mixed)
 
 
@@ -173,5 +173,5 @@ def test_what_vasp_leaves_free_is_its_isif(name, free, isif):
     found = [maker.input_set_generator.get_input_set(SILICON, potcar_spec=True).incar["ISIF"] for maker in relaxations]
     assert found == [isif] * 2
     assert (engine.engine_id == get_engine(name).engine_id) == (free == "all")
-    with pytest.raises(EngineError, match="free: Input should be 'all', 'shape', 'volume' or 'sites'"):
+    with pytest.raises(EngineError, match=r"free: .*'all', 'shape', 'volume' or 'sites'"):
         get_engine(name, free="cell")

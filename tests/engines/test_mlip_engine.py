@@ -110,17 +110,17 @@ def test_elements_that_chgnet_never_saw_are_refused():
 def test_optimizer_that_is_unknown_is_named(run):
     engine = get_engine("chgnet")
     engine.maker.optimizer_kwargs = {"optimizer": "Newton"}
-    with pytest.raises(EngineError, match="optimizer 'Newton' is unknown; known: FIRE, BFGS"):
+    with pytest.raises(EngineError, match=r"optimizer 'Newton' .*: FIRE, BFGS"):
         run(engine, rock_salt(5.7))
 
 
 def test_missing_and_broken_documents_are_errors_that_say_so():
     engine = get_engine("chgnet")
-    with pytest.raises(EngineError, match=r"the CHGNet-0\.3\.0 job left no document"):
+    with pytest.raises(EngineError, match=r"CHGNet-0\.3\.0 job .*jobflow"):
         engine.read([None])
-    with pytest.raises(EngineError, match="holds no initial structure"):
+    with pytest.raises(EngineError, match=r"CHGNet-0\.3\.0 document of x .* initial"):
         engine.read([{"dir_name": "x", "output": {"n_steps": 3}}])
     structure = rock_salt(5.7).as_dict()
     broken = {"input": {"mol_or_struct": structure}, "structure": structure, "output": {"energy": float("nan")}}
-    with pytest.raises(EngineError, match="energy nan eV"):
+    with pytest.raises(EngineError, match=r"CHGNet-0\.3\.0 .* nan eV"):
         engine.read([broken])

@@ -118,7 +118,7 @@ def test_weights_of_your_own_are_named_by_file_and_hash(run, tmp_path):
     assert (result.potential.functional, result.potential.checkpoint) == ("PBE", str(mine))
     assert result.relaxed.volume == pytest.approx(PBE_VOLUME, rel=TOLERANCE)
     mine.write_bytes(find_potential("CHGNet", "r2scan").weights.read_bytes())
-    with pytest.raises(EngineError, match="on this machine have the sha256"):
+    with pytest.raises(EngineError, match=f"CHGNet-mine.pth-.*sha256 .*{digest};"):
         run(engine, rock_salt(5.8))
 
 
@@ -150,7 +150,7 @@ def test_calculator_by_path_is_named_by_it(run):
 @pytest.mark.parametrize("name", ["sevennet-0", "chgnet"])
 def test_atoms_out_of_reach_are_an_error_and_not_relaxed(run, name):
     engine = build(name)
-    with pytest.raises((EngineError, ValueError), match=r"no neighbour within 5 Å|isolated atom"):
+    with pytest.raises((EngineError, ValueError), match=r"^ClNa: .* 5 Å|isolated atom"):
         run(engine, rock_salt(20.0))
 
 
@@ -173,11 +173,11 @@ def test_limits_hold_for_every_potential(run):
 @pytest.mark.parametrize(
     ("name", "checkpoint", "modal", "message"),
     [
-        ("SevenNett", None, None, r"potential 'SevenNett' is unknown; did you mean SevenNet\? known: CHGNet, "),
-        ("SevenNet", "7net-l3i6", None, r"checkpoint '7net-l3i6' of SevenNet is unknown.*did you mean '7net-l3i5'\?"),
-        ("SevenNet", "7net-mf-0", None, r"'7net-mf-0' of SevenNet has no modal None; known: PBE, R2SCAN"),
-        ("CHGNet", "0.3.0", "PBE", r"checkpoint '0.3.0' of CHGNet has no modal 'PBE'; known: none"),
-        ("MatterSim", "big", None, r"potential 'MatterSim' takes its weights by a keyword argument"),
+        ("SevenNett", None, None, r"'SevenNett' .* SevenNet\? .*: CHGNet, "),
+        ("SevenNet", "7net-l3i6", None, r"'7net-l3i6' of SevenNet .*'7net-l3i5'\?"),
+        ("SevenNet", "7net-mf-0", None, r"'7net-mf-0' of SevenNet .*None; .*: PBE, R2SCAN"),
+        ("CHGNet", "0.3.0", "PBE", r"'0.3.0' of CHGNet .*'PBE'; .*: none"),
+        ("MatterSim", "big", None, r"'MatterSim' .*calculator_kwargs\.NAME=big"),
     ],
 )
 def test_unknown_names_are_errors_with_the_nearest(name, checkpoint, modal, message):
@@ -186,7 +186,7 @@ def test_unknown_names_are_errors_with_the_nearest(name, checkpoint, modal, mess
 
 
 def test_checkpoint_given_twice_is_an_error():
-    with pytest.raises(EngineError, match="'7net-0' and calculator_kwargs model='7net-l3i5' are two; give one"):
+    with pytest.raises(EngineError, match=r"'7net-0' .*calculator_kwargs model='7net-l3i5'"):
         find_potential("SevenNet", "7net-0", calculator_kwargs={"model": "7net-l3i5"})
     assert find_potential("SevenNet", calculator_kwargs={"model": "7net-l3i5"}).label == "SevenNet-l3i5"
 
@@ -206,13 +206,13 @@ def test_the_device_is_in_no_label_and_no_id():
 @pytest.mark.parametrize("path", ["os:system", "subprocess.run", "ase.build:bulk", "pathlib:Path"])
 def test_only_calculators_are_called(path):
     potential = find_potential(path, calculator_kwargs={"command": "touch called"})
-    with pytest.raises(EngineError, match="is not a class of ASE calculators, so it was not called"):
+    with pytest.raises(EngineError, match=f"'{path.replace(':', '.')}' .*ASE calculators"):
         potential.load()
 
 
 def test_weights_that_no_wheel_holds_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(EngineError, match=r"download https://.*/mace_mpa_0/mace-mpa-0-medium.model and give the file"):
+    with pytest.raises(EngineError, match=r"https://.*/mace_mpa_0/mace-mpa-0-medium.model .*checkpoint=FILE"):
         find_potential("MACE-MPA-0").check_installed()
     for name in ("mace-mpa-0-medium.model", "macempa0mediummodel"):
         cached = tmp_path / ".cache" / "mace" / name
@@ -221,7 +221,7 @@ def test_weights_that_no_wheel_holds_are_asked_for(monkeypatch, tmp_path):
         found = find_potential("mace_mpa_0")
         assert found.label == "MACE-MPA-0-medium"
         assert found.info.weights_hash == hashlib.sha256(b"weights").hexdigest()
-        with pytest.raises(MissingDependencyError, match="needs 'mace', which is not installed"):
+        with pytest.raises(MissingDependencyError, match=r"MACE-MPA-0-medium .*'mace'.*pip install mace-torch"):
             found.check_installed()
         cached.unlink()
 

@@ -69,7 +69,7 @@ def test_crystals_of_screens_are_evaluated_per_pair_on_the_cpu() -> None:
 
 def test_what_cannot_be_evaluated_is_named() -> None:
     batches = load_batches("7net-mf-0", "PBE")
-    with pytest.raises(EngineError, match=r"trained on the elements with the numbers \[88\]"):
+    with pytest.raises(EngineError, match=r"numbers \[88\]"):
         batches.evaluate([bulk("Cu"), Atoms("Ra", cell=np.eye(3) * 3, pbc=True)])
-    with pytest.raises(EngineError, match="no neighbour within 5 Å"):
+    with pytest.raises(EngineError, match=r"^CuAu: site 0 .* 5 Å"):
         batches.evaluate([bulk("Cu"), Atoms("CuAu", [[0, 0, 0], [8, 8, 8]], cell=np.eye(3) * 16, pbc=True)])

@@ -88,7 +88,7 @@ def test_a_package_declares_engines_that_are_listed_built_and_checked(tmp_path):
     assert (infos["argon"].available, infos["argon"].is_dft) == (True, False)
     assert infos["argon-plain"].description == "Argon's engine (package argon-engine)"
     assert (infos["wanting"].available, infos["wanting"].hint) == (False, "pip install xyz")
-    assert "engine 'broken' of package argon-engine cannot be loaded" in infos["broken"].hint
+    assert "'broken' of package argon-engine" in infos["broken"].hint
     assert "it must be an EngineEntry, a function that builds an Engine" in infos["number"].hint
     assert infos["chgnet"].description.startswith("CHGNet")  # a name of ours stays ours
     engine = get_engine("argon", sigma=2.4)
@@ -104,9 +104,9 @@ def test_a_package_declares_engines_that_are_listed_built_and_checked(tmp_path):
         get_engine("argon", sigm=3.0)
     with pytest.raises(EngineError, match=r"'argon' .* sigma: .*number"):
         get_engine("argon", sigma="wide")
-    with pytest.raises(MissingDependencyError, match=r"needs 'no_such_package_xyz'.*install it with: pip install xyz"):
+    with pytest.raises(MissingDependencyError, match=r"'wanting' .*'no_such_package_xyz'.*: pip install xyz"):
         get_engine("wanting")
-    with pytest.raises(EngineError, match="engine 'broken' of package argon-engine cannot be loaded"):
+    with pytest.raises(EngineError, match=r"'broken' .*argon-engine .*\(ModuleNotFoundError: "):
         get_engine("broken")
 
 
@@ -141,16 +141,16 @@ def test_codes_say_what_they_need(command, monkeypatch):
 def test_a_name_is_given_once_and_can_be_taken_back():
     register_engine("emt", EMT_ENTRY)
     assert isinstance(get_engine("emt"), EmtEngine)
-    with pytest.raises(EngineError, match="there is an engine 'emt' already"):
+    with pytest.raises(EngineError, match=r"'emt' .*overwrite=True"):
         register_engine("emt", EMT_ENTRY)
-    with pytest.raises(EngineError, match="there is an engine 'gpaw' already"):
+    with pytest.raises(EngineError, match=r"'gpaw' .*overwrite=True"):
         register_engine("gpaw", EMT_ENTRY)
-    with pytest.raises(EngineError, match="'my engine' cannot be the name of an engine"):
+    with pytest.raises(EngineError, match=r"'my engine' .*my-code"):
         register_engine("my engine", EMT_ENTRY)
     register_engine("vasp", EngineEntry("EMT in its place", EmtEngine, is_dft=False), overwrite=True)
     assert isinstance(get_engine("vasp"), EmtEngine)
     for name in ("vasp", "emt", "never"):
         unregister_engine(name)
     assert type(get_engine("vasp")).__name__ == "VaspEngine"
-    with pytest.raises(EngineError, match="engine 'emt' is unknown"):
+    with pytest.raises(EngineError, match=r"'emt' .*: chgnet, "):
         get_engine("emt")

@@ -68,7 +68,7 @@ def test_the_id_tells_weights_and_configuration(folder: ModelFolder, tmp_path: P
 def test_a_name_is_not_given_twice(folder: ModelFolder) -> None:
     again = save_model(folder.path, make_network(), "# mine\n", {"calibration": {"max_score": 0.2}})
     assert again == folder
-    with pytest.raises(ModelError, match=f"holds another model already .*{folder.model_id}.*under another name"):
+    with pytest.raises(ModelError, match=f"/mine .*[(]{folder.model_id}, .* [0-9a-f]{{16}}[)]"):
         save_model(folder.path, make_network(seed=1), "# other\n")
     assert read_model_folder(folder.path) == folder
 
@@ -77,20 +77,18 @@ def test_a_broken_model_does_not_keep_others_from_being_found(folder: ModelFolde
     broken = save_model(tmp_path / "broken", make_network(seed=1), "")
     (broken.path / "weights.safetensors").unlink()
     assert find_model("mine", tmp_path) == folder
-    with pytest.raises(ModelError, match=r"broken .*config\.json and weights\.safetensors"):
+    with pytest.raises(ModelError, match=r"broken .*config\.json .*weights\.safetensors"):
         find_model("broken", tmp_path)
-    with pytest.raises(
-        ModelError, match=r"model 'mina' is none of the \d known models \(.*mine.*`e3relax models list`"
-    ):
+    with pytest.raises(ModelError, match=r"'mina' .* \d .*\(.*mine.*`e3relax models list`"):
         find_model("mina", tmp_path)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(28, "full")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="Errno 28"):
         save_model(tmp_path / "models" / "mine", make_network(), "")
     assert list((tmp_path / "models").iterdir()) == []
 
@@ -125,7 +123,7 @@ def test_loading_leaves_random_numbers_alone(folder: ModelFolder) -> None:
 def test_half_written_weights_are_refused(folder: ModelFolder) -> None:
     file = folder.path / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"is damaged or was changed: its sha256 is .* import the model again"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .*sha256 .*config\.json"):
         load_network(read_model_folder(folder.path))
 
 
@@ -134,7 +132,7 @@ def test_one_changed_bit_is_refused(folder: ModelFolder) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ModelError, match="is damaged or was changed"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .*sha256 .*config\.json"):
         load_network(read_model_folder(folder.path))
 
 
@@ -142,14 +140,14 @@ def test_a_model_exchanged_after_it_was_found_is_refused(folder: ModelFolder, tm
     other = save_model(tmp_path / "other", make_network(seed=1), "")
     for name in ("weights.safetensors", "config.json"):
         (folder.path / name).write_bytes((other.path / name).read_bytes())
-    with pytest.raises(ModelError, match="is damaged or was changed"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .*sha256 .*config\.json"):
         load_network(folder)
     assert load_network(read_model_folder(folder.path)).config == CONFIG
 
 
 def test_weights_that_are_no_safetensors_are_refused(folder: ModelFolder) -> None:
     rewrite(folder, weights=b"\x80\x02}q\x00." * 50)
-    with pytest.raises(ModelError, match=r"weights\.safetensors is .*\(Error while deserializing.*\)"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .*\(.*deserializing: .*\)"):
         load_network(read_model_folder(folder.path))
 
 
@@ -170,8 +168,8 @@ def test_weights_that_do_not_fit_are_refused(folder: ModelFolder, tmp_path: Path
     save_file(weights, tmp_path / "changed.safetensors")
     rewrite(folder, (tmp_path / "changed.safetensors").read_bytes())
     message = (
-        r"does not fit a 'released' network: 1 missing \(axis_embedding.weight\); 1 unknown \(surplus\); "
-        r"1 of the wrong shape \(layers.1.step.weight \[1, 7\] instead of \[1, 6\]\); fetch or import"
+        r"'released' .*: 1 missing \(axis_embedding.weight\); 1 unknown \(surplus\); "
+        r"1 .*\(layers.1.step.weight \[1, 7\] .* \[1, 6\]\)"
     )
     with pytest.raises(ModelError, match=message):
         load_network(read_model_folder(folder.path))
@@ -179,20 +177,16 @@ def test_weights_that_do_not_fit_are_refused(folder: ModelFolder, tmp_path: Path
 
 def test_unknown_kinds_and_settings_are_refused(folder: ModelFolder) -> None:
     rewrite(folder, kind="hotrelax")
-    with pytest.raises(
-        ModelError, match="kind 'hotrelax' of network is unknown, this release has e3relax_h2, released"
-    ):
+    with pytest.raises(ModelError, match=r"kind 'hotrelax' .* e3relax_h2, released; .*pip install -U"):
         load_network(read_model_folder(folder.path))
     rewrite(folder, network=CONFIG.model_dump() | {"n_layers": 0, "colour": "red"})
-    with pytest.raises(
-        ModelError, match=r"n_layers: .*greater than or equal to 1; colour: Extra inputs .*pip install -U"
-    ):
+    with pytest.raises(ModelError, match=r"n_layers: .* 1; colour: .*pip install -U"):
         load_network(read_model_folder(folder.path))
     rewrite(folder, format_version=99)
-    with pytest.raises(ModelError, match="format version 99, this release reads 1; update with"):
+    with pytest.raises(ModelError, match=r"version 99, .* 1; .*pip install -U"):
         read_model_folder(folder.path)
     (folder.path / "config.json").write_text("[]")
-    with pytest.raises(ModelError, match="format version None"):
+    with pytest.raises(ModelError, match=r"version None, .* 1; .*pip install -U"):
         read_model_folder(folder.path)
 
 
@@ -272,7 +266,7 @@ class Payload:
 
 def test_a_checkpoint_with_code_is_refused_unrun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_checkpoint(tmp_path / "bad.pt", golden_ema(), scaler=Payload())
-    with pytest.raises(ModelError, match=r"holds more than tensors and plain values .*code in a file is never run"):
+    with pytest.raises(ModelError, match=r"bad\.pt .*\(UnpicklingError\).*`e3relax models import FILE`"):
         import_checkpoint(file, tmp_path / "models")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "models").exists()
@@ -281,10 +275,10 @@ def test_a_checkpoint_with_code_is_refused_unrun(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a checkpoint"),
-        (b"data_NaCl\n_cell_length_a 5.6\n", "is not a checkpoint"),
-        (b"PK\x03\x04 broken", "is not a checkpoint"),
-        (None, "cannot read .*No such file.*give the path of a checkpoint"),
+        (b"", r"file\.pt .*\(EOFError\)"),
+        (b"data_NaCl\n_cell_length_a 5.6\n", r"file\.pt .*\(UnpicklingError\)"),
+        (b"PK\x03\x04 broken", r"file\.pt .*\(RuntimeError\)"),
+        (None, r"file\.pt \(No such file .*\)"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -298,7 +292,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, content: byte
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "short.pt", make_ema(8, 1, 4, 20))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ModelError, match="is not a checkpoint"):
+    with pytest.raises(ModelError, match=r"short\.pt .*\(\w+Error\).*`e3relax models import FILE`"):
         import_checkpoint(file, tmp_path / "models")
 
 
@@ -309,16 +303,19 @@ def without(name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ema": ...}, r"has no EMA weights \('ema'\).*found: model, optimizer, scaler, epoch.*models import FILE"),
-        ({"ema": {}}, "has no EMA weights"),
+        ({"ema": ...}, r"\('ema'\).*: model, optimizer, scaler, epoch.*models import FILE"),
+        ({"ema": {}}, r"\('ema'\).*: ema, model, optimizer"),
         ({"ema": {"head.weight": torch.zeros(2)}}, r"1 of the checkpoint's 1 entries .*\(head.weight\)"),
         ({"ema": make_ema(8, 1, 4, 20) | {"atom_emb.embeddings.weight": "x"}}, "1 of the checkpoint's .*atom_emb"),
-        ({"ema": make_ema(8, 1, 4, 20) | {"radial_basis.rbf.offset": torch.linspace(0, 2, 4)}}, "radial centres"),
-        ({"ema": without("atom_emb.embeddings.weight")}, "sizes of the network cannot be read"),
+        (
+            {"ema": make_ema(8, 1, 4, 20) | {"radial_basis.rbf.offset": torch.linspace(0, 2, 4)}},
+            r"\(radial_basis.rbf.offset, 4 values\)",
+        ),
+        ({"ema": without("atom_emb.embeddings.weight")}, r"sizes .*\('atom_embedding.weight'\)"),
         ({"ema": without("lattice_scalar_emb.weight")}, r"1 missing \(axis_embedding.weight\)"),
         (
             {"ema": make_ema(8, 1, 4, 20) | {"lattice_blocks.0.axis_mix_scalar.bias": torch.zeros(4)}},
-            r"1 of the wrong shape \(layers.0.mix_scalars.bias \[4\] instead of \[3\]\)",
+            r" 1 .*\(layers.0.mix_scalars.bias \[4\] .* \[3\]\)",
         ),
     ],
 )
@@ -332,5 +329,5 @@ def test_checkpoints_of_other_networks_are_refused(tmp_path: Path, changes: dict
 @pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden", "default", "small"])
 def test_unusable_names_are_refused(tmp_path: Path, name: str) -> None:
     file = write_checkpoint(tmp_path / "c.pt", make_ema(8, 1, 4, 20))
-    with pytest.raises(ModelError, match="name"):
+    with pytest.raises(ModelError, match=rf"'{re.escape(name)}' .*--name "):
         import_checkpoint(file, tmp_path / "models", name)

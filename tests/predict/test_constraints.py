@@ -213,7 +213,7 @@ def test_ids_do_not_depend_on_how_the_cell_is_held():
     assert "free" not in Constraints().model_dump()  # ids of predictions from before the word stay
     assert Constraints.model_validate(sites.model_dump()).holds_cell
     assert Constraints.model_validate(Constraints(free="shape").model_dump()).free == "shape"
-    with pytest.raises(ValueError, match="fix_cell holds the whole cell, and free='shape' does not"):
+    with pytest.raises(ValueError, match=r"error, fix_cell .*free='shape'"):
         Constraints(fix_cell=True, free="shape")
     cell = build_prototypes()["quartz"]
     assert np.array_equal(predict(cell, free="sites").structure.lattice.matrix, cell.lattice.matrix)

@@ -113,9 +113,9 @@ def test_a_failure_costs_the_others_nothing(judge):
 
 
 def test_what_is_not_installed_or_not_known_is_refused(monkeypatch):
-    with pytest.raises(EngineError, match="unknown"):
+    with pytest.raises(EngineError, match=r"'chgnett' .* chgnet\?"):
         Judge("chgnett")
-    with pytest.raises(EngineError, match=r"engine 'gpaw' is not one potential; known: chgnet, "):
+    with pytest.raises(EngineError, match=r"engine 'gpaw' .*: chgnet, "):
         Judge("gpaw")
     monkeypatch.setattr("e3relax_flows.engines.potentials.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'e3relax-flows\[mlip\]'"):
@@ -170,11 +170,11 @@ def test_only_predictions_are_judged(monkeypatch):
 
 
 def test_a_model_that_is_not_calibrated_for_it_says_what_to_type(monkeypatch):
-    message = r"not calibrated for second opinions of oracle \(calibrated: none\); run: e3relax models calibrate m-1 "
+    message = r"oracle \(calibrated: none\); .*: e3relax models calibrate m-1 "
     with pytest.raises(ConfigError, match=message):
         predict([SALT], Oracle(0.0), monkeypatch, {"trust": TRUST})
     damaged = {"trust": TRUST, "second_opinions": {"oracle": OPINION | {"harm": [1.0]}}}
-    with pytest.raises(ModelError, match="second opinions by oracle is damaged"):
+    with pytest.raises(ModelError, match=r"oracle .*ValueError\('three "):
         predict([SALT], Oracle(0.0), monkeypatch, damaged)
 
 

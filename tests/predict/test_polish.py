@@ -125,9 +125,9 @@ def test_the_rule_decides_by_the_expected_error():
     strict = CALIBRATION | {"polish": {"CHGNet-0.3.0": {"steps": 4, "min_error": 0.11}}}
     left = predict(rock_salt(), strict, polish="auto")
     assert (left.polished, left.served) == (None, left.structure)
-    with pytest.raises(ConfigError, match=r"no calibrated number of steps of CHGNet-0\.3\.0; give one"):
+    with pytest.raises(ConfigError, match=r"model m-1 .*CHGNet-0\.3\.0; .*polish=5"):
         predict(rock_salt(), CALIBRATION | {"polish": {}}, polish="auto")
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match=r"CHGNet-0\.3\.0 .*ValueError\(.*'no'"):
         predict(rock_salt(), CALIBRATION | {"polish": {"CHGNet-0.3.0": {"steps": "no"}}}, polish="auto")
 
 
@@ -150,9 +150,9 @@ def test_a_move_longer_than_the_rule_believes_is_not_served():
 
 @pytest.mark.parametrize("polish", [3, "auto"])
 def test_steps_without_a_potential_are_refused(polish):
-    with pytest.raises(ConfigError, match=f"polish is {polish!r} and no potential is named"):
+    with pytest.raises(ConfigError, match=f"polish .*{polish!r} .*--second-opinion chgnet"):
         predict(rock_salt(), polish=polish, second_opinion=None)
-    with pytest.raises(ConfigError, match="polish"):
+    with pytest.raises(ConfigError, match=r"polish\..*\(got -1\)"):
         predict(rock_salt(), polish=-1)
 
 
@@ -163,7 +163,7 @@ def test_a_potential_that_runs_away_leaves_the_prediction_as_it_is(judge, monkey
     assert "not polished: CHGNet-0.3.0 diverges from it" in prediction.message
     freedom = resolve_constraints(rock_salt(), Constraints())
     lonely = Structure(Lattice.cubic(30), ["He"], [[0, 0, 0]])
-    with pytest.raises(PolishError, match="failed on it") as caught:
+    with pytest.raises(PolishError, match=r"CHGNet-0\.3\.0 .*ValueError: ") as caught:
         relax_shortly(judge, lonely, freedom, 1)
     assert caught.value.failed
     assert not prediction.second_opinion.failed

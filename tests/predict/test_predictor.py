@@ -182,21 +182,21 @@ def test_refuses_one_structure_and_wrong_ids(contraction):
     salts = make_salts(3)
     with pytest.raises(ConfigError, match=r"predict\(\[structure\]\)"):
         contraction.predict(salts[0])
-    with pytest.raises(ConfigError, match="2 ids for 3 structures"):
+    with pytest.raises(ConfigError, match=r"^2 ids .* 3 structures"):
         contraction.predict(salts, ids=["a", "b"])
-    with pytest.raises(ConfigError, match="2 ids for more"):
+    with pytest.raises(ConfigError, match=r"^2 ids .*more"):
         contraction.predict(iter(salts), ids=["a", "b"])
-    with pytest.raises(ConfigError, match="4 ids for 3 structures"):
+    with pytest.raises(ConfigError, match=r"^4 ids .* 3 structures"):
         contraction.predict(iter(salts), ids=list("abcd"))
 
 
 def test_refuses_what_only_looks_like_a_list_and_ids_that_are_no_strings(contraction):
     salts = make_salts(2)
-    with pytest.raises(ConfigError, match="not one IStructure"):
+    with pytest.raises(ConfigError, match=r"\bIStructure; .*predict\(\[structure\]\)"):
         contraction.predict(IStructure.from_sites(salts[0].sites))
-    with pytest.raises(ConfigError, match="not one Molecule"):
+    with pytest.raises(ConfigError, match=r"\bMolecule; .*predict\(\[structure\]\)"):
         contraction.predict(Molecule(["H", "H"], [[0, 0, 0], [0, 0, 0.74]]))
-    with pytest.raises(ConfigError, match=r"the id 7 is a int; give strings"):
+    with pytest.raises(ConfigError, match=r"id 7 .*\bint; .*str\(id\)"):
         contraction.predict(salts, ids=["a", 7])
     assert contraction.network.batch_sizes == []
 
@@ -209,11 +209,11 @@ def test_single_options_by_name(contraction):
     assert (changed.n_passes, changed.volume_ratio) == (2, 1.0)  # the other options stay
     free = contraction.predict([cell], options, constraints={"fix_cell": False})[0]
     assert (free.n_passes, round(free.volume_ratio, 2)) == (1, 0.35)
-    with pytest.raises(ConfigError, match=r"pases: .*the options are passes, stop_below"):
+    with pytest.raises(ConfigError, match=r"pases: .*\(got 3\); .* passes, stop_below"):
         contraction.predict([cell], pases=3)
     with pytest.raises(ConfigError, match=r"passes: .*\(got 0\)"):
         contraction.iter_predict([cell], options, passes=0)
-    with pytest.raises(ConfigError, match="options is a dict"):
+    with pytest.raises(ConfigError, match=r"\bdict; .*PredictOptions\(.*passes=3"):
         contraction.predict([cell], {"passes": 3})
 
 

@@ -172,6 +172,6 @@ def test_printed_documents_are_one_line():
 def test_values_as_texts():
     assert keep_known([("a", None), ("b", 0), ("c", ""), ("d", []), ("e", False)]) == [("b", "0"), ("e", "no")]
     assert format_value([1.23456, "x"]) == "1.235, x"
-    with pytest.raises(NotImplementedError, match="Bare has no summary"):
+    with pytest.raises(NotImplementedError, match=r"^Bare .*summary"):
         type("Bare", (Displayed,), {})().summarize()
     assert Summary("t", []).title == "t"

@@ -122,9 +122,9 @@ def test_a_whole_field_wins_over_its_parts(filled):
 
 
 def test_projection_that_cannot_be_done_says_so(filled):
-    with pytest.raises(StoreError, match="includes and excludes"):
+    with pytest.raises(StoreError, match=r"\{'uuid': 1, 'tags': 0\}"):
         list(filled.query({}, {"uuid": 1, "tags": 0}))
-    with pytest.raises(StoreError, match="operators are not supported"):
+    with pytest.raises(StoreError, match=r"projection .*field 'tags'"):
         list(filled.query({}, {"tags": {"$slice": 1}}))
 
 
@@ -185,14 +185,14 @@ def test_any_value_can_be_a_key(tmp_path, key):
 
 
 def test_update_without_key_field_says_which(store):
-    with pytest.raises(StoreError, match=r"no 'index'.*it has uuid"):
+    with pytest.raises(StoreError, match=r"'index'.* uuid\).*`key`"):
         store.update([{"uuid": "a", "index": 1}, {"uuid": "a"}])
     assert store.count() == 0
 
 
 def test_a_batch_that_fails_is_not_written_at_all(filled):
     assert filled.ensure_index("name", unique=True)
-    with pytest.raises(StoreError, match="unique index forbids"):
+    with pytest.raises(StoreError, match="'docs:name:unique'"):
         filled.update([{"uuid": str(n), "index": 0, "name": name} for n, name in enumerate("xyx")])
     assert filled.count() == len(DOCS)
     filled.update([{"uuid": str(n), "index": 0, "name": name} for n, name in enumerate("xyz")])

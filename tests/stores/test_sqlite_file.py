@@ -92,16 +92,16 @@ def test_a_forked_process_connects_for_itself(filled):
 def test_files_that_cannot_be_used_say_what_to_type(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("no database, but long enough to have a header of sixteen bytes\n" * 20)
-    with pytest.raises(StoreError, match=r"notes.txt.*not an SQLite database.*E3RELAX_DATA_DIR"):
+    with pytest.raises(StoreError, match=r"notes\.txt.* SQLite .*E3RELAX_DATA_DIR"):
         SQLiteStore(text).connect()
-    with pytest.raises(StoreError, match=r"folder cannot be made.*E3RELAX_DATA_DIR"):
+    with pytest.raises(StoreError, match=r"below/x\.sqlite: .*\[Errno \d+\].*E3RELAX_DATA_DIR"):
         SQLiteStore(text / "below" / "x.sqlite").connect()
-    with pytest.raises(StoreError, match=r"must be a file in a folder where you may write"):
+    with pytest.raises(StoreError, match=r"`ls -ld`.*E3RELAX_DATA_DIR"):
         SQLiteStore(tmp_path).connect()
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as connection:
         connection.execute("CREATE TABLE documents (x)")
-    with pytest.raises(StoreError, match=r"belongs to another program \(its columns are x\)"):
+    with pytest.raises(StoreError, match=r"foreign\.sqlite: .*'documents' .* x\); .*`collection_name`"):
         SQLiteStore(foreign).connect()
     assert text.read_text().startswith("no database")
 
@@ -126,5 +126,5 @@ def test_a_locked_file_says_so(tmp_path):
 
 
 def test_there_is_no_pymongo_collection(store):
-    with pytest.raises(StoreError, match="no pymongo collection"):
+    with pytest.raises(StoreError, match=r"x\.sqlite/docs .*pymongo"):
         _ = store._collection
