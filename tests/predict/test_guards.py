@@ -184,11 +184,11 @@ def test_harm_guard_uses_the_calibration_of_the_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"error": [1.0]}, "does not fit"),
-        ({"signals": ["residual", "colour"]}, "colour"),
-        ({"interval": [1.0]}, "damaged"),
-        ({"harm": "no"}, "damaged"),
-        ({"saving": [1.0]}, "does not fit"),
+        ({"error": [1.0]}, r"trust .*\(unknown: \[\]\)"),
+        ({"signals": ["residual", "colour"]}, r"trust .*\(unknown: \['colour'\]\)"),
+        ({"interval": [1.0]}, r"trust .*\(IndexError\("),
+        ({"harm": "no"}, r"trust .*\(ValueError\(.*'n'"),
+        ({"saving": [1.0]}, r"trust .*\(unknown: \[\]\)"),
     ],
 )
 def test_damaged_calibration_is_refused(changes, message):
