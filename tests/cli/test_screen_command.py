@@ -215,7 +215,7 @@ def test_typed_options_leave_the_other_options_of_a_file(tmp_path):
         ({"symmetry": "free"}, {"second_opinion": "chgnet", "polish": "auto", "passes": 1, "symmetry": "free"}),
     ):
         assert load_screen_config(file, options=typed).options == PredictOptions(**expected)
-    with pytest.raises(ConfigError, match=r"polish.*greater than or equal to 0"):
+    with pytest.raises(ConfigError, match=r"options\.polish\..* 0 \(got -1\)"):
         load_screen_config(file, options={"polish": -1})
 
 
@@ -236,13 +236,13 @@ def test_unknown_key_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match=rf"controls: Extra inputs.*known keys: {known}"):
         load_screen_config(file)
     file.write_text("inputs: [a]\nengine: chgnet\nlimits: {max_inflight: 3}\n")
-    with pytest.raises(ConfigError, match=r"limits.max_inflight: .*did you mean limits.max_in_flight\?; known keys: "):
+    with pytest.raises(ConfigError, match=r"limits\.max_inflight: .* limits\.max_in_flight\?; known keys: "):
         load_screen_config(file)
     file.write_text("inputs: [a]\nengine: chgnet\ncontrol: lots\n")
     with pytest.raises(ConfigError, match="valid number") as wrong_value:
         load_screen_config(file)
     assert "known keys" not in str(wrong_value.value)
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match=r"other\.yaml: .*configs/screen\.yaml"):
         load_screen_config(tmp_path / "other.yaml")
     file.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="holds list"):

@@ -178,6 +178,6 @@ def test_a_screen_of_a_flow_that_ended_early_goes_on_here(e3relax, metals, tmp_p
 
 
 def test_a_place_that_is_none_is_refused(settings):
-    message = "'cluster' is not a place; known: local, fireworks, remote, flow"
+    message = r"'cluster' .*known: local, fireworks, remote, flow"
     with pytest.raises(ConfigError, match=message), open_place("cluster", settings, "a test"):
         pass

@@ -102,9 +102,9 @@ def test_chunks_are_joined_whatever_their_order(pairs, holdout):
     assert document.rows == sorted(whole, key=lambda row: row.pair_id)
     assert document.evaluation_id == identify_evaluation("m-1", holdout.holdout_id, OPTIONS)
     for spoiled, message in (
-        (chunks[:1], "has 5 rows for 12 pairs: 7 are missing"),
-        ([*chunks, chunks[0]], "17 rows for 12 pairs: 0 are missing .none., 0 are foreign .none., 5 occur twice"),
-        ([*chunks, [whole[0].model_copy(update={"pair_id": "else"})]], r"1 are foreign \(else\)"),
+        (chunks[:1], " 5 rows .* 12 pairs: 7 "),
+        ([*chunks, chunks[0]], r" 17 rows .* 12 pairs: 0 .*\(none\), 0 .*\(none\), 5 "),
+        ([*chunks, [whole[0].model_copy(update={"pair_id": "else"})]], r", 1 \w+ \w+ \(else\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             collect_evaluation(spoiled, "m-1", holdout, OPTIONS)

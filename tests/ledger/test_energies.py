@@ -144,10 +144,10 @@ def test_entries_are_read_from_lists_and_lines(tmp_path):
 def test_a_file_of_entries_makes_no_other_objects(tmp_path):
     raw = ComputedEntry("Na", -1.0).as_dict()
     raw["data"] = {"x": {"@module": "os", "@class": "path"}}
-    with pytest.raises(ConfigError, match="it names os"):
+    with pytest.raises(ConfigError, match=r"^here: .* os, "):
         build_entry(raw, "here")
     (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(ConfigError, match="entry 1: it is not an entry"):
+    with pytest.raises(ConfigError, match=r"x\.json, entry 1: .*ComputedEntry"):
         read_entries(tmp_path / "x.json")
     (tmp_path / "y.json").write_text("{")
     with pytest.raises(ConfigError, match=r"y\.json"):
@@ -159,12 +159,12 @@ def test_an_energy_that_is_none_is_refused_wherever_it_stands(tmp_path, turned):
     raws = json.loads((FIELD / "entries-nan.json").read_text())
     place = len(raws) if turned else 1
     (tmp_path / "x.json").write_text(json.dumps(raws[::-1] if turned else raws))
-    with pytest.raises(ConfigError, match=rf"x\.json, entry {place}: its energy is nan, not a finite number"):
+    with pytest.raises(ConfigError, match=rf"x\.json, entry {place}: .* nan, "):
         read_entries(tmp_path / "x.json")
     sound = [build_entry(raw, "here") for raw in raws if raw["entry_id"] != "bad"]
     for entries in (sound, sound[::-1]):
         assert HullSet(entries).locate(Composition("MgO"), -12.0).energy_above_hull == pytest.approx(0)
-    with pytest.raises(ConfigError, match="entry bad: its energy is nan"):
+    with pytest.raises(ConfigError, match=r"entry bad: .* nan, "):
         HullSet([*sound, ComputedEntry("MgO", float("nan"), entry_id="bad")])
     assert HullSet(sound).locate(Composition("MgO"), float("nan")).energy_above_hull is None
 

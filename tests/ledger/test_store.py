@@ -95,7 +95,7 @@ def test_the_embedded_stores_are_in_one_file_and_indexed(settings, make_predicti
     assert [path.name for path in settings.DATA_DIR.iterdir()] == ["e3relax.sqlite"]
     with open_stores(settings) as stores:
         assert stores.predictions.count() == stores.outcomes.count() == 1
-        with pytest.raises(StoreError, match="unique index forbids"):
+        with pytest.raises(StoreError, match="'predictions:prediction_id:unique'"):
             stores.predictions.update({"prediction_id": make_prediction().prediction_id, "x": 1}, key="x")
     with pytest.raises(StoreError, match="not connected"):
         stores.predictions.count()
@@ -146,14 +146,17 @@ def test_stores_serialised_by_monty_are_taken(settings, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "SqlStore"}, "'SqlStore' is unknown; known: .*SQLiteStore"),
+        ({"type": "SqlStore"}, "'SqlStore' .*known: .*SQLiteStore"),
         ({}, "None is unknown"),
         ({"type": "SQLiteStore"}, "type SQLiteStore: .*'path'"),
         ({"type": "MongoStore", "database": "x", "colection": "y"}, "type MongoStore: .*'colection'"),
         ({"@module": "datetime", "@class": "datetime", "string": "2024-01-01 00:00:00"}, "'datetime' cannot be made"),
-        ({"type": "MontyStore"}, "MontyStore may lose or double"),
-        ({"type": "AliasingStore", "store": {"type": "JSONStore", "paths": "x"}, "aliases": {}}, "JSONStore may lose"),
-        (JSONStore("x.json").as_dict(), "JSONStore may lose or double.*SQLiteStore"),
+        ({"type": "MontyStore"}, "MontyStore .*SQLiteStore"),
+        (
+            {"type": "AliasingStore", "store": {"type": "JSONStore", "paths": "x"}, "aliases": {}},
+            "JSONStore .*SQLiteStore",
+        ),
+        (JSONStore("x.json").as_dict(), "JSONStore .*SQLiteStore"),
     ],
 )
 def test_wrong_descriptions_are_refused_in_words(settings, spec, message):
@@ -173,9 +176,7 @@ def test_a_server_that_is_away_is_named_without_its_password(settings):
     }
     wrong = settings.model_copy(update={"PREDICTION_STORE": spec})
     with (
-        pytest.raises(
-            StoreError, match=r"mongodb://127.0.0.1:9/mp/predictions cannot be reached.*PREDICTION_STORE"
-        ) as e,
+        pytest.raises(StoreError, match=r"mongodb://127\.0\.0\.1:9/mp/predictions .*PREDICTION_STORE") as e,
         open_stores(wrong),
     ):
         pass
@@ -314,5 +315,5 @@ def test_a_job_store_that_is_away_is_named(settings, tmp_path, monkeypatch):
     server["mongoclient_kwargs"] = {"serverSelectionTimeoutMS": 50}
     config.write_text(yaml.safe_dump({"JOB_STORE": {"docs_store": server}}))
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(config))
-    with pytest.raises(StoreError, match=r"job store mongodb://127.0.0.1:9/mp/outputs cannot.*JOBFLOW_CONFIG_FILE"):
+    with pytest.raises(StoreError, match=r"mongodb://127\.0\.0\.1:9/mp/outputs .*JOBFLOW_CONFIG_FILE"):
         open_job_store(settings)

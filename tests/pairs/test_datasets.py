@@ -208,13 +208,13 @@ def test_what_the_filter_leaves_out_is_counted_by_reason():
 @pytest.mark.parametrize(
     ("take", "n_systems", "message"),
     [
-        (0.1, 10, f"would have 3 of 30 pairs, at least {MIN_PAIRS} are needed.*no pair was left out.*--fraction"),
-        (["A-X001"], 10, "would have 3 of 30 pairs.*--group.*--min-pairs"),
-        (["A-X01"], 40, r"no pair is of the group 'A-X01' \(chemical_system\); there are 40 groups, such as A-X0"),
-        (0.5, 1, "would have 0 of 3 pairs"),  # never all groups
-        (1.5, 10, "a fraction of 1.5"),
-        (0.5, 0, "would have 0 of 0 pairs"),
-        (["A-X001"], 0, "there are 0 groups, such as none"),
+        (0.1, 10, rf" 3 of 30 pairs, .* {MIN_PAIRS} .*no pair was left out.*--fraction"),
+        (["A-X001"], 10, " 3 of 30 pairs.*--group.*--min-pairs"),
+        (["A-X01"], 40, r"'A-X01' \(chemical_system\); .* 40 groups, .*A-X0"),
+        (0.5, 1, " 0 of 3 pairs"),  # never all groups
+        (1.5, 10, r" 1\.5"),
+        (0.5, 0, " 0 of 0 pairs"),
+        (["A-X001"], 0, " 0 groups, .*none"),
     ],
 )
 def test_a_useless_holdout_is_refused(take, n_systems, message):
@@ -236,7 +236,7 @@ def test_named_groups_are_held_out():
 def test_nothing_to_train_on_says_why():
     pairs = make_pairs(12)
     holdout = freeze_holdout(pairs, "h", "chemical_system", [f"A-X{k:03d}" for k in range(11)])
-    with pytest.raises(ConfigError, match=r"3 pairs of 1 groups .*36 pairs are wanted, 0 of them .*e3relax data build"):
+    with pytest.raises(ConfigError, match=r"^3 pairs .* 1 groups .* 36 pairs .* 0 of .*e3relax data build"):
         build_dataset(pairs, [holdout])
     two = freeze_holdout(pairs, "h", "chemical_system", [f"A-X{k:03d}" for k in range(10)])
     small = build_dataset(pairs, [two], val_fraction=0.9)
@@ -261,7 +261,7 @@ def test_a_holdout_is_frozen_once(stores):
     again = freeze_holdout(pairs[::-1], "first", "chemical_system", 0.2)
     assert save_holdout(stores, again).frozen_at == holdout.frozen_at
     other = freeze_holdout(pairs, "first", "chemical_system", 0.2, seed=1)
-    with pytest.raises(ConfigError, match=r"'first' was frozen on \d{4}-.* with 36 pairs in 12 .* choose another name"):
+    with pytest.raises(ConfigError, match=r"'first' .* \d{4}-.* 36 pairs in 12 .* 36 in 12 "):
         save_holdout(stores, other)
     # more pairs of the same groups: quarantine would be the same, but what models are judged on would not
     grown = freeze_holdout([*pairs, make_pair("new", holdout.groups[0])], "first", "chemical_system", holdout.groups)
@@ -271,7 +271,7 @@ def test_a_holdout_is_frozen_once(stores):
     second = save_holdout(stores, other.model_copy(update={"name": "second"}))
     assert [doc.name for doc in list_holdouts(stores)] == ["first", "second"]
     assert find_holdout(stores, second.holdout_id).name == "second"
-    with pytest.raises(ConfigError, match=r"holdout 'third' is not in .* \(2 holdouts: first, second\)"):
+    with pytest.raises(ConfigError, match=r"'third' .*\(2 holdouts: first, second\).*`e3relax data freeze`"):
         find_holdout(stores, "third")
 
 
@@ -282,7 +282,7 @@ def test_a_dataset_is_kept_under_its_id(stores):
     again = build_dataset(make_pairs(30), [])
     assert save_dataset(stores, again).created_at == dataset.created_at
     assert stores.datasets.count() == 1
-    with pytest.raises(ConfigError, match="dataset 'none' is not in"):
+    with pytest.raises(ConfigError, match=r"'none' .*PAIR_STORE"):
         find_dataset(stores, "none")
 
 
@@ -297,5 +297,8 @@ def test_the_stores_are_beside_that_of_the_pairs(settings, tmp_path):
         assert stores.datasets.collection_name == "oxides_datasets"
         assert stores.holdouts.collection_name == "oxides_holdouts"
     assert path.exists()
-    with open_dataset_stores(settings) as stores, pytest.raises(ConfigError, match="is not in"):
+    with (
+        open_dataset_stores(settings) as stores,
+        pytest.raises(ConfigError, match=rf"'{dataset.dataset_id}' .*PAIR_STORE"),
+    ):
         find_dataset(stores, dataset.dataset_id)

@@ -225,7 +225,7 @@ def test_a_polished_start_gives_the_raw_initial_structure(make_prediction, make_
     assert found.start_kind is PairStart.PREDICTED
     assert found.model_id == "m-1"
     np.testing.assert_allclose(found.initial.lattice.matrix, prediction.initial.lattice.matrix)
-    with pytest.raises(LeftOutError, match="its initial structure is not known"):
+    with pytest.raises(LeftOutError, match=rf"{outcome.prediction_id}, .*PREDICTION_STORE"):
         pair_outcome(outcome, None)
 
 

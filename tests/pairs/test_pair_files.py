@@ -198,7 +198,7 @@ def test_coordinates_that_are_none_are_refused_with_their_place(tmp_path, side, 
     built = import_entry(tmp_path, text)
     assert built.record.reason is LeftOut.UNREADABLE
     assert "pairs.jsonl line 1" in built.record.message
-    with pytest.raises(ConfigError, match="not finite, such as 'x'"):
+    with pytest.raises(ConfigError, match=r"1 pairs .*'x'; .*e3relax data check"):
         load_pairs([tmp_path / "pairs.jsonl"])
 
 
@@ -211,7 +211,7 @@ def test_no_pair_with_such_numbers_enters_a_store_or_a_file(tmp_path):
     broken = pair.model_copy(update={"energy": math.nan})
     store = MemoryStore(key="pair_id")
     store.connect()
-    with pytest.raises(StoreError, match="a PairDoc with energy = nan is not kept"):
+    with pytest.raises(StoreError, match=r"PairDoc .*energy = nan "):
         save_pairs(store, [broken])
     with pytest.raises(ValueError, match="JSON compliant"):
         write_pair_file(tmp_path / "out.jsonl", [broken])

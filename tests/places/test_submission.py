@@ -105,7 +105,7 @@ def test_stores_that_a_flow_writes_are_opened_before_it_is_submitted(
     config = {"engine": "emt", "inputs": ["pool"], "labels": 4, "retraining": {"holdout": "mine"}}
     campaign = CampaignMaker(config=config, engine=EmtEngine(), retrain=retrain)
     flow = retrain.make() if kind == "retraining" else campaign.make("an id")
-    with pytest.raises(ConfigError, match=rf"(?s)nothing was submitted: .*gone.*{setting}"):
+    with pytest.raises(ConfigError, match=rf"(?s)/gone/gone .*{setting}"):
         submit(flow, "remote")
     assert sent == []
     submit(make_flow(), "remote")
@@ -151,7 +151,7 @@ def test_another_submission_is_named(
     monkeypatch.setattr(ledger_claims, "PATIENCE_S", 0.1)
     with open_claim_store(settings) as claims:
         take_claim(claims, ClaimDoc(claim_id="submission", owner="somebody", host="elsewhere"))
-    with pytest.raises(StoreError, match=r"another process is submitting \(somebody on elsewhere since"):
+    with pytest.raises(StoreError, match=r"\(somebody .*elsewhere .*process \d+\)"):
         submit(make_flow(), "fireworks")
 
 
@@ -163,9 +163,9 @@ def test_what_is_missing_is_said_before_anything_is_inserted(
     del config["JOB_STORE"]["additional_stores"], config["JOB_STORE"]["docs_store"]["mongoclient_kwargs"]
     (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump(config))
     with closing((pad := campaign.open_pad()).connection):
-        with pytest.raises(ConfigError, match=r"nothing was submitted: job 'make_large' .* store 'data'"):
+        with pytest.raises(ConfigError, match=r"job 'make_large' .*'data'.* JOB_STORE "):
             submit(make_flow(), "fireworks", samples=[make_large(3)])
-        with pytest.raises(ConfigError, match=r"job 'add' is 16\.0 MB.*16 MB at most"):
+        with pytest.raises(ConfigError, match=r"job 'add' .* 16\.0 MB, .* 16 MB .*chunk_size"):
             submit(make_flow(payload="x" * 2**24), "fireworks")
         assert pad.workflows.count_documents({}) == pad.fireworks.count_documents({}) == 0
         # a new launchpad has seen no worker, which is nothing to be said
@@ -190,7 +190,7 @@ def test_stores_that_workers_do_not_see_are_refused(
         submit(make_flow(), "fireworks")
     memory = {"JOB_STORE": {"docs_store": {"type": "MemoryStore"}}}
     (tmp_path / "jobflow.yaml").write_text(yaml.safe_dump(memory))
-    with pytest.raises(ConfigError, match="the job store is a MemoryStore, which is seen by one process"):
+    with pytest.raises(ConfigError, match=r"job store .* MemoryStore, .*configs/jobflow_embedded\.yaml"):
         submit(make_flow(), "fireworks")
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "absent.yaml"))
     with pytest.raises(ConfigError, match=r"JOB_STORE in ~/\.jobflow\.yaml"):
@@ -198,7 +198,7 @@ def test_stores_that_workers_do_not_see_are_refused(
     spec = {"type": "MongoStore", "host": "127.0.0.1", "port": 9, "database": "d"}
     spec["mongoclient_kwargs"] = {"serverSelectionTimeoutMS": 300}
     monkeypatch.setenv("E3RELAX_OUTCOME_STORE", json.dumps(spec))
-    with pytest.raises(ConfigError, match="cannot be reached"):
+    with pytest.raises(ConfigError, match=r"mongodb://127\.0\.0\.1:9/d/.*OUTCOME_STORE"):
         submit(make_flow(), "fireworks")
 
 

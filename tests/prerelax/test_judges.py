@@ -19,19 +19,19 @@ pytest.importorskip("chgnet")
 
 def test_an_engine_is_not_its_own_judge():
     engine, judged = get_engine("chgnet"), PrerelaxMaker(second_opinion="chgnet")
-    message = r"'chgnet' relaxes with the same weights \(CHGNet-0.3.0\): its savings would only show that the potential"
+    message = r"engine 'chgnet' .*\(CHGNet-0\.3\.0\): "
     for maker in (PrerelaxFlowMaker, ScreenMaker):
         with pytest.raises(ConfigError, match=message):
             maker(prerelax=judged, engine=engine)
         assert maker(prerelax=PrerelaxMaker(), engine=engine).engine is engine
         assert maker(prerelax=judged, engine=get_engine("vasp-single")).prerelax is judged
-    with pytest.raises(ConfigError, match="same weights"):  # by another name
+    with pytest.raises(ConfigError, match=r"engine 'mlip' .*\(CHGNet-0\.3\.0\): "):  # by another name
         check_judge("chgnet", get_engine("mlip", potential="CHGNet"))
     check_judge("chgnet-r2scan", engine)
     check_judge(None, engine)
-    with pytest.raises(EngineError, match=r"is unknown; did you mean chgnet\? known: chgnet, chgnet-r2scan, sevennet"):
+    with pytest.raises(EngineError, match=r"'chgnett' .* chgnet\? known: chgnet, chgnet-r2scan, sevennet"):
         check_judge("chgnett", engine)
-    with pytest.raises(ConfigError, match=r"same package .*give the engine by the potential's name"):
+    with pytest.raises(ConfigError, match=r"engine 'mlip' .*CHGNetCalculator\), .*potential=CHGNet"):
         check_judge("chgnet", get_engine("mlip", potential="chgnet.model.dynamics:CHGNetCalculator"))
     check_judge("sevennet", get_engine("mlip", potential="chgnet.model.dynamics:CHGNetCalculator"))
     config = CampaignConfig(engine="chgnet", inputs=["pool/"], labels=1, retraining={"holdout": "mine"})
@@ -58,12 +58,10 @@ def test_a_model_is_asked_for_its_calibration_before_any_job_is():
     folder = find_model("small")
     for name, polish in (("chgnet", "auto"), ("sevennet", 5), (None, 0)):
         check_calibrated(PredictOptions(second_opinion=name, polish=polish), folder)
-    with pytest.raises(ConfigError, match=r"opinions of CHGNet-r2SCAN \(calibrated: .*; run: e3relax models calibrate"):
+    with pytest.raises(ConfigError, match=r"CHGNet-r2SCAN \(calibrated: .*; run: e3relax models calibrate"):
         check_calibrated(PredictOptions(second_opinion="chgnet-r2scan"), folder)
     calibration = {name: entry for name, entry in folder.config["calibration"].items() if name != "polish"}
     bare = replace(folder, config=folder.config | {"calibration": calibration})
     check_calibrated(PredictOptions(second_opinion="chgnet", polish=2), bare)
-    with pytest.raises(
-        ConfigError, match=r"no calibrated number of steps of CHGNet-0\.3\.0; give one, such as polish=5"
-    ):
+    with pytest.raises(ConfigError, match=r"CHGNet-0\.3\.0; .*polish=5"):
         check_calibrated(PredictOptions(second_opinion="chgnet", polish="auto"), bare)

@@ -106,11 +106,11 @@ def test_controls_are_the_drawn_fraction_and_depend_on_id_and_seed_only() -> Non
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"on_refuse": "maybe"}, "on_refuse is 'maybe'; it can be 'initial', "),
-        ({"served": "polished"}, "served is 'polished'; it can be 'predicted', 'initial'"),
-        ({"arms": {"initial": 1.1}}, "the arm 'initial' is 1.1; it is a fraction between 0 and 1"),
-        ({"arms": {"predicted": -0.1}}, "the arm 'predicted' is -0.1"),
-        ({"arms": {"predicted": True}}, "the arm 'predicted' is True"),
+        ({"on_refuse": "maybe"}, "on_refuse .*'maybe'; .*'initial', "),
+        ({"served": "polished"}, "served .*'polished'; .*'predicted', 'initial'"),
+        ({"arms": {"initial": 1.1}}, r"'initial' .* 1\.1; .* 0 and 1"),
+        ({"arms": {"predicted": -0.1}}, r"'predicted' .* -0\.1;"),
+        ({"arms": {"predicted": True}}, "'predicted' .* True;"),
         ({"arms": {"relaxed": 0.1}}, "unknown arm 'relaxed'; known: initial, predicted, polished"),
     ],
 )
@@ -124,7 +124,7 @@ def test_control_is_the_short_form_of_an_arm() -> None:
     assert list(merge_arms(0.1, {"predicted": 0.3, "initial": 0.2})) == ["initial", "predicted"]
     assert merge_arms(0.1, {"predicted": 0.3}) == {"predicted": 0.3}
     assert merge_arms(0.2, {"initial": 0.2}) == {"initial": 0.2}
-    with pytest.raises(ConfigError, match=r"control is 0.3 and arms are .*give the fraction once"):
+    with pytest.raises(ConfigError, match=r"0\.3 .*\{'initial': 0\.2\}; .*\{initial: 0\.3\}"):
         merge_arms(0.3, {"initial": 0.2})
 
 

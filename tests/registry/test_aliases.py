@@ -69,7 +69,7 @@ def test_rolling_back_goes_further_each_time(settings, models):
         promote("default", model_id, f"promote {model_id}", settings=settings)
     means = [rollback("default", f"back {n}", settings).model_id for n in range(3)]
     assert means == [models[1], models[0], BUNDLED_ID]
-    with pytest.raises(ModelError, match=r"'default' is rolled back .*`e3relax models history --alias default"):
+    with pytest.raises(ModelError, match=r"'default' .*`e3relax models history --alias default`"):
         rollback("default", "once more", settings)
     document = find_alias("default", settings)
     assert document.version == 6
@@ -90,16 +90,16 @@ def test_a_promotion_after_a_rollback_stands_on_what_stood(settings, models):
 
 
 def test_an_alias_of_ones_own_ends_at_its_first_model(settings, models):
-    with pytest.raises(ModelError, match="'oxides' was never moved, there is no such alias"):
+    with pytest.raises(ModelError, match=r"'oxides' .*`e3relax models promote`"):
         rollback("oxides", "why not", settings)
-    with pytest.raises(ModelError, match="'default' was never moved, it means the bundled model small"):
+    with pytest.raises(ModelError, match=r"'default' .* small; .*`e3relax models promote`"):
         rollback("default", "why not", settings)
     promote("oxides", models[0], "a", settings=settings)
     assert find_alias("oxides", settings).history[0].previous_id is None
     promote("oxides", BUNDLED_ID, "the bundled one", settings=settings)
     assert resolve_model("oxides", settings) == find_model("default")
     assert rollback("oxides", "no", settings).model_id == models[0]
-    with pytest.raises(ModelError, match=f"has meant no other model before {models[0]}; .*--alias oxides"):
+    with pytest.raises(ModelError, match=rf"'oxides' .* {models[0]}; .*--alias oxides"):
         rollback("oxides", "no", settings)
     assert [doc.name for doc in list_aliases(settings)] == ["oxides"]
     assert find_alias("oxides", settings).version == 3
@@ -107,15 +107,15 @@ def test_an_alias_of_ones_own_ends_at_its_first_model(settings, models):
 
 def test_what_cannot_be_promoted_is_refused(settings, models, make_model):
     unregistered = make_model("loose", 9)
-    with pytest.raises(ModelError, match="neither registered nor bundled"):
+    with pytest.raises(ModelError, match=rf"'{unregistered.model_id}' .*`e3relax models import FOLDER`"):
         promote("default", unregistered.model_id, "a", settings=settings)
-    with pytest.raises(ModelError, match="needs its reason"):
+    with pytest.raises(ModelError, match="--reason TEXT"):
         promote("default", models[0], "  ", settings=settings)
     for name in ("m1", "small"):
         with pytest.raises(ModelError, match=f"'{name}' is the name of a model"):
             promote(name, models[0], "a", settings=settings)
     for name in (models[0], "deadbeef", "a b", "../x", ""):
-        with pytest.raises(ModelError, match="cannot be an alias"):
+        with pytest.raises(ModelError, match=rf"^'{name}' .*'\.', '_', '-'"):
             promote(name, models[0], "a", settings=settings)
     assert list_aliases(settings) == []
 
@@ -124,7 +124,9 @@ def test_a_rollback_to_damaged_files_is_refused(settings, models):
     promote("default", models[0], "a", settings=settings)
     promote("default", models[1], "b", settings=settings)
     (settings.DATA_DIR / "models" / models[0] / WEIGHTS_FILE).write_bytes(b"?")
-    with pytest.raises(ModelError, match=f"does not hold model m0 .{models[0]}.*models import FOLDER"):
+    with pytest.raises(
+        ModelError, match=rf"/{models[0]} .* m0 \({models[0]}\): .* [0-9a-f]{{16}}, .*models import FOLDER"
+    ):
         rollback("default", "b is bad", settings)
     assert find_alias("default", settings).model_id == models[1]
 
@@ -142,7 +144,7 @@ def test_an_alias_that_was_looked_up_must_not_have_moved(settings, models):
     promote("default", models[0], "a", expected=-1, settings=settings)
     promote("default", models[1], "b", expected=1, settings=settings)
     for stale in (-1, 1, 3):
-        with pytest.raises(StoreError, match=rf"at version {stale} and is at 2, meaning {models[1]}.*models history"):
+        with pytest.raises(StoreError, match=rf"'default' .* {stale} .* 2, .* {models[1]}; .*models history"):
             promote("default", models[2], "c", expected=stale, settings=settings)
     assert find_alias("default", settings).version == 2
 

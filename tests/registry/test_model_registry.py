@@ -110,9 +110,9 @@ def test_a_registered_model_comes_back_with_its_facts(settings, make_model):
 def test_facts_that_are_unknown_or_read_from_the_files_are_refused(settings, make_model):
     with pytest.raises(ConfigError, match=r"^hours .*training_hours"):
         register_model(make_model(), settings, hours=3)
-    with pytest.raises(ConfigError, match="model_id of a model cannot be given"):
+    with pytest.raises(ConfigError, match=r"^model_id .*training_hours"):
         register_model(make_model(), settings, model_id="0" * 16)
-    with pytest.raises(ConfigError, match=r"facts of model mine: .*training_hours"):
+    with pytest.raises(ConfigError, match=r" mine: training_hours: .*'long'"):
         register_model(make_model(), settings, training_hours="long")
     assert not settings.DATA_DIR.exists()
 
@@ -138,14 +138,14 @@ def test_what_is_no_model_is_answered_with_what_is(settings, make_model):
     for spec in (doc.model_id[:7], "f" * 16, "0" * 8, "", "../models"):
         with pytest.raises(ModelError, match=re.escape(f"model {spec!r} ") + ".*`e3relax models list`"):
             resolve_model(spec, settings)
-    with pytest.raises(ModelError, match=r"'mine' is neither registered nor bundled; .*models import FOLDER"):
+    with pytest.raises(ModelError, match=r"'mine' .*models list`.*models import FOLDER"):
         fetch_model("mine", settings)
 
 
 def test_models_of_one_name_are_told_apart_by_id(settings, make_model):
     first = register_model(make_model("retrained", 1), settings)
     second = register_model(make_model("retrained", 2), settings)
-    with pytest.raises(ModelError, match=f"may be any of {first.model_id}.*{second.model_id}.*give the id"):
+    with pytest.raises(ModelError, match=rf"'retrained' .*{first.model_id}.*{second.model_id}"):
         resolve_model("retrained", settings)
     assert resolve_model(second.model_id, settings).model_id == second.model_id
 
@@ -162,7 +162,7 @@ def test_a_document_cannot_lead_out_of_the_folder(settings, make_model):
     doc = register_model(make_model(), settings)
     with open_model_store(settings) as store:
         store.update([{**dump_document(doc), "model_id": "../../evil"}])
-    with pytest.raises(StoreError, match=r"'\.\./\.\./evil' is not a model's id; remove that document"):
+    with pytest.raises(StoreError, match=r"/models: '\.\./\.\./evil' "):
         resolve_model("mine", settings)
 
 
@@ -183,10 +183,10 @@ def test_model_folders_of_all_machines_may_be_elsewhere(settings, make_model, tm
     shared = settings.model_copy(update={"WEIGHTS_STORE": {"type": "FileStore", "path": str(tmp_path / "shared")}})
     doc = register_model(make_model(), shared)
     assert resolve_model("mine", shared).path == tmp_path / "shared" / doc.model_id
-    elsewhere = r"is registered, but its files are not in .*data/models; .*models import FOLDER.*WEIGHTS_STORE"
+    elsewhere = rf" mine \({doc.model_id}\) .*data/models; .*models import FOLDER.*WEIGHTS_STORE"
     with pytest.raises(ModelError, match=elsewhere):
         resolve_model("mine", settings)
-    with pytest.raises(ConfigError, match="names no folder"):
+    with pytest.raises(ConfigError, match=r"WEIGHTS_STORE .*'FileStore'.*path: FOLDER"):
         resolve_model("mine", settings.model_copy(update={"WEIGHTS_STORE": {"type": "FileStore"}}))
 
 
@@ -236,9 +236,9 @@ def test_damaged_files_are_refused_and_mended(settings, make_model, damage):
 def test_a_damaged_folder_is_not_registered(settings, make_model):
     folder = make_model()
     tamper(folder.path / WEIGHTS_FILE)
-    with pytest.raises(ModelError, match=r"weights.safetensors is damaged or was changed: its sha256 is"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .* sha256 .* config\.json .*models import FOLDER"):
         register_model(folder, settings)
-    with pytest.raises(ModelError, match="is damaged or was changed"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors .* sha256 .* config\.json "):
         register_model(read_model_folder(folder.path), settings)
     assert not settings.DATA_DIR.exists()
 
@@ -289,7 +289,9 @@ def test_damage_in_the_store_is_refused_and_mended(stored, make_model, harm):
         else:
             data = {"change": "B" + part["data"][1:], "lengthen": part["data"][:-4] + "AAAA" * 9, "nonsense": "%"}
             parts.update([{**part, "data": data[harm]}])
-    with pytest.raises(ModelError, match=r"weights of model mine .* are damaged, incomplete or were changed; .*import"):
+    with pytest.raises(
+        ModelError, match=rf" mine \({doc.model_id}\) in .*weights\.sqlite/parts .*models import FOLDER"
+    ):
         resolve_model("mine", stored)
     assert not (stored.DATA_DIR / "model_cache").exists()
     register_model(folder, stored)
@@ -304,7 +306,7 @@ def test_a_full_disk_leaves_nothing_half_written(stored, make_model, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(ModelError, match=r"cannot be written to .*No space left.*`df -h`.*E3RELAX_DATA_DIR"):
+        with pytest.raises(ModelError, match=r" mine .*/model_cache/.*\(No space .*`df -h`.*E3RELAX_DATA_DIR"):
             resolve_model("mine", stored)
     assert list((stored.DATA_DIR / "model_cache").iterdir()) == []
     assert resolve_model("mine", stored).model_id == doc.model_id
@@ -346,7 +348,7 @@ def test_whoever_fetches_second_leaves_what_the_first_has_written(stored, make_m
 
 def test_a_store_that_may_lose_moves_is_refused(settings, make_model):
     spec = {"type": "ConcatStore", "stores": []}
-    with pytest.raises(ConfigError, match="MODEL_STORE is a ConcatStore, in which two could move an alias at once"):
+    with pytest.raises(ConfigError, match=r"MODEL_STORE .*ConcatStore, .*MongoStore, .*SQLiteStore"):
         register_model(make_model(), settings.model_copy(update={"MODEL_STORE": spec}))
 
 

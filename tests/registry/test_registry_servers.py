@@ -54,7 +54,7 @@ def check_weights(settings, make_model, monkeypatch):
         store.update([part])
     assert resolve_model("mine", settings) == cached
     (cached.path / "weights.safetensors").write_bytes(b"half")
-    with pytest.raises(ModelError, match="damaged, incomplete or were changed"):
+    with pytest.raises(ModelError, match=rf" mine \({doc.model_id}\) in .*models import FOLDER"):
         resolve_model("mine", settings)
     assert register_model(folder, settings) == doc
     assert resolve_model("mine", settings) == cached
@@ -81,7 +81,7 @@ def test_weights_in_a_bucket(bucket, make_model, monkeypatch):
 
 def test_a_bucket_that_is_not_there_is_named(bucket, make_model):
     other = {**bucket.WEIGHTS_STORE, "bucket": "e3relax-nowhere"}
-    with pytest.raises(StoreError, match=r"s3://e3relax-nowhere cannot be used \(Bucket not present.*WEIGHTS_STORE"):
+    with pytest.raises(StoreError, match=r"s3://e3relax-nowhere .*\(Bucket .*WEIGHTS_STORE"):
         register_model(make_model(), bucket.model_copy(update={"WEIGHTS_STORE": other}))
     assert find_model_doc(make_model().model_id, bucket) is None
 
@@ -109,10 +109,10 @@ def test_a_server_that_is_not_there_is_named_without_its_password(settings, make
     registry = {"type": "MongoStore", "database": "x", "host": "127.0.0.1", "port": 1, "mongoclient_kwargs": client}
     uri = "mongodb://me:secret@127.0.0.1:1/x"
     weights = {"type": "GridFSStore", "database": "x", "uri": uri, "mongoclient_kwargs": client}
-    with pytest.raises(StoreError, match=r"mongodb://127.0.0.1:1/x/aliases cannot be reached.*MODEL_STORE"):
+    with pytest.raises(StoreError, match=r"mongodb://127\.0\.0\.1:1/x/aliases .*MODEL_STORE"):
         resolve_model("default", settings.model_copy(update={"MODEL_STORE": registry}))
     assert describe_registry(settings.model_copy(update={"MODEL_STORE": registry})) == "mongodb://127.0.0.1:1/x/models"
-    with pytest.raises(StoreError, match=r"gridfs://127.0.0.1:1/x/weights cannot be used") as error:
+    with pytest.raises(StoreError, match=r"gridfs://127\.0\.0\.1:1/x/weights .*WEIGHTS_STORE") as error:
         register_model(make_model(), settings.model_copy(update={"WEIGHTS_STORE": weights}))
     assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="store type 'Bucket' is unknown"):

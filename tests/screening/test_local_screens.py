@@ -122,7 +122,7 @@ def test_a_registration_that_was_killed_is_completed(
 
 
 def test_nothing_to_screen_is_an_error_with_its_reason(settings: E3RelaxSettings) -> None:
-    with pytest.raises(ConfigError, match=r"no structure could be read \(bad.cif: no crystal\)"):
+    with pytest.raises(ConfigError, match=r"\(bad\.cif: no crystal\)"):
         register(settings, make_items()[-1:])
 
 
@@ -134,7 +134,7 @@ def test_screens_are_found_by_id_digits_and_name(settings: E3RelaxSettings) -> N
         with pytest.raises(ConfigError, match=r"screen 'nothing' .*metals.*others"):
             find_screen(stores, "nothing")
         register(settings, name="metals", seed=1)
-        with pytest.raises(ConfigError, match=r"may be any of .*give the id"):
+        with pytest.raises(ConfigError, match=rf"'metals' .*{first} \(metals\), [0-9a-f]{{16}} \(metals\);"):
             find_screen(stores, "metals")
     assert first != second
 

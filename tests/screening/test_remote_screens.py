@@ -184,7 +184,7 @@ def test_resources_that_the_scheduler_does_not_know_are_named_before_anything_is
     with open_screen_stores(settings) as stores:
         maker = ScreenMaker(engine=EmtEngine(), control=0)
         screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
-    with pytest.raises(ConfigError, match=r"role dft gives the resources walltime.*'cpu'.*known: gres, time"):
+    with pytest.raises(ConfigError, match=r"role dft .* walltime, .*'cpu'.*known: gres, time"):
         start_screen(screen_id, settings)
     assert sent == []
 
@@ -204,7 +204,7 @@ def test_a_worker_that_the_project_has_not_is_named_before_anything_is_sent(
     maker = ScreenMaker(engine=EmtEngine(), control=0)
     with open_screen_stores(settings) as stores:
         screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
-    with pytest.raises(ConfigError, match="role dft names worker 'cluster'"):
+    with pytest.raises(ConfigError, match=r"role dft .*'cluster', .*known: gpu, cpu.*WORKERS"):
         start_screen(screen_id, settings)
     assert sent == []
 
@@ -215,9 +215,7 @@ def test_a_job_store_without_a_place_for_large_parts_is_told(settings: E3RelaxSe
     with open_screen_stores(settings) as stores:
         maker = ScreenMaker(engine=EmtEngine(), control=0)
         screen_id = str(register_screen(stores, maker, [make_item("Cu")], settings, place="remote")[0].screen_id)
-    with pytest.raises(
-        ConfigError, match=r"'EMT relax' keeps .* 'data', .* to jobstore in the file of project 'metals'"
-    ):
+    with pytest.raises(ConfigError, match=r"'EMT relax' .*'data', .* jobstore .*'metals'"):
         start_screen(screen_id, settings)
     assert sent == []
 

@@ -292,9 +292,9 @@ def test_a_failed_chunk_does_not_lose_the_others(
     ("structures", "ids", "message"),
     [
         ([], None, "no structures"),
-        ([make_fcc("Cu")], ["a", "b"], "1 structures but 2 ids"),
-        ([make_fcc("Cu")] * 2, ["a", "a"], "'a' is given twice"),
-        ([make_fcc("Cu")], [1], "id 1 is of type int"),
+        ([make_fcc("Cu")], ["a", "b"], "1 structures .*2 ids"),
+        ([make_fcc("Cu")] * 2, ["a", "a"], "'a' .*twice"),
+        ([make_fcc("Cu")], [1], r"id 1 .* int; .*str\(1\)"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_runs(structures: list, ids: Any, message: str) -> None:

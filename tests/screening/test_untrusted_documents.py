@@ -44,12 +44,12 @@ def test_a_maker_comes_back_from_the_store(stored: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        ({"@module": "os", "@callable": "system", "@bound": None}, "names the function os.system"),
+        ({"@module": "os", "@callable": "system", "@bound": None}, r" function os\.system;"),
         (
             {"@module": "subprocess", "@class": "Popen", "args": ["touch", "harm"]},
-            "names subprocess.Popen, .* not a value",
+            r"names subprocess\.Popen, ",
         ),
-        ({"@module": "fireworks", "@class": "LaunchPad", "host": "evil"}, "names fireworks.LaunchPad, .* not a value"),
+        ({"@module": "fireworks", "@class": "LaunchPad", "host": "evil"}, r"names fireworks\.LaunchPad, "),
         ({"@module": "no_such_module", "@class": "Engine"}, "no_such_module.Engine.*install it"),
     ],
 )
@@ -64,7 +64,7 @@ def test_what_is_no_value_is_refused(
 
 
 def test_what_is_another_thing_is_refused(stored: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="is a EmtRelaxMaker and not a ScreenMaker"):
+    with pytest.raises(ConfigError, match=r"EmtRelaxMaker .* ScreenMaker;"):
         read_maker(make_screen(stored["engine"]["maker"]))
     with pytest.raises(ConfigError, match=r"EmtEngine, .* Maker;"):
         read_maker(make_screen(stored["engine"]))
@@ -77,7 +77,7 @@ def test_a_packed_structure_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) 
     packed = pack_structure(copper)
     assert unpack_structure(packed) == copper
     monkeypatch.setattr(candidates, "LARGEST_STRUCTURE", 2**20)
-    with pytest.raises(StoreError, match="takes more than 1 MB"):
+    with pytest.raises(StoreError, match=" 1 MB;"):
         unpack_structure(zlib.compress(b" " * 2**21 + b"{}"))
     for damaged in (packed[:-6], b"no box"):
         with pytest.raises(StoreError, match=r"is incomplete|is damaged"):

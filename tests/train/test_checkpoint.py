@@ -70,13 +70,13 @@ def test_format_2_recognises_its_pairs(rewrite):
     config = rewrite(network=SIZES)
     unpack(2, config.out)
     assert Trainer(config).resume()
-    with pytest.raises(ConfigError, match=r"other pairs in data.train"):
+    with pytest.raises(ConfigError, match=r"last\.ckpt .*data\.train \(hash [0-9a-f]{16} -> [0-9a-f]{16}\)"):
         train_model(rewrite(data={"train": config.data.model_dump(mode="json")["val"]}))
 
 
 def test_newer_formats_are_refused(tmp_path):
     torch.save({"format_version": FORMAT_VERSION + 1}, tmp_path / "new.ckpt")
-    with pytest.raises(ModelError, match=rf"format {FORMAT_VERSION + 1}, this release reads 1 to {FORMAT_VERSION}"):
+    with pytest.raises(ModelError, match=rf"new\.ckpt: .* {FORMAT_VERSION + 1}, .* 1 to {FORMAT_VERSION};"):
         read_checkpoint(tmp_path / "new.ckpt")
 
 

@@ -182,7 +182,7 @@ def test_places_are_read_from_torchrun_and_from_srun():
     chosen = srun | {"MASTER_ADDR": "head", "MASTER_PORT": "1234"}
     assert find_rank(chosen).init_method == "tcp://head:1234"
     for gone in ("SLURM_PROCID", "SLURM_STEP_NODELIST"):
-        with pytest.raises(ConfigError, match=r"srun started 8 tasks, but .* so each of them would train alone"):
+        with pytest.raises(ConfigError, match=r" 8 tasks, .*srun --ntasks=1.*torchrun --nproc-per-node=N"):
             find_rank({name: value for name, value in srun.items() if name != gone})
 
 
@@ -199,7 +199,7 @@ def test_ranks_of_a_node_take_turns_over_its_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [choose_device("auto", RunRank(r, 8, r)).index for r in range(6)] == [0, 1, 2, 3, 0, 1]
     assert choose_device("cuda:2", RunRank()) == torch.device("cuda:2")
-    with pytest.raises(ConfigError, match="'cuda:1' is one device for 8 ranks; give cuda or auto"):
+    with pytest.raises(ConfigError, match=r"'cuda:1' .* 8 ranks; .*cuda or auto"):
         choose_device("cuda:1", RunRank(0, 8, 0))
     assert choose_device("cpu", RunRank(3, 8, 3)) == torch.device("cpu")
 

@@ -48,7 +48,7 @@ def test_a_start_that_scores_otherwise_is_refused(rewrite, parent, tmp_path):
     state["progress"]["best_score"] *= 0.9
     write_checkpoint(tmp_path / "wrong.ckpt", {key: state[key] for key in state if key != "format_version"})
     config = rewrite(out="child", finetune={"path": "wrong.ckpt"})
-    with pytest.raises(ModelError, match=r"wrong.ckpt scores 0\.\d+ before the first step, but 0\.\d+ was recorded"):
+    with pytest.raises(ModelError, match=r"wrong\.ckpt .* 0\.\d{4} .* 0\.\d{4} "):
         train_model(config)
     # on other pairs the record says nothing, and the identity is the measure
     other = rewrite(out="other", data={"val_size": 12}, schedule={"max_steps": 1})
@@ -75,7 +75,7 @@ def test_worse_than_the_identity_is_refused_unless_accepted(rewrite, tmp_path):
 
 def test_weights_that_explode_cells_score_infinitely_bad(rewrite, tmp_path):
     save_spoiled(tmp_path / "bad", rewrite(), 1.0)
-    with pytest.raises(ConfigError, match=r"scores inf on data.val"):
+    with pytest.raises(ConfigError, match=r"/bad .* inf .*data\.val .*finetune\.accept_worse: true"):
         train_model(rewrite(finetune={"path": "bad"}))
     assert dump_record({"score": float("inf"), "errors": {"a": [1.0, float("nan")]}}) == (
         '{"score": null, "errors": {"a": [1.0, null]}}'
@@ -90,7 +90,7 @@ def test_frozen_parameters_stay_and_the_others_move(rewrite, parent):
         assert torch.equal(value, parent.best[name]) == is_frozen, name
     assert len(child.optimizer.name_moments()) < len(list(child.network.parameters()))
     assert Trainer(child.config).resume()
-    with pytest.raises(ConfigError, match=r"freeze \['layer_0'\] names no parameter; they begin with describe, emb"):
+    with pytest.raises(ConfigError, match=r"finetune\.freeze \['layer_0'\] .* describe, emb"):
         Trainer(rewrite(finetune=finetune | {"freeze": ["layer_0"]}))
     with pytest.raises(ConfigError, match=r"finetune.freeze .*trained"):
         Trainer(rewrite(finetune=finetune | {"freeze": [""]}))
@@ -98,9 +98,9 @@ def test_frozen_parameters_stay_and_the_others_move(rewrite, parent):
 
 def test_sizes_and_kind_must_be_those_of_the_start(rewrite, parent, config_file):
     path = str(parent.config.out / CHECKPOINT_FILE)
-    with pytest.raises(ModelError, match=r"other sizes \(its -> yours\): network.n_scalars: 16 -> 8; give its sizes"):
+    with pytest.raises(ModelError, match=r"last\.ckpt .*: network\.n_scalars: 16 -> 8;"):
         train_model(rewrite(out="child", finetune=path, network={"n_scalars": 8}))
-    with pytest.raises(ModelError, match="none of the"):
+    with pytest.raises(ModelError, match=r"'no-such-model' .*\(small\).*`e3relax models list`"):
         train_model(rewrite(finetune="no-such-model", network={"n_scalars": 16}))
     assert load_train_config(config_file).finetune.path.name == "no-such-model"
 

@@ -91,5 +91,5 @@ def test_rows_are_those_that_have_a_prediction_and_an_opinion(config_file):
     assert data.logs[:, 2] == pytest.approx([weigh_energy(-0.03, 0.27), weigh_energy(-0.03, 0.02)])
     assert data.before == pytest.approx(data.after)
     predictor.trust = Guarded(saving=None).trust
-    with pytest.raises(ConfigError, match="no calibration of savings"):
+    with pytest.raises(ConfigError, match=r"model m-1 .*--second-opinion, .*e3relax models calibrate"):
         collect_opinions(predictor, pairs, Potential())

@@ -159,7 +159,7 @@ def test_changed_configuration_is_refused_field_by_field(rewrite, config_file, t
     allowed = rewrite(**options, schedule={"max_steps": 5}, data={"train": [str(moved)]})
     assert train_model(allowed).progress.step == 5
     write_pairs(moved, make_pairs(2, 64))
-    with pytest.raises(ConfigError, match=r"other pairs in data.train \(hash [0-9a-f]{16} -> [0-9a-f]{16}\)"):
+    with pytest.raises(ConfigError, match=r"last\.ckpt .*data\.train \(hash [0-9a-f]{16} -> [0-9a-f]{16}\)"):
         train_model(load_train_config(config_file))
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(rewrite):
     assert 0 < trainer.progress.step <= 20
     last.write_bytes(b"half a file")
     previous.write_bytes(b"")
-    with pytest.raises(ModelError, match=r"last.ckpt is not a readable checkpoint .*remove it"):
+    with pytest.raises(ModelError, match=r"/last\.ckpt .*\(.+\); remove it"):
         train_model(config)
 
 
@@ -233,7 +233,7 @@ def test_mixed_functionals_are_refused_unless_named(rewrite, tmp_path):
     write_pairs(tmp_path / "train.jsonl.gz", rows)
     with pytest.raises(ConfigError, match=r'PBE \(36 pairs\), PBEsol \(4 pairs\).*data.functionals: \["PBE", "PBEsol"'):
         train_model(rewrite())
-    with pytest.raises(ConfigError, match=r'pairs of PBEsol are not among data.functionals \["PBE"\]'):
+    with pytest.raises(ConfigError, match=r' PBEsol .* data\.functionals \["PBE"\]'):
         train_model(rewrite(data={"functionals": ["PBE"]}))
     config = rewrite(data={"functionals": ["PBE", "PBESol", "SCAN"]}, schedule={"max_steps": 1})
     assert train_model(config).progress.step == 1

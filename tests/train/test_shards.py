@@ -54,17 +54,17 @@ def test_missing_damaged_and_foreign_shards_are_refused(pairs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "shards", copy)
     (copy / paths[1].name).unlink()
-    with pytest.raises(ConfigError, match=r"should hold 3 shards, but pairs-00001-of-00003.safetensors"):
+    with pytest.raises(ConfigError, match=r"/copy .* 3 shards, .*pairs-00001-of-00003\.safetensors"):
         list_shards(copy)
     content = bytearray(paths[2].read_bytes())
     content[-5] ^= 1
     paths[2].write_bytes(content)
-    with pytest.raises(ConfigError, match="is damaged: its hash is"):
+    with pytest.raises(ConfigError, match=r"pairs-00002-of-00003\.safetensors .* [0-9a-f]{16}, not [0-9a-f]{16};"):
         load_pairs([tmp_path / "shards"])
     paths[2].write_bytes(content[:200])
-    with pytest.raises(ConfigError, match=r"not a shard of pairs.*e3relax data shards"):
+    with pytest.raises(ConfigError, match=r"pairs-00002-of-00003\.safetensors .*`e3relax data shards`"):
         load_pairs([tmp_path / "shards"])
-    with pytest.raises(ConfigError, match="holds no shards"):
+    with pytest.raises(ConfigError, match=r"\(pairs-\*\.safetensors\); .*`e3relax data shards`"):
         load_pairs([tmp_path])
-    with pytest.raises(ConfigError, match=r"none\.safetensors is not a shard of pairs"):
+    with pytest.raises(ConfigError, match=r"none\.safetensors .*`e3relax data shards`"):
         load_pairs([tmp_path / "none.safetensors"])

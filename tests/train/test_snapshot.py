@@ -66,9 +66,9 @@ def test_packed_pairs_are_the_documents_in_the_order_asked_for():
     everything = pack_pairs(docs + docs[:3])
     assert everything.ids == [doc.pair_id for doc in docs]
     assert everything.groups[0] == docs[0].chemical_system
-    with pytest.raises(ConfigError, match=r"1 of 2 pairs are not in the store, such as gone; .*PAIR_STORE"):
+    with pytest.raises(ConfigError, match=r"1 of 2 pairs .* gone; .*PAIR_STORE"):
         pack_pairs(docs, [docs[0].pair_id, "gone"])
-    with pytest.raises(ConfigError, match="no pairs to pack"):
+    with pytest.raises(ConfigError, match=r"\(e3relax data build, e3relax data import\)"):
         pack_pairs([])
 
 
@@ -89,9 +89,9 @@ def test_a_snapshot_written_twice_is_the_first_one(splits, folder):
     before = (folder / MANIFEST_FILE).stat().st_mtime_ns
     assert write_snapshot(folder, splits, "d-1") == read_manifest(folder)
     assert (folder / MANIFEST_FILE).stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match="holds another snapshot already, of dataset d-1, not d-2"):
+    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not d-2;"):
         write_snapshot(folder, splits, "d-2")
-    with pytest.raises(ConfigError, match="holds another snapshot already"):
+    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not d-1;"):
         write_snapshot(folder, splits | {"val": splits["train"]}, "d-1")
 
 
@@ -110,7 +110,7 @@ def test_only_whole_snapshots_appear(splits, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="is not a snapshot and not empty"):
         write_snapshot(tmp_path / "other", splits, "d-1")
     for name in ("../train", "", "a b"):
-        with pytest.raises(ConfigError, match="cannot be the name of a split"):
+        with pytest.raises(ConfigError, match=rf"^'{name}' .* _, such as train"):
             write_snapshot(tmp_path / "new", {name: splits["train"]}, "d-1")
 
 
@@ -124,20 +124,20 @@ def flip_bit(path):
     ("spoil", "message"),
     [
         (lambda f: (f / "train" / "pairs-00001-of-00003.safetensors").unlink(), "00003.safetensors is missing; copy"),
-        (lambda f: flip_bit(f / "val" / "pairs-00000-of-00001.safetensors"), "is damaged: its sha256 is .*e3relax ret"),
+        (lambda f: flip_bit(f / "val" / "pairs-00000-of-00001.safetensors"), r" sha256 .*e3relax ret"),
         (
             lambda f: (f / "val" / "pairs-00000-of-00001.safetensors").write_bytes(b"half"),
-            "is damaged: 4 bytes, not",
+            r" 4 bytes, not \d+;",
         ),
         (
             lambda f: shutil.copy(f / "val" / "pairs-00000-of-00001.safetensors", f / "train" / "more.safetensors"),
-            "more.safetensors does not belong to the snapshot",
+            r"/train/more\.safetensors .*e3relax retrain",
         ),
-        (lambda f: (f / MANIFEST_FILE).unlink(), "is not a snapshot's manifest.*copy the whole folder again"),
+        (lambda f: (f / MANIFEST_FILE).unlink(), r"manifest\.json .*\(FileNotFoundError: "),
         (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 1}'), "is not a snapshot's manifest"),
-        (lambda f: (f / MANIFEST_FILE).write_text("[]"), "is not a snapshot's manifest"),
-        (lambda f: (f / MANIFEST_FILE).write_text("{"), "is not a snapshot's manifest"),
-        (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 9}'), "snapshot format 9, this release reads 1"),
+        (lambda f: (f / MANIFEST_FILE).write_text("[]"), r"manifest\.json .*\(TypeError: "),
+        (lambda f: (f / MANIFEST_FILE).write_text("{"), r"manifest\.json .*\(JSONDecodeError: "),
+        (lambda f: (f / MANIFEST_FILE).write_text('{"format_version": 9}'), r"format 9, .* 1; .*pip install"),
     ],
 )  # fmt: skip
 def test_damage_is_found(folder, spoil, message):
@@ -155,7 +155,7 @@ def test_a_manifest_names_no_files_elsewhere(folder, file):
     files = manifest["splits"]["train"]["files"]
     files[file] = next(iter(files.values()))
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match=f"names '{file}', not a shard in"):
+    with pytest.raises(ConfigError, match=rf"manifest\.json .*'{file}', .*/train; "):
         verify_snapshot(folder)
 
 
@@ -163,7 +163,7 @@ def test_a_link_out_of_the_folder_is_refused(folder):
     shard = folder / "train" / "pairs-00000-of-00003.safetensors"
     shard.rename(folder.parent / "outside.safetensors")
     shard.symlink_to(folder.parent / "outside.safetensors")
-    with pytest.raises(ConfigError, match="not a shard in"):
+    with pytest.raises(ConfigError, match=r"manifest\.json .*'train/pairs-00000-of-00003\.safetensors', .*/train; "):
         verify_snapshot(folder)
     # the folder itself may be reached through one
     shard.unlink()
