@@ -39,7 +39,7 @@ class ReplayConfig(_Section):
     bundled: bool | Literal["auto"] = Field(
         False,
         description="whether the pairs of the package's replay set are old ones, too; auto: where no sources are named "
-        "and all other pairs are of PBE, PBE+U or a potential for these; in two measurements more was forgotten",
+        "and all other pairs are of PBE, PBE+U or a potential for these; in our measurements no less was forgotten",
     )
 
 
