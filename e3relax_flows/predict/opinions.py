@@ -142,7 +142,9 @@ class Judge:
             return [point if all(map(math.isfinite, point)) else silence for point in points]
         except Exception as error:  # the boundary between structures
             if len(structures) == 1:
-                logger.info("second opinion of %s on %s: failed, %s", self.label, structures[0].composition.hill_formula, error)
+                logger.info(
+                    "second opinion of %s on %s: failed, %s", self.label, structures[0].composition.hill_formula, error
+                )
                 return [Silence(f"{self.label} failed on it: {type(error).__name__}: {error}", failed=True)]
             logger.info(
                 "second opinion of %s: a batch of %d failed and is halved: %s", self.label, len(structures), error

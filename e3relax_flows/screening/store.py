@@ -157,9 +157,17 @@ def read_screen(name: str, settings: SettingsLike = None) -> ScreenDoc:
 
     Examples
     --------
-    >>> from e3relax_flows import read_screen
-    >>> def list_failed(screen):
-    ...     return [row.id for row in read_screen(screen).candidates if row.state == "failed"]
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pymatgen.core import Lattice, Structure
+    >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, isolate_stores, read_screen, run_screen
+    >>> from e3relax_flows.testing import EmtEngine
+    >>> settings = isolate_stores(Path(tempfile.mkdtemp()))
+    >>> copper = Structure(Lattice.rhombohedral(2.7, 60), ["Cu"], [[0, 0, 0]])
+    >>> maker = ScreenMaker(name="copper", prerelax=PrerelaxMaker(device="cpu"), engine=EmtEngine(), control=0.0)
+    >>> report = run_screen(maker, [copper], ["Cu"], settings, Path("runs/copper"))
+    >>> [(row.id, str(row.state)) for row in read_screen("copper", settings).candidates]
+    [('Cu', 'successful')]
     """
     if not Path(name).exists() and not name.endswith(".json"):
         with open_screen_stores(settings) as stores:

@@ -50,11 +50,22 @@ def train_and_export(config: TrainConfig, on_progress: Listener | None = None) -
 
     Examples
     --------
+    Two steps from the bundled weights, on the pairs of six metals:
+
+    >>> import tempfile
     >>> from pathlib import Path
-    >>> from e3relax_flows import TrainConfig, train_model
-    >>> def finetune(train_files, val_files):
-    ...     data = {"train": train_files, "val": val_files, "functionals": ["PBE"]}
-    ...     return train_model(TrainConfig(out=Path("runs/mine"), data=data, finetune={"path": "default"}))
+    >>> from e3relax_flows import TrainConfig, train_model, write_pair_file
+    >>> from e3relax_flows.testing import make_pairs
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> n_pairs = write_pair_file(folder / "pairs.jsonl.gz", make_pairs())
+    >>> data = {"train": [folder / "pairs.jsonl.gz"], "val": [folder / "pairs.jsonl.gz"]}
+    >>> schedule = {"max_steps": 2, "warmup_steps": 1}
+    >>> start = {"path": "default", "accept_worse": True}
+    >>> config = TrainConfig(
+    ...     out=folder, name="mine", data=data, schedule=schedule, val_every=1, finetune=start, device="cpu"
+    ... )
+    >>> train_model(config).name
+    'mine'
     """
     trainer = train_model(config, on_progress)
     if trainer.stopped is not None:

@@ -22,12 +22,18 @@ def recalibrate(predictor: Predictor, pairs: PairSet) -> Predictor:
 
     Examples
     --------
-    >>> from e3relax_flows import PredictOptions, Predictor, evaluate_pairs, load_pairs, recalibrate
-    >>> def compare_guards(files, test_files):
-    ...     predictor, test = Predictor.load(), load_pairs(test_files)
-    ...     for each in (predictor, recalibrate(predictor, load_pairs(files))):
-    ...         evaluation, _ = evaluate_pairs(each, test, PredictOptions())
-    ...         print(evaluation.refused["all"], evaluation.materially_harmed["all"], evaluation.saving["all"])
+    Too few pairs for a guard that could be trusted, but enough to see that it is another one:
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from e3relax_flows import Predictor, load_pairs, recalibrate, write_pair_file
+    >>> from e3relax_flows.testing import make_pairs
+    >>> file = Path(tempfile.mkdtemp()) / "pairs.jsonl"
+    >>> n_pairs = write_pair_file(file, make_pairs())
+    >>> bundled = Predictor.load(device="cpu")
+    >>> fitted = recalibrate(bundled, load_pairs([file]))
+    >>> fitted.model_id == bundled.model_id, fitted.calibration["trust"] == bundled.calibration["trust"]
+    (True, False)
     """
     kept = {name: value for name, value in predictor.calibration.items() if name != "second_opinions"}
     calibration = kept | calibrate(predictor, pairs)

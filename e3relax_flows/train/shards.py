@@ -128,8 +128,8 @@ def list_shards(folder: Path) -> list[Path]:
     expected = [f"pairs-{number:05d}-of-{n_shards:05d}{SUFFIX}" for number in range(n_shards)]
     if missing := sorted(set(expected) ^ {path.name for path in paths}):
         raise ConfigError(
-            f"{folder} should hold {n_shards} shards, but {_shorten(missing)} are missing or do not belong to them; "
-            "copy the whole folder again"
+            f"{folder} should hold {n_shards} shards, but these are missing or do not belong to them: "
+            f"{_shorten(missing)}; copy the whole folder again"
         )
     return paths
 

@@ -208,8 +208,10 @@ def _accept_same(folder: Path, splits: Mapping[str, PairSet], dataset_id: str) -
     manifest = verify_snapshot(folder)
     stated = {name: split.content for name, split in manifest.splits.items()}
     if manifest.dataset_id != dataset_id or stated != {name: identify_pairs(pairs) for name, pairs in splits.items()}:
+        found = f"dataset {manifest.dataset_id}"
+        wanted = f"dataset {dataset_id}" if manifest.dataset_id != dataset_id else "these splits of it"
         raise ConfigError(
-            f"{folder} holds another snapshot already, of dataset {manifest.dataset_id}, not {dataset_id}; choose "
+            f"{folder} holds another snapshot already, of {found}, not {wanted}; choose "
             "another folder, or remove it first"
         )
     return manifest

@@ -89,9 +89,9 @@ def test_a_snapshot_written_twice_is_the_first_one(splits, folder):
     before = (folder / MANIFEST_FILE).stat().st_mtime_ns
     assert write_snapshot(folder, splits, "d-1") == read_manifest(folder)
     assert (folder / MANIFEST_FILE).stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not d-2;"):
+    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not dataset d-2;"):
         write_snapshot(folder, splits, "d-2")
-    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not d-1;"):
+    with pytest.raises(ConfigError, match=r"/snapshot .* d-1, not these splits of it;"):
         write_snapshot(folder, splits | {"val": splits["train"]}, "d-1")
 
 
