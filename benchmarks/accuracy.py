@@ -35,8 +35,8 @@ from accuracy_metrics import (
     summarize_sources,
 )
 from accuracy_tables import LABELS, NOTES, format_goals, format_methods, format_starts
+from provenance import collect_versions, read_cpu
 from pymatgen.core import Structure
-from runs import collect_versions, read_cpu
 
 from e3relax_flows import PredictOptions, Predictor, Verdict, load_pairs, measure_errors
 

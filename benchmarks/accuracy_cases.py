@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from provenance import draw_uniform
 from pymatgen.core import Structure
-from runs import draw_uniform
 from scipy.spatial.transform import Rotation
 
 from e3relax_flows import PairSet

@@ -15,10 +15,10 @@ from accuracy_cases import Case, Floats, JsonlCache, rotate_structure
 from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
+from provenance import hash_content
 from pymatgen.core import Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.io.ase import AseAtomsAdaptor
-from runs import hash_content
 
 from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine, measure_log_strain
 

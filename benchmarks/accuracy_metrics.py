@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from accuracy_cases import Case, JsonlCache
 from accuracy_methods import Output, Seconds
+from provenance import hash_content
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-from runs import hash_content
 
 from e3relax_flows import measure_errors
 

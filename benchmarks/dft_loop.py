@@ -25,8 +25,8 @@ from pathlib import Path
 from dft_savings_cases import count_kpoints, estimate_cost
 from dft_savings_table import Ratio, measure_ratio
 from monty.json import jsanitize
+from provenance import draw_uniform
 from pymatgen.core import Composition, Structure
-from runs import draw_uniform
 
 from e3relax_flows import (
     CampaignConfig,

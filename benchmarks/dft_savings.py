@@ -35,8 +35,8 @@ from typing import Any
 from dft_savings_cases import Case, Rules, choose_cases
 from dft_savings_relax import Start, relax_apart, work_on
 from dft_savings_table import ARMS, PREDICTED, find_model_id, join_records, write_tables
+from provenance import collect_versions, hash_content
 from pymatgen.core import Structure
-from runs import collect_versions, hash_content
 
 from e3relax_flows import PredictOptions, Verdict, identify_structure, resolve_model
 

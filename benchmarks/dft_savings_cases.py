@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import spglib
+from provenance import draw_uniform
 from pymatgen.core import Composition, Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-from runs import draw_uniform
 
 from e3relax_flows import E3RelaxError, choose_gpaw_settings, measure_displacements, measure_log_strain
 

@@ -26,7 +26,7 @@ from time import perf_counter
 import matplotlib as mpl
 import numpy as np
 import torch
-from runs import draw_uniform
+from provenance import draw_uniform
 
 from e3relax_flows import (
     Predictor,

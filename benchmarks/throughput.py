@@ -25,8 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from provenance import collect_versions, read_cpu
 from pymatgen.core import Structure
-from runs import collect_versions, read_cpu
 from throughput_parts import (
     MatmulCounter,
     apply_network,

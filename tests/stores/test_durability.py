@@ -51,7 +51,8 @@ def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(tmp_path):
         for _ in range(chance.randint(3, 60)):
             acknowledged.add(f"{life}-{int(child.stdout.readline())}")
         child.send_signal(signal.SIGKILL)
-        rest = child.communicate()[0]
+        with child:  # `communicate` misses what `readline` has buffered
+            rest = child.stdout.read()
         acknowledged.update(f"{life}-{int(line)}" for line in rest.split())
         with SQLiteStore(path, "docs", key="uuid") as store:
             batches = {key["batch"]: len(docs) for key, docs in store.groupby("batch", properties=["uuid"])}
