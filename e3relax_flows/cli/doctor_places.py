@@ -60,11 +60,11 @@ def check_launchpad_rows(settings: E3RelaxSettings) -> list[Finding]:
     asked = {role: worker.category for role, worker in settings.WORKERS.items() if worker.category}
     for role, category in asked.items():
         if category in offered:
-            rows.append(Finding(f"category {category}", "ok", f"required by role  {role}"))
+            rows.append(Finding(f"category {category}", "ok", f"required by role {role}"))
         else:
             there = ", ".join(sorted(filter(None, offered))) or "none"
             rows.append(Finding(
-                f"category {category}", "failed", f"required by role  {role}; no worker's file offers it ({there})",
+                f"category {category}", "failed", f"required by role {role}; no worker's file offers it ({there})",
                 f"write it into `category` of a file like configs/fireworks/fworker_cpu.yaml, or {SETTINGS_HINT}",
             ))  # fmt: skip
     return rows
