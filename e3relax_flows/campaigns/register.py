@@ -18,6 +18,7 @@ from e3relax_flows.core.errors import ConfigError, E3RelaxError
 from e3relax_flows.core.ids import canonicalize
 from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import get_engine
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.pairs.dataset_store import find_holdout, open_dataset_stores
 from e3relax_flows.prerelax.judges import check_calibrated
@@ -150,6 +151,8 @@ def register_campaign(
         When the alias has no model.
     ContentError
         When the maker holds a value that has no canonical form.
+    StoreError
+        When another process registers the same campaign for longer than a minute.
 
     Examples
     --------
@@ -173,10 +176,12 @@ def register_campaign(
     canonicalize(maker.as_dict(), "maker")  # jsanitize writes unknown types as strings
     content = jsanitize(maker.as_dict(), recursive_msonable=True)
     campaign_id = _identify(maker)
-    known = _find_same(stores, campaign_id, maker.config.name)
-    if known is not None:
-        return known, False
-    return _write_campaign(stores, campaign_id, maker, content, items), True
+    # one after the other: a second registration would replace the pool that the campaign of the first reads
+    with hold_submission(settings, f"campaign {campaign_id}"):
+        known = _find_same(stores, campaign_id, maker.config.name)
+        if known is not None:
+            return known, False
+        return _write_campaign(stores, campaign_id, maker, content, items), True
 
 
 def _write_campaign(

@@ -19,6 +19,7 @@ from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.logs import format_counts
 from e3relax_flows.core.model_folders import is_model_folder
 from e3relax_flows.engines.registry import recall_settings
+from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.kinds import find_kind
 from e3relax_flows.prerelax.judges import check_calibrated
@@ -27,7 +28,7 @@ from e3relax_flows.registry.models import resolve_model
 from e3relax_flows.schemas.candidates import RankByChange, Ranking
 from e3relax_flows.schemas.predictions import Reason, Verdict
 from e3relax_flows.schemas.screens import CandidateState, ScreenDoc, ScreenLimits, ScreenPhase, ScreenRow
-from e3relax_flows.screening.store import ChunkInput, ScreenStores, name_group, save_rows, save_screen
+from e3relax_flows.screening.store import ChunkInput, ScreenStores, find_screen, name_group, save_rows, save_screen
 from e3relax_flows.stores.opening import dump_document, validate_document, write_documents
 from e3relax_flows.stores.pool import SettingsLike
 
@@ -89,24 +90,33 @@ def register_screen(
         if ranking is not None and not isinstance(ranking, RankByChange):
             candidates.score(build_score(ranking))
         screen_id = _identify(maker, model_id, candidates)
-        if known := _find_whole(stores, screen_id):
-            known.place = place
-            save_screen(stores, known)
+        if known := _find_whole(stores, screen_id, place, settings):
             return known, False
         screen = _describe(maker, screen_id, model, place)
         screen.limits = limits or screen.limits
-        save_screen(stores, screen)  # without chunks: not yet complete
+        _save_incomplete(stores, screen)  # without chunks: not yet complete
         screen.n_chunks = _write_candidates(stores, screen, candidates, maker.chunk_size)
-    save_screen(stores, screen)
+    if not _save_incomplete(stores, screen) and (known := _find_whole(stores, screen_id, place, settings)):
+        return known, False
     return screen, True
 
 
-def _find_whole(stores: ScreenStores, screen_id: str) -> ScreenDoc | None:
-    """The stored screen with this id, if all of its candidates are written."""
+def _save_incomplete(stores: ScreenStores, screen: ScreenDoc) -> bool:
+    """Write a screen unless another process has registered it meanwhile, which may have advanced it already."""
+    return bool(write_documents(stores.screens, [dump_document(screen)], {"n_chunks": 0}))
+
+
+def _find_whole(stores: ScreenStores, screen_id: str, place: str, settings: SettingsLike) -> ScreenDoc | None:
+    """The stored screen with this id, moved to the place, if all of its candidates are written."""
     raw = stores.screens.query_one({"screen_id": screen_id})
     known = validate_document(raw, ScreenDoc, stores.screens) if raw else None
     if known is None or not known.n_chunks:
         return None
+    if known.place != place:
+        with hold_submission(settings, f"screen {screen_id}"):  # others advance it
+            known = find_screen(stores, screen_id)
+            known.place = place
+            save_screen(stores, known)
     logger.info("screen %s: registered before, phase %s, place %s", screen_id, known.phase, known.place)
     return known
 

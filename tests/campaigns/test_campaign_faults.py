@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import pytest
 from emt_campaigns import ALIAS, count_jobs, list_labels, prepare, read, register, resume, run
 
 from e3relax_flows.campaigns import generation as first_jobs
+from e3relax_flows.campaigns import register as registering
 from e3relax_flows.campaigns import results as last_jobs
 from e3relax_flows.campaigns.control import stop_campaign
 from e3relax_flows.campaigns.store import find_campaign
@@ -21,6 +23,25 @@ from e3relax_flows.schemas.outcomes import OutcomeState
 
 class Killed(BaseException):
     """As if the process had ended here."""
+
+
+def test_two_registrations_at_once_keep_one_pool(settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first writes its pool; it waits, and finds the campaign."""
+    prepare(settings)
+    write_pool, n_written, others = registering.write_pool, [], []
+
+    def write(*arguments: Any) -> Any:
+        n_written.append(1)
+        others.append(Thread(target=register, args=(settings,)))
+        others[-1].start()
+        others[-1].join(0.5)
+        return write_pool(*arguments)
+
+    monkeypatch.setattr(registering, "write_pool", write)
+    campaign = register(settings)
+    others[0].join()
+    assert len(n_written) == 1
+    assert read(settings, campaign.campaign_id)[0].n_pool == campaign.n_pool
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -26,6 +26,7 @@ from e3relax_flows.ledger.store import open_outcome_store, open_prediction_store
 from e3relax_flows.places.local import run_flow_locally
 from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import register_model
+from e3relax_flows.schemas.screens import CandidateState
 from e3relax_flows.screening import register as registering
 from e3relax_flows.screening import store as screenstores
 from e3relax_flows.screening.advance import Ended, advance_screen
@@ -34,7 +35,7 @@ from e3relax_flows.screening.flows import build_chunk_flow
 from e3relax_flows.screening.local import run_screen_here
 from e3relax_flows.screening.maker import ScreenMaker
 from e3relax_flows.screening.register import register_screen
-from e3relax_flows.screening.store import load_screen, open_screen_stores
+from e3relax_flows.screening.store import find_rows, find_screen, load_screen, open_screen_stores
 from e3relax_flows.stores.opening import open_job_store
 from e3relax_flows.testing import EMT_LATTICES, EmtEngine
 
@@ -63,11 +64,17 @@ def type_command(folder: Path, place: str) -> Forked:
 def test_the_same_typed_twice_at_once(table: E3RelaxSettings, folder: Path) -> None:
     """And one of two that run is killed in the middle of a relaxation: what it had, the next one takes up."""
     (folder / HOLD).touch()
-    killed, other = type_command(folder, "local"), type_command(folder, "local")
+    both = [type_command(folder, "local"), type_command(folder, "local")]
     deadline = time.monotonic() + 120
     while sum(count_relaxations(folder, "begun").values()) < 1:
-        assert time.monotonic() < deadline, killed.communicate()[1] + other.communicate()[1]
+        assert time.monotonic() < deadline, "".join(each.communicate()[1] for each in both)
         time.sleep(0.05)
+    screen_id = register(table)
+    with open_screen_stores(table) as stores:  # the one that owns none may have ended
+        owners = {
+            row.submitted.pid for row in find_rows(stores, screen_id, [CandidateState.SUBMITTED]) if row.submitted
+        }
+    killed, other = sorted(both, key=lambda each: each.pid not in owners)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     (folder / HOLD).unlink()
@@ -77,7 +84,7 @@ def test_the_same_typed_twice_at_once(table: E3RelaxSettings, folder: Path) -> N
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert (folder / HELD).exists()
-    check_ledger(table, folder, register(table))
+    check_ledger(table, folder, screen_id)
 
 
 @pytest.mark.parametrize("written", [0, 1])
@@ -104,6 +111,26 @@ def test_a_registration_that_fails_half_way(
     with open_screen_stores(table) as stores:
         assert stores.rows.count() == len(make_items())
     run_screen_here(screen_id, table, folder / "jobs")
+    check_ledger(table, folder, screen_id)
+
+
+@pytest.mark.parametrize("step", ["_describe", "_write_candidates"])
+def test_a_registration_leaves_what_another_has_begun(
+    table: E3RelaxSettings, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Before a step of a registration another process registers the same screen and runs it to its end."""
+    original = getattr(registering, step)
+
+    def run_other(*arguments: object) -> object:
+        monkeypatch.setattr(registering, step, original)
+        run_screen_here(register(table), table, folder / "jobs")
+        return original(*arguments)
+
+    monkeypatch.setattr(registering, step, run_other)
+    screen_id = register(table)
+    with open_screen_stores(table) as stores:
+        screen = find_screen(stores, screen_id)
+    assert (screen.phase, screen.n_chunks) == ("finished", 2)
     check_ledger(table, folder, screen_id)
 
 
