@@ -35,10 +35,10 @@ from accuracy_metrics import (
     summarize_sources,
 )
 from accuracy_tables import LABELS, NOTES, format_goals, format_methods, format_starts
-from provenance import collect_versions, read_cpu
+from machine import read_cpu
 from pymatgen.core import Structure
 
-from e3relax_flows import PredictOptions, Predictor, Verdict, load_pairs, measure_errors
+from e3relax_flows import PredictOptions, Predictor, Verdict, collect_versions, load_pairs, measure_errors
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

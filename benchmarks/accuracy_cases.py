@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from provenance import draw_uniform
 from pymatgen.core import Structure
 from scipy.spatial.transform import Rotation
 
-from e3relax_flows import PairSet
+from e3relax_flows import PairSet, draw_uniform
 
 Floats = NDArray[np.float64]
 

@@ -15,12 +15,11 @@ from accuracy_cases import Case, Floats, JsonlCache, rotate_structure
 from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
-from provenance import hash_content
 from pymatgen.core import Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine, measure_log_strain
+from e3relax_flows import Prediction, PredictOptions, Predictor, Verdict, get_engine, hash_content, measure_log_strain
 
 # rows without a potential, quick enough for all pairs
 NETWORK_ROWS = (

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from accuracy_cases import Case, JsonlCache
 from accuracy_methods import Output, Seconds
-from provenance import hash_content
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from e3relax_flows import measure_errors
+from e3relax_flows import hash_content, measure_errors
 
 METRICS = ("displacement", "strain", "volume")
 SYMPRECS = (1e-2, 1e-5)  # Å

@@ -25,7 +25,6 @@ from pathlib import Path
 from dft_savings_cases import count_kpoints, estimate_cost
 from dft_savings_table import Ratio, measure_ratio
 from monty.json import jsanitize
-from provenance import draw_uniform
 from pymatgen.core import Composition, Structure
 
 from e3relax_flows import (
@@ -39,6 +38,7 @@ from e3relax_flows import (
     ScreenMaker,
     build_campaign_pairs,
     choose_gpaw_settings,
+    draw_uniform,
     find_alias,
     find_outcomes,
     find_same_holdout,

@@ -35,10 +35,9 @@ from typing import Any
 from dft_savings_cases import Case, Rules, choose_cases
 from dft_savings_relax import Start, relax_apart, work_on
 from dft_savings_table import ARMS, PREDICTED, find_model_id, join_records, write_tables
-from provenance import collect_versions, hash_content
 from pymatgen.core import Structure
 
-from e3relax_flows import PredictOptions, Verdict, identify_structure, resolve_model
+from e3relax_flows import PredictOptions, Verdict, collect_versions, hash_content, identify_structure, resolve_model
 
 FMAX, STEPS = 0.05, 100  # eV/Å, as the engine's default; ionic steps
 SMEARING = 0.05  # eV, as the engine's default
@@ -166,7 +165,7 @@ def run_tasks(
             "arm": task.arm,
             "settings": task.settings,
             "model_id": task.model_id,
-            "versions": {name: version for name, version in collect_versions().items() if name in PACKAGES},
+            "versions": {name: version for name, version in collect_versions(PACKAGES).items() if name in PACKAGES},
             "machine": platform.processor() or platform.machine(),
         }
         if start is not None:

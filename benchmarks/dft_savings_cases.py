@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import spglib
-from provenance import draw_uniform
 from pymatgen.core import Composition, Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from e3relax_flows import E3RelaxError, choose_gpaw_settings, measure_displacements, measure_log_strain
+from e3relax_flows import E3RelaxError, choose_gpaw_settings, draw_uniform, measure_displacements, measure_log_strain
 
 MAGNETIC = {"V", "Cr", "Mn", "Fe", "Co", "Ni"}
 NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}

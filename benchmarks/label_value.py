@@ -26,7 +26,6 @@ from time import perf_counter
 import matplotlib as mpl
 import numpy as np
 import torch
-from provenance import draw_uniform
 
 from e3relax_flows import (
     Predictor,
@@ -34,6 +33,7 @@ from e3relax_flows import (
     SelectionPool,
     TrainConfig,
     choose_candidates,
+    draw_uniform,
     load_pairs,
     measure_errors,
     resolve_model,

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from provenance import collect_versions, read_cpu
+from machine import read_cpu
 from pymatgen.core import Structure
 from throughput_parts import (
     MatmulCounter,
@@ -48,7 +48,7 @@ from throughput_parts import (
     watch_network,
 )
 
-from e3relax_flows import PredictOptions, Predictor, load_pairs
+from e3relax_flows import PredictOptions, Predictor, collect_versions, load_pairs
 
 SECTIONS = ("stream", "rivals", "parts", "precisions", "sizes")  # first what looks at the memory
 PACKAGES = ("python", "torch", "numpy", "pymatgen", "spglib", "moyopy", "vesin", "chgnet", "e3relax-flows")

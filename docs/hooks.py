@@ -51,8 +51,7 @@ PYTHON = {
         "Ledger",
         "Predictions joined with what relaxations said about them.",
         "open_workspace Workspace find_predictions find_outcomes predictions_dataframe outcomes_dataframe "
-        "savings_dataframe summarize_savings describe_savings measure_errors measure_displacements measure_log_strain "
-        "find_nearest_images",
+        "savings_dataframe summarize_savings describe_savings measure_errors measure_displacements measure_log_strain",
     ),
     "models": (
         "Models",
@@ -64,7 +63,7 @@ PYTHON = {
         "From relaxations to pairs of structures, and the pairs that no training sees.",
         "PairBuilder PairDoc PairFilter identify_pair settle_relaxed OutcomeDocuments open_pair_store open_pair_stores "
         "CURRENT_PAIRS save_pairs iter_pairs write_pair_file load_pairs PairSet HoldoutDoc freeze_holdout "
-        "open_dataset_stores save_holdout list_holdouts find_same_holdout",
+        "open_dataset_stores save_holdout list_holdouts find_same_holdout find_nearest_images",
     ),
     "retraining": (
         "Retraining",
@@ -86,8 +85,9 @@ PYTHON = {
     ),
     "settings": (
         "Settings and errors",
-        "Where stores are, and what is raised.",
-        "E3RelaxSettings load_settings isolate_stores E3RelaxError ConfigError MissingDependencyError",
+        "Where stores are, what is raised, and what makes results repeatable.",
+        "E3RelaxSettings load_settings isolate_stores E3RelaxError ConfigError MissingDependencyError "
+        "collect_versions draw_uniform hash_content",
     ),
     "testing": ("Testing", "Parts for tests of your own engines and flows.", ""),
 }  # public names by noun; those of `e3relax_flows.testing` stand in its own list

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from e3relax_flows.core.geometry import find_nearest_images as find_nearest_images
     from e3relax_flows.core.geometry import measure_displacements as measure_displacements
     from e3relax_flows.core.geometry import measure_log_strain as measure_log_strain
+    from e3relax_flows.core.ids import draw_uniform as draw_uniform
+    from e3relax_flows.core.ids import hash_content as hash_content
     from e3relax_flows.core.ids import identify_structure as identify_structure
+    from e3relax_flows.core.run_information import collect_versions as collect_versions
     from e3relax_flows.core.settings import E3RelaxSettings as E3RelaxSettings
     from e3relax_flows.core.settings import isolate_stores as isolate_stores
     from e3relax_flows.core.settings import load_settings as load_settings
@@ -152,7 +155,8 @@ _PUBLIC = {
     "core.errors": "ConfigError E3RelaxError MissingDependencyError",
     "core.geometry": "find_nearest_images measure_displacements measure_log_strain",
     "core.settings": "E3RelaxSettings isolate_stores load_settings",
-    "core.ids": "identify_structure",
+    "core.ids": "draw_uniform hash_content identify_structure",
+    "core.run_information": "collect_versions",
     "schemas.campaigns": "CampaignConfig CampaignState Mix=SelectionMix",
     "schemas.candidates": "MaterialsProjectSource PrototypeSource SubstitutionSource",
     "schemas.datasets": "HoldoutDoc PairFilter",
@@ -240,11 +244,13 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "CandidateState",
     "choose_candidates",
     "choose_gpaw_settings",
+    "collect_versions",
     "COMMON",
     "ConfigError",
     "Constraints",
     "CURRENT_PAIRS",
     "describe_savings",
+    "draw_uniform",
     "E3RelaxError",
     "E3RelaxSettings",
     "Engine",
@@ -264,6 +270,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "get_engine",
     "GuardLimits",
     "has_errors",
+    "hash_content",
     "HoldoutDoc",
     "identify_flow",
     "identify_pair",

@@ -42,6 +42,12 @@ def hash_content(content: Any, name: str = "content") -> str:
     ------
     ContentError
         When a value in it has no canonical form.
+
+    Examples
+    --------
+    >>> from e3relax_flows import hash_content
+    >>> hash_content({"a": 1, "b": 2.0}) == hash_content({"b": 2.0, "a": 1}), len(hash_content("POSCAR"))
+    (True, 16)
     """
     return _hash(canonicalize(content, name))
 
@@ -126,7 +132,16 @@ def identify_structure(structure: Structure) -> str:
 
 
 def draw_uniform(seed: int, key: str) -> float:
-    """A number in [0, 1) that depends only on `seed` and `key`."""
+    """A number in [0, 1) that depends only on `seed` and `key`.
+
+    Examples
+    --------
+    The smallest numbers make a sample; that of another size begins with the same keys.
+
+    >>> from e3relax_flows import draw_uniform
+    >>> sorted(["Cu", "Ag", "Au"], key=lambda key: draw_uniform(0, key))[:2]
+    ['Au', 'Ag']
+    """
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return math.ldexp(int.from_bytes(digest[:8], "big"), -64)
 

@@ -17,7 +17,14 @@ def now() -> datetime:
 
 
 def collect_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Versions of those of `packages` that are installed, and of Python."""
+    """Versions of those of `packages` that are installed, and of Python.
+
+    Examples
+    --------
+    >>> from e3relax_flows import collect_versions
+    >>> sorted(collect_versions(("pymatgen", "not-installed")))
+    ['pymatgen', 'python']
+    """
     return dict(_collect_versions(packages))
 
 
