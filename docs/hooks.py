@@ -39,7 +39,8 @@ PYTHON = {
         "Candidates",
         "Where structures come from.",
         "read_structures ReadItem read_sources SubstitutionSource PrototypeSource MaterialsProjectSource CandidateList "
-        "build_candidates enumerate_candidates COMMON INTERSTITIAL scale_volume identify_structure label_prototype",
+        "build_candidates enumerate_candidates CrystalRules draw_crystals list_prototypes COMMON INTERSTITIAL "
+        "scale_volume identify_structure label_prototype",
     ),
     "engines": (
         "Engines",
@@ -371,9 +372,6 @@ def describe_parts(value: Any) -> str:
         return "Its fields: [Settings](../settings.md)."
     is_document = value.__module__.startswith("e3relax_flows.schemas.")
     return f"Its fields: [{value.__name__}](../documents.md#{value.__name__.lower()})." if is_document else ""
-
-
-# -- Markdown
 
 
 def cut_example(model: type[BaseModel]) -> list[str]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from e3relax_flows.candidates.enumerations import COMMON as COMMON
     from e3relax_flows.candidates.enumerations import INTERSTITIAL as INTERSTITIAL
     from e3relax_flows.candidates.enumerations import enumerate_candidates as enumerate_candidates
+    from e3relax_flows.candidates.random_crystals import CrystalRules as CrystalRules
+    from e3relax_flows.candidates.random_crystals import draw_crystals as draw_crystals
+    from e3relax_flows.candidates.random_crystals import list_prototypes as list_prototypes
     from e3relax_flows.candidates.reading import ReadItem as ReadItem
     from e3relax_flows.candidates.reading import read_structures as read_structures
     from e3relax_flows.candidates.sources import read_sources as read_sources
@@ -181,6 +184,7 @@ _PUBLIC = {
     "candidates.reading": "ReadItem read_structures",
     "candidates.sources": "read_sources",
     "candidates.spool": "CandidateList",
+    "candidates.random_crystals": "CrystalRules draw_crystals list_prototypes",
     "candidates.substitutions": "scale_volume",
     "ledger.frames": "outcomes_dataframe predictions_dataframe savings_dataframe",
     "ledger.savings": "summarize_savings",
@@ -250,7 +254,9 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "Constraints",
     "CURRENT_PAIRS",
     "describe_savings",
+    "draw_crystals",
     "draw_uniform",
+    "CrystalRules",
     "E3RelaxError",
     "E3RelaxSettings",
     "Engine",
@@ -281,6 +287,7 @@ __all__ = [  # noqa: RUF022 - as editors and type checkers read it
     "label_prototype",
     "list_engines",
     "list_holdouts",
+    "list_prototypes",
     "load_generations",
     "load_pairs",
     "load_settings",

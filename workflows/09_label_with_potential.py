@@ -26,15 +26,16 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from maggma.utils import grouper
-from pymatgen.core import Element, Structure
+from pymatgen.core import Structure
 
 from e3relax_flows import (
-    ConfigError,
+    CrystalRules,
     E3RelaxError,
     E3RelaxSettings,
     Engine,
@@ -47,30 +48,27 @@ from e3relax_flows import (
     PrerelaxMaker,
     ScreenDoc,
     ScreenMaker,
+    draw_crystals,
     find_nearest_images,
     find_outcomes,
     get_engine,
     isolate_stores,
     iter_pairs,
     label_prototype,
+    list_prototypes,
     measure_log_strain,
     open_pair_store,
     open_pair_stores,
     open_workspace,
     read_structures,
     run_screen,
-    scale_volume,
     settle_relaxed,
     write_pair_file,
 )
 
 SAME_SITES, SAME_CELL = 0.15, 0.06  # mean displacement, Å; logarithmic strain
 SECOND = (("sevennet-0", 1.0), ("chgnet", 2.0))  # engine; by how many per cent its volume may differ
-SCATTER, STRAIN, DISPLACEMENTS = 0.12, 0.03, (0.03, 0.08, 0.15)  # ln V, strain, Å: standard deviations
-KIN = 8.0  # Mendeleev numbers within which an element is likely to take another's place
 LARGEST = 40  # atoms
-GASES = {"H": 5.0, "N": 9.0, "O": 10.0, "F": 11.0, "Cl": 21.0}  # Å^3 per atom in solids
-UNKNOWN = {"He", "Ne", "Ar", "Kr", "Xe", "Po", "At", "Rn", "Fr", "Ra"}  # potentials have hardly seen these
 PREDICT_NOTHING = PredictOptions(guards=GuardLimits(max_score=0.0))  # all are refused: relax from what is given
 
 
@@ -104,37 +102,11 @@ def main() -> int:
 def draw_starts(arguments: argparse.Namespace) -> Iterator[tuple[str, Structure]]:
     """So many initial structures with their names; the k-th depends on the parents, the seed and k alone."""
     excluded = set(arguments.exclude.read_text(encoding="utf-8").split()) if arguments.exclude else set()
-    parents = [
-        (name, parent)
-        for name, parent in (read_parents(arguments.parents) if arguments.parents else list_prototypes())
-        if len(parent) <= arguments.max_atoms and not UNKNOWN.intersection(parent.symbol_set)
-        if all(Element(symbol).atomic_radius for symbol in parent.symbol_set)  # volumes are estimated from them
-    ]
+    parents = list(read_parents(arguments.parents) if arguments.parents else list_prototypes())
     if excluded:
         parents = [(name, parent) for name, parent in parents if label_prototype(parent) not in excluded]
-    if not parents:
-        raise ConfigError("no parent is left; raise --max-atoms or shorten the file of --exclude")
-    weights = np.array([len(parent) ** -0.6 for _, parent in parents])  # small cells are cheap
-    n_made = 0
-    for k in range(20 * arguments.n):
-        if n_made == arguments.n:
-            return
-        rng = np.random.default_rng([arguments.seed, k])
-        name, parent = parents[rng.choice(len(parents), p=weights / weights.sum())]
-        structure = distort(substitute(parent, rng), rng)
-        if structure.chemical_system not in excluded and structure.is_valid(0.6):
-            n_made += 1
-            yield f"{k} {structure.composition.reduced_formula} from {name}", structure
-
-
-def list_prototypes() -> Iterator[tuple[str, Structure]]:
-    """Ordered AFLOW prototypes, as primitive cells."""
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        structure = entry["snl"].structure.get_primitive_structure()
-        if structure.is_ordered:
-            yield entry["tags"]["aflow"], make_right_handed(structure)
+    rules = CrystalRules(parents, arguments.max_atoms, excluded, seed=arguments.seed)
+    return islice(draw_crystals(rules), arguments.n)
 
 
 def read_parents(path: Path) -> Iterator[tuple[str, Structure]]:
@@ -143,38 +115,7 @@ def read_parents(path: Path) -> Iterator[tuple[str, Structure]]:
         if item.structure is None or not item.structure.is_ordered:
             print(item.error or f"{item.id} is disordered and is passed over")
             continue
-        plain = [site.specie.symbol for site in item.structure]
-        yield item.id, make_right_handed(Structure(item.structure.lattice, plain, item.structure.frac_coords))
-
-
-def make_right_handed(structure: Structure) -> Structure:
-    """The same crystal or its mirror image: some potentials need right-handed axes."""
-    matrix = structure.lattice.matrix
-    return Structure(matrix if np.linalg.det(matrix) > 0 else -matrix, structure.species, structure.frac_coords)
-
-
-def substitute(parent: Structure, rng: np.random.Generator) -> Structure:
-    """Put another element in the place of each: in six of ten cases one that is near in Mendeleev's order."""
-    elements = [e for e in map(Element.from_Z, range(1, 95)) if e.symbol not in UNKNOWN and e.atomic_radius]
-    order = np.array([element.mendeleev_no for element in elements])
-    is_near, mapping = rng.random() < 0.6, {}
-    for old in sorted(parent.symbol_set):
-        chances = np.exp(-abs(order - Element(old).mendeleev_no) / KIN) + 0.01 if is_near else np.ones(len(order))
-        chances[[elements.index(new) for new in mapping.values()]] = 0  # different elements stay different
-        mapping[old] = elements[rng.choice(len(elements), p=chances / chances.sum())]
-    structure = Structure(parent.lattice, [mapping[site.specie.symbol] for site in parent], parent.frac_coords)
-    atoms = sum(GASES.get(site.specie.symbol) or float(site.specie.molar_volume or 15) / 0.6022 for site in structure)
-    structure.scale_lattice(np.sqrt(scale_volume(structure, parent, "atomic").volume * atoms))
-    return structure
-
-
-def distort(structure: Structure, rng: np.random.Generator) -> Structure:
-    """Scatter the volume; strain a part, displace the atoms of a part."""
-    kind, stretch = rng.random(), np.exp(rng.normal(0, SCATTER) / 3)
-    strain = rng.normal(0, STRAIN, (3, 3)) if kind < 0.45 else np.zeros((3, 3))
-    moved = rng.normal(0, rng.choice(DISPLACEMENTS), (len(structure), 3)) if 0.3 < kind < 0.6 else 0.0
-    lattice = stretch * structure.lattice.matrix @ (np.eye(3) + (strain + strain.T) / 2)
-    return Structure(lattice, structure.species, structure.frac_coords @ lattice + moved, coords_are_cartesian=True)
+        yield item.id, item.structure
 
 
 def build_pairs(screen: ScreenDoc, source: str, settings: E3RelaxSettings) -> list[PairDoc]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
 MANY = 200  # pairs that are enough to estimate the cost of a step
 NEVER_MOVED = -1  # version of an alias without document
-CONFIG_FILE, SNAPSHOTS = "run.yaml", "snapshots"
+CONFIG_FILE, SNAPSHOTS, REPLAY = "run.yaml", "snapshots", "replay"
 # entries of a training configuration that the retraining writes itself
 OWN_ENTRIES = {"out", "name", "seed", "finetune"}
 OWN_DATA = {"train", "val", "functionals"}
@@ -202,6 +202,8 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
+    if replays_predictions(config):
+        _add_replay(entries["data"], folder / REPLAY, parent, config)
     path = _write_config(folder / CONFIG_FILE, entries)
     before = _read_step(path)
     logger.info("training %s: begins at step %s, dataset %s, seed %d", run_id, before, dataset.dataset_id, seed)
@@ -244,7 +246,27 @@ def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, A
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
     blend = {"blend": config.blend} if config.blend and config.method == "finetune" else {}
-    return complete.describe({}) | {"freeze": config.freeze} | blend
+    replay = config.replay.model_dump(include={"predictions", "share"}) if replays_predictions(config) else {}
+    return complete.describe({}) | {"freeze": config.freeze} | blend | replay
+
+
+def replays_predictions(config: RetrainConfig) -> bool:
+    """Whether the incumbent's predictions are trained on, too."""
+    return config.replay.predictions > 0 and config.method == "finetune"
+
+
+def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, config: RetrainConfig) -> None:
+    """Add replayed predictions to the data of a training; none is of a chemical system of its other pairs."""
+    from e3relax_flows.retraining.replay import SOURCE, write_replay
+    from e3relax_flows.train.dataset import load_pairs
+
+    pairs = load_pairs([Path(path) for path in (*data["train"], *data["val"])])
+    systems = {pairs[index].build_initial().chemical_system for index in range(len(pairs))}
+    replay = config.replay
+    shards = write_replay(folder, parent.path, replay.predictions, systems, config.dataset.seed)
+    data["train"].append(str(shards))
+    data["functionals"] = [*data["functionals"], SOURCE]
+    data["shares"] = data.get("shares", {}) | {SOURCE: replay.share}
 
 
 def write_shards(dataset: DatasetDoc, workspace: Workspace) -> Path:

@@ -33,6 +33,13 @@ class ReplayConfig(_Section):
     """Old pairs among the new ones, so that fine-tuning forgets nothing."""
 
     fraction: float = Field(0.5, ge=0, lt=1, description="of the pairs trained on, or all old ones; 0: none")
+    predictions: int = Field(
+        0,
+        ge=0,
+        description="pairs of random crystals and the predictions of the incumbent that are replayed beside old pairs; "
+        "0: none, as for another functional",
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="of these predictions in the samples that are trained on")
     sources: list[str] | None = Field(
         None, description="old pairs are those of these sources; none: those of the incumbent's dataset"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -66,6 +66,9 @@ class DataConfig(_Section):
     val: list[Path] = Field(description="the same: pairs that choose the best weights")
     functionals: list[FunctionalName] | None = Field(
         None, description="that may occur together; none: only one may occur"
+    )
+    shares: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict, description="of an epoch, by source, met by repeated pairs; other sources share the rest"
     )
     val_size: int = Field(600, ge=1, description="pairs of `val` that are scored during training")
     max_atoms: int = Field(320, ge=1, description="atoms in a global batch, over all ranks")
@@ -154,7 +157,10 @@ class TrainConfig(_Section):
 
     def describe(self, network: dict[str, Any]) -> dict[str, Any]:
         """The part that must not change between restarts, as plain JSON; `network` are all sizes of the network."""
-        return self.model_dump(mode="json", exclude=MAY_CHANGE) | {"network": network}
+        content = self.model_dump(mode="json", exclude=MAY_CHANGE)
+        if not self.data.shares:  # as in runs of before
+            del content["data"]["shares"]
+        return content | {"network": network}
 
 
 def leave_out_mechanics(entries: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, find_checkpoint
 from e3relax_flows.train.dataset import load_pairs
 from e3relax_flows.train.distributed import World, join_world
 from e3relax_flows.train.finetune import check_start, read_start
-from e3relax_flows.train.pairs import PairSet, check_functionals, identify_pairs, join_pairs
+from e3relax_flows.train.pairs import PairSet, balance_sources, check_functionals, identify_pairs, join_pairs
 from e3relax_flows.train.progress import LOG_FILE, Listener, Meter, RunLog
 from e3relax_flows.train.sampler import OWN_STREAM, BatchLimits, ShareSampler, make_rng
 from e3relax_flows.train.samples import Sample, SampleSet, count_edges, make_loader, start_from_output
@@ -61,7 +61,7 @@ def load_data(config: DataConfig, world: World) -> RunData:
         raise ConfigError(
             f"rank {world.rank} reads other pairs ({hashes}) than the first rank ({of_first}); give all the same files"
         )
-    return RunData(train, val, hashes)
+    return RunData(balance_sources(train, config.shares), val, hashes)
 
 
 def train_model(config: TrainConfig, on_progress: Listener | None = None, world: World | None = None) -> Trainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,6 +136,36 @@ def join_pairs(parts: Sequence[PairSet]) -> PairSet:
         [name for part in parts for name in part.functionals],
         [name for part in parts for name in part.groups],
     )
+
+
+def balance_sources(pairs: PairSet, shares: Mapping[str, float]) -> PairSet:
+    """The pairs, some repeated, so that an epoch has given shares of some sources.
+
+    Parameters
+    ----------
+    shares
+        By source; the other sources have what is left, each pair of them equally often. Shares are met as nearly as
+        whole repetitions allow.
+
+    Raises
+    ------
+    ConfigError
+        When no pair has a named source, or the shares leave nothing for the others.
+    """
+    if not shares:
+        return pairs
+    counts = Counter(pairs.sources)
+    if missing := sorted(shares.keys() - counts.keys()):
+        raise ConfigError(f"data.shares names {missing[0]!r}, and the pairs are of {', '.join(sorted(counts))}")
+    n_others = sum(count for source, count in counts.items() if source not in shares)
+    left = 1.0 - sum(shares.values())
+    if n_others and left <= 0:
+        raise ConfigError(f"data.shares add up to {1 - left:g}; the other sources need a rest, so lower them")
+    weights = {source: share / counts[source] for source, share in shares.items()}
+    other = left / n_others if n_others else max(weights.values())
+    least = min(other, *weights.values())
+    repeats = [round(weights.get(source, other) / least) for source in pairs.sources]
+    return pairs.select([index for index, number in enumerate(repeats) for _ in range(number)])
 
 
 def identify_pairs(pairs: PairSet) -> str:

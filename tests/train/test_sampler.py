@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.train.pairs import PairSet, balance_sources
 from e3relax_flows.train.sampler import BatchLimits, ShareSampler, split_batch
 
 
@@ -77,3 +81,34 @@ def test_an_epoch_goes_on_where_it_was_left():
     sampler.set_epoch(2, start=4)
     assert list(sampler) == whole[4:]
     assert len(sampler) == len(whole) - 4
+
+
+def make_sources(*counts: tuple[str, int]) -> PairSet:
+    names = [source for source, count in counts for _ in range(count)]
+    n = len(names)
+    lattices = np.tile(np.eye(3) * 3.0, (2, n, 1, 1))
+    return PairSet([f"p{i}" for i in range(n)], names, np.arange(n + 1), np.full(n, 11), np.zeros((2, n, 3)), lattices)
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({}, {"own": 4, "old": 40, "others": 6}),
+        ({"old": 0.5}, {"own": 16, "old": 40, "others": 24}),
+        ({"own": 0.6}, {"own": 68, "old": 40, "others": 6}),
+        ({"own": 0.4, "old": 0.4}, {"own": 40, "old": 40, "others": 18}),
+    ],
+)
+def test_sources_have_their_shares_of_an_epoch(shares: dict[str, float], expected: dict[str, int]) -> None:
+    pairs = make_sources(("own", 4), ("old", 40), ("others", 6))
+    balanced = balance_sources(pairs, shares)
+    assert Counter(balanced.sources) == expected
+    assert set(balanced.ids) == set(pairs.ids)  # each pair is there
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"), [({"old": 0.5, "new": 0.1}, "'new'.* are of old, own"), ({"old": 1.0}, "lower them")]
+)
+def test_shares_that_cannot_be_met_are_refused(shares: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        balance_sources(make_sources(("own", 4), ("old", 2)), shares)
