@@ -66,7 +66,7 @@ class EdgeGeometry(NamedTuple):
 
 
 def uses_bags(values: Tensor) -> bool:
-    """Whether sums of rows are fused; on a GPU, and for gradients, gathers and sums one by one are faster."""
+    """Whether sums of rows are fused: on a CPU, where no gradient is asked for."""
     return values.device.type == "cpu" and not torch.is_grad_enabled()
 
 

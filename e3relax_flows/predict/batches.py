@@ -28,7 +28,6 @@ class BatchLimits(NamedTuple):
 # On a CPU larger batches only leave its caches; on a GPU they amortise launches until the memory ends, and a batch
 # that does not fit is split.
 LIMITS = {"cpu": BatchLimits(1_000, 10_000), "cuda": BatchLimits(40_000, 800_000)}
-LARGEST_BLOCK = 31 << 20  # bytes
 SLACK = 1.25  # by which a batch may outgrow its limits from one pass to the next before it is split
 
 
@@ -58,8 +57,6 @@ class BatchRunner:
         self.network = network
         self.device = device
         self.limits = limits or LIMITS[device.type]
-        if device.type == "cpu":
-            keep_freed_memory()
 
     def plan(self, crystals: Sequence[Crystal]) -> Iterator[list[int]]:
         """Indices of batches of crystals whose atoms have similar numbers of edges, so that few slots are empty."""
@@ -130,16 +127,6 @@ class BatchRunner:
             f"the network failed on it ({size}): {type(error).__name__}: {error}; "
             "if the structure looks right, please report this with the structure",
         )
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next batch, where it is glibc.
-
-    It returns freed blocks to the system above twice the size of the largest one that it has seen freed, up to 32 MiB.
-    Without this, each batch touches the same pages for the first time, which takes longer than what is computed there.
-    The block is never written to, so it takes no memory.
-    """
-    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
 
 
 def is_out_of_memory(error: Exception) -> bool:
