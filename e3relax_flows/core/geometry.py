@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
 PLANE_STEPS = np.array([(0, 0), *(step for step in itertools.product((-1, 0, 1), repeat=2) if any(step))])
+AXIS_STEPS = [np.insert(PLANE_STEPS, axis, 1, axis=1).astype(float) for axis in range(3)]
 SHORTER = 1 - 1e-9  # a squared length has to shrink by this factor to count as shorter
 
 
@@ -50,14 +51,15 @@ def reduce_lattices(lattices: Array) -> Array:
     is_reduced = len(lattices) == 0
     while not is_reduced:
         is_reduced = True
-        for axis in range(3):
-            steps = np.insert(PLANE_STEPS, axis, 1, axis=1)
+        for axis, steps in enumerate(AXIS_STEPS):
             candidates = steps @ cells  # the axis, and the axis plus or minus the other two
             lengths = np.square(candidates @ lattices).sum(axis=2)
             best = lengths.argmin(axis=1)
             is_shorter = lengths[rows, best] < SHORTER * lengths[:, 0]
+            if not is_shorter.any():
+                continue
             cells[is_shorter, axis] = candidates[rows, best][is_shorter]
-            is_reduced &= not is_shorter.any()
+            is_reduced = False
     return cells
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ class Crystal:
     def n_edges(self) -> int:
         """Number of directed edges."""
         return len(self.edges.centers)
+
+    @cached_property
+    def most_edges(self) -> int:
+        """Number of edges of the atom that has most."""
+        return int(np.bincount(self.edges.centers, minlength=1).max())
 
 
 @dataclass

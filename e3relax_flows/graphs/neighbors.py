@@ -10,6 +10,7 @@ from vesin import NeighborList
 
 from e3relax_flows.core.errors import StructureError
 
+MAX_SHORT = 2**16  # atoms that an integer of two bytes tells apart
 MAX_IMAGES = 10_000  # cells in one direction that the cutoff may span
 MAX_CELLS_OUTSIDE = 1e6
 MAX_MEAN_NEIGHBORS = 100_000
@@ -42,17 +43,29 @@ def find_neighbors(positions: NDArray[np.float64], lattice: NDArray[np.float64],
         When a number is not finite (`not_finite`), or the cell has no or almost no volume (`zero_volume`).
     """
     _check_geometry(positions, lattice, cutoff)
-    first, second, offsets = NeighborList(cutoff=cutoff, full_list=False).compute(
+    first, second, shifts = NeighborList(cutoff=cutoff, full_list=False).compute(
         points=positions, box=lattice, periodic=True, quantities="ijS"
     )
     centers = np.concatenate([first, second]).astype(np.int64)
     neighbors = np.concatenate([second, first]).astype(np.int64)
-    offsets = np.concatenate([offsets, -offsets]).astype(np.int64)
-    order = np.argsort(centers, kind="stable")
+    offsets = np.concatenate([shifts, -shifts]).astype(np.int64)
+    # short integers are sorted by their digits
+    order = np.argsort(centers.astype(np.uint16) if len(positions) <= MAX_SHORT else centers, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    reverse = place[(order + len(first)) % max(len(order), 1)]
-    return Neighbors(centers[order], neighbors[order], offsets[order], reverse)
+    reverse = np.concatenate([place[len(first) :], place[: len(first)]])[order]
+    return Neighbors(centers[order], neighbors[order], offsets.take(order, axis=0), reverse)
+
+
+def measure_pairs(
+    positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Atoms [n_pairs, 2] of the pairs of `find_neighbors`, in one direction only, and their distances [n_pairs], Å."""
+    _check_geometry(positions, lattice, cutoff)
+    pairs, distances = NeighborList(cutoff=cutoff, full_list=False).compute(
+        points=positions, box=lattice, periodic=True, quantities="Pd"
+    )
+    return pairs.astype(np.int64), distances
 
 
 def _check_geometry(positions: NDArray[np.float64], lattice: NDArray[np.float64], cutoff: float) -> None:

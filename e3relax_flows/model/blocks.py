@@ -1,11 +1,8 @@
 """Parts of the network: radial functions, invariants of neighbour densities, atom and lattice updates.
 
-Symbols: N atoms, H half edges (each edge and its reverse are one), K the most edges of one atom, G crystals, F scalar
-channels, V vector channels, C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of
-the spherical harmonics. What depends on distances only is computed for half edges; what differs by direction comes as
-two tensors, for an edge seen from its centre and from its neighbour. Narrow features of the edges are also kept as
-[N, K, ...], empty slots zero: sums over the edges of an atom, and what an edge sees of the density around its
-centre, are then products of small matrices.
+Symbols: N atoms, H half edges, K the most edges of one atom, G crystals, F scalar channels, V vector channels,
+C density channels, T tensor channels of the lattice node, M = (l_max + 1)² components of the spherical harmonics of
+densities. `model/edges.py` has the layout of the edges.
 """
 
 from __future__ import annotations
@@ -14,6 +11,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from e3relax_flows.model.edges import DEGREES, EdgeGeometry, gather, list_shapes, sum_by
+
+# Numbers below 1e-38 are ten times as slow as others on a CPU; sums of those above them do not see the difference.
+LOWEST_EXPONENT = -40.0
 
 
 class State(NamedTuple):
@@ -25,59 +27,6 @@ class State(NamedTuple):
     lattice_tensors: Tensor  # [G, T, 9], symmetric 3x3 matrices written as rows of 9
 
 
-class EdgeTable(NamedTuple):
-    """Layout of the edges; the same for all layers."""
-
-    centers: Tensor  # [H]
-    neighbors: Tensor  # [H]
-    places: tuple[Tensor, Tensor]  # [H] each: indices of the edges in [N·K], and of their reverse
-    shape: tuple[int, int]  # N, K
-
-    def spread(self, there: Tensor, back: Tensor) -> Tensor:
-        """[H, n] of the edges and of their reverse -> [N, K, n]."""
-        wide = there.new_zeros((self.shape[0] * self.shape[1], there.shape[1]))
-        return wide.index_copy_(0, self.places[0], there).index_copy_(0, self.places[1], back).unflatten(0, self.shape)
-
-    def collect(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, K, n] -> [H, n] of the edges and of their reverse."""
-        flat = values.flatten(0, 1)
-        return flat.index_select(0, self.places[0]), flat.index_select(0, self.places[1])
-
-
-class EdgeGeometry(NamedTuple):
-    """Edges of the present geometry, in the network's precision."""
-
-    table: EdgeTable
-    radial: Tensor  # [H, 2R] radial functions of the length
-    weights: Tensor  # [H, 1] smooth cutoff
-    angular: Tensor  # [N, K, 12 + M] u ⊗ u - 1/3, u, harmonics of u; u is the unit vector from centre to neighbour
-
-    @property
-    def harmonics(self) -> Tensor:
-        """[N, K, M]."""
-        return self.angular[:, :, N_SHAPES:]
-
-    @property
-    def shapes(self) -> Tensor:
-        """[N, K, 13] u ⊗ u - 1/3, u and the harmonic of degree zero, which is 1."""
-        return self.angular[:, :, : N_SHAPES + 1]
-
-
-N_SHAPES = 12
-
-
-def arrange_edges(centers: Tensor, neighbors: Tensor, reverse: Tensor, n_atoms: int) -> tuple[EdgeTable, Tensor]:
-    """Table of edges [E] that are sorted by centre, and which of them are the half edges [H]."""
-    counts = torch.bincount(centers, minlength=n_atoms)
-    first = torch.cumsum(counts, 0) - counts
-    width = max(int(counts.max()), 1)
-    number = torch.arange(len(centers), device=centers.device)
-    places = centers * width + number - first[centers]
-    half = torch.nonzero(number < reverse).squeeze(1)
-    sides = places[half], places[reverse[half]]
-    return EdgeTable(centers[half], neighbors[half], sides, (n_atoms, width)), half
-
-
 def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Sequential:
     """Linear, SiLU, Linear; `zero` starts the last layer at zero."""
     last = nn.Linear(n_hidden, n_out)
@@ -87,23 +36,6 @@ def make_mlp(n_in: int, n_hidden: int, n_out: int, zero: bool = False) -> nn.Seq
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), last)
 
 
-def switch_off(t: Tensor) -> Tensor:
-    """1 at t = 0, 0 from t = 1 on, with three vanishing derivatives there: 1 - 35 t⁴ + 84 t⁵ - 70 t⁶ + 20 t⁷."""
-    t = t.clamp(max=1.0)
-    t4 = t.square().square()
-    return 1.0 + t4 * (-35.0 + t * (84.0 + t * (-70.0 + 20.0 * t)))
-
-
-def sum_by(values: Tensor, index: Tensor, n: int) -> Tensor:
-    """Sum rows of `values` [K, ...] into [n, ...] by `index` [K]."""
-    return values.new_zeros((n, *values.shape[1:])).index_add_(0, index, values)
-
-
-def gather(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of `values` by `index`; its gradient is a plain sum."""
-    return values.index_select(0, index)
-
-
 def exponentiate(matrices: Tensor) -> Tensor:
     """Exponentials of [G, 3, 3]: sixteenth part, Taylor series to degree 10, squared four times.
 
@@ -111,17 +43,17 @@ def exponentiate(matrices: Tensor) -> Tensor:
     degree by batch and differs by 1e-10 between one matrix and several.
     """
     part = matrices / 16.0
-    identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand(matrices.shape)
     result = identity + part / 10.0
     for degree in range(9, 0, -1):
-        result = identity + part @ result / degree
+        result = torch.baddbmm(identity, part, result, alpha=1.0 / degree)
     for _ in range(4):
-        result = result @ result
+        result = torch.bmm(result, result)
     return result
 
 
 class GaussianBasis(nn.Module):
-    """Gaussians with centres evenly spread over [start, stop] and width equal to their spacing."""
+    """Gaussians with centres evenly spread over [start, stop] and width equal to their spacing, at least e^-40."""
 
     centers: Tensor
 
@@ -132,7 +64,8 @@ class GaussianBasis(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[E] -> [E, n]."""
-        return torch.exp(-0.5 * ((x[:, None] - self.centers.to(x.dtype)) / self.spacing).square())
+        distances = (x[:, None] - self.centers.to(x.dtype)) / self.spacing
+        return distances.square().mul_(-0.5).clamp_(min=LOWEST_EXPONENT).exp_()
 
 
 class DensityInvariants(nn.Module):
@@ -145,6 +78,8 @@ class DensityInvariants(nn.Module):
 
     sums: Tensor
     parity: Tensor
+    sides: Tensor
+    degrees: Tensor
 
     def __init__(self, n_scalars: int, n_radial: int, n_channels: int, l_max: int, scale: float) -> None:
         super().__init__()
@@ -154,28 +89,31 @@ class DensityInvariants(nn.Module):
         sums = [torch.full((2 * degree + 1, 1), (2 * degree + 1) ** -0.5) for degree in range(l_max + 1)]
         self.register_buffer("sums", torch.block_diag(*sums), persistent=False)  # [M, l_max + 1]
         signs = torch.tensor([(-1.0) ** degree for degree in range(l_max + 1)])
+        scales = torch.tensor([(2 * degree + 1) ** -0.5 for degree in range(l_max + 1)])
         self.register_buffer("parity", signs, persistent=False)
+        self.register_buffer("sides", torch.stack([scales, scales * signs], dim=1), persistent=False)  # [l_max + 1, 2]
+        degrees = [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
+        self.register_buffer("degrees", torch.tensor(degrees), persistent=False)  # [M]
         self.n_edge = 2 * n_channels * (l_max + 1)
         self.n_atom = n_channels * (l_max + 1)
 
     def forward(self, scalars: Tensor, edges: EdgeGeometry) -> tuple[Tensor, Tensor, Tensor]:
-        """Densities [N, C, M], invariants of atoms [N, C(l_max+1)], and the sums of weights times shapes [N, 13]."""
+        """Densities [N, C, M], invariants of atoms [N, C(l_max+1)], and sums of weights times harmonics [N, ...]."""
         table, of_atoms = edges.table, self.from_atom(scalars)
         of_atoms = torch.cat([of_atoms, torch.ones_like(of_atoms[:, :1])], dim=1)
-        radial = torch.cat([self.from_radial(edges.radial), torch.ones_like(edges.weights)], dim=1) * edges.weights
-        sides = (radial * gather(of_atoms, index) for index in (table.neighbors, table.centers))
-        sums = table.spread(*sides).mT @ edges.angular
-        density = sums[:, :-1, N_SHAPES:] * self.scale
-        return density, (density.square() @ self.sums.to(density.dtype)).flatten(1), sums[:, -1, : N_SHAPES + 1]
+        radial = torch.cat([fade(self.from_radial, edges), edges.weights], dim=1)
+        values = gather(of_atoms, table.neighbors).unflatten(0, (2, -1)) * radial
+        sums = table.spread(values.flatten(0, 1)).mT @ edges.harmonics
+        density = sums[:, :-1, : len(self.degrees)] * self.scale
+        return density, (density.square() @ self.sums.to(density.dtype)).flatten(1), sums[:, -1]
 
     def turn_weights(self, weight: Tensor) -> Tensor:
         """Weights [n, 2C(l_max+1)] of the invariants of an edge as weights [M, C, 2n] of both atoms' densities.
 
         The invariants need not be computed: the contraction with Y_lm and a linear layer commute.
         """
-        parts = weight.view(len(weight), 2, -1, len(self.parity))
-        signs = torch.stack([torch.ones_like(self.parity), self.parity]).to(weight.dtype)
-        return torch.einsum("ml,nscl,sl->mcsn", self.sums.to(weight.dtype), parts, signs).flatten(2)
+        parts = weight.view(len(weight), 2, -1, len(self.parity)).permute(3, 2, 1, 0)
+        return gather((parts * self.sides.to(weight.dtype)[:, None, :, None]).flatten(2), self.degrees)
 
 
 class EdgeMessages(nn.Module):
@@ -185,69 +123,106 @@ class EdgeMessages(nn.Module):
     summed over the edges of an atom before the last layer, which is linear.
     """
 
+    shapes: Tensor
+
     def __init__(self, sizes: BlockSizes, n_invariants: int) -> None:
         super().__init__()
         self.inputs = [sizes.radial, n_invariants, sizes.tensors]
-        self.split = [sizes.scalars, sizes.vectors, sizes.vectors + sizes.tensors + 1]
+        self.split = [sizes.scalars, sizes.vectors, sizes.vectors, sizes.tensors, 1]
         self.of_center = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
         self.of_neighbor = nn.Linear(sizes.scalars, sizes.hidden, bias=False)
         self.of_edge = nn.Linear(sum(self.inputs), sizes.hidden)
         self.filter = nn.Linear(sizes.radial, sizes.hidden)
         self.out = nn.Linear(sizes.hidden, sum(self.split))
+        self.register_buffer("shapes", list_shapes(), persistent=False)  # [5, 9]
 
     @property
     def of_invariants(self) -> Tensor:
         """Weights of the density invariants in the hidden layer, [n, n_invariants]."""
         return self.of_edge.weight.split(self.inputs, dim=1)[1]
 
-    def forward(
-        self, state: State, edges: EdgeGeometry, views: Tensor, counted: Tensor, graphs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Sums over the edges of atoms: Δs [N, F]; what is summed with u ⊗ u and u, [N, 12, V + T + 1]; gated vectors.
+    def see(self, state: State, views: Tensor, graphs: Tensor) -> Tensor:
+        """What edges see of both atoms and of the lattice node, as weights [N, M', 2n] of their harmonics.
 
         Parameters
         ----------
         state
-            With normalised scalars. Vectors that are None, before the first layer, are zero, as is the lattice node.
+            With normalised scalars.
         views
             [M, N, 2n], n hidden channels: what an edge sees of the density of its centre, and what its reverse sees.
-        counted
-            [N, 13] sums of weights times shapes, for the biases.
+            The result has at least the nine components up to degree two, if there is a lattice node to see.
         graphs
             [N] crystal of each atom.
-
-        Returns
-        -------
-        added, shaped, passed_on
-            The last is [N, 3, V], or None where there are no vectors.
         """
-        table, weights = edges.table, edges.weights
-        of_radial, _, of_tensors = self.of_edge.weight.split(self.inputs, dim=1)
-        shared = nn.functional.linear(edges.radial, of_radial, self.of_edge.bias)
-        if state.vectors is not None:
-            seen = (edges.angular[:, :, :9] @ gather(state.lattice_tensors, graphs).mT).flatten(0, 1)
-            shared = torch.addmm(shared, gather(seen, table.places[0]), of_tensors.T)
+        n_hidden = views.shape[2] // 2
         views[0] += torch.cat([self.of_center(state.scalars), self.of_neighbor(state.scalars)], dim=1)
-        there, back = table.collect(edges.harmonics @ views.transpose(0, 1))
-        filters = self.filter(edges.radial) * weights
-        n = filters.shape[1]
-        hidden = [
-            nn.functional.silu((one[:, :n] + other[:, n:]).add_(shared)) * filters
-            for one, other in ((there, back), (back, there))
-        ]
-        add, gate, rest = self.out.weight.split(self.split)
-        add_bias, gate_bias, rest_bias = self.out.bias.split(self.split)
-        totals = edges.shapes.mT @ table.spread(*hidden)  # [N, 13, n]
-        added = totals[:, N_SHAPES] @ add.T + counted[:, N_SHAPES:] * add_bias
-        shaped = totals[:, :N_SHAPES] @ rest.T + counted[:, :N_SHAPES, None] * rest_bias
         if state.vectors is None:
-            return added, shaped, None
-        passed_on = torch.zeros_like(state.vectors)
-        ends = (table.centers, table.neighbors), (table.neighbors, table.centers)
-        for values, (center, neighbor) in zip(hidden, ends, strict=True):
-            gates = torch.addmm(weights * gate_bias, values, gate.T)
-            passed_on.index_add_(0, center, gates[:, None, :] * gather(state.vectors, neighbor))
-        return added, shaped, passed_on
+            return views.transpose(0, 1)
+        if len(views) < DEGREES[2].stop:
+            views = torch.cat([views, views.new_zeros((DEGREES[2].stop - len(views), *views.shape[1:]))])
+        of_tensors = self.of_edge.weight.split(self.inputs, dim=1)[2]
+        seen = (state.lattice_tensors @ self.shapes.to(views.dtype).T).mT @ of_tensors.T  # [G, 5, n]
+        views[DEGREES[2], :, :n_hidden] += gather(seen, graphs).transpose(0, 1)
+        return views.transpose(0, 1)
+
+    def forward(self, edges: EdgeGeometry, views: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Sums over the edges of atoms: hidden values times shapes [N, 9, n]; gated vectors [N, 3, V], if any.
+
+        Parameters
+        ----------
+        views
+            [N, M', 2n] of `see`.
+        vectors
+            [N, 3, V] of the atoms.
+        """
+        table = edges.table
+        of_radial, bias = self.of_edge.weight.split(self.inputs, dim=1)[0], self.of_edge.bias
+        shared = nn.functional.linear(edges.radial, of_radial, bias)
+        seen = table.join(edges.harmonics[:, :, : views.shape[1]] @ views).unflatten(0, (2, -1)).add_(shared)
+        hidden = nn.functional.silu(seen).mul_(fade(self.filter, edges)).flatten(0, 1)
+        totals = edges.shapes.mT @ table.spread(hidden)
+        if vectors is None:
+            return totals, None
+        gate, bias = (part.split(self.split)[1] for part in (self.out.weight, self.out.bias))
+        gates = (hidden @ gate.T).unflatten(0, (2, -1)).add_(edges.weights * bias).flatten(0, 1)
+        passed_on = gather(vectors, table.neighbors).mul_(gates[:, None, :])
+        return totals, sum_by(passed_on, table.centers, len(vectors))
+
+    def read(self, totals: Tensor, counted: Tensor, graphs: Tensor, n_graphs: int) -> Messages:
+        """Apply the last layer to the sums.
+
+        Parameters
+        ----------
+        totals
+            [N, 9, n] of `forward`.
+        counted
+            [N, ...] sums of weights times harmonics, for the biases.
+        graphs, n_graphs
+            [N] crystal of each atom, and their number.
+        """
+        weights, biases = self.out.weight.split(self.split), self.out.bias.split(self.split)
+        scalars, vectors, tensors = DEGREES
+        added = torch.addmm(counted[:, scalars] * biases[0], totals[:, 0], weights[0].T)
+        push = torch.cat([weights[2], weights[4]]).T / 3**0.5
+        push_bias = torch.cat([biases[2], biases[4]]) / 3**0.5
+        pushed = totals[:, vectors] @ push + counted[:, vectors, None] * push_bias
+        stretched = sum_by(totals[:, tensors], graphs, n_graphs) @ weights[3].T
+        stretched = stretched + sum_by(counted[:, tensors], graphs, n_graphs)[:, :, None] * biases[3]
+        return Messages(added, pushed[:, :, :-1], pushed[:, :, -1], stretched.mT @ self.shapes.to(stretched.dtype))
+
+
+class Messages(NamedTuple):
+    """Sums of the messages that need no other atom."""
+
+    scalars: Tensor  # [N, F]
+    vectors: Tensor  # [N, 3, V] along the edges
+    shifts: Tensor  # [N, 3] the same, of positions
+    tensors: Tensor  # [G, T, 9] sums over the atoms of a crystal
+
+
+def fade(layer: nn.Linear, edges: EdgeGeometry) -> Tensor:
+    """A linear layer of the radial functions, times the smooth cutoff [H, n]."""
+    return edges.faded @ torch.cat([layer.weight, layer.bias[:, None]], dim=1).T
 
 
 class AtomUpdate(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from e3relax_flows.core.geometry import IMAGES, reduce_lattices
 from e3relax_flows.graphs.batching import CrystalBatch
-from e3relax_flows.model.blocks import sum_by
+from e3relax_flows.model.edges import sum_by
 from e3relax_flows.model.interface import Layer
 from e3relax_flows.schemas.training import LossWeights
 

@@ -28,19 +28,14 @@ from e3relax_flows.model.blocks import (
     AtomUpdate,
     BlockSizes,
     DensityInvariants,
-    EdgeGeometry,
     EdgeMessages,
-    EdgeTable,
     ErrorHead,
     GaussianBasis,
     LatticeUpdate,
     State,
-    arrange_edges,
     exponentiate,
-    gather,
-    sum_by,
-    switch_off,
 )
+from e3relax_flows.model.edges import EdgeGeometry, EdgeTable, arrange_edges, drop_noise, gather, sum_by, switch_off
 from e3relax_flows.model.elements import MAX_Z, describe_elements
 from e3relax_flows.model.interface import Layer, NetworkConfig, RelaxationNetwork
 
@@ -83,11 +78,10 @@ class E3RelaxH2(RelaxationNetwork):
         self.lattice_start = nn.Parameter(torch.zeros(config.n_scalars))
         self.radial = GaussianBasis(0.5, config.max_cutoff, config.n_radial)
         self.radial_scaled = GaussianBasis(0.4, 2.8, config.n_radial)
-        self.harmonics = o3.SphericalHarmonics(
-            list(range(config.l_max + 1)), normalize=False, normalization="component"
-        )
-        degrees = [0] * 9 + [1] * 3 + [degree for degree in range(config.l_max + 1) for _ in range(2 * degree + 1)]
-        self.register_buffer("signs", torch.tensor([(-1.0) ** degree for degree in degrees]), persistent=False)
+        l_max = max(config.l_max, 2)
+        self.harmonics = o3.SphericalHarmonics(list(range(l_max + 1)), normalize=False, normalization="component")
+        signs = [(-1.0) ** degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
+        self.register_buffer("signs", torch.tensor(signs), persistent=False)
         self.layers = nn.ModuleList(RefinementLayer(config) for _ in range(config.n_layers))
         self.errors = ErrorHead(list_sizes(config))
 
@@ -112,22 +106,26 @@ class E3RelaxH2(RelaxationNetwork):
             )
         state = self._start(batch)
         table, half = arrange_edges(batch.centers, batch.neighbors, batch.reverse, len(batch.numbers))
-        graphs = batch.graph_of_atom[table.centers]
-        images = torch.einsum("ei,eij->ej", batch.offsets[half], batch.lattices[graphs])
+        n_half = len(half)
+        graphs = gather(batch.graph_of_atom, table.centers[:n_half])
+        images = (batch.offsets[half][:, :, None] * gather(batch.lattices, graphs)).sum(dim=1)
+        radii = gather(torch.exp(self.log_radii), batch.numbers)
+        radii = gather(radii, table.centers[:n_half]) + gather(radii, table.neighbors[:n_half])
         strain = batch.lattices.new_zeros((batch.n_graphs, 3, 3))
-        deformation = exponentiate(strain)
+        deformation = None
         positions = batch.positions
         layers, weights = [], None
         for layer in self.layers:
-            vectors = gather(positions, table.neighbors) - gather(positions, table.centers) + images
-            vectors = torch.einsum("ei,eij->ej", vectors, deformation[graphs])
+            vectors = gather(positions, table.neighbors[:n_half]) - gather(positions, table.centers[:n_half]) + images
+            if deformation is not None:
+                vectors = (vectors[:, None, :] @ gather(deformation, graphs)).squeeze(1)
             if weights is None:
-                weights = switch_off(vectors.norm(dim=1) / batch.cutoffs[graphs])
-            state, shift, more_strain = layer(state, self._edge_geometry(batch, table, vectors, weights), batch)
+                weights = switch_off(vectors.norm(dim=1) / gather(batch.cutoffs, graphs))
+            state, shift, more_strain = layer(state, self._edge_geometry(table, vectors, weights, radii), batch)
             strain = strain + more_strain.to(strain.dtype)
             positions = positions + shift.to(positions.dtype)
             deformation = exponentiate(strain)
-            deformed = torch.einsum("ni,nij->nj", positions, deformation[batch.graph_of_atom])
+            deformed = (positions[:, None, :] @ gather(deformation, batch.graph_of_atom)).squeeze(1)
             layers.append(Layer(deformed, batch.lattices @ deformation))
         moved = positions - batch.positions
         expected = self._expect_errors(batch, state, moved, strain, shift, more_strain)
@@ -156,18 +154,15 @@ class E3RelaxH2(RelaxationNetwork):
             scalars.new_zeros((batch.n_graphs, self.config.n_tensors, 9)),
         )
 
-    def _edge_geometry(self, batch: CrystalBatch, table: EdgeTable, vectors: Tensor, weights: Tensor) -> EdgeGeometry:
+    def _edge_geometry(self, table: EdgeTable, vectors: Tensor, weights: Tensor, radii: Tensor) -> EdgeGeometry:
+        """Features of edges [H, 3], Å, with their smooth cutoff [H] and sums of radii [H], Å."""
         vectors = vectors.to(self.log_radii.dtype)
         lengths = torch.sqrt(vectors.square().sum(dim=1) + 1e-6)
-        directions = vectors / lengths[:, None]
-        radii = torch.exp(self.log_radii)[batch.numbers]
-        scaled = lengths / (gather(radii, table.centers) + gather(radii, table.neighbors))
-        outer = (directions[:, :, None] * directions[:, None, :]).flatten(1)
-        identity = torch.eye(3, dtype=outer.dtype, device=outer.device).flatten()
-        angular = torch.cat([outer - identity / 3, directions, self.harmonics(directions)], dim=1)
-        angular = table.spread(angular, angular * self.signs.to(angular.dtype))
-        radial = torch.cat([self.radial(lengths), self.radial_scaled(scaled)], dim=1)
-        return EdgeGeometry(table, radial, weights.to(vectors.dtype)[:, None], angular)
+        harmonics = self.harmonics(drop_noise(vectors / lengths[:, None]))
+        harmonics = torch.cat([harmonics, harmonics * self.signs.to(harmonics.dtype)])
+        radial = torch.cat([self.radial(lengths), self.radial_scaled(lengths / radii)], dim=1)
+        weights = weights.to(radial.dtype)[:, None]
+        return EdgeGeometry(table, radial, torch.cat([radial * weights, weights], dim=1), table.spread(harmonics))
 
 
 def list_sizes(config: E3RelaxH2Config) -> BlockSizes:
@@ -195,22 +190,21 @@ class RefinementLayer(nn.Module):
 
     def forward(self, state: State, edges: EdgeGeometry, batch: CrystalBatch) -> tuple[State, Tensor, Tensor]:
         """New state, displacements [N, 3] Å without drift, and symmetric strain [G, 3, 3]."""
-        graphs, n_vectors = batch.graph_of_atom, self.move.in_features
+        graphs = batch.graph_of_atom
         counts = batch.n_atoms.to(state.scalars.dtype)[:, None]
         normed = state._replace(scalars=self.norm(state.scalars))
         density, of_atoms, counted = self.invariants(normed.scalars, edges)
         views = density.permute(2, 0, 1) @ self.invariants.turn_weights(self.messages.of_invariants)
-        added, shaped, vectors = self.messages(normed, edges, views, counted, graphs)
-        pushes, pulls = shaped[:, 9:, :n_vectors], shaped[:, 9:, -1]
-        vectors = pushes if vectors is None else pushes + vectors
-        vectors = vectors * self.scale**0.5
+        totals, passed_on = self.messages(edges, self.messages.see(normed, views, graphs), state.vectors)
+        found = self.messages.read(totals, counted, graphs, batch.n_graphs)
+        vectors = (found.vectors if passed_on is None else found.vectors + passed_on) * self.scale**0.5
         if state.vectors is not None:
             vectors = vectors + state.vectors
-        scalars = state.scalars + added * self.scale**0.5
-        scalars, vectors = self.atoms(scalars, vectors, of_atoms, state.lattice_scalars[graphs])
-        tensors = sum_by(shaped[:, :9, n_vectors:-1].mT, graphs, batch.n_graphs)
+        scalars = torch.add(state.scalars, found.scalars, alpha=self.scale**0.5)
+        scalars, vectors = self.atoms(scalars, vectors, of_atoms, gather(state.lattice_scalars, graphs))
         mean_scalars = sum_by(scalars, graphs, batch.n_graphs) / counts
-        lattice_scalars, tensors, strain = self.lattice(state, mean_scalars, tensors * self.scale / counts[:, :, None])
-        shift = pulls * self.pull * self.scale + self.move(vectors).squeeze(2)
-        shift = shift - (sum_by(shift, graphs, batch.n_graphs) / counts)[graphs]
+        tensors = found.tensors * self.scale / counts[:, :, None]
+        lattice_scalars, tensors, strain = self.lattice(state, mean_scalars, tensors)
+        shift = found.shifts * self.pull * self.scale + self.move(vectors).squeeze(2)
+        shift = shift - gather(sum_by(shift, graphs, batch.n_graphs) / counts, graphs)
         return State(scalars, vectors, lattice_scalars, tensors), shift, strain

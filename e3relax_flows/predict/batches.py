@@ -27,7 +27,7 @@ class BatchLimits(NamedTuple):
 
 # On a CPU larger batches only leave its caches; on a GPU they amortise launches until the memory ends, and a batch
 # that does not fit is split.
-LIMITS = {"cpu": BatchLimits(1_000, 8_000), "cuda": BatchLimits(40_000, 800_000)}
+LIMITS = {"cpu": BatchLimits(1_000, 10_000), "cuda": BatchLimits(40_000, 800_000)}
 SLACK = 1.25  # by which a batch may outgrow its limits from one pass to the next before it is split
 
 
@@ -59,8 +59,8 @@ class BatchRunner:
         self.limits = limits or LIMITS[device.type]
 
     def plan(self, crystals: Sequence[Crystal]) -> Iterator[list[int]]:
-        """Indices of batches of crystals of similar size."""
-        order = sorted(range(len(crystals)), key=lambda index: crystals[index].n_edges)
+        """Indices of batches of crystals whose atoms have similar numbers of edges, so that few slots are empty."""
+        order = sorted(range(len(crystals)), key=lambda index: (crystals[index].most_edges, crystals[index].n_edges))
         sizes = [(crystals[index].n_atoms, crystals[index].n_edges) for index in order]
         for batch in plan_batches(sizes, *self.limits):
             yield [order[position] for position in batch]

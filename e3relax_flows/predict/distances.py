@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e3relax_flows.graphs.neighbors import find_neighbors
+from e3relax_flows.graphs.neighbors import find_neighbors, measure_pairs
 from e3relax_flows.model.elements import COVALENT_RADII
 
 # Å, by atomic number (index 0 is unused)
 RADII: NDArray[np.float64] = np.array([np.nan, *COVALENT_RADII])
+QUICK_CUTOFF = 2.0  # Å; a search within less sorts the atoms into more, smaller boxes and takes longer
+ROUNDING = 1e-9  # of a distance; the search for the closest pair begins this much above the limit
 
 
 class ClosePair(NamedTuple):
@@ -48,6 +50,9 @@ def find_close_pair(
     radii = RADII[numbers]
     cutoff = max(2 * min_ratio * float(radii.max()), min_distance)
     if cutoff <= 0:
+        return None
+    pairs, distances = measure_pairs(positions, lattice, max(cutoff, QUICK_CUTOFF))
+    if (distances >= (1 + ROUNDING) * np.maximum(min_ratio * radii[pairs].sum(axis=1), min_distance)).all():
         return None
     edges = find_neighbors(positions, lattice, cutoff)
     vectors = positions[edges.neighbors] + edges.offsets @ lattice - positions[edges.centers]

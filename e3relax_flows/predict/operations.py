@@ -35,6 +35,7 @@ MAX_ORDER = 48  # of a finite group of integer matrices [3, 3]
 STEPS = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)])
 AXES = [STEPS.tolist().index(axis) for axis in np.eye(3, dtype=int).tolist()]
 DIGITS = 3 ** np.arange(9)  # number matrices of -1, 0 and 1
+IS_UNIMODULAR = np.abs(np.linalg.det(STEPS[np.indices((26, 26, 26)).reshape(3, -1).T])).round().reshape(26, 26, 26) == 1
 
 
 class SymmetryError(Exception):
@@ -118,7 +119,9 @@ def is_lattice_clear(lattice: NDArray[np.float64], symprec: float) -> bool:
     products = (maps[:, None] @ maps).reshape(-1, 9)
     if np.abs(products).max() > 1:
         return False
-    return bool(np.isin((products + 1) @ DIGITS, (maps.reshape(-1, 9) + 1) @ DIGITS).all())
+    is_map = np.zeros(3**9, dtype=bool)
+    is_map[(maps.reshape(-1, 9) + 1) @ DIGITS] = True
+    return bool(is_map[(products + 1) @ DIGITS].all())
 
 
 def _find_maps(lattice: NDArray[np.float64], tolerances: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -128,12 +131,13 @@ def _find_maps(lattice: NDArray[np.float64], tolerances: NDArray[np.float64]) ->
     near = np.abs(lengths[:, None] - lengths[AXES]) < tolerances
     units = images / lengths[:, None]
     angles = np.degrees(np.arccos(np.clip(units @ units.T, -1.0, 1.0)))
-    triples = np.stack(np.meshgrid(*map(np.flatnonzero, near.T), indexing="ij"), axis=-1).reshape(-1, 3)
+    chosen = np.ix_(*map(np.flatnonzero, near.T))
+    fits = IS_UNIMODULAR[chosen]
     for i, j in ((0, 1), (0, 2), (1, 2)):
-        changes = angles[triples[:, i], triples[:, j]] - angles[AXES[i], AXES[j]]
-        triples = triples[np.abs(changes) < WIDER_ANGLES]
-    maps = STEPS[triples]
-    return maps[np.abs(np.rint(np.linalg.det(maps))) == 1]
+        changes = angles[chosen[i], chosen[j]] - angles[AXES[i], AXES[j]]
+        fits &= np.abs(changes) < WIDER_ANGLES
+    places = np.nonzero(fits)
+    return STEPS[np.stack([index.ravel()[place] for index, place in zip(chosen, places, strict=True)], axis=1)]
 
 
 def _are_atoms_near(lattice: NDArray[np.float64], fractions: NDArray[np.float64], distance: float) -> bool:

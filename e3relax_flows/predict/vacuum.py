@@ -110,9 +110,7 @@ def _find_translations(contacts: _Contacts, n_atoms: int) -> list[list[Translati
     image, the difference is a translation. A part with three ends the search.
     """
     starts = np.searchsorted(contacts.first, np.arange(n_atoms + 1)).tolist()
-    steps = [
-        (second, *offset) for second, offset in zip(contacts.second.tolist(), contacts.offsets.tolist(), strict=True)
-    ]
+    steps = np.column_stack([contacts.second, contacts.offsets])
     positions: dict[int, Translation] = {}
     parts: list[list[Translation]] = []
     for root in range(n_atoms):
@@ -122,7 +120,7 @@ def _find_translations(contacts: _Contacts, n_atoms: int) -> list[list[Translati
         positions[root], queue = (0, 0, 0), [root]
         for atom in queue:
             x, y, z = positions[atom]
-            for second, a, b, c in steps[starts[atom] : starts[atom + 1]]:
+            for second, a, b, c in steps[starts[atom] : starts[atom + 1]].tolist():  # most searches see few atoms
                 image, position = (x + a, y + b, z + c), positions.get(second)
                 if position is None:
                     positions[second] = image

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e3relax_flows.core.errors import StructureError
-from e3relax_flows.graphs.neighbors import Neighbors, find_neighbors
+from e3relax_flows.graphs.neighbors import Neighbors, find_neighbors, measure_pairs
 
 SHELL_MARGIN = 1e-7  # Å; a pair nearer to the cutoff than this may be in or out
 
@@ -141,3 +141,26 @@ def test_a_crystal_without_atoms_has_no_edges() -> None:
     edges = find_neighbors(np.zeros((0, 3)), FCC, 4.5)
     assert edges.offsets.shape == (0, 3)
     assert len(edges.centers) == len(edges.neighbors) == 0
+
+
+def test_pairs_are_one_direction_of_the_edges() -> None:
+    rng = np.random.default_rng(5)
+    lattice = np.diag([3.0, 4.0, 5.0]) + rng.normal(size=(3, 3)) * 0.3
+    positions = rng.random((4, 3)) @ lattice
+    edges = find_neighbors(positions, lattice, 3.5)
+    pairs, distances = measure_pairs(positions, lattice, 3.5)
+    assert 2 * len(pairs) == len(edges.centers)
+    expected = np.sort(measure_edges(edges, positions, lattice))
+    np.testing.assert_allclose(np.sort(np.repeat(distances, 2)), expected, rtol=0, atol=1e-12)
+    both = sorted([*map(tuple, pairs.tolist()), *map(tuple, pairs[:, ::-1].tolist())])
+    assert both == sorted(zip(edges.centers.tolist(), edges.neighbors.tolist(), strict=True))
+
+
+def test_reverse_is_the_same_edge_in_the_other_direction() -> None:
+    rng = np.random.default_rng(6)
+    lattice = np.diag([2.5, 4.0, 5.0])
+    edges = find_neighbors(rng.random((5, 3)) @ lattice, lattice, 4.0)
+    assert edges.reverse is not None
+    assert np.array_equal(edges.centers[edges.reverse], edges.neighbors)
+    assert np.array_equal(edges.neighbors[edges.reverse], edges.centers)
+    assert np.array_equal(edges.offsets[edges.reverse], -edges.offsets)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from e3relax_flows.graphs.batching import CrystalBatch
-from e3relax_flows.model.blocks import State, exponentiate, switch_off
+from e3relax_flows.model.blocks import State, exponentiate
+from e3relax_flows.model.edges import switch_off
 from e3relax_flows.model.network import E3RelaxH2, RefinementLayer
 
 
@@ -59,10 +60,12 @@ def _refine(
     scaled = lengths / (radii[centers] + radii[neighbors])
     radial = torch.cat([network.radial(lengths), network.radial_scaled(scaled)], dim=1)
     outer = (u[:, :, None] * u[:, None, :]).flatten(1)
-    shapes = torch.cat([outer - torch.eye(3, dtype=u.dtype).flatten() / 3, u], dim=1)
+    trace = u.square().sum(dim=1, keepdim=True) * torch.eye(3, dtype=u.dtype).flatten()
+    shapes = torch.cat([outer - trace / 3, u], dim=1)
     harmonics, normed = network.harmonics(u), layer.norm(state.scalars)
 
     parts = layer.invariants
+    harmonics = harmonics[:, : len(parts.sums)]
     densities = parts.from_radial(radial) * parts.from_atom(normed)[neighbors] * weights[:, None]
     density = per_atom(densities[:, :, None] * harmonics[:, None, :]) * parts.scale
     of_center = ((density[centers] * harmonics[:, None, :]) @ parts.sums.to(u.dtype)).flatten(1)

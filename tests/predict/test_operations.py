@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 
 import numpy as np
@@ -201,3 +202,27 @@ def test_any_cell_ends_with_what_spglib_finds(monkeypatch):
     answers = [answer for answer in asked if answer is not None]
     assert 20 < len(answers) < len(asked) < 240
     assert len(set(map(str, numbers))) > 4
+
+
+def test_maps_of_a_lattice_are_those_of_all_small_matrices() -> None:
+    matrices = np.array(list(itertools.product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)
+    matrices = matrices[np.abs(np.rint(np.linalg.det(matrices))) == 1]
+    for lattice in (
+        4 * np.eye(3),
+        np.diag([4.0, 4.1, 6.0]),
+        Lattice.hexagonal(3, 5).matrix,
+        Lattice.rhombohedral(4, 60).matrix,
+    ):
+        lengths = np.linalg.norm(lattice, axis=1)
+        images = matrices @ lattice
+        norms = np.linalg.norm(images, axis=2)
+        units, axes = images / norms[:, :, None], lattice / lengths[:, None]
+        changes = np.degrees(
+            np.arccos(np.clip(units @ units.transpose(0, 2, 1), -1, 1)) - np.arccos(np.clip(axes @ axes.T, -1, 1))
+        )
+        np.einsum("nii->ni", changes)[:] = 0
+        fits = (np.abs(norms - lengths) < 0.2).all(axis=1) & (np.abs(changes) < operations.WIDER_ANGLES).all(
+            axis=(1, 2)
+        )
+        found = operations._find_maps(np.array(lattice), np.full(3, 0.2))
+        assert sorted(found.reshape(-1, 9).tolist()) == sorted(matrices[fits].reshape(-1, 9).tolist())

@@ -17,7 +17,7 @@ from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.predict import predictor as predictor_module
-from e3relax_flows.predict.batches import BatchLimits
+from e3relax_flows.predict.batches import BatchLimits, BatchRunner
 from e3relax_flows.schemas.predictions import Prediction, Reason, Verdict
 
 FREE = PredictOptions(symmetry="free")
@@ -104,7 +104,7 @@ def test_memory_that_ends_halves_the_batch_and_is_remembered():
     assert all(p.verdict == Verdict.ACCEPT for p in predictions)
     assert [p.volume_ratio for p in predictions] == [p.volume_ratio for p in expected]
     assert [size for size in predictor.network.batch_sizes if size < 0] == [-16, -8, -4]
-    assert predictor.runner.limits == (5, 45)  # two thirds of 0.8 % of 1,000 and 8,000, rounded down thrice
+    assert predictor.runner.limits == (5, 57)  # two thirds of 0.8 % of 1,000 and 10,000, rounded down thrice
     predictor.network.batch_sizes.clear()
     predictor.predict(salts[:8], FREE)
     assert max(predictor.network.batch_sizes) == 2
@@ -374,3 +374,14 @@ def test_package_imports_without_torch():
     assert answer.stdout.split() == ["False", "True"]
     with pytest.raises(AttributeError, match=r"it has .*\bConstraints\b"):
         e3relax_flows.Nonsense  # noqa: B018
+
+
+def test_batches_hold_crystals_of_similar_numbers_of_edges_per_atom() -> None:
+    network = Contraction()
+    rng = np.random.default_rng(0)
+    crystals = [network.build_crystal(np.full(n, 11), rng.random((n, 3)) * 5, 5.0 * np.eye(3)) for n in (8, 2, 9, 2)]
+    assert crystals[0].most_edges == np.bincount(crystals[0].edges.centers).max()
+    runner = BatchRunner(network, torch.device("cpu"), BatchLimits(1_000, 1))
+    most = [crystals[index].most_edges for batch in runner.plan(crystals) for index in batch]
+    assert most == sorted(most)
+    assert len(set(most)) > 2
