@@ -65,6 +65,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         f"pairs: {snapshot['n_train']} to train on ({list_counts(plan['sources'])}; {snapshot['n_replayed']} of them "
         f"replayed, {snapshot['n_bundled']} from the package), {snapshot['n_val']} to validate with, "
         f"{snapshot['n_quarantined']} in quarantine",
+        f"replayed predictions of the incumbent: {plan['n_predictions']}",
         f"left out: {list_counts(plan['left_out'])}; functionals: {list_counts(plan['functionals'])}",
         f"about {plan['hours_per_training']:.2g} h for each training on this machine; {plan['launch']}",
         f"jobs, {plan['where']}: {', '.join(plan['jobs'])}",

@@ -14,7 +14,7 @@ from e3relax_flows.places.local import JobReport, run_flow_locally
 from e3relax_flows.report import console
 from e3relax_flows.retraining.judging import CHOOSE_JOB, GATE_JOB, PROMOTE_JOB
 from e3relax_flows.retraining.maker import RetrainMaker
-from e3relax_flows.retraining.training import estimate_training, plan_snapshot
+from e3relax_flows.retraining.training import count_predictions, estimate_training, plan_snapshot
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc
 from e3relax_flows.train.launcher import compose_command, count_devices, read_allocation
 
@@ -72,6 +72,7 @@ def plan_retraining(config: RetrainConfig, incumbent: str | None, submit: str, w
         "sources": dataset.sources,
         "functionals": dataset.functionals,
         "left_out": dataset.left_out,
+        "n_predictions": count_predictions(config),
         "hours_per_training": float(f"{estimate_training(config, snapshot, dataset, workspace):.2g}"),
         "jobs": [job.name for job in RetrainMaker(config=config).make(incumbent).jobs],
         "where": submit,

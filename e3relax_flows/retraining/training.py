@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
 MANY = 200  # pairs that are enough to estimate the cost of a step
+MOST_PREDICTIONS, PREDICTIONS_PER_STEP = 5000, 20
 NEVER_MOVED = -1  # version of an alias without document
 CONFIG_FILE, SNAPSHOTS, REPLAY = "run.yaml", "snapshots", "replay"
 # entries of a training configuration that the retraining writes itself
@@ -202,7 +203,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
-    if replays_predictions(config):
+    if count_predictions(config):
         _add_replay(entries["data"], folder / REPLAY, parent, config)
     path = _write_config(folder / CONFIG_FILE, entries)
     before = _read_step(path)
@@ -246,13 +247,20 @@ def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, A
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
     blend = {"blend": config.blend} if config.blend and config.method == "finetune" else {}
-    replay = config.replay.model_dump(include={"predictions", "share"}) if replays_predictions(config) else {}
+    n_predictions = count_predictions(config)
+    replay = {"predictions": [n_predictions, config.replay.share]} if n_predictions else {}
     return complete.describe({}) | {"freeze": config.freeze} | blend | replay
 
 
-def replays_predictions(config: RetrainConfig) -> bool:
-    """Whether the incumbent's predictions are trained on, too."""
-    return config.replay.predictions > 0 and config.method == "finetune"
+def count_predictions(config: RetrainConfig) -> int:
+    """Pairs of the incumbent's predictions that are replayed; by default no more than the training can use."""
+    replay = config.replay
+    if config.method != "finetune" or (replay.predictions is None and not replay.fraction):
+        return 0
+    if replay.predictions is not None:
+        return replay.predictions
+    schedule = FINETUNING["schedule"] | config.training.get("schedule", {})
+    return min(MOST_PREDICTIONS, PREDICTIONS_PER_STEP * int(schedule["max_steps"]))
 
 
 def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, config: RetrainConfig) -> None:
@@ -262,11 +270,10 @@ def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, config:
 
     pairs = load_pairs([Path(path) for path in (*data["train"], *data["val"])])
     systems = {pairs[index].build_initial().chemical_system for index in range(len(pairs))}
-    replay = config.replay
-    shards = write_replay(folder, parent.path, replay.predictions, systems, config.dataset.seed)
+    shards = write_replay(folder, parent.path, count_predictions(config), systems, config.dataset.seed)
     data["train"].append(str(shards))
     data["functionals"] = [*data["functionals"], SOURCE]
-    data["shares"] = data.get("shares", {}) | {SOURCE: replay.share}
+    data["shares"] = data.get("shares", {}) | {SOURCE: config.replay.share}
 
 
 def write_shards(dataset: DatasetDoc, workspace: Workspace) -> Path:

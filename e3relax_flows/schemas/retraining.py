@@ -33,11 +33,11 @@ class ReplayConfig(_Section):
     """Old pairs among the new ones, so that fine-tuning forgets nothing."""
 
     fraction: float = Field(0.5, ge=0, lt=1, description="of the pairs trained on, or all old ones; 0: none")
-    predictions: int = Field(
-        0,
+    predictions: int | None = Field(
+        None,
         ge=0,
         description="pairs of random crystals and the predictions of the incumbent that are replayed beside old pairs; "
-        "0: none, as for another functional",
+        "0: none, as for another functional; none: 5,000, or 20 for each step, where `fraction` is not 0",
     )
     share: float = Field(0.5, gt=0, lt=1, description="of these predictions in the samples that are trained on")
     sources: list[str] | None = Field(
@@ -70,7 +70,7 @@ class RetrainConfig(_Section):
     >>> from e3relax_flows import RetrainConfig
     >>> config = RetrainConfig(name="oxides", holdout="mine", training={"schedule": {"max_steps": 2000}})
     >>> config.alias, config.method, config.blend
-    ('default', 'finetune', 0.5)
+    ('default', 'finetune', 0.25)
     """
 
     name: str = Field("retrained", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="name of the model")
@@ -87,7 +87,7 @@ class RetrainConfig(_Section):
     )
     freeze: list[str] = Field(default_factory=list, description="beginnings of names of parameters that stay")
     blend: float = Field(
-        0.5,
+        0.25,
         ge=0,
         lt=1,
         description="share of the incumbent's weights in the fine-tuned model, against forgetting; 0: none, as for "
