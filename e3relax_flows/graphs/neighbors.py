@@ -10,7 +10,7 @@ from vesin import NeighborList
 
 from e3relax_flows.core.errors import StructureError
 
-MAX_SHORT = 2**16  # atoms that an integer of two bytes tells apart
+MAX_SHORT = 2**16  # atoms that an integer of two bytes can number
 MAX_IMAGES = 10_000  # cells in one direction that the cutoff may span
 MAX_CELLS_OUTSIDE = 1e6
 MAX_MEAN_NEIGHBORS = 100_000
