@@ -166,7 +166,7 @@ def describe_campaign(pool: Path, arguments: argparse.Namespace) -> CampaignConf
         "alias": ALIAS,
         "holdout": HOLDOUT,
         "dataset": {"group_by": "prototype", "val_fraction": 0.2},
-        "replay": {"bundled": "auto"},
+        "replay": {"bundled": "auto", "predictions": 0},
         "blend": 0,  # as it was measured: the default came later
         "training": TRAINING,
         "device": "cpu",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
 MANY = 200  # pairs that are enough to estimate the cost of a step
 MOST_PREDICTIONS, PREDICTIONS_PER_STEP = 5000, 20
+BLEND, BLEND_WITH_REPLAY = 0.5, 0.25
 NEVER_MOVED = -1  # version of an alias without document
 CONFIG_FILE, SNAPSHOTS, REPLAY = "run.yaml", "snapshots", "replay"
 # entries of a training configuration that the retraining writes itself
@@ -200,7 +201,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config), seed)
     folder = name_run_folder(workspace.settings.DATA_DIR, run_id)
     # weights with large errors on the new pairs are a reason to retrain; their files were verified by their hash
-    finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": config.blend, "accept_worse": True}
+    finetune = {"path": str(parent.path), "freeze": config.freeze, "blend": choose_blend(config), "accept_worse": True}
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
     if count_predictions(config):
@@ -246,7 +247,8 @@ def _describe_run(entries: dict[str, Any], config: RetrainConfig) -> dict[str, A
     from e3relax_flows.schemas.training import TrainConfig
 
     complete = TrainConfig.model_validate(entries | {"out": ".", "data": entries["data"] | {"train": [], "val": []}})
-    blend = {"blend": config.blend} if config.blend and config.method == "finetune" else {}
+    share = choose_blend(config)
+    blend = {"blend": share} if share and config.method == "finetune" else {}
     n_predictions = count_predictions(config)
     replay = {"predictions": [n_predictions, config.replay.share]} if n_predictions else {}
     return complete.describe({}) | {"freeze": config.freeze} | blend | replay
@@ -261,6 +263,13 @@ def count_predictions(config: RetrainConfig) -> int:
         return replay.predictions
     schedule = FINETUNING["schedule"] | config.training.get("schedule", {})
     return min(MOST_PREDICTIONS, PREDICTIONS_PER_STEP * int(schedule["max_steps"]))
+
+
+def choose_blend(config: RetrainConfig) -> float:
+    """Share of the incumbent's weights in the fine-tuned model."""
+    if config.blend is not None:
+        return config.blend
+    return BLEND_WITH_REPLAY if count_predictions(config) else BLEND
 
 
 def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, config: RetrainConfig) -> None:

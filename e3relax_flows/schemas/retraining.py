@@ -69,8 +69,8 @@ class RetrainConfig(_Section):
 
     >>> from e3relax_flows import RetrainConfig
     >>> config = RetrainConfig(name="oxides", holdout="mine", training={"schedule": {"max_steps": 2000}})
-    >>> config.alias, config.method, config.blend
-    ('default', 'finetune', 0.25)
+    >>> config.alias, config.method, config.replay.share
+    ('default', 'finetune', 0.5)
     """
 
     name: str = Field("retrained", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="name of the model")
@@ -86,12 +86,12 @@ class RetrainConfig(_Section):
         description="entries of a training configuration, such as schedule; without out, name, seed, and files of data",
     )
     freeze: list[str] = Field(default_factory=list, description="beginnings of names of parameters that stay")
-    blend: float = Field(
-        0.25,
+    blend: float | None = Field(
+        None,
         ge=0,
         lt=1,
         description="share of the incumbent's weights in the fine-tuned model, against forgetting; 0: none, as for "
-        "another functional",
+        "another functional; none: 0.25 where predictions are replayed, 0.5 elsewhere",
     )
     launch: LaunchConfig = Field(default_factory=lambda: LaunchConfig())
     options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="of the evaluation")

@@ -50,7 +50,7 @@ OTHERS = {
     "evaluation": "6691f6bc34a3d081",
     "gate": "3bd36133f887ec75",
     "screen": "cf9fd50792b01c03",
-    "campaign": "3b01cb357a5a0d28",
+    "campaign": "c5008898488e0784",
 }
 
 
