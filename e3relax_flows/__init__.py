@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from e3relax_flows.campaigns.store import find_campaign as find_campaign
     from e3relax_flows.campaigns.store import load_generations as load_generations
     from e3relax_flows.campaigns.store import open_campaign_stores as open_campaign_stores
+    from e3relax_flows.candidates.aflow import list_prototypes as list_prototypes
     from e3relax_flows.candidates.builtin import build_candidates as build_candidates
     from e3relax_flows.candidates.enumerations import COMMON as COMMON
     from e3relax_flows.candidates.enumerations import INTERSTITIAL as INTERSTITIAL
     from e3relax_flows.candidates.enumerations import enumerate_candidates as enumerate_candidates
     from e3relax_flows.candidates.random_crystals import CrystalRules as CrystalRules
     from e3relax_flows.candidates.random_crystals import draw_crystals as draw_crystals
-    from e3relax_flows.candidates.random_crystals import list_prototypes as list_prototypes
     from e3relax_flows.candidates.reading import ReadItem as ReadItem
     from e3relax_flows.candidates.reading import read_structures as read_structures
     from e3relax_flows.candidates.sources import read_sources as read_sources
@@ -184,7 +184,8 @@ _PUBLIC = {
     "candidates.reading": "ReadItem read_structures",
     "candidates.sources": "read_sources",
     "candidates.spool": "CandidateList",
-    "candidates.random_crystals": "CrystalRules draw_crystals list_prototypes",
+    "candidates.aflow": "list_prototypes",
+    "candidates.random_crystals": "CrystalRules draw_crystals",
     "candidates.substitutions": "scale_volume",
     "ledger.frames": "outcomes_dataframe predictions_dataframe savings_dataframe",
     "ledger.savings": "summarize_savings",

@@ -67,6 +67,18 @@ def find_prototypes(word: str) -> list[tuple[str, Structure]]:
     return [(entry["name"], entry["structure"].copy()) for entry in found]
 
 
+def list_prototypes() -> Iterator[tuple[str, Structure]]:
+    """Ordered prototypes of the table with their labels, as primitive cells.
+
+    Examples
+    --------
+    >>> from e3relax_flows import list_prototypes
+    >>> {name: structure.formula for name, structure in list_prototypes()}["AB_cF8_225_a_b"]
+    'Na1 Cl1'
+    """
+    return ((entry["label"], entry["structure"].copy()) for entry in _load_table() if entry["structure"].is_ordered)
+
+
 @cache
 def _load_table() -> list[dict[str, Any]]:
     """Entries with their names, in lower case."""
@@ -80,7 +92,8 @@ def _load_table() -> list[dict[str, Any]]:
         minerals = [each.strip() for each in tags["mineral"].split(",")]
         words = {each.lower() for each in (tags["aflow"], symbol, formula, *minerals) if each}
         plain = Structure(structure.lattice, structure.species, structure.frac_coords).get_primitive_structure()
-        table.append({"words": words, "structure": plain, "name": f"{symbol or tags['aflow']} {formula}"})
+        name = f"{symbol or tags['aflow']} {formula}"
+        table.append({"words": words, "structure": plain, "name": name, "label": tags["aflow"]})
     return table
 
 

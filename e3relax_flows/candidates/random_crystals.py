@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from pymatgen.core import Element, Structure
 
+from e3relax_flows.candidates.aflow import list_prototypes
 from e3relax_flows.candidates.substitutions import scale_volume
 from e3relax_flows.core.errors import ConfigError
+from e3relax_flows.core.geometry import make_right_handed
 
 SCATTER, STRAIN, DISPLACEMENTS = 0.12, 0.03, (0.03, 0.08, 0.15)  # ln V, strain, Å: standard deviations
 KIN = 8.0  # Mendeleev numbers within which an element is likely to take another's place
@@ -119,11 +121,10 @@ def distort(structure: Structure, rng: np.random.Generator) -> Structure:
     return Structure(lattice, structure.species, structure.frac_coords @ lattice + moved, coords_are_cartesian=True)
 
 
-def make_right_handed(structure: Structure) -> Structure:
-    """The crystal with its elements alone, or its mirror image: some potentials need right-handed axes."""
-    matrix = structure.lattice.matrix
-    symbols = [site.specie.symbol for site in structure]
-    return Structure(matrix if np.linalg.det(matrix) > 0 else -matrix, symbols, structure.frac_coords)
+def _simplify(structure: Structure) -> Structure:
+    """The elements of a crystal in a right-handed cell, which some potentials need."""
+    lattice, fractions = make_right_handed(structure.lattice.matrix, structure.frac_coords)
+    return Structure(lattice, [site.specie.symbol for site in structure], fractions)
 
 
 def _is_usable(symbol: str, wanted: Collection[str] | None) -> bool:
@@ -134,7 +135,7 @@ def _choose_parents(rules: CrystalRules, n_elements: int) -> list[tuple[str, Str
     """Right-handed parents that the rules allow, with no more elements than there are to put into them."""
     given = list_prototypes() if rules.parents is None else rules.parents
     parents = [
-        (name, make_right_handed(parent))
+        (name, _simplify(parent))
         for name, parent in given
         if len(parent) <= rules.max_atoms and len(parent.symbol_set) <= n_elements
         # volumes are estimated from the radii of the parent's elements
@@ -145,20 +146,3 @@ def _choose_parents(rules: CrystalRules, n_elements: int) -> list[tuple[str, Str
             f"no parent has at most {rules.max_atoms} atoms and {n_elements} elements; allow more atoms or elements"
         )
     return parents
-
-
-def list_prototypes() -> Iterator[tuple[str, Structure]]:
-    """Ordered prototypes of pymatgen's AFLOW table with their labels, as primitive cells.
-
-    Examples
-    --------
-    >>> from e3relax_flows import list_prototypes
-    >>> {name: structure.formula for name, structure in list_prototypes()}["AB_cF8_225_a_b"]
-    'Na1 Cl1'
-    """
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        structure = entry["snl"].structure.get_primitive_structure()
-        if structure.is_ordered:
-            yield entry["tags"]["aflow"], structure

@@ -17,7 +17,15 @@ Array = NDArray[np.float64]
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
 PLANE_STEPS = np.array([(0, 0), *(step for step in itertools.product((-1, 0, 1), repeat=2) if any(step))])
 AXIS_STEPS = [np.insert(PLANE_STEPS, axis, 1, axis=1).astype(float) for axis in range(3)]
+SWAP = [1, 0, 2]  # exchanging two axes turns a left-handed cell into a right-handed description of the same crystal
 SHORTER = 1 - 1e-9  # a squared length has to shrink by this factor to count as shorter
+
+
+def make_right_handed(lattice: Array, fractions: Array) -> tuple[Array, Array]:
+    """Lattice [3, 3] and fractions [n, 3] of the same crystal, two axes exchanged where the cell is left-handed."""
+    if np.linalg.det(lattice) < 0:
+        return lattice[SWAP], fractions[:, SWAP]
+    return lattice, fractions
 
 
 def measure_log_strain(lattice_a: Array, lattice_b: Array) -> Array:

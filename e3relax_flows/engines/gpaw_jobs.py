@@ -16,6 +16,7 @@ from jobflow import job
 from pydantic import Field
 from pymatgen.core import Structure
 
+from e3relax_flows.core.geometry import SWAP
 from e3relax_flows.core.optional import require
 from e3relax_flows.engines.gpaw_settings import (
     K_LENGTH,
@@ -24,7 +25,7 @@ from e3relax_flows.engines.gpaw_settings import (
     choose_settings,
     prepare_magmoms,
 )
-from e3relax_flows.engines.guards import SWAP, GuardedRelaxMaker, RightHandedCalculator
+from e3relax_flows.engines.guards import GuardedRelaxMaker, RightHandedCalculator
 
 SCF_LINE = re.compile(r"^\s*Converged in (\d+) steps", re.MULTILINE)
 

@@ -23,11 +23,9 @@ from atomate2.ase.utils import OPTIMIZERS, AseRelaxer
 from pymatgen.core import Molecule, Structure
 
 from e3relax_flows.core.errors import EngineError
-from e3relax_flows.core.geometry import measure_log_strain
+from e3relax_flows.core.geometry import SWAP, measure_log_strain
 
 logger = logging.getLogger(__name__)
-
-SWAP = [1, 0, 2]  # exchanging two axes turns a left-handed cell into a right-handed description of the same crystal
 
 
 class RightHandedCalculator(Calculator):

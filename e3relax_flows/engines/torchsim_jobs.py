@@ -23,7 +23,8 @@ from emmet.core.trajectory import AtomTrajectory
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from e3relax_flows.engines.guards import SWAP, check_neighbors, turn_right_handed
+from e3relax_flows.core.geometry import SWAP
+from e3relax_flows.engines.guards import check_neighbors, turn_right_handed
 from e3relax_flows.engines.mlip_jobs import PotentialRelaxMaker
 from e3relax_flows.engines.torchsim_batches import BatchRules, Track, relax_together
 from e3relax_flows.graphs.devices import resolve_device

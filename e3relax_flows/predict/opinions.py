@@ -12,6 +12,7 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.errors import E3RelaxError
+from e3relax_flows.core.geometry import make_right_handed
 from e3relax_flows.graphs.batching import plan_batches
 from e3relax_flows.schemas.predictions import SecondOpinion
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # Atoms in one batch: on a CPU larger ones exceed its caches.
 MAX_ATOMS = {"cpu": 60, "cuda": 4_000}
 EV_PER_CUBIC_ANGSTROM = 1 / 160.21766  # of one GPa
-SWAP = [1, 0, 2]  # two exchanged axes describe a left-handed cell as a right-handed one
 
 logger = logging.getLogger(__name__)
 
@@ -177,9 +177,7 @@ class Judge:
 
 def turn_right_handed(structure: Structure) -> Structure:
     """The bare crystal, two lattice vectors exchanged where the cell is left-handed: potentials fail on those."""
-    matrix, fractions = structure.lattice.matrix, structure.frac_coords
-    if np.linalg.det(matrix) < 0:
-        matrix, fractions = matrix[SWAP], fractions[:, SWAP]
+    matrix, fractions = make_right_handed(structure.lattice.matrix, structure.frac_coords)
     return Structure(Lattice(matrix), [site.specie.Z for site in structure], fractions)
 
 

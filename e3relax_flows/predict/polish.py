@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from e3relax_flows.core.errors import E3RelaxError, ModelError
+from e3relax_flows.core.geometry import SWAP
 from e3relax_flows.predict.constraints import Freedom
-from e3relax_flows.predict.opinions import SWAP, Judge, turn_right_handed
+from e3relax_flows.predict.opinions import Judge, turn_right_handed
 
 Floats = NDArray[np.float64]
 

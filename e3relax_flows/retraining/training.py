@@ -39,6 +39,7 @@ from e3relax_flows.schemas.retraining import RetrainConfig, SnapshotDoc, Trainin
 
 if TYPE_CHECKING:
     from e3relax_flows.train.launcher import Run
+    from e3relax_flows.train.pairs import PairSet
     from e3relax_flows.train.trainer import Trainer
 
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
@@ -191,12 +192,14 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     StoppedError
         When a user stopped it; what was trained is saved, and the same job run again continues.
     """
+    from e3relax_flows.train.dataset import load_pairs
     from e3relax_flows.train.launcher import run_training
 
     parent = resolve_model(snapshot.incumbent_id, workspace)
     dataset = find_dataset(workspace.get(open_dataset_stores), snapshot.dataset_id)
     shards = write_shards(dataset, workspace)
-    entries = describe_training(config, parent, _list_functionals(shards))
+    pairs = load_pairs([shards / "train", shards / "val"])
+    entries = describe_training(config, parent, sorted(set(pairs.functionals)))
     parent_id = parent.model_id if config.method == "finetune" else None
     run_id = identify_run(dataset.dataset_id, parent_id, _describe_run(entries, config), seed)
     folder = name_run_folder(workspace.settings.DATA_DIR, run_id)
@@ -205,7 +208,7 @@ def train(config: RetrainConfig, snapshot: SnapshotDoc, seed: int, workspace: Wo
     entries |= {"out": ".", "name": config.name, "seed": seed, "finetune": finetune if parent_id else None}
     entries["data"] |= {split: [str(shards / split)] for split in ("train", "val")}
     if count_predictions(config):
-        _add_replay(entries["data"], folder / REPLAY, parent, config)
+        _add_replay(entries["data"], folder / REPLAY, parent, pairs, config)
     path = _write_config(folder / CONFIG_FILE, entries)
     before = _read_step(path)
     logger.info("training %s: begins at step %s, dataset %s, seed %d", run_id, before, dataset.dataset_id, seed)
@@ -272,12 +275,10 @@ def choose_blend(config: RetrainConfig) -> float:
     return BLEND_WITH_REPLAY if count_predictions(config) else BLEND
 
 
-def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, config: RetrainConfig) -> None:
-    """Add replayed predictions to the data of a training; none is of a chemical system of its other pairs."""
+def _add_replay(data: dict[str, Any], folder: Path, parent: ModelFolder, pairs: PairSet, config: RetrainConfig) -> None:
+    """Add replayed predictions to the data of a training; none is of a chemical system of its other `pairs`."""
     from e3relax_flows.retraining.replay import SOURCE, write_replay
-    from e3relax_flows.train.dataset import load_pairs
 
-    pairs = load_pairs([Path(path) for path in (*data["train"], *data["val"])])
     systems = {pairs[index].build_initial().chemical_system for index in range(len(pairs))}
     shards = write_replay(folder, parent.path, count_predictions(config), systems, config.dataset.seed)
     data["train"].append(str(shards))
@@ -300,12 +301,6 @@ def write_shards(dataset: DatasetDoc, workspace: Workspace) -> Path:
     }
     write_snapshot(folder, splits, dataset.dataset_id)
     return folder
-
-
-def _list_functionals(shards: Path) -> list[str]:
-    from e3relax_flows.train.dataset import load_pairs
-
-    return sorted(set(load_pairs([shards / "train", shards / "val"]).functionals))
 
 
 def _write_config(path: Path, entries: dict[str, Any]) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from e3relax_flows.candidates.random_crystals import UNKNOWN, CrystalRules, draw_crystals, list_prototypes
+from e3relax_flows.candidates.aflow import list_prototypes
+from e3relax_flows.candidates.random_crystals import UNKNOWN, CrystalRules, draw_crystals
 from e3relax_flows.core.errors import ConfigError
 
 

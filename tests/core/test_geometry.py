@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from e3relax_flows.core.geometry import find_nearest_images, measure_displacements
+from e3relax_flows.core.geometry import find_nearest_images, make_right_handed, measure_displacements
 
 CELLS = {
     "cubic": np.eye(3) * 4.0,
@@ -40,3 +40,16 @@ def test_displacements_have_no_drift_and_no_images():
     end = start + moves + 0.37 + rng.integers(-2, 3, size=(5, 3))
     expected = np.linalg.norm((moves - moves.mean(axis=0)) @ lattice, axis=1)
     assert np.allclose(measure_displacements(start, end, lattice), expected, atol=1e-12)
+
+
+def test_a_left_handed_cell_becomes_a_right_handed_one_of_the_same_crystal() -> None:
+    lattice, fractions = (
+        np.array([[3.0, 0, 0], [0.5, 4, 0], [0.2, 0.1, -5]]),
+        np.array([[0.1, 0.2, 0.3], [0.4, 0, 0.9]]),
+    )
+    turned, places = make_right_handed(lattice, fractions)
+    assert np.linalg.det(turned) == pytest.approx(-np.linalg.det(lattice))
+    assert places @ turned == pytest.approx(fractions @ lattice)
+    assert sorted(map(tuple, turned)) == sorted(map(tuple, lattice))
+    again = make_right_handed(turned, places)
+    assert again[0] is turned
