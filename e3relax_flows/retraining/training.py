@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 SNAPSHOT_JOB, TRAIN_JOB = "e3r snapshot", "e3r train"
 MANY = 200  # pairs that are enough to estimate the cost of a step
 MOST_PREDICTIONS, PREDICTIONS_PER_STEP = 5000, 20
-BLEND, BLEND_WITH_REPLAY = 0.5, 0.25
+BLEND, BLEND_WITH_REPLAY = 0.5, 0.15
 NEVER_MOVED = -1  # version of an alias without document
 CONFIG_FILE, SNAPSHOTS, REPLAY = "run.yaml", "snapshots", "replay"
 # entries of a training configuration that the retraining writes itself
 OWN_ENTRIES = {"out", "name", "seed", "finetune"}
 OWN_DATA = {"train", "val", "functionals"}
 FINETUNING: dict[str, Any] = {
-    "schedule": {"max_steps": 2000, "learning_rate": 3e-4, "warmup_steps": 100},
+    "schedule": {"max_steps": 3000, "learning_rate": 2e-4, "warmup_steps": 150},
     "val_every": 200,
 }
 # in jobs of batch systems SIGTERM means that the time is up, elsewhere that a user stops the training

@@ -326,9 +326,12 @@ def measure_gain(trust: TrustModel, data: CalibrationSet) -> float:
 def is_harm_shown(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:
     """Whether the number of harmed starts is significantly above the goals (5 %).
 
-    Better starts have a goal of their own; each kind is a one-sided binomial test.
+    Better starts have a goal of their own; each kind is a one-sided binomial test. A fifth of them are minima, which
+    nothing can improve: fewer than `MIN_PAIRS` show where these fell, not what a screen would meet.
     """
-    return any(binom.sf(k - 1, n, allowed) < SHOWN for k, n, allowed in _count_harmed(data, accepted, goal))
+    original, better = _count_harmed(data, accepted, goal)
+    kinds = [original, better] if better[1] >= MIN_PAIRS else [original]
+    return any(binom.sf(k - 1, n, allowed) < SHOWN for k, n, allowed in kinds)
 
 
 def is_harm_within(data: CalibrationSet, accepted: NDArray[np.bool_], goal: float = HARM_GOAL) -> bool:

@@ -156,8 +156,9 @@ def test_a_guard_is_not_adapted_to_starts_that_are_harmed():
         (20, 0, 0, False),
         (20, 2, 0, False),  # 12 % of the guards that harm 3 % harm as many
         (20, 3, 0, True),  # 2 % of them
-        (40, 4, 20, False),  # the last twenty are better starts; 7 % of the guards that harm 8 % of these
-        (40, 5, 20, True),  # 2 %
+        (40, 12, 20, False),  # the last twenty are better starts, too few to count
+        (80, 8, 60, False),  # 10 % of the guards that harm 8 % of the better starts
+        (80, 10, 60, True),  # 2 %
     ],
 )
 def test_a_few_harmed_starts_show_nothing(n, n_harmed, n_near, is_shown):
