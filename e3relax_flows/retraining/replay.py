@@ -19,7 +19,9 @@ from pymatgen.core import Element, Structure
 from e3relax_flows.candidates.random_crystals import CrystalRules, draw_crystals
 from e3relax_flows.core.geometry import measure_log_strain
 from e3relax_flows.pairs.making import settle_relaxed
+from e3relax_flows.predict.distances import find_close_pair
 from e3relax_flows.predict.predictor import Predictor
+from e3relax_flows.schemas.predictions import GuardLimits
 from e3relax_flows.train.pairs import PairSet
 from e3relax_flows.train.shards import write_shards
 
@@ -71,9 +73,9 @@ def predict_replay(predictor: Predictor, n_pairs: int, excluded: Collection[str]
     known = predictor.calibration.get("elements")
     elements = [Element.from_Z(number).symbol for number in known] if known else None
     rules = CrystalRules(excluded=excluded, elements=elements, size_exponent=SIZE_EXPONENT, seed=seed)
-    far = list(_predict(predictor, list(islice(draw_crystals(rules), (n_pairs + 1) // 2))))
+    far = list(predict_pairs(predictor, list(islice(draw_crystals(rules), (n_pairs + 1) // 2))))
     rng = np.random.default_rng(seed)
-    near = _predict(predictor, [(f"near {name}", _move(end, rng)) for name, _, end in far][: n_pairs // 2])
+    near = predict_pairs(predictor, [(f"near {name}", _move(end, rng)) for name, _, end in far][: n_pairs // 2])
     rows = [*far, *near]
     starts = [start for _, start, _ in rows]
     sides = (starts, [end for _, _, end in rows])
@@ -90,15 +92,18 @@ def predict_replay(predictor: Predictor, n_pairs: int, excluded: Collection[str]
     )
 
 
-def _predict(predictor: Predictor, starts: list[Named]) -> Iterator[tuple[str, Structure, Structure]]:
-    """Name, start and prediction of each that the network moves by no more than a relaxation does."""
+def predict_pairs(predictor: Predictor, starts: list[Named]) -> Iterator[tuple[str, Structure, Structure]]:
+    """Name, start and prediction of each that moves by no more than in a relaxation, to no too short distance."""
     found = predictor.predict([start for _, start in starts])
     for (name, start), prediction in zip(starts, found, strict=True):
         if prediction.structure is None:
             continue
         end = settle_relaxed(start, prediction.structure)
-        moves = (end.frac_coords - start.frac_coords) @ end.lattice.matrix
-        strain = np.linalg.norm(measure_log_strain(start.lattice.matrix, end.lattice.matrix))
+        numbers, lattice = np.array(end.atomic_numbers), end.lattice.matrix
+        if find_close_pair(numbers, end.cart_coords, lattice, GuardLimits().min_distance):
+            continue  # a start near it may be torn apart
+        moves = (end.frac_coords - start.frac_coords) @ lattice
+        strain = np.linalg.norm(measure_log_strain(start.lattice.matrix, lattice))
         if strain < MAX_STRAIN and np.linalg.norm(moves, axis=1).mean() < MAX_DISPLACEMENT:
             yield name, start, end
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from e3relax_flows.core.errors import ConfigError
-from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.model.interface import Layer, RelaxationNetwork
 from e3relax_flows.schemas.training import DataConfig, FinetuneConfig, TrainConfig
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, find_checkpoint
 from e3relax_flows.train.dataset import load_pairs
@@ -32,6 +32,7 @@ from e3relax_flows.train.trainer import Trainer, build_network
 from e3relax_flows.train.validation import Score, Validation
 
 LOCK_FILE = ".lock"
+SHOWN_PAIRS = 3  # of those with predictions that are not finite
 
 __all__ = ["CHECKPOINT_FILE", "LOG_FILE", "Trainer", "train_model"]
 
@@ -137,7 +138,7 @@ class _Run:
     def __init__(self, trainer: Trainer, data: RunData, log: RunLog, stop: StopRequest) -> None:
         self.trainer, self.log, self.stop = trainer, log, stop
         self.config, self.world, self.progress = trainer.config, trainer.world, trainer.progress
-        self.network = _build_for_graphs(self.config)
+        self.network, self.ids = _build_for_graphs(self.config), data.train.ids
         self.validation = Validation(self.config.data, data.val, self.network, self.world)
         sizes = _measure_sizes(self.network, data.train, self.world)
         limits = BatchLimits(self.config.data.max_atoms, self.config.data.most_edges)
@@ -175,15 +176,31 @@ class _Run:
         for number in range(1 + n_own):
             output = self.trainer.step(sample)
             stats = self._share_stats(output.stats)
-            self.meter.add(stats, n_crystals)
+            if output.is_skipped:
+                self._note_skipped(output.layer, sample)
+            else:
+                self.meter.add(stats, n_crystals)
             if self.progress.step % self.config.val_every == 0 or self.trainer.fraction_done >= 1.0:
                 self._validate()
             if self.meter.waiting > self.config.log.every_seconds:
                 self._report()
             if self.trainer.fraction_done >= 1.0:
                 return
+            if output.is_skipped:
+                return
             if number < n_own:
                 sample = start_from_output(self.network, output.layer, sample)
+
+    def _note_skipped(self, layer: Layer, sample: Sample) -> None:
+        """Log a step that changed nothing, and the pairs of this rank whose predictions are not finite."""
+        indices = sample.share.indices if sample.share else []
+        is_finite = torch.isfinite(layer.lattices).all(dim=2).all(dim=1).tolist()
+        names = [self.ids[i] for i, is_good in zip(indices, is_finite, strict=False) if not is_good][:SHOWN_PAIRS]
+        message = "the gradient is not finite, so that the step is skipped" + (
+            f"; look at the starts of these pairs: {', '.join(names)}" if names else ""
+        )
+        self.log.write({"event": "skipped", "step": self.progress.step, "message": message})
+        logger.warning("training in %s, step %d: %s", self.trainer.config.out, self.progress.step, message)
 
     def _share_stats(self, stats: torch.Tensor) -> list[float]:
         """Means over the global batch; the first rank's clock and a stop request of any rank apply to all."""

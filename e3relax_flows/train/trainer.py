@@ -36,6 +36,7 @@ from e3relax_flows.train.samples import Sample, make_sample
 N_STEPS = 3
 
 LEAST_RATE = 1e-3  # of the peak's learning rate
+MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the weights or all pairs are wrong
 STATS = ("loss", "displacement", "strain", "volume", "displacement_0", "strain_0", "volume_0")
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class StepOutput(NamedTuple):
 
     stats: Tensor  # [7] float64, STATS of this rank's crystals times its weight: to be summed over ranks
     layer: Layer
+    is_skipped: bool  # the gradient is not finite, so that the weights stay
 
 
 class Trainer:
@@ -93,6 +95,7 @@ class Trainer:
         self.validation: str | None = None  # hash of the pairs that gave the best score
         self.last_is_damaged = False  # so that the previous checkpoint must be kept until the next is written
         self.stopped: str | None = None  # why the run was stopped before its end
+        self.n_skipped = 0  # steps in a row
 
     @property
     def device(self) -> torch.device:
@@ -205,8 +208,8 @@ class Trainer:
     def step(self, sample: Sample) -> StepOutput:
         """One optimiser step on this rank's share of a batch.
 
-        The loss is the mean over the crystals of all ranks. Since all ranks have the same gradient, its
-        errors are raised on all of them.
+        The loss is the mean over the crystals of all ranks. A gradient that is not finite changes no weight. Since
+        all ranks have the same gradient, they skip the same steps, and its errors are raised on all of them.
         """
         self._set_rate()
         weight, scale = (sample.share.weight, sample.share.scale) if sample.share else (1.0, 1.0)
@@ -218,8 +221,10 @@ class Trainer:
         (loss * (weight * scale)).backward()
         self.world.sum_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.schedule.clip_norm)
-        self._check_gradient(norm)
-        self.optimizer.step()
+        is_skipped = not torch.isfinite(norm)
+        self._count_skipped(is_skipped)
+        if not is_skipped:
+            self.optimizer.step()
         self.progress.step += 1
         self._average()
         with torch.no_grad():
@@ -227,7 +232,7 @@ class Trainer:
             identity = measure_deviations(start, moved.batch, moved.fractions, moved.lattices)
             means = [loss.detach(), *(value.mean() for value in (*errors, *identity))]
             stats = torch.stack([value.double() for value in means]) * weight
-        return StepOutput(stats, layers[-1])
+        return StepOutput(stats, layers[-1], is_skipped)
 
     def _set_rate(self) -> None:
         schedule = self.config.schedule
@@ -235,12 +240,14 @@ class Trainer:
         rate = schedule.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(self.fraction_done, 1.0)))
         self.optimizer.set_rate(max(rate, LEAST_RATE * schedule.learning_rate))
 
-    def _check_gradient(self, norm: Tensor) -> None:
-        if not torch.isfinite(norm):
+    def _count_skipped(self, is_skipped: bool) -> None:
+        """Count skipped steps in a row; one crystal that the network tears apart must not end a run."""
+        self.n_skipped = self.n_skipped + 1 if is_skipped else 0
+        if self.n_skipped == MOST_SKIPPED:
             raise ConfigError(
-                f"the gradient is not finite at step {self.progress.step}; choose another `out` and a "
-                f"schedule.learning_rate below {self.config.schedule.learning_rate}, maybe with finetune: "
-                f"{{path: {self.config.out / CHECKPOINT_FILE}}}"
+                f"the gradients of {MOST_SKIPPED} steps in a row, up to step {self.progress.step}, are not finite; "
+                f"choose another `out` and a schedule.learning_rate below {self.config.schedule.learning_rate}, maybe "
+                f"with finetune: {{path: {self.config.out / CHECKPOINT_FILE}}}"
             )
 
     def _average(self) -> None:

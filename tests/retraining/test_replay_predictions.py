@@ -12,6 +12,7 @@ import torch
 from jobflow import JobStore
 from made_pairs import RADII, make_pairs, store_pairs
 from maggma.stores import MemoryStore
+from pymatgen.core import Structure
 
 from e3relax_flows.candidates.random_crystals import CrystalRules, draw_crystals
 from e3relax_flows.core.geometry import measure_log_strain
@@ -26,7 +27,7 @@ from e3relax_flows.predict.predictor import Predictor
 from e3relax_flows.registry.aliases import promote
 from e3relax_flows.registry.models import register_model, resolve_model
 from e3relax_flows.retraining.maker import RetrainMaker
-from e3relax_flows.retraining.replay import SOURCE, predict_replay, write_replay
+from e3relax_flows.retraining.replay import SOURCE, predict_pairs, predict_replay, write_replay
 from e3relax_flows.schemas.retraining import RetrainConfig, RetrainDoc, name_run_folder
 from e3relax_flows.train.dataset import load_pairs
 
@@ -56,6 +57,14 @@ def test_pairs_are_random_crystals_of_known_elements_and_their_predictions(model
         moves = prediction.structure.frac_coords - end.frac_coords
         moves -= np.round(moves)
         assert np.linalg.norm((moves - moves.mean(0)) @ end.lattice.matrix, axis=1).max() < 1e-4
+
+
+def test_predictions_with_too_close_atoms_are_left_out(model: Path) -> None:
+    """From a start near such a prediction, real weights tore La12Y apart, so that a training had no finite gradient."""
+    predictor = Predictor.load(str(model))
+    close = Structure(4.4 * np.eye(3), ["Na", "Na", "Cl"], [[0, 0, 0], [0.35, 0, 0], [0.5, 0.5, 0.5]])
+    far = Structure(4.4 * np.eye(3), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert [name for name, _, _ in predict_pairs(predictor, [("close", close), ("far", far)])] == ["far"]
 
 
 def test_shards_are_written_once(model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from made_halides import Interruption, make_pairs, write_pairs
 from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.optional import MissingDependencyError
 from e3relax_flows.model.interface import RelaxationNetwork
+from e3relax_flows.model.network import E3RelaxH2
 from e3relax_flows.schemas.training import TrainConfig, load_train_config
 from e3relax_flows.train.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
 from e3relax_flows.train.loop import train_model
@@ -95,6 +96,49 @@ def test_signals_save_at_the_end_of_the_step(rewrite):
     events = [json.loads(line).get("event") for line in (config.out / LOG_FILE).read_text().splitlines()]
     expected = ["start", *["stop", "resume"] * 3, "validation", "end"]
     assert [event for event in events if event] == expected
+
+
+@pytest.fixture
+def torn_apart(monkeypatch):
+    """Elements whose crystals the network predicts as not finite, as real weights do with atoms at 0.7 Å."""
+    elements, forward = set(), E3RelaxH2.forward
+
+    def tear(self, batch):
+        layers = forward(self, batch)
+        is_torn = torch.isin(batch.numbers, torch.tensor(sorted(elements), dtype=torch.int64))
+        factors = torch.ones(batch.n_graphs, dtype=torch.float64)
+        factors[batch.graph_of_atom[is_torn]] = float("nan")
+        return [layer._replace(lattices=layer.lattices * factors[:, None, None]) for layer in layers]
+
+    monkeypatch.setattr(E3RelaxH2, "forward", tear)
+    return elements
+
+
+def test_a_step_without_a_finite_gradient_is_skipped(rewrite, torn_apart, tmp_path, caplog):
+    rows = make_pairs(0, 64)
+    potassium = [row["id"] for row in rows if 19 in row["numbers"]]
+    torn = potassium[0]
+    others = [row for row in rows if row["id"] not in potassium]
+    write_pairs(tmp_path / "train.jsonl.gz", [*others, next(row for row in rows if row["id"] == torn)])
+    write_pairs(tmp_path / "val.jsonl.gz", [row for row in make_pairs(1, 24) if 19 not in row["numbers"]])
+    torn_apart.add(19)
+    records = []
+    data = {"max_atoms": 8, "own_output": 0.5}
+    trainer = train_model(rewrite(data=data, log=EVERY_STEP), records.append)
+    skipped = [record for record in records if record.get("event") == "skipped"]
+    assert 3 <= len(skipped) <= 10  # once in an epoch, which has 10 to 12 batches
+    assert all(record["message"].endswith(f"look at the starts of these pairs: {torn}") for record in skipped)
+    assert f"skipped at step {skipped[0]['step']}: the gradient is not finite" in format_record(skipped[0])
+    assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
+    assert all(torch.isfinite(value).all() for value in trainer.best.values())
+    assert trainer.progress.best_score < 0.9
+    assert f"step {skipped[0]['step']}: the gradient is not finite" in caplog.text
+
+
+def test_gradients_that_are_never_finite_end_the_run(rewrite, torn_apart):
+    torn_apart.update({9, 17, 35})
+    with pytest.raises(ConfigError, match=r"10 steps in a row, up to step 9, .*schedule\.learning_rate below 0\.01"):
+        train_model(rewrite(val_every=1000))
 
 
 def test_a_second_interrupt_is_immediate():
