@@ -1,6 +1,6 @@
 """Show the whole loop of retraining: screen, build pairs, train, judge, promote, refuse what is worse, go back.
 
-    python workflows/04_retrain.py                       # 190 candidates, CHGNet (a potential, not DFT); 20 minutes
+    python workflows/04_retrain.py                       # 190 candidates, CHGNet (a potential, not DFT); half an hour
     python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict of the gate
     python workflows/04_retrain.py --quick               # a minute; its verdicts mean nothing
 
@@ -246,14 +246,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="candidates (190; DFT engines: 8)")
     parser.add_argument("--n-common", type=int, help="common crystals, replayed and judged by (150; DFT engines: 0)")
     parser.add_argument("--max-atoms", type=int, help=f"of a candidate (any; DFT engines: {FEW_ATOMS})")
-    parser.add_argument("--steps", type=int, help="of training (800; DFT engines: 200)")
+    parser.add_argument("--steps", type=int, help="of training (3,000; DFT engines: 200)")
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="at its peak")
     parser.add_argument("--min-pairs", type=int, help="fewest pairs of a holdout or stratum that are judged (20)")
     parser.add_argument("--model", default="default", help="model in service: alias, name, id or folder")
     parser.add_argument("--out", type=Path, default=None, help="folder of everything (runs/retrain-ENGINE)")
     parser.add_argument("--quick", action="store_true", help="all of it in a minute, with numbers that mean little")
     arguments = parser.parse_args()
-    usual = {"n": 190, "n_common": 150, "max_atoms": None, "steps": 800, "min_pairs": 20}
+    usual = {"n": 190, "n_common": 150, "max_atoms": None, "steps": 3000, "min_pairs": 20}
     if is_dft(arguments.engine):
         usual |= {"n": 8, "n_common": 0, "max_atoms": FEW_ATOMS, "steps": 200}
     if arguments.quick:
