@@ -73,13 +73,13 @@ def recombine(pairs: PairSet, per_target: int, seed: int = 0) -> Iterator[Start]
     """At most `per_target` starts for each target, in the order of the pairs."""
     relaxed = [pairs[index].build_relaxed() for index in range(len(pairs))]
     kinds = [find_kind(structure) for structure in relaxed]
-    alike = defaultdict(list)
+    similar = defaultdict(list)
     for index, kind in enumerate(kinds):
-        alike[kind].append(index)
+        similar[kind].append(index)
     matcher = StructureMatcher(ltol=0.4, stol=0.5, angle_tol=15, primitive_cell=False)
     rng = np.random.default_rng(seed)
     for target, kind in enumerate(kinds):
-        donors = [index for index in rng.permutation(alike[kind]).tolist() if index != target]
+        donors = [index for index in rng.permutation(similar[kind]).tolist() if index != target]
         own = set(relaxed[target].composition)
         donors.sort(key=lambda index: -len(own & set(relaxed[index].composition)))
         n_found = 0

@@ -335,4 +335,6 @@ def test_the_sample_configuration_is_that_of_the_bundled_weights():
     assert bundled["kind"] == config.kind
     assert bundled["network"] == RelaxationNetwork.kinds[config.kind].from_config(config.network).config.model_dump()
     assert bundled["provenance"]["loss"].items() <= dataclasses.asdict(config.loss).items()
-    assert bundled["provenance"]["schedule"]["learning_rate"] == config.schedule.learning_rate
+    last = bundled["provenance"]["schedule"]  # of several; the rate fell from part to part
+    assert last["optimizer"] == config.schedule.optimizer
+    assert last["learning_rate"] <= config.schedule.learning_rate
