@@ -4,9 +4,9 @@
     python workflows/10_recombine_starts.py train.jsonl.gz val.jsonl.gz --per-target 4      # one file for each
 
 This is what a screen by substitution does: the candidate begins as a known crystal with other elements. The target is
-the relaxed side of a pair, so that no new DFT calculation is needed. Target and donor have the same number of atoms,
-anonymous formula and space group; pymatgen's StructureMatcher maps their elements, cells and sites, and a start that is
-further from the target than initial structures are is left out. Donors that share most elements come first.
+the relaxed side of a pair, so that no new DFT calculation is needed. Target and donor have the same number of atoms and
+the same prototype label; pymatgen's StructureMatcher maps their elements, cells and sites, and a start that is further
+from the target than initial structures are is left out. Donors that share most elements come first.
 
 Pairs of training and of validation are recombined apart, so that no target appears on both sides. The groups are those
 of the targets. Then name both files in the training, and give the new source its share of the samples:
@@ -31,14 +31,19 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from e3relax_flows import E3RelaxError, PairSet, load_pairs, measure_displacements, measure_log_strain, settle_relaxed
+from e3relax_flows import (
+    E3RelaxError,
+    PairSet,
+    label_prototype,
+    load_pairs,
+    measure_displacements,
+    measure_log_strain,
+    settle_relaxed,
+)
 
 MAX_DISPLACEMENT, MAX_STRAIN = 0.4, 0.8  # Å, mean over atoms; of the start from the target
 TRIES = 3  # donors that are tried for each start
-SYMMETRY = 0.1  # Å
 SOURCE = "recombined"
-
-Kind = tuple[int, tuple[float, ...], int]
 
 
 class Start(NamedTuple):
@@ -72,7 +77,7 @@ def main() -> int:
 def recombine(pairs: PairSet, per_target: int, seed: int = 0) -> Iterator[Start]:
     """At most `per_target` starts for each target, in the order of the pairs."""
     relaxed = [pairs[index].build_relaxed() for index in range(len(pairs))]
-    kinds = [find_kind(structure) for structure in relaxed]
+    kinds = [(len(structure), label_prototype(structure)) for structure in relaxed]
     similar = defaultdict(list)
     for index, kind in enumerate(kinds):
         similar[kind].append(index)
@@ -87,12 +92,6 @@ def recombine(pairs: PairSet, per_target: int, seed: int = 0) -> Iterator[Start]
             if n_found < per_target and (found := put_into(relaxed[target], relaxed[donor], matcher)):
                 n_found += 1
                 yield Start(target, donor, *found)
-
-
-def find_kind(structure: Structure) -> Kind:
-    """Number of atoms, anonymous formula and space group."""
-    amounts = structure.composition.element_composition.values()
-    return len(structure), tuple(sorted(amounts)), structure.get_space_group_info(SYMMETRY)[1]
 
 
 def put_into(target: Structure, donor: Structure, matcher: StructureMatcher) -> tuple[Structure, Structure] | None:

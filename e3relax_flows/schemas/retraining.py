@@ -91,7 +91,7 @@ class RetrainConfig(_Section):
         ge=0,
         lt=1,
         description="share of the incumbent's weights in the fine-tuned model, against forgetting; 0: none, as for "
-        "another functional; none: 0.25 where predictions are replayed, 0.5 elsewhere",
+        "another functional; none: 0.15 where predictions are replayed, 0.5 elsewhere",
     )
     launch: LaunchConfig = Field(default_factory=lambda: LaunchConfig())
     options: PredictOptions = Field(default_factory=lambda: PredictOptions(), description="of the evaluation")

@@ -184,9 +184,7 @@ class _Run:
                 self._validate()
             if self.meter.waiting > self.config.log.every_seconds:
                 self._report()
-            if self.trainer.fraction_done >= 1.0:
-                return
-            if output.is_skipped:
+            if self.trainer.fraction_done >= 1.0 or output.is_skipped:
                 return
             if number < n_own:
                 sample = start_from_output(self.network, output.layer, sample)
