@@ -1,6 +1,6 @@
 """Show the whole loop of retraining: screen, build pairs, train, judge, promote, refuse what is worse, go back.
 
-    python workflows/04_retrain.py                       # 190 candidates, CHGNet (a potential, not DFT); 16 minutes, then two trainings of 8
+    python workflows/04_retrain.py                       # 190 candidates, CHGNet (no DFT): 16 min, 2 trainings of 8
     python workflows/04_retrain.py --engine gpaw --n 8   # real DFT; too few for a verdict of the gate
     python workflows/04_retrain.py --quick               # a minute; its verdicts mean nothing
 
