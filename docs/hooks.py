@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 import e3relax_flows
 
 ROOT = Path(__file__).resolve().parents[1]
-CARD = "e3relax_flows/weights/small/card.md"
+CARDS = {"small": "model-card", "small-r2scan": "model-card-r2scan"}  # pages of the bundled models
+CARD = "e3relax_flows/weights/{}/card.md"
 PYTHON = {
     "predictions": (
         "Predictions",
@@ -98,7 +99,7 @@ CONFIGURATIONS = {
     "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
     "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",
 }
-LINKS = {f"../{CARD}": "reference/model-card.md"}  # of pages that are read in the repository, too
+LINKS = {f"../{CARD.format(name)}": f"reference/{page}.md" for name, page in CARDS.items()}  # on pages of the repository
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|configs|workflows)/[^)]*\)")  # files without a page
 
 
@@ -127,7 +128,7 @@ def build_pages() -> dict[str, str]:
         "reference/configuration.md": describe_configurations(),
         "reference/engines.md": describe_engines(),
         "reference/workflows.md": describe_workflows(),
-        "reference/model-card.md": (ROOT / CARD).read_text(encoding="utf-8").replace("# small", "# The bundled model"),
+        **{f"reference/{page}.md": (ROOT / CARD.format(name)).read_text(encoding="utf-8") for name, page in CARDS.items()},
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     pages["reference/python/index.md"] = describe_public_names()

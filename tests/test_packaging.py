@@ -58,9 +58,10 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel, tmp_path):
     assert any(name.endswith(".js") for name in expected)
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {"e3relax_flows", f"e3relax_flows-{PROJECT['version']}.dist-info"}
-    wheel.extractall(tmp_path, [name for name in names if "weights/small" in name])
-    shipped = read_model_folder(tmp_path / "e3relax_flows" / "weights" / "small")
-    assert shipped.model_id == read_model_folder(package / "weights" / "small").model_id
+    wheel.extractall(tmp_path, [name for name in names if "weights/" in name])
+    for name in ("small", "small-r2scan"):
+        shipped = read_model_folder(tmp_path / "e3relax_flows" / "weights" / name)
+        assert shipped.model_id == read_model_folder(package / "weights" / name).model_id
 
 
 def test_the_wheel_names_the_command_the_licence_and_every_extra(wheel):

@@ -365,6 +365,25 @@ def test_bundled_model_predicts_and_keeps_symmetry():
         assert 0.8 < prediction.volume_ratio < 1.25
 
 
+@pytest.mark.parametrize(
+    ("model", "lengths"),
+    [  # Å, of the conventional cell, as the Materials Project has them with either functional
+        ("small", {"Si": 5.469, "NaCl": 5.692}),
+        ("small-r2scan", {"Si": 5.444, "NaCl": 5.588}),
+    ],
+)
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_the_bundled_models_predict_the_cells_of_their_functionals(model, lengths, factor):
+    starts = {
+        "Si": Structure.from_spacegroup("Fd-3m", Lattice.cubic(factor * lengths["Si"]), ["Si"], [[0, 0, 0]]),
+        "NaCl": Structure.from_spacegroup(
+            "Fm-3m", Lattice.cubic(factor * lengths["NaCl"]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+        ),
+    }
+    for name, prediction in zip(starts, Predictor.load(model).predict(list(starts.values())), strict=True):
+        assert prediction.structure.lattice.a == pytest.approx(lengths[name], rel=0.01)
+
+
 def test_package_imports_without_torch():
     code = (
         "import sys, e3relax_flows; from e3relax_flows import Prediction, PredictOptions, Constraints, GuardLimits; "
