@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 import e3relax_flows
 
 ROOT = Path(__file__).resolve().parents[1]
-CARDS = {"small": "model-card", "small-r2scan": "model-card-r2scan"}  # pages of the bundled models
-CARD = "e3relax_flows/weights/{}/card.md"
+WEIGHTS = "e3relax_flows/weights"
+CARDS = {f"{WEIGHTS}/small/card.md": "model-card", f"{WEIGHTS}/small-r2scan/card.md": "model-card-r2scan"}  # and pages
 PYTHON = {
     "predictions": (
         "Predictions",
@@ -99,7 +99,7 @@ CONFIGURATIONS = {
     "configs/retrain.yaml": "e3relax_flows.schemas.retraining:RetrainConfig",
     "configs/campaign.yaml": "e3relax_flows.schemas.campaigns:CampaignConfig",
 }
-LINKS = {f"../{CARD.format(name)}": f"reference/{page}.md" for name, page in CARDS.items()}  # on pages of the repository
+LINKS = {f"../{card}": f"reference/{page}.md" for card, page in CARDS.items()}  # also read in the repository
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|configs|workflows)/[^)]*\)")  # files without a page
 
 
@@ -128,7 +128,7 @@ def build_pages() -> dict[str, str]:
         "reference/configuration.md": describe_configurations(),
         "reference/engines.md": describe_engines(),
         "reference/workflows.md": describe_workflows(),
-        **{f"reference/{page}.md": (ROOT / CARD.format(name)).read_text(encoding="utf-8") for name, page in CARDS.items()},
+        **{f"reference/{page}.md": (ROOT / card).read_text(encoding="utf-8") for card, page in CARDS.items()},
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     pages["reference/python/index.md"] = describe_public_names()
