@@ -64,7 +64,8 @@ def calibrate_model(
         return
     calibration = _calibrate(predictor, rows, judges, keep_guard)
     card = found.path / CARD_FILE
-    content = {"calibration": calibration, "provenance": found.config.get("provenance", {})}
+    kept = {name: found.config[name] for name in ("functionals", "provenance") if name in found.config}
+    content = {"provenance": {}} | kept | {"calibration": calibration}
     made = save_model(folder, predictor.network, card.read_text() if card.exists() else "", content)
     if answer.as_json:
         typer.echo(json.dumps({"model_id": made.model_id, "path": str(folder.absolute()), "calibration": calibration}))

@@ -42,6 +42,7 @@ def register(
     )
     from e3relax_flows.campaigns.store import open_campaign_stores
     from e3relax_flows.cli.config_files import load_campaign_config
+    from e3relax_flows.cli.model_choice import show_functionals
     from e3relax_flows.ledger.workspace import open_workspace
 
     content = load_campaign_config(config)
@@ -49,6 +50,7 @@ def register(
     campaign = None
     with open_workspace() as workspace, console.hide_warnings():
         model_id = check_service(content, workspace)
+        show_functionals(maker.engine, model_id, workspace.settings)
         check_sources(content)
         candidates = read_candidates(content, workspace.settings)
         if dry_run:

@@ -160,6 +160,7 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.candidates.sources import read_candidates
+    from e3relax_flows.cli.model_choice import show_functionals
     from e3relax_flows.cli.submission import submit_candidates
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.ledger.workspace import open_workspace
@@ -191,6 +192,7 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     with open_workspace() as workspace:
+        show_functionals(maker.engine, maker.prerelax.model, workspace.settings)
         if dry_run:
             return _print_plan(config, maker, workspace, place, as_json)
         items = read_candidates(config, workspace.settings)

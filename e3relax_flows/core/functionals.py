@@ -56,6 +56,7 @@ ADDITIONS = {
 ORDER = {name: index for index, name in enumerate(dict.fromkeys(ADDITIONS.values()))}
 PRESSURE = re.compile(r"(.*?)\s+at\s+([-+]?[\d.]+(?:e[-+]?\d+)?)\s*gpa", re.IGNORECASE)
 ADDED_BY_HYPHEN = re.compile(r"(.+?)-((?:dft-)?(?:d2|d3.*|d4|ts|mbd))", re.IGNORECASE)
+HUBBARD = re.compile(r"\(\+U\)|\+U(?=\+| |$)")
 OF_PYMATGEN = re.compile(r"(?:vdw-)?(?:dft-)?(.+)")  # vdW-DFT-D3-BJ is D3-BJ
 
 
@@ -73,6 +74,17 @@ def spell_functional(name: str) -> str:
         return add_pressure(spell_functional(pressed[1]), float(pressed[2]))
     base, additions = _split(" ".join(name.split()))
     return "+".join([base, *sorted(additions, key=lambda word: (ORDER.get(word, len(ORDER)), word))])
+
+
+def strip_u(name: str) -> str:
+    """Name of a functional without its U; PBE(+U), where only some relaxations have U, is PBE.
+
+    Examples
+    --------
+    >>> strip_u("PBE+U"), strip_u("PBE(+U)"), strip_u("PBE+U+D3-BJ at 5 GPa")
+    ('PBE', 'PBE', 'PBE+D3-BJ at 5 GPa')
+    """
+    return spell_functional(HUBBARD.sub("", spell_functional(name)))
 
 
 def add_pressure(name: str, pressure: float) -> str:

@@ -41,6 +41,11 @@ class ModelFolder:
     model_id: str
     config: dict[str, Any]
 
+    @property
+    def functionals(self) -> list[str]:
+        """Functionals whose minima it predicts; empty if its configuration does not state them."""
+        return [str(name) for name in self.config.get("functionals") or []]
+
 
 def identify_model(config: dict[str, Any], weights: bytes) -> str:
     """Id of a model from its configuration and the bytes of its weights file."""

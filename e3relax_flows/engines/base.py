@@ -86,6 +86,11 @@ class Engine(MSONable, ABC):
         """Name of the code in results, or the versioned name of the weights of a potential."""
         return self.code
 
+    @property
+    def functional(self) -> str | None:
+        """Functional in whose minimum the relaxation ends; None if it is not known before the relaxation."""
+        return None
+
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
         """Build the flow that relaxes `structure`; its jobs keep the names that their maker gives them.
 

@@ -29,6 +29,11 @@ class GpawEngine(Engine):
         check_datasets(structure)
         prepare_magmoms(structure)
 
+    @property
+    def functional(self) -> str | None:
+        """PBE, unless the arguments of GPAW name another one."""
+        return name_gpaw_functional(getattr(self.maker, "calculator_kwargs", {}), "PBE")
+
     def read(self, documents: list[Any]) -> RelaxationResult:
         """Read GPAW's task documents; electronic steps are the SCF iterations counted in its output."""
         last = next((document for document in reversed(documents) if document is not None), None)

@@ -32,6 +32,11 @@ class MlipEngine(Engine):
         """Versioned name of the weights, such as "SevenNet-l3i5"."""
         return self.describe().label
 
+    @property
+    def functional(self) -> str | None:
+        """That of the training data of the weights."""
+        return self.describe().functional
+
     def check(self, structure: Structure) -> None:
         """Refuse elements that were not in the training data of the weights."""
         self._find().check(structure)

@@ -10,14 +10,16 @@ from typing import Any, ClassVar, cast
 from jobflow import Flow, Maker, OutputReference
 from jobflow.core.maker import recursive_call
 from pydantic import NonNegativeInt
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
 from e3relax_flows.core.ids import hash_content
+from e3relax_flows.core.notes import record_warnings
 from e3relax_flows.engines.ase_documents import Free
 from e3relax_flows.engines.base import iterate_jobs
 from e3relax_flows.engines.dft import AtomateEngine
 from e3relax_flows.engines.vasp_continue import add_continuation, is_continuation, list_documents
 from e3relax_flows.engines.vasp_documents import read_vasp_documents
+from e3relax_flows.engines.vasp_functionals import VaspRun, name_functional, tidy_settings
 from e3relax_flows.schemas.outcomes import RelaxationResult
 
 ISIF = {"shape": 4, "volume": 8, "sites": 2}  # besides the atoms
@@ -75,6 +77,14 @@ class VaspEngine(AtomateEngine):
             content.pop("continuations")
         return hash_content(content, f"engine {self.name!r}")
 
+    @property
+    def functional(self) -> str | None:
+        """That of the last relaxation, from the input set that its maker writes for silicon."""
+        silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+        inputs = [read_input_set(job.maker, silicon) for job in iterate_jobs(self.make(silicon))]
+        relaxations = [run for run in inputs if run is not None and run.get("NSW")]
+        return name_functional(relaxations[-1])[0] if relaxations else None
+
     def make(self, structure: Structure | OutputReference, prev_dir: str | Path | None = None) -> Flow:
         """Build the flow, and the job that continues it if necessary."""
         flow = super().make(structure, prev_dir)
@@ -112,6 +122,17 @@ class RelaxStaticMaker(Maker):
         relaxation = self.relax_maker.make(structure, prev_dir=prev_dir)
         statics = self.static_maker.make(relaxation.output.structure)
         return Flow([relaxation, statics], output=relaxation.output, name=self.name)
+
+
+def read_input_set(maker: Maker | None, structure: Structure) -> VaspRun | None:
+    """What a maker of a VASP job would write for a structure, without POTCARs; None where it has no input set."""
+    generator: Any = getattr(maker, "input_set_generator", None)
+    if not hasattr(generator, "get_input_set"):
+        return None
+    with record_warnings():
+        incar = generator.get_input_set(structure, potcar_spec=True).incar
+    potcars = str(getattr(generator, "user_potcar_functional", None) or "")
+    return VaspRun(asked=tidy_settings(incar), run_type=potcars.partition("_")[0] or None)
 
 
 def build_vasp(name: str, maker: str | Maker, free: Free = "all", continuations: NonNegativeInt = 0) -> VaspEngine:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from e3relax_flows.core.errors import ModelError, StoppedError
+from e3relax_flows.core.functionals import spell_functional
 from e3relax_flows.core.model_folders import ModelFolder, find_model
 from e3relax_flows.core.run_information import collect_versions
 from e3relax_flows.model.files import save_model
@@ -21,6 +22,7 @@ from e3relax_flows.train.calibrate import calibrate
 from e3relax_flows.train.dataset import list_elements, load_pairs
 from e3relax_flows.train.finetune import read_start
 from e3relax_flows.train.loop import CHECKPOINT_FILE, Trainer, train_model
+from e3relax_flows.train.pairs import UNKNOWN
 from e3relax_flows.train.progress import Listener
 
 logger = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
     network.eval()
     predictor = Predictor(network, "uncalibrated", {}, trainer.config.device)
     inherited = _read_parent_calibration(trainer.config.finetune)
-    calibration: dict[str, Any] = calibrate(predictor, load_pairs(trainer.config.data.val), parent=inherited)
+    val = load_pairs(trainer.config.data.val)
+    calibration: dict[str, Any] = calibrate(predictor, val, parent=inherited)
     for name in ("second_opinions", "polish"):  # they use the guard's expectations, whose scale training keeps
         if inherited.get(name):
             calibration[name] = inherited[name]
@@ -132,6 +135,7 @@ def export_model(trainer: Trainer, folder: Path) -> ModelFolder:
         _write_card(folder.name, provenance, calibration),
         {
             "calibration": calibration,
+            "functionals": sorted({spell_functional(name) for name in val.functionals} - {UNKNOWN}),
             "provenance": provenance,
         },
     )

@@ -59,7 +59,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", network, "# tiny\n\nRandom weights.\n").path
+    return save_model(
+        tmp_path_factory.mktemp("models") / "tiny", network, "# tiny\n\nRandom weights.\n", {"functionals": ["PBE"]}
+    ).path
 
 
 @pytest.fixture

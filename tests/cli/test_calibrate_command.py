@@ -7,6 +7,8 @@ import json
 import pytest
 from made_halides import make_pairs, write_pairs
 
+from e3relax_flows.core.model_folders import find_model
+
 pytest.importorskip("chgnet")
 
 
@@ -30,6 +32,7 @@ def test_a_calibrated_second_opinion_is_asked_and_shown(e3relax, small_model, tm
     made = json.loads(e3relax(*command).stdout)
     entry = made["calibration"]["second_opinions"]["CHGNet-0.3.0"]
     assert entry["n_pairs"] == 40
+    assert find_model(str(folder)).functionals == ["PBE"]
     assert entry["harm"][2] > 0 > entry["saving"][2]  # a gain of energy speaks for a prediction
 
     prediction = json.loads(e3relax(*asked, "--model", folder).stdout)

@@ -152,3 +152,10 @@ def test_operations_that_are_no_group_are_left_out(monkeypatch, tmp_path):
     assert engine.read(documents).converged
     assert [settings["symmetry"] for settings in asked] == [{"tolerance": 1e-3}, "off"]
     assert documents[0].settings["symmetry"] == "off"
+
+
+def test_the_functional_is_known_before_anything_runs():
+    from e3relax_flows.engines.gpaw_jobs import GpawRelaxMaker
+
+    assert GpawEngine(name="gpaw", maker=GpawRelaxMaker()).functional == "PBE"
+    assert GpawEngine(name="gpaw", maker=GpawRelaxMaker(calculator_kwargs={"xc": "PBEsol"})).functional == "PBEsol"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from atomate2.vasp.powerups import update_user_incar_settings
 from fake_vasp_program import FIRST_CYCLE, NEXT_CYCLE, count_steps, relaxed_volume
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
@@ -243,3 +244,27 @@ def test_a_flow_that_ends_with_a_static_cannot_be_continued():
     engine = get_engine("vasp-mp-gga-static", continuations=1)
     with pytest.raises(EngineError, match=r"'MP GGA static', .*continuations=0"):
         engine.make(interleaved_salt(1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "functional"),
+    [
+        ("vasp", "PBEsol"),
+        ("vasp-single", "PBEsol"),
+        ("vasp-mp-gga", "PBE"),
+        ("vasp-mp-gga-static", "PBE"),
+        ("vasp-mp-metagga", "r2SCAN"),
+        ("vasp-mp24-static", "r2SCAN"),
+        ("vasp-matpes", "PBE"),  # only its single points are of r2SCAN
+    ],
+)
+def test_an_engine_knows_the_functional_of_its_last_relaxation(name, functional):
+    assert get_engine(name).functional == functional
+
+
+def test_settings_of_the_user_change_the_functional():
+    maker = update_user_incar_settings(get_engine("vasp-single").maker, {"GGA": "PE", "IVDW": 12, "PSTRESS": 100})
+    assert VaspEngine.from_maker(maker).functional == "PBE+D3-BJ at 10 GPa"
+    unnamed = update_user_incar_settings(get_engine("vasp-single").maker, {"IVDW": 7})
+    assert VaspEngine.from_maker(unnamed).functional is None
+    assert VaspEngine.from_maker(get_engine("vasp-mp-gga-static").maker.static_maker).functional is None

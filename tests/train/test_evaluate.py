@@ -25,6 +25,7 @@ def test_trained_exported_and_evaluated(config_file, tmp_path):
     folder = export_model(train_model(config), config.out / "tiny")
     assert export_model(train_model(config), config.out / "tiny").model_id == folder.model_id
     assert folder.config["calibration"]["n_pairs"] == 24 + 8
+    assert folder.functionals == ["PBE"]
     assert folder.config["calibration"]["elements"] == [3, 9, 11, 17, 19, 35]
     predictor = Predictor.load(str(folder.path), "cpu")
     assert predictor.model_id == folder.model_id

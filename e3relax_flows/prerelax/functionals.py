@@ -1,0 +1,42 @@
+"""Compare the functional of an engine with that of a model's predictions."""
+
+from __future__ import annotations
+
+from e3relax_flows.core.functionals import strip_u
+from e3relax_flows.core.model_folders import ModelFolder, list_model_folders
+from e3relax_flows.engines.base import Engine
+
+PAGE = "docs/howto/functionals.md"
+
+
+def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
+    """What to tell a user whose engine ends with another functional than the model predicts; None where both agree.
+
+    U is ignored: PBE and PBE+U are one functional here. None, too, where one of both is not known.
+
+    Examples
+    --------
+    >>> from e3relax_flows import get_engine
+    >>> from e3relax_flows.core.model_folders import find_model
+    >>> message = compare_functionals(get_engine("vasp-mp24"), find_model("small"))
+    >>> message.partition(";")[0]
+    'engine vasp-mp24 ends with r2SCAN, but model small predicts structures relaxed with PBE'
+    >>> compare_functionals(get_engine("vasp-mp24"), find_model("small-r2scan")) is None
+    True
+    """
+    name = engine.functional
+    if name is None or not model.functionals:
+        return None
+    wanted, predicted = strip_u(name), _strip_all(model)
+    if wanted in predicted:
+        return None
+    fitting = next((other.name for other in list_model_folders() if wanted in _strip_all(other)), None)
+    advice = f"use model {fitting}, or measure" if fitting else "measure"
+    return (
+        f"engine {engine.name} ends with {wanted}, but model {model.name} predicts structures relaxed with "
+        f"{' or '.join(predicted)}; {advice} the savings with controls ({PAGE})"
+    )
+
+
+def _strip_all(model: ModelFolder) -> list[str]:
+    return sorted({strip_u(name) for name in model.functionals})

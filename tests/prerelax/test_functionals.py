@@ -1,0 +1,49 @@
+"""The functional of an engine compared with that of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from e3relax_flows.core.model_folders import ModelFolder, find_model, list_model_folders
+from e3relax_flows.engines import get_engine
+from e3relax_flows.prerelax.functionals import compare_functionals
+
+
+def model_of(*functionals: str) -> ModelFolder:
+    return ModelFolder(Path("mine"), "mine", "0" * 16, {"functionals": list(functionals)})
+
+
+@pytest.mark.parametrize(
+    ("engine", "model"),
+    [
+        ("vasp-mp-gga", find_model("small")),
+        ("vasp-mp24", find_model("small-r2scan")),
+        ("vasp", model_of("PBEsol+U")),
+        ("chgnet", model_of("PBE")),  # its training data are PBE(+U)
+        ("vasp", model_of()),
+    ],
+)
+def test_what_agrees_or_is_not_known_needs_no_word(engine, model):
+    assert compare_functionals(get_engine(engine), model) is None
+
+
+def test_a_bundled_model_that_fits_is_named():
+    message = compare_functionals(get_engine("chgnet-r2scan"), find_model("default"))
+    assert "ends with r2SCAN" in message
+    assert "relaxed with PBE;" in message
+    assert "use model small-r2scan" in message
+
+
+def test_without_a_fitting_model_the_savings_are_to_be_measured():
+    message = compare_functionals(get_engine("vasp"), model_of("PBE+U", "r2SCAN"))
+    assert "ends with PBEsol, but model mine predicts structures relaxed with PBE or r2SCAN; measure" in message
+    assert "use model" not in message
+
+
+def test_every_bundled_model_states_its_functionals():
+    assert {model.name: model.functionals for model in list_model_folders()} == {
+        "small": ["PBE", "PBE+U"],
+        "small-r2scan": ["r2SCAN"],
+    }
