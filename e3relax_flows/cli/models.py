@@ -191,6 +191,7 @@ def _describe(model: KnownModel) -> dict[str, Any]:
         "model_id": model.model_id,
         "aliases": model.aliases,
         "kind": folder.config.get("kind") if folder else doc.kind if doc else None,
+        "functionals": folder.functionals if folder else doc.config.get("functionals", []) if doc else [],
         "mebibytes": round(n_bytes / 2**20, 2),
         "path": str(folder.path) if folder else None,
         "bundled": model.is_bundled,
@@ -205,12 +206,18 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table()
-    for column in ("name", "model id", "kind", "MiB", "known as", "folder"):
+    for column in ("name", "model id", "kind", "functionals", "MiB", "known as", "folder"):
         table.add_column(column, justify="right" if column == "MiB" else "left", overflow="fold")
     for row in rows:
         aliases = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
         kinds = [word for word in ("bundled", "registered") if row[word]] or ["not registered"]
-        cells = [f"{row['name']}{aliases}", row["model_id"], str(row["kind"]), str(row["mebibytes"])]
+        cells = [
+            f"{row['name']}{aliases}",
+            row["model_id"],
+            str(row["kind"]),
+            ", ".join(row["functionals"]),
+            str(row["mebibytes"]),
+        ]
         table.add_row(*map(console.plain, [*cells, ", ".join(kinds), row["path"] or "fetched when it is needed"]))
     console.out.print(table)
 
