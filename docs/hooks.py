@@ -18,7 +18,7 @@ import e3relax_flows
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "e3relax_flows/weights"
-CARDS = {f"{WEIGHTS}/small/card.md": "model-card", f"{WEIGHTS}/small-r2scan/card.md": "model-card-r2scan"}  # and pages
+CARDS = {f"{WEIGHTS}/small{part}/card.md": f"model-card{part}" for part in ("", "-pbesol", "-r2scan")}  # and pages
 PYTHON = {
     "predictions": (
         "Predictions",

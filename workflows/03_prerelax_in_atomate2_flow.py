@@ -34,33 +34,35 @@ from e3relax_flows import (
 KINDS = ("double", "elastic", "phonon")
 
 
-def build_maker(kind: str) -> Maker:
+def build_maker(kind: str, model: str = "small-pbesol") -> Maker:
     """A maker of atomate2 whose bulk is relaxed from a prediction (from the initial structure where it is refused)."""
     if kind == "double":
-        return predict_first(RelaxMaker())
+        return predict_first(RelaxMaker(), model)
     if kind == "elastic":
-        return ElasticMaker(bulk_relax_maker=predict_first(TightRelaxMaker()))
+        return ElasticMaker(bulk_relax_maker=predict_first(TightRelaxMaker(), model))
     try:
         from atomate2.vasp.flows.phonons import PhononMaker
     except ImportError as error:
         raise MissingDependencyError("phonons need more packages; type: pip install 'atomate2[phonons]'") from error
-    return PhononMaker(bulk_relax_maker=predict_first(TightRelaxMaker()))
+    return PhononMaker(bulk_relax_maker=predict_first(TightRelaxMaker(), model))
 
 
-def predict_first(relax_maker: Maker) -> DoubleRelaxMaker:
-    return DoubleRelaxMaker(name="predict and relax", relax_maker1=PrerelaxMaker(), relax_maker2=relax_maker)
+def predict_first(relax_maker: Maker, model: str) -> DoubleRelaxMaker:
+    predict = PrerelaxMaker(model=model)
+    return DoubleRelaxMaker(name="predict and relax", relax_maker1=predict, relax_maker2=relax_maker)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", help="structure file; none: one of the demo's candidates")
     parser.add_argument("--kind", choices=KINDS, default="double", help="what comes after the prediction")
+    parser.add_argument("--model", default="small-pbesol", help="one of the functional of atomate2's makers, PBEsol")
     parser.add_argument("--run", action="store_true", help="run it here; otherwise it is only printed")
     parser.add_argument("--out", type=Path, default=Path("runs/atomate2"), help="folder of the jobs' folders")
     arguments = parser.parse_args()
 
     structure = Structure.from_file(arguments.file) if arguments.file else build_candidates()[3][1]
-    flow = build_maker(arguments.kind).make(structure)
+    flow = build_maker(arguments.kind, arguments.model).make(structure)
     show(flow, structure)
     if not arguments.run:
         return 0

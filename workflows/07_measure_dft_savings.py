@@ -2,7 +2,7 @@
 
     python workflows/07_measure_dft_savings.py                  # 3 small candidates, GPAW; some minutes
     python workflows/07_measure_dft_savings.py CIFS/ --n 10     # your own, the smallest first
-    python workflows/07_measure_dft_savings.py --engine vasp-single
+    python workflows/07_measure_dft_savings.py --engine vasp-mp-gga
 
 GPAW needs its extra (docs/howto/install.md describes how it is compiled). If it is interrupted, the same command
 continues. On pairs with a known relaxed side, benchmarks/dft_savings.py compares with CHGNet, too.

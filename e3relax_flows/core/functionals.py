@@ -27,6 +27,7 @@ ALIASES = {
     "perdew-zunger81": "LDA",
     "scan+rvv10": "SCAN-rVV10",
     "r2scan+rvv10": "r2SCAN-rVV10",
+    "pypbesol": "PBEsol",  # of GPAW without libxc
     "gga_x_pbe+gga_c_pbe": "PBE",  # libxc's names, as GPAW takes them
     "gga_x_pbe_sol+gga_c_pbe_sol": "PBEsol",
     "mgga_x_scan+mgga_c_scan": "SCAN",

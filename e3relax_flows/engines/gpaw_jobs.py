@@ -92,12 +92,38 @@ class GpawRelaxMaker(GuardedRelaxMaker):
 def build_calculator(structure: Structure, settings: dict[str, Any]) -> Calculator:
     """GPAW for the structure; in a left-handed cell two axes, and their k-points, are exchanged."""
     gpaw = require("gpaw", "gpaw", "engine 'gpaw'")
+    if "xc" in settings:
+        settings = settings | {"xc": choose_datasets(settings["xc"], structure)}
     if np.linalg.det(structure.lattice.matrix) > 0:
         return gpaw.GPAW(**settings)
     kpts = settings["kpts"]
     if isinstance(kpts, Mapping) and "size" in kpts:
         settings = settings | {"kpts": {**kpts, "size": [kpts["size"][axis] for axis in SWAP]}}
     return RightHandedCalculator(gpaw.GPAW(**settings))
+
+
+def choose_datasets(xc: Any, structure: Structure) -> Any:
+    """The functional for GPAW; with datasets of PBE, as VASP does it, where an element has none of the functional.
+
+    gpaw-data has datasets of LDA and PBE only, and GPAW refuses other functionals without their own.
+    """
+    from gpaw import setup_paths
+    from gpaw.dft import XC
+
+    if not isinstance(xc, str | Mapping):
+        return xc
+    content = {"name": xc} if isinstance(xc, str) else dict(xc)
+    names = [f"{element.symbol}.{content.get('name')}*" for element in structure.composition.elements]
+    if all(any(True for folder in setup_paths for _ in Path(folder).glob(name)) for name in names):
+        return xc
+
+    class WithPbeDatasets(XC):
+        def functional(self, **kwargs: Any) -> Any:
+            found = super().functional(**kwargs)
+            found.get_setup_name = lambda: "PBE"
+            return found
+
+    return WithPbeDatasets(**content)
 
 
 def count_scf_iterations(path: str | Path | None) -> list[int]:

@@ -72,12 +72,14 @@ class PrerelaxMaker(Maker):
     The prediction, with a second opinion of CHGNet, replaces the first relaxation of an atomate2 flow:
 
     >>> from atomate2.vasp.flows.core import DoubleRelaxMaker
+    >>> from atomate2.vasp.jobs.mp import MPGGARelaxMaker
     >>> from pymatgen.core import Lattice, Structure
     >>> from e3relax_flows import PrerelaxMaker
     >>> silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.4), ["Si"], [[0, 0, 0]])
-    >>> flow = DoubleRelaxMaker(relax_maker1=PrerelaxMaker(second_opinion="chgnet")).make(silicon)
+    >>> predict = PrerelaxMaker(second_opinion="chgnet")
+    >>> flow = DoubleRelaxMaker(relax_maker1=predict, relax_maker2=MPGGARelaxMaker()).make(silicon)
     >>> [job.name for job, _ in flow.iterflow()]
-    ['e3r predict 1', 'relax 2']
+    ['e3r predict 1', 'MP GGA relax 2']
     """
 
     name: str = PREDICT_JOB

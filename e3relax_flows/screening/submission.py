@@ -55,7 +55,7 @@ def submit_screen(
     --------
     >>> from e3relax_flows import PrerelaxMaker, ScreenMaker, get_engine, read_screen, read_structures, submit_screen
     >>> def screen_by_workers(paths):
-    ...     maker = ScreenMaker(prerelax=PrerelaxMaker(), engine=get_engine("vasp"))
+    ...     maker = ScreenMaker(prerelax=PrerelaxMaker(), engine=get_engine("vasp-mp-gga"))
     ...     progress = submit_screen(maker, read_structures(paths), "fireworks")
     ...     return read_screen(progress.screen.screen_id)
     """

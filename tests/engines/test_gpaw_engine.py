@@ -159,3 +159,19 @@ def test_the_functional_is_known_before_anything_runs():
 
     assert GpawEngine(name="gpaw", maker=GpawRelaxMaker()).functional == "PBE"
     assert GpawEngine(name="gpaw", maker=GpawRelaxMaker(calculator_kwargs={"xc": "PBEsol"})).functional == "PBEsol"
+
+
+def test_another_functional_takes_the_datasets_of_pbe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """GPAW has datasets of LDA and PBE only; PBEsol's silicon is smaller than PBE's (5.43 and 5.47 Å)."""
+    pytest.importorskip("gpaw")
+    monkeypatch.chdir(tmp_path)
+    edges = {}
+    for name in ("pyPBEsol", "PBE"):  # the one that GPAW has without libxc
+        engine = get_engine("gpaw", calculator_kwargs={"xc": name, "kpts": {"size": [3, 3, 3], "gamma": True}})
+        store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+        flow = engine.make(silicon(5.45))
+        run_locally(flow, store=store, raise_immediately=True, log=False)
+        result = engine.read([reference.resolve(store) for reference in engine.collect_outputs(flow)])
+        assert result.converged
+        edges[name] = (4 * result.relaxed.volume) ** (1 / 3)
+    assert edges["PBE"] - edges["pyPBEsol"] == pytest.approx(0.035, abs=0.012)

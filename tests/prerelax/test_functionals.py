@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from atomate2.vasp.powerups import update_user_incar_settings
 
 from e3relax_flows.core.model_folders import ModelFolder, find_model, list_model_folders
 from e3relax_flows.engines import get_engine
+from e3relax_flows.engines.vasp import VaspEngine
 from e3relax_flows.prerelax.functionals import compare_functionals
 
 
@@ -20,7 +22,8 @@ def model_of(*functionals: str) -> ModelFolder:
     [
         ("vasp-mp-gga", find_model("small")),
         ("vasp-mp24", find_model("small-r2scan")),
-        ("vasp", model_of("PBEsol+U")),
+        ("vasp", find_model("small-pbesol")),
+        ("vasp-single", model_of("PBEsol+U")),
         ("chgnet", model_of("PBE")),  # its training data are PBE(+U)
         ("vasp", model_of()),
     ],
@@ -30,20 +33,27 @@ def test_what_agrees_or_is_not_known_needs_no_word(engine, model):
 
 
 def test_a_bundled_model_that_fits_is_named():
-    message = compare_functionals(get_engine("chgnet-r2scan"), find_model("default"))
-    assert "ends with r2SCAN" in message
-    assert "relaxed with PBE;" in message
-    assert "use model small-r2scan" in message
+    for engine, functional, fitting in (
+        ("chgnet-r2scan", "r2SCAN", "small-r2scan"),
+        ("vasp", "PBEsol", "small-pbesol"),
+    ):
+        message = compare_functionals(get_engine(engine), find_model("default"))
+        assert f"ends with {functional}" in message
+        assert "relaxed with PBE;" in message
+        assert f"use model {fitting}" in message
 
 
 def test_without_a_fitting_model_the_savings_are_to_be_measured():
-    message = compare_functionals(get_engine("vasp"), model_of("PBE+U", "r2SCAN"))
-    assert "ends with PBEsol, but model mine predicts structures relaxed with PBE or r2SCAN; measure" in message
+    maker = update_user_incar_settings(get_engine("vasp-single").maker, {"GGA": "RP"})
+    engine = VaspEngine.from_maker(maker)
+    message = compare_functionals(engine, model_of("PBE+U", "r2SCAN"))
+    assert "ends with RPBE, but model mine predicts structures relaxed with PBE or r2SCAN; measure" in message
     assert "use model" not in message
 
 
 def test_every_bundled_model_states_its_functionals():
     assert {model.name: model.functionals for model in list_model_folders()} == {
         "small": ["PBE", "PBE+U"],
+        "small-pbesol": ["PBEsol"],
         "small-r2scan": ["r2SCAN"],
     }

@@ -100,7 +100,9 @@ def test_sizes_and_kind_must_be_those_of_the_start(rewrite, parent, config_file)
     path = str(parent.config.out / CHECKPOINT_FILE)
     with pytest.raises(ModelError, match=r"last\.ckpt .*: network\.n_scalars: 16 -> 8;"):
         train_model(rewrite(out="child", finetune=path, network={"n_scalars": 8}))
-    with pytest.raises(ModelError, match=r"'no-such-model' .*\(small, small-r2scan\).*`e3relax models list`"):
+    with pytest.raises(
+        ModelError, match=r"'no-such-model' .*\(small, small-pbesol, small-r2scan\).*`e3relax models list`"
+    ):
         train_model(rewrite(finetune="no-such-model", network={"n_scalars": 16}))
     assert load_train_config(config_file).finetune.path.name == "no-such-model"
 
