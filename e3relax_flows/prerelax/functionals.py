@@ -10,7 +10,7 @@ PAGE = "docs/howto/functionals.md"
 
 
 def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
-    """What to tell a user whose engine ends with another functional than the model predicts; None where both agree.
+    """The message for an engine that ends with another functional than the model predicts; None where both agree.
 
     U is ignored: PBE and PBE+U are one functional here. None, too, where one of both is not known.
 
