@@ -160,7 +160,6 @@ def _read_config(inputs: list[str], changes: dict[str, Any]) -> ScreenConfig:
 
 def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
     from e3relax_flows.candidates.sources import read_candidates
-    from e3relax_flows.cli.model_choice import show_functionals
     from e3relax_flows.cli.submission import submit_candidates
     from e3relax_flows.engines.registry import get_engine, list_engines
     from e3relax_flows.ledger.workspace import open_workspace
@@ -192,7 +191,6 @@ def _run(config: ScreenConfig, where: str, dry_run: bool, as_json: bool) -> int:
         order="change" if config.ranking is not None and config.ranking.by == "change" else "given",
     )
     with open_workspace() as workspace:
-        show_functionals(maker.engine, maker.prerelax.model, workspace.settings)
         if dry_run:
             return _print_plan(config, maker, workspace, place, as_json)
         items = read_candidates(config, workspace.settings)
@@ -207,10 +205,13 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
+    from e3relax_flows.prerelax.predict import DEFAULT_MODEL
+    from e3relax_flows.registry.location import needs_registry
     from e3relax_flows.screening.register import resolve_screen_model
 
-    if config.options.second_opinion is not None:  # the registry is not read otherwise
-        resolve_screen_model(maker, workspace, place.is_here)
+    model = workspace.settings.MODEL if maker.prerelax.model == DEFAULT_MODEL else maker.prerelax.model
+    if config.options.second_opinion is not None or not needs_registry(model, workspace.settings):
+        resolve_screen_model(maker, workspace, place.is_here)  # the registry is read for second opinions only
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(console.show_notes(read_candidates(config, workspace.settings)))
         counts = candidates.count()

@@ -22,6 +22,7 @@ from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.kinds import find_kind
+from e3relax_flows.prerelax.functionals import compare_functionals
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
@@ -129,7 +130,7 @@ def _check_any(candidates: CandidateList) -> None:
 
 
 def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> tuple[str, str]:
-    """The resolved model of a maker, checked for the maker's options.
+    """The resolved model of a maker, checked for the maker's options; a warning where its functional is another one.
 
     Errors are those of `resolve_model` and `check_calibrated`.
 
@@ -144,6 +145,8 @@ def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: b
         name = workspace.settings.MODEL if spec == DEFAULT_MODEL else spec
         folder = resolve_model(name, workspace)
         check_calibrated(maker.prerelax.options, folder, is_local)
+        if message := compare_functionals(maker.engine, folder):
+            logger.warning("%s", message)
         if is_model_folder(name):
             try:
                 resolve_model(folder.model_id, workspace)
