@@ -18,7 +18,7 @@ import e3relax_flows
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "e3relax_flows/weights"
-CARDS = {f"{WEIGHTS}/small{part}/card.md": f"model-card{part}" for part in ("", "-pbesol", "-r2scan")}  # and pages
+CARDS = {f"{WEIGHTS}/{m}/card.md": f"model-card-{m}" for m in ("base", "small", "small-pbesol", "small-r2scan")}
 PYTHON = {
     "predictions": (
         "Predictions",

@@ -59,7 +59,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel, tmp_path):
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {"e3relax_flows", f"e3relax_flows-{PROJECT['version']}.dist-info"}
     wheel.extractall(tmp_path, [name for name in names if "weights/" in name])
-    for name in ("small", "small-pbesol", "small-r2scan"):
+    for name in ("base", "small", "small-pbesol", "small-r2scan"):
         shipped = read_model_folder(tmp_path / "e3relax_flows" / "weights" / name)
         assert shipped.model_id == read_model_folder(package / "weights" / name).model_id
 

@@ -22,7 +22,7 @@ from e3relax_flows.core.errors import ModelError
 from e3relax_flows.core.ids import ID_LENGTH
 
 BUNDLED = Path(__file__).parent.parent / "weights"
-ALIASES = {"default": "small"}
+ALIASES = {"default": "base"}
 FORMAT_VERSION = 1
 MODEL_ID = re.compile(f"[0-9a-f]{{{ID_LENGTH}}}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

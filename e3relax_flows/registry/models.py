@@ -88,7 +88,7 @@ def resolve_model(spec: str, settings: SettingsLike = None) -> ModelFolder:
     >>> from e3relax_flows import resolve_model
     >>> folder = resolve_model("default")
     >>> folder.name, resolve_model(folder.model_id[:12]).model_id == folder.model_id
-    ('small', True)
+    ('base', True)
     """
     with open_pool(settings) as pool:
         model = locate_model(spec, pool)

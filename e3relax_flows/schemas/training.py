@@ -136,7 +136,9 @@ class TrainConfig(_Section):
     name: str = Field("trained", description="name of the exported model")
     data: DataConfig
     kind: Literal["e3relax_h2", "released"] = "e3relax_h2"
-    network: dict[str, Any] = Field(default_factory=dict, description="sizes of the network; unnamed ones as usual")
+    network: dict[str, Any] = Field(
+        default_factory=dict, description="sizes; unnamed ones as usual; none named: those of the start of `finetune`"
+    )
     finetune: FinetuneConfig | None = None
     loss: LossWeights = Field(default_factory=lambda: LossWeights())
     schedule: ScheduleConfig = Field(default_factory=lambda: ScheduleConfig())

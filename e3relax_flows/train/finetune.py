@@ -57,6 +57,19 @@ def read_start(config: FinetuneConfig, network: RelaxationNetwork) -> Start:
     return start
 
 
+def read_sizes(config: FinetuneConfig, kind: str) -> dict[str, Any]:
+    """Sizes of the network of a checkpoint or model folder; empty if it is of another kind.
+
+    Raises
+    ------
+    ModelError
+        When it cannot be read.
+    """
+    is_file = config.path.is_file()
+    content = read_checkpoint(config.path)["config"] if is_file else find_model(str(config.path)).config
+    return dict(content["network"]) if content.get("kind") == kind else {}
+
+
 def _check_sizes(config: FinetuneConfig, network: RelaxationNetwork, kind: str | None, sizes: dict[str, Any]) -> None:
     if kind != network.kind:
         raise ModelError(f"{config.path} holds a network of kind {kind!r}; set kind: {kind}")

@@ -29,6 +29,7 @@ from e3relax_flows.train.checkpoint import (
     write_checkpoint,
 )
 from e3relax_flows.train.distributed import World
+from e3relax_flows.train.finetune import read_sizes
 from e3relax_flows.train.optimizers import RunOptimizer
 from e3relax_flows.train.pairs import PairSet
 from e3relax_flows.train.samples import Sample, make_sample
@@ -283,13 +284,18 @@ class Trainer:
 def build_network(config: TrainConfig) -> RelaxationNetwork:
     """A network of the configuration's kind and sizes, with fresh weights, on the CPU.
 
+    If no size is named, a fine-tuned network has the sizes of its start.
+
     Raises
     ------
     ConfigError
         When a size is unknown or out of range.
+    ModelError
+        When the start cannot be read.
     """
+    sizes = config.network or (read_sizes(config.finetune, config.kind) if config.finetune else {})
     try:
-        return RelaxationNetwork.kinds[config.kind].from_config(config.network)
+        return RelaxationNetwork.kinds[config.kind].from_config(sizes)
     except ValidationError as error:
         lines = "; ".join(f"network.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{lines}; see configs/train.yaml") from error

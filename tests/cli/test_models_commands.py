@@ -198,7 +198,7 @@ def test_the_doctor_says_where_the_registry_is_and_what_default_means(e3relax, s
     registry, _, model = look()
     tiny = read_model_folder(small_model).model_id
     assert registry == f"{file}, models registered: 1; default is tiny ({tiny})"
-    assert model.startswith(f"default is tiny ({tiny}); known: small, small-pbesol, small-r2scan, tiny")
+    assert model.startswith(f"default is tiny ({tiny}); known: base, small, small-pbesol, small-r2scan, tiny")
 
 
 def predict_lines(e3relax, wurtzite, tmp_path, *arguments):

@@ -171,10 +171,10 @@ def test_an_engine_of_another_functional_is_noticed_before_anything_runs(e3relax
     def warn(*arguments):
         caplog.clear()
         assert e3relax("screen", metals / "Cu.cif", "--engine", "vasp-mp24", *arguments, "--dry-run").code == 0
-        return "engine vasp-mp24 ends with r2SCAN, but model small predicts" in caplog.text
+        return "engine vasp-mp24 ends with r2SCAN, but model base predicts" in caplog.text
 
     assert warn()
-    assert warn("--model", "small")
+    assert warn("--model", "base")
     assert not warn("--model", "small-r2scan")
     monkeypatch.setenv("E3RELAX_MODEL", "small-r2scan")  # what `default` is then
     assert not warn()

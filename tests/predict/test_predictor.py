@@ -368,6 +368,7 @@ def test_bundled_model_predicts_and_keeps_symmetry():
 @pytest.mark.parametrize(
     ("model", "lengths"),
     [  # Å, of the conventional cell, as DFT has them with each functional
+        ("base", {"Si": 5.469, "NaCl": 5.692}),
         ("small", {"Si": 5.469, "NaCl": 5.692}),
         ("small-pbesol", {"Si": 5.435, "NaCl": 5.600}),
         ("small-r2scan", {"Si": 5.444, "NaCl": 5.588}),

@@ -84,5 +84,7 @@ def test_a_worker_with_an_empty_cache_fetches_the_model(
     by_id, n_reused = predict(salt, worker, folder.model_id[:10])
     assert (by_id.prediction_id, n_reused) == (document.prediction_id, 1)
     assert [path.name for path in (tmp_path / "worker" / "model_cache").iterdir()] == [folder.model_id]
-    with pytest.raises(ModelError, match=r"'nets' .*\(net, small, small-pbesol, small-r2scan\).*`e3relax models list`"):
+    with pytest.raises(
+        ModelError, match=r"'nets' .*\(base, net, small, small-pbesol, small-r2scan\).*`e3relax models list`"
+    ):
         predict(salt, worker, "nets")

@@ -92,7 +92,7 @@ def test_a_promotion_after_a_rollback_stands_on_what_stood(settings, models):
 def test_an_alias_of_ones_own_ends_at_its_first_model(settings, models):
     with pytest.raises(ModelError, match=r"'oxides' .*`e3relax models promote`"):
         rollback("oxides", "why not", settings)
-    with pytest.raises(ModelError, match=r"'default' .* small; .*`e3relax models promote`"):
+    with pytest.raises(ModelError, match=r"'default' .* base; .*`e3relax models promote`"):
         rollback("default", "why not", settings)
     promote("oxides", models[0], "a", settings=settings)
     assert find_alias("oxides", settings).history[0].previous_id is None

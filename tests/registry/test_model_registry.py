@@ -75,7 +75,7 @@ def test_looking_makes_nothing(settings):
     assert resolve_model("default", settings) == find_model("default")
     assert find_alias("default", settings) is None
     assert find_model_doc("0" * 16, settings) is None
-    assert [model.name for model in list_models(settings).models] == ["small", "small-pbesol", "small-r2scan"]
+    assert [model.name for model in list_models(settings).models] == ["base", "small", "small-pbesol", "small-r2scan"]
     assert not settings.DATA_DIR.exists()
     with open_stores(settings):
         pass
@@ -126,13 +126,13 @@ def test_a_model_is_found_by_alias_name_id_and_path(settings, make_model):
         assert (found.model_id, found.path) == (doc.model_id, place), spec
     assert [resolve_model(spec, settings).name for spec in ("mine", "ours", doc.model_id[:8])] == ["mine"] * 3
     assert fetch_model(doc.model_id, settings).path == place
-    assert resolve_model("default", settings) == find_model("small")
+    assert resolve_model("default", settings) == find_model("base")
 
 
 def test_what_is_no_model_is_answered_with_what_is(settings, make_model):
     doc = register_model(make_model(), settings)
     promote("ours", doc.model_id, "a test", settings=settings)
-    known = r"4 known models \(mine, small, small-pbesol, small-r2scan\)"
+    known = r"5 known models \(base, mine, small, small-pbesol, small-r2scan\)"
     message = rf"model 'your' .*\(default, ours\).* {known}.*`e3relax models list`"
     with pytest.raises(ModelError, match=message):
         resolve_model("your", settings)

@@ -101,10 +101,20 @@ def test_sizes_and_kind_must_be_those_of_the_start(rewrite, parent, config_file)
     with pytest.raises(ModelError, match=r"last\.ckpt .*: network\.n_scalars: 16 -> 8;"):
         train_model(rewrite(out="child", finetune=path, network={"n_scalars": 8}))
     with pytest.raises(
-        ModelError, match=r"'no-such-model' .*\(small, small-pbesol, small-r2scan\).*`e3relax models list`"
+        ModelError, match=r"'no-such-model' .*\(base, small, small-pbesol, small-r2scan\).*`e3relax models list`"
     ):
         train_model(rewrite(finetune="no-such-model", network={"n_scalars": 16}))
     assert load_train_config(config_file).finetune.path.name == "no-such-model"
+
+
+def test_if_no_size_is_named_the_network_has_those_of_the_start(rewrite, parent, tmp_path):
+    folder = export_model(parent, tmp_path / "start").path
+    for path in (parent.config.out / CHECKPOINT_FILE, folder):
+        finetune = {"path": str(path), "accept_worse": True}
+        config = rewrite(out=f"child of {path.name}", finetune=finetune, schedule={"max_steps": 2})
+        child = train_model(config.model_copy(update={"network": {}}))
+        assert child.network.config == parent.network.config
+        assert child.network.config.n_scalars == 16
 
 
 @pytest.mark.parametrize("blend", [0.0, 0.25])

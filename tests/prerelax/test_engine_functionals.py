@@ -53,6 +53,7 @@ def test_without_a_fitting_model_the_savings_are_to_be_measured():
 
 def test_every_bundled_model_states_its_functionals():
     assert {model.name: model.functionals for model in list_model_folders()} == {
+        "base": ["PBE", "PBE+U"],
         "small": ["PBE", "PBE+U"],
         "small-pbesol": ["PBEsol"],
         "small-r2scan": ["r2SCAN"],
