@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from e3relax_flows.core.functionals import strip_u
 from e3relax_flows.core.model_folders import ModelFolder, list_model_folders
 from e3relax_flows.engines.base import Engine
 
 PAGE = "docs/howto/functionals.md"
+
+logger = logging.getLogger(__name__)
 
 
 def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
@@ -24,7 +28,11 @@ def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
     >>> compare_functionals(get_engine("vasp-mp24"), find_model("small-r2scan")) is None
     True
     """
-    name = engine.functional
+    try:
+        name = engine.functional
+    except Exception as error:  # makers may do anything, and a warning must not stop a screen
+        logger.info("functional of engine %s: %s: %s", engine.name, type(error).__name__, error)
+        return None
     if name is None or not model.functionals:
         return None
     wanted, predicted = strip_u(name), _strip_all(model)

@@ -51,6 +51,11 @@ def test_without_a_fitting_model_the_savings_are_to_be_measured():
     assert "use model" not in message
 
 
+def test_a_maker_that_cannot_be_asked_stops_nothing(monkeypatch):
+    monkeypatch.setattr(VaspEngine, "functional", property(lambda self: self.maker.no_such_field))
+    assert compare_functionals(get_engine("vasp"), model_of("PBE")) is None
+
+
 def test_every_bundled_model_states_its_functionals():
     assert {model.name: model.functionals for model in list_model_folders()} == {
         "base": ["PBE", "PBE+U"],
