@@ -94,7 +94,7 @@ def list_model_paths(models_dir: Path | None = None) -> list[Path]:
 
 
 def find_model(spec: str, models_dir: Path | None = None) -> ModelFolder:
-    """Find a model by alias ("default"), name ("small"), model id (8 digits or more) or path of its folder.
+    """Find a model by alias ("default"), name ("base"), model id (8 digits or more) or path of its folder.
 
     Raises
     ------

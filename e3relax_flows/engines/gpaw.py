@@ -19,7 +19,7 @@ from e3relax_flows.schemas.outcomes import RelaxationResult
 
 @dataclass
 class GpawEngine(Engine):
-    """GPAW with PBE; the cut-off follows the elements, the k-points the cell, the spin the magmom site property."""
+    """GPAW, by default with PBE; cut-off, k-points and spin follow elements, cell and the magmom site property."""
 
     is_dft: ClassVar[bool] = True
     code: ClassVar[str] = "GPAW"

@@ -40,7 +40,7 @@ class GpawTaskDoc(AseStructureTaskDoc):
 
 @dataclass
 class GpawRelaxMaker(GuardedRelaxMaker):
-    """Relax cell and atoms with GPAW, plane waves and PBE; cut-off, k-points and spin follow the structure.
+    """Relax cell and atoms with GPAW, plane waves; cut-off, k-points and spin follow the structure. PBE is the default.
 
     Parameters
     ----------

@@ -29,14 +29,14 @@ def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
     True
     """
     try:
-        name = engine.functional
+        name, label = engine.functional, engine.label
     except Exception as error:  # makers may do anything, and a warning must not stop a screen
         logger.info("functional of engine %s: %s: %s", engine.name, type(error).__name__, error)
         return None
     if name is None or not model.functionals:
         return None
     wanted, predicted = strip_u(name), _strip_all(model)
-    if wanted in predicted:
+    if wanted in predicted or strip_u(label) in predicted:  # a model of a potential's labels names the potential
         return None
     fitting = next((other.name for other in list_model_folders() if wanted in _strip_all(other)), None)
     advice = f"use model {fitting}, or measure" if fitting else "measure"

@@ -145,7 +145,8 @@ def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: b
         name = workspace.settings.MODEL if spec == DEFAULT_MODEL else spec
         folder = resolve_model(name, workspace)
         check_calibrated(maker.prerelax.options, folder, is_local)
-        if message := compare_functionals(maker.engine, folder):
+        is_used = maker.served == "predicted" or not {"predicted", "polished"}.isdisjoint(dict(maker.rules.arms))
+        if is_used and (message := compare_functionals(maker.engine, folder)):
             logger.warning("%s", message)
         if is_model_folder(name):
             try:

@@ -293,12 +293,21 @@ def build_network(config: TrainConfig) -> RelaxationNetwork:
     ModelError
         When the start cannot be read.
     """
-    sizes = config.network or (read_sizes(config.finetune, config.kind) if config.finetune else {})
     try:
-        return RelaxationNetwork.kinds[config.kind].from_config(sizes)
+        return RelaxationNetwork.kinds[config.kind].from_config(_find_sizes(config))
     except ValidationError as error:
         lines = "; ".join(f"network.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{lines}; see configs/train.yaml") from error
+
+
+def _find_sizes(config: TrainConfig) -> dict[str, Any]:
+    """Sizes as configured; none named: those of the run that is continued, or of the start of a fine-tuning."""
+    if config.network or config.finetune is None:
+        return config.network
+    if found := find_checkpoint(config.out):
+        known = found.state["config"]
+        return dict(known["network"]) if known["kind"] == config.kind else {}
+    return read_sizes(config.finetune, config.kind)
 
 
 def estimate_hours(config: TrainConfig, pairs: PairSet, seed: int = 0) -> float:

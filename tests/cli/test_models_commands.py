@@ -40,7 +40,7 @@ def read_json(result):
 def test_a_dry_run_changes_nothing(e3relax, small_model, model_id, settings, tmp_path):
     content = read_json(e3relax("models", "import", small_model, "--name", "mine", "--dry-run", "--json"))
     assert content == {"name": "mine", "model_id": model_id, "registered": False}
-    content = read_json(e3relax("models", "promote", "small", "--reason", "x", "--dry-run", "--json"))
+    content = read_json(e3relax("models", "promote", "base", "--reason", "x", "--dry-run", "--json"))
     assert (content["model_id"], content["version"], content["moved"]) == (BUNDLED_ID, 1, False)
     content = read_json(e3relax("models", "export", "default", tmp_path / "out", "--dry-run", "--json"))
     assert content["written"] is False
@@ -92,7 +92,7 @@ def test_a_model_is_promoted_and_rolled_back(e3relax, tiny, settings):
 
 
 def test_words_that_name_nothing_are_answered(e3relax, tiny):
-    assert "was never moved; it means the bundled small" in e3relax("models", "history").stdout
+    assert "was never moved; it means the bundled base" in e3relax("models", "history").stdout
     assert read_json(e3relax("models", "history", "--json"))["version"] == 0
     for arguments, message in {
         ("history", "--alias", "ours"): "'ours' is not an alias; known: default",
@@ -214,7 +214,7 @@ def test_predict_takes_what_the_alias_means(e3relax, tiny, wurtzite, tmp_path):
     (line,), result = predict_lines(e3relax, wurtzite, tmp_path)
     assert line["model_id"] == tiny
     assert "bundled" not in result.stderr
-    (line,), _ = predict_lines(e3relax, wurtzite, tmp_path, "--model", "small")
+    (line,), _ = predict_lines(e3relax, wurtzite, tmp_path, "--model", "base")
     assert line["model_id"] == BUNDLED_ID
 
 
@@ -224,7 +224,7 @@ def test_predict_goes_on_without_its_registry_unless_a_model_is_named(e3relax, w
     monkeypatch.setenv("E3RELAX_MODEL_STORE", json.dumps(spec))
     (line,), result = predict_lines(e3relax, wurtzite, tmp_path)
     assert line["model_id"] == BUNDLED_ID
-    assert f"the bundled model small ({BUNDLED_ID}) predicts, for mongodb://127.0.0.1:1/x" in result.stderr
+    assert f"the bundled model base ({BUNDLED_ID}) predicts, for mongodb://127.0.0.1:1/x" in result.stderr
     for model in ("default", "mine"):
         lines, result = predict_lines(e3relax, wurtzite, tmp_path, "--model", model)
         assert (lines, result.code) == ([], 2)
@@ -241,5 +241,5 @@ def test_the_registry_is_not_loaded_where_there_is_none(settings):
         "print([name for name in ('maggma', 'jobflow', 'pymongo', 'torch') if name in sys.modules])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == ["small small", "[]"]
+    assert run.stdout.splitlines() == ["base small", "[]"]
     assert not settings.DATA_DIR.exists()

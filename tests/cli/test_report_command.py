@@ -191,7 +191,7 @@ def test_the_bundled_model_has_a_page_without_any_store(e3relax, tmp_path):
     assert (told["kind"], told["evaluations"], told["relaxations"]) == ("model", 0, 0)
     text = (tmp_path / "model.html").read_text(encoding="utf-8")
     assert told["model_id"] in text
-    assert "214,183" in text
+    assert "803,263" in text
     assert not (tmp_path / "data").exists()  # looking makes no stores
 
 

@@ -176,6 +176,8 @@ def test_an_engine_of_another_functional_is_noticed_before_anything_runs(e3relax
     assert warn()
     assert warn("--model", "base")
     assert not warn("--model", "small-r2scan")
+    assert not warn("--prerelax", "none")
+    assert warn("--prerelax", "none", "--arm", "predicted=0.5")
     monkeypatch.setenv("E3RELAX_MODEL", "small-r2scan")  # what `default` is then
     assert not warn()
 

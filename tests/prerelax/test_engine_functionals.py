@@ -26,6 +26,7 @@ def model_of(*functionals: str) -> ModelFolder:
         ("vasp-single", model_of("PBEsol+U")),
         ("chgnet", model_of("PBE")),  # its training data are PBE(+U)
         ("vasp", model_of()),
+        ("chgnet", model_of("CHGNet-0.3.0")),  # trained on labels of this potential
     ],
 )
 def test_what_agrees_or_is_not_known_needs_no_word(engine, model):
