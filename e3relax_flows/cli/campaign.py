@@ -42,15 +42,16 @@ def register(
     )
     from e3relax_flows.campaigns.store import open_campaign_stores
     from e3relax_flows.cli.config_files import load_campaign_config
-    from e3relax_flows.cli.model_choice import show_functionals
     from e3relax_flows.ledger.workspace import open_workspace
+    from e3relax_flows.prerelax.functionals import warn_of_functional
+    from e3relax_flows.registry.models import resolve_model
 
     content = load_campaign_config(config)
     maker = build_maker(content)
     campaign = None
     with open_workspace() as workspace, console.hide_warnings():
         model_id = check_service(content, workspace)
-        show_functionals(maker.engine, model_id, workspace.settings)
+        warn_of_functional(maker.engine, resolve_model(model_id, workspace))
         check_sources(content)
         candidates = read_candidates(content, workspace.settings)
         if dry_run:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from e3relax_flows.core.errors import ModelError, StoreError
+from e3relax_flows.core.errors import StoreError
 from e3relax_flows.report import console
 
 if TYPE_CHECKING:
     from e3relax_flows.core.model_folders import ModelFolder
     from e3relax_flows.core.settings import E3RelaxSettings
-    from e3relax_flows.engines.base import Engine
 
 PATIENCE_MS = 5000  # for a server of the registry, if the bundled model can be used
 
@@ -61,15 +59,6 @@ def choose_usual_model(settings: E3RelaxSettings) -> ModelFolder:
             soft_wrap=True,
         )
         return folder
-
-
-def show_functionals(engine: Engine, spec: str, settings: E3RelaxSettings) -> None:
-    """Print that the engine relaxes into the minima of another functional than the model predicts, if it does."""
-    from e3relax_flows.prerelax.functionals import compare_functionals
-
-    with suppress(ModelError, StoreError):  # reported where the model is needed, or it is known at the workers only
-        if message := compare_functionals(engine, choose_model(spec, settings)):
-            console.err.print(console.plain(message), style="yellow", soft_wrap=True)
 
 
 def shorten_patience(spec: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -205,12 +205,11 @@ def _print_plan(config: ScreenConfig, maker: ScreenMaker, workspace: Workspace, 
     """Read the candidates, and print what the screen would do."""
     from e3relax_flows.candidates.sources import read_candidates
     from e3relax_flows.candidates.spool import CandidateList
-    from e3relax_flows.prerelax.predict import DEFAULT_MODEL
     from e3relax_flows.registry.location import needs_registry
-    from e3relax_flows.screening.register import resolve_screen_model
+    from e3relax_flows.screening.register import name_screen_model, resolve_screen_model
 
-    model = workspace.settings.MODEL if maker.prerelax.model == DEFAULT_MODEL else maker.prerelax.model
-    if config.options.second_opinion is not None or not needs_registry(model, workspace.settings):
+    name = name_screen_model(maker, workspace.settings)
+    if config.options.second_opinion is not None or not needs_registry(name, workspace.settings):
         resolve_screen_model(maker, workspace, place.is_here)  # the registry is read for second opinions only
     with console.hide_warnings(), CandidateList() as candidates:
         candidates.add(console.show_notes(read_candidates(config, workspace.settings)))

@@ -105,25 +105,26 @@ def build_calculator(structure: Structure, settings: dict[str, Any]) -> Calculat
 def choose_datasets(xc: Any, structure: Structure) -> Any:
     """The functional for GPAW; with datasets of PBE, as VASP does it, where an element has none of the functional.
 
-    gpaw-data has datasets of LDA and PBE only, and GPAW refuses other functionals without their own.
+    gpaw-data has datasets of LDA, PBE, revPBE, RPBE and GLLBSC, and GPAW refuses a functional without its datasets.
     """
     from gpaw import setup_paths
     from gpaw.dft import XC
 
     if not isinstance(xc, str | Mapping):
         return xc
-    content = {"name": xc} if isinstance(xc, str) else dict(xc)
-    names = [f"{element.symbol}.{content.get('name')}*" for element in structure.composition.elements]
-    if all(any(True for folder in setup_paths for _ in Path(folder).glob(name)) for name in names):
-        return xc
 
-    class WithPbeDatasets(XC):
+    def has_dataset(name: str) -> bool:
+        return any((Path(folder) / f"{name}{end}").exists() for folder in setup_paths for end in ("", ".gz"))
+
+    class WithDatasets(XC):
         def functional(self, **kwargs: Any) -> Any:
             found = super().functional(**kwargs)
-            found.get_setup_name = lambda: "PBE"
+            kind = found.get_setup_name()
+            if not all(has_dataset(f"{element.symbol}.{kind}") for element in structure.composition.elements):
+                found.get_setup_name = lambda: "PBE"
             return found
 
-    return WithPbeDatasets(**content)
+    return WithDatasets(**({"name": xc} if isinstance(xc, str) else xc))
 
 
 def count_scf_iterations(path: str | Path | None) -> list[int]:

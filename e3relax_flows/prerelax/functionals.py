@@ -13,6 +13,12 @@ PAGE = "docs/howto/functionals.md"
 logger = logging.getLogger(__name__)
 
 
+def warn_of_functional(engine: Engine, model: ModelFolder) -> None:
+    """Log a warning where `compare_functionals` has a message."""
+    if message := compare_functionals(engine, model):
+        logger.warning("%s", message)
+
+
 def compare_functionals(engine: Engine, model: ModelFolder) -> str | None:
     """The message for an engine that ends with another functional than the model predicts; None where both agree.
 

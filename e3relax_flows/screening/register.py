@@ -18,11 +18,12 @@ from e3relax_flows.core.errors import ConfigError, ModelError
 from e3relax_flows.core.ids import hash_content
 from e3relax_flows.core.logs import format_counts
 from e3relax_flows.core.model_folders import is_model_folder
+from e3relax_flows.core.settings import E3RelaxSettings
 from e3relax_flows.engines.registry import recall_settings
 from e3relax_flows.ledger.claims import hold_submission
 from e3relax_flows.ledger.workspace import open_workspace
 from e3relax_flows.places.kinds import find_kind
-from e3relax_flows.prerelax.functionals import compare_functionals
+from e3relax_flows.prerelax.functionals import warn_of_functional
 from e3relax_flows.prerelax.judges import check_calibrated
 from e3relax_flows.prerelax.predict import DEFAULT_MODEL
 from e3relax_flows.registry.models import resolve_model
@@ -129,6 +130,11 @@ def _check_any(candidates: CandidateList) -> None:
         raise ConfigError(f"no structure could be read ({reasons or 'nothing there'})")
 
 
+def name_screen_model(maker: ScreenMaker, settings: E3RelaxSettings) -> str:
+    """What names the model of a maker: the settings where the maker names none."""
+    return settings.MODEL if maker.prerelax.model == DEFAULT_MODEL else maker.prerelax.model
+
+
 def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: bool) -> tuple[str, str]:
     """The resolved model of a maker, checked for the maker's options; a warning where its functional is another one.
 
@@ -141,13 +147,12 @@ def resolve_screen_model(maker: ScreenMaker, settings: SettingsLike, is_local: b
         the path of a folder leads to it.
     """
     with open_workspace(settings) as workspace:
-        spec = maker.prerelax.model
-        name = workspace.settings.MODEL if spec == DEFAULT_MODEL else spec
+        spec, name = maker.prerelax.model, name_screen_model(maker, workspace.settings)
         folder = resolve_model(name, workspace)
         check_calibrated(maker.prerelax.options, folder, is_local)
         is_used = maker.served == "predicted" or not {"predicted", "polished"}.isdisjoint(dict(maker.rules.arms))
-        if is_used and (message := compare_functionals(maker.engine, folder)):
-            logger.warning("%s", message)
+        if is_used:
+            warn_of_functional(maker.engine, folder)
         if is_model_folder(name):
             try:
                 resolve_model(folder.model_id, workspace)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from emt_campaigns import CONFIG, make_candidates, prepare
+from emt_campaigns import ALIAS, CONFIG, make_candidates, prepare
 from monty.json import jsanitize
 
 from e3relax_flows.campaigns import register as campaigns
 from e3relax_flows.campaigns.store import load_generations, open_campaign_stores
 from e3relax_flows.cli.config_files import load_campaign_config
+from e3relax_flows.core.model_folders import find_model
 from e3relax_flows.core.settings import E3RelaxSettings
+from e3relax_flows.registry.aliases import promote
 from e3relax_flows.schemas.campaigns import Mix
 from e3relax_flows.testing import EmtEngine
 
@@ -93,6 +96,17 @@ def test_a_stopped_campaign_does_not_run_until_it_is_resumed(e3relax: Callable, 
     refused = e3relax("campaign", "run", name)
     assert refused.code == 2
     assert f"resume {name}" in refused.stderr.replace("\n", "")
+
+
+def test_an_engine_of_another_functional_is_noticed(
+    e3relax: Callable, config: Path, settings: E3RelaxSettings, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    promote(ALIAS, find_model("base").model_id, "one of PBE", settings=settings)
+    for functional, is_noticed in (("PBE+U", False), ("RPBE", True)):
+        caplog.clear()
+        monkeypatch.setattr(EmtEngine, "functional", functional)
+        assert e3relax("campaign", "new", config, "--dry-run").code == 0
+        assert ("ends with RPBE, but model base predicts" in caplog.text) == is_noticed
 
 
 def test_errors_say_what_to_type(e3relax: Callable, config: Path) -> None:

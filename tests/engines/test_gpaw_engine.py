@@ -161,8 +161,20 @@ def test_the_functional_is_known_before_anything_runs():
     assert GpawEngine(name="gpaw", maker=GpawRelaxMaker(calculator_kwargs={"xc": "PBEsol"})).functional == "PBEsol"
 
 
+@pytest.mark.parametrize(
+    ("name", "datasets"),
+    [("PBE", "PBE"), ("RPBE", "RPBE"), ("vdW-DF2", "revPBE"), ("PBE0", "PBE"), ("pyPBEsol", "PBE")],
+)
+def test_datasets_are_those_of_the_functional_if_there_are_any(name, datasets):
+    pytest.importorskip("gpaw")
+    from e3relax_flows.engines.gpaw_jobs import choose_datasets
+
+    for xc in (name, {"name": name}):
+        assert choose_datasets(xc, silicon()).functional(collinear=True).get_setup_name() == datasets
+
+
 def test_another_functional_takes_the_datasets_of_pbe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """GPAW has datasets of LDA and PBE only; PBEsol's silicon is smaller than PBE's (5.43 and 5.47 Å)."""
+    """GPAW has no datasets of PBEsol, whose silicon is smaller than PBE's (5.43 and 5.47 Å)."""
     pytest.importorskip("gpaw")
     monkeypatch.chdir(tmp_path)
     edges = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -115,6 +116,8 @@ def test_if_no_size_is_named_the_network_has_those_of_the_start(rewrite, parent,
         child = train_model(config.model_copy(update={"network": {}}))
         assert child.network.config == parent.network.config
         assert child.network.config.n_scalars == 16
+    shutil.rmtree(folder)
+    assert Trainer(child.config).resume()  # a run that is continued does not need its start
 
 
 @pytest.mark.parametrize("blend", [0.0, 0.25])
